@@ -1,0 +1,3 @@
+module github.com/herd-ml/herd
+
+go 1.26.0
