@@ -1,0 +1,117 @@
+// Package vfs opens model files for random access, whether they lie on disk,
+// in an embed.FS or in a zip archive. Everything that reads a file reads it
+// through here, with ReadAt: a file that shrinks while it is open gives an
+// error, where a memory map would give a fault.
+package vfs
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// File is an open file with its size at opening.
+type File struct {
+	io.ReaderAt
+	Name  string // as given, for error messages
+	Size  int64  // bytes
+	close func() error
+}
+
+// Close closes the file. The File must not be read after it.
+func (f *File) Close() error {
+	if f.close == nil {
+		return nil
+	}
+	return f.close()
+}
+
+// New wraps a reader that the caller owns; Close leaves it open.
+func New(r io.ReaderAt, size int64, name string) *File {
+	return &File{ReaderAt: r, Name: name, Size: size}
+}
+
+// Open opens a regular file of fsys for random access. Where the file system
+// cannot do that (a compressed zip member), the file is read into memory.
+func Open(fsys fs.FS, name string) (*File, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s: not a regular file", name)
+	}
+	if r, ok := f.(io.ReaderAt); ok {
+		return &File{ReaderAt: r, Name: name, Size: info.Size(), close: f.Close}, nil
+	}
+	defer f.Close()
+	var buf bytes.Buffer // grows with what is there, not with what Stat says
+	n, err := io.Copy(&buf, io.LimitReader(f, info.Size()))
+	if err == nil && n != info.Size() {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &File{ReaderAt: bytes.NewReader(buf.Bytes()), Name: name, Size: n}, nil
+}
+
+// Split turns a path of the operating system into a file system and a name in
+// it, so that one code path serves both.
+func Split(path string) (fs.FS, string) {
+	return os.DirFS(filepath.Dir(path)), filepath.Base(path)
+}
+
+// ReadFile reads a whole file of fsys and refuses one above limit bytes.
+func ReadFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s: larger than the %d bytes allowed", name, limit)
+	}
+	return b, nil
+}
+
+// WriteAtomic writes a file through a temporary one in the same folder, so
+// that path holds either what it held before or the whole new content.
+func WriteAtomic(path string, write func(w io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err = write(f); err != nil {
+		return err
+	}
+	if err = f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
