@@ -1,0 +1,185 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Backend is a device that holds weights and runs operations. It is safe for
+// concurrent use.
+type Backend interface {
+	// Describe says what runs here: device, variant, workers.
+	Describe() Description
+	// Rounding tells how activations are rounded against a weight of type t
+	// under PrecisionAuto. PrecisionF32 is RoundNone for every type.
+	Rounding(t DType) Rounding
+	// Supports returns nil where the operation is built, else an error that
+	// wraps ErrUnsupported.
+	Supports(op Op) error
+	// Alloc returns zeroed memory that lives until Free.
+	Alloc(bytes int64) (Buffer, error)
+	// Pack reads a matrix into an immutable packed weight.
+	Pack(ctx context.Context, src WeightSource) (Weight, error)
+	// Float wraps a mutable row-major F32 or BF16 matrix [rows, cols] as a
+	// weight. The view's memory stays the caller's.
+	Float(name string, v View) (Weight, error)
+	// NewExec returns an execution context. Steps of all contexts of a
+	// backend run one after the other, first come first served.
+	NewExec() (Exec, error)
+	// Close frees what the backend holds once no step runs.
+	Close() error
+}
+
+// Exec is an execution context: it holds the backend's workers from Begin to
+// End, and the step's arena. Operations of a step run in the order given.
+// Between Begin and End it belongs to one goroutine.
+type Exec interface {
+	Backend() Backend
+	// Begin waits in line for the workers and starts a step; the arena is
+	// empty. It returns ctx's error where that ends the wait. A context that
+	// is cancelled during the step stops it: operations then do nothing.
+	Begin(ctx context.Context) error
+	// End finishes the step and lets the next one in. It returns the error of
+	// the context that stopped the step; results must then not be used.
+	End() error
+	// Alloc returns arena memory, contents undefined, valid until End.
+	Alloc(t DType, s Shape) View
+	// Run runs one operation. It panics with *ShapeError where the operands do
+	// not fit, and hands on a panic of a worker. It keeps no reference to a.
+	Run(op Op, a *Args)
+	// Read copies a contiguous F32 view to host memory, Write the other way.
+	Read(dst []float32, v View)
+	Write(v View, src []float32)
+	// WriteIDs copies to a contiguous I32 view.
+	WriteIDs(v View, src []int32)
+	// Scratch is the most arena memory that any step has used, in bytes.
+	Scratch() int64
+	// Close frees the arena.
+	Close()
+}
+
+// WeightSource is a matrix in a file, as packing reads it.
+type WeightSource struct {
+	Name       string // for error messages
+	Type       DType
+	Rows, Cols int
+	// ReadRows fills dst with rows [row, row+n) in the file's own encoding of
+	// the row, n * Type.RowBytes(Cols) bytes. It is called concurrently.
+	ReadRows func(dst []byte, row, n int) error
+	// Progress, where set, is told the bytes read since the last call. It is
+	// called concurrently.
+	Progress func(bytes int64)
+}
+
+// Weight is a matrix [Rows, Cols] = [outputs, inputs] that MatMul multiplies
+// with. A packed weight is immutable and holds the file's codes and scales
+// unchanged; a float weight is a plain matrix that training changes.
+//
+// A packed type has five functions: Pack (Backend.Pack), Unpack, Row (the
+// Embedding operation), Tile and MatMul (the operation).
+type Weight interface {
+	Name() string
+	Type() DType
+	Rows() int
+	Cols() int
+	Packed() bool
+	// Version counts the changes of a float weight; 0 for packed ones.
+	Version() uint64
+	// Bytes is the memory held.
+	Bytes() int64
+	// Unpack writes rows [row, row+n) as the file had them.
+	Unpack(dst []byte, row, n int)
+	// Tile decodes columns [col, col+cols) of rows [row, row+rows) into dst
+	// [rows, cols]. col and cols must be whole blocks of the type.
+	Tile(dst []float32, row, rows, col, cols int)
+	// Free returns the memory of a packed weight.
+	Free()
+}
+
+// Rounding says how MatMul rounds its activations before it multiplies.
+type Rounding uint8
+
+const (
+	// RoundNone keeps activations in F32.
+	RoundNone Rounding = iota
+	// RoundI8x32 is the RoundI8 operation with groups of 32.
+	RoundI8x32
+	// RoundI8x256 is the RoundI8 operation with groups of 256.
+	RoundI8x256
+	// RoundToBF16 is the RoundBF16 operation.
+	RoundToBF16
+)
+
+// String names the rounding.
+func (r Rounding) String() string {
+	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16"}[r]
+}
+
+// Group is the number of elements that share a scale, 0 where there is none.
+func (r Rounding) Group() int {
+	switch r {
+	case RoundI8x32:
+		return 32
+	case RoundI8x256:
+		return 256
+	}
+	return 0
+}
+
+// Precision says whether activations may be rounded for speed.
+type Precision uint8
+
+const (
+	// PrecisionAuto lets MatMul round activations to the weight's partner
+	// type, as Backend.Rounding says.
+	PrecisionAuto Precision = iota
+	// PrecisionF32 never rounds activations.
+	PrecisionF32
+)
+
+// String is "auto" or "f32".
+func (p Precision) String() string {
+	if p == PrecisionF32 {
+		return "f32"
+	}
+	return "auto"
+}
+
+// Description says which device and kernels run here.
+type Description struct {
+	Device  string   // "cpu", "ref"
+	Variant string   // "generic", "avx2", ...
+	CPU     string   // brand name, where known
+	Workers int      // including the caller's goroutine
+	Vector  []string // operations or weight types with vector kernels
+	Scalar  []string // those on portable code, which are slow
+}
+
+// String is one line for a log.
+func (d Description) String() string {
+	s := fmt.Sprintf("%s/%s, %d workers", d.Device, d.Variant, d.Workers)
+	if d.CPU != "" {
+		s += " on " + d.CPU
+	}
+	return s
+}
+
+// ErrUnsupported is wrapped by errors about what is not built or not possible.
+var ErrUnsupported = errors.New("not supported")
+
+// ShapeError is the value of the panic that operands cause which do not fit:
+// a programmer's mistake.
+type ShapeError struct {
+	Op     string // the operation
+	Detail string // what was given, both shapes
+}
+
+func (e *ShapeError) Error() string { return "backend: " + e.Op + ": " + e.Detail }
+
+func shapeErr(op, format string, a ...any) *ShapeError {
+	return &ShapeError{Op: op, Detail: fmt.Sprintf(format, a...)}
+}
+
+// String writes a shape as [2 3].
+func (s Shape) String() string { return fmt.Sprint(s.Dim[:s.Rank]) }

@@ -1,0 +1,327 @@
+package backend
+
+// The operand checks of the operations, one a function, named in the table in
+// ops.go. Each panics with a *ShapeError that gives both shapes.
+
+// matrix checks that v is present, of type t, with rows of contiguous elements.
+func matrix(name, what string, v *View, t DType, rows, cols int) {
+	if !v.Present() {
+		panic(shapeErr(name, "%s is missing", what))
+	}
+	if v.Type != t {
+		panic(shapeErr(name, "%s is %v, not %v", what, v.Type, t))
+	}
+	if v.Rows() != rows || v.Cols() != cols {
+		panic(shapeErr(name, "%s is %v, not [%d %d]", what, v.Shape, rows, cols))
+	}
+	if v.Shape.Rank > 2 && !v.IsContiguous() || cols > 1 && v.Stride[v.Shape.Rank-1] != 1 {
+		panic(shapeErr(name, "the rows of %s are not contiguous", what))
+	}
+}
+
+// optional is matrix for an operand that may be absent.
+func optional(name, what string, v *View, t DType, rows, cols int) {
+	if v.Present() {
+		matrix(name, what, v, t, rows, cols)
+	}
+}
+
+// vector checks a one-axis operand of n elements.
+func vector(name, what string, v *View, t DType, n int) {
+	if v.Present() && v.Shape.Rank != 1 {
+		panic(shapeErr(name, "%s is %v, not [%d]", what, v.Shape, n))
+	}
+	matrix(name, what, v, t, 1, n)
+}
+
+// same returns the check of an element-wise operation: in inputs and out
+// outputs of one shape. Absent outputs after the first are allowed.
+func same(in, out int) func(*Args, string) {
+	return func(a *Args, name string) {
+		shape := a.In[0].Shape
+		for i := range in {
+			sameShape(name, "input", &a.In[i], shape)
+		}
+		sameShape(name, "output", &a.Out[0], shape)
+		for i := 1; i < out; i++ {
+			if a.Out[i].Present() {
+				sameShape(name, "output", &a.Out[i], shape)
+			}
+		}
+	}
+}
+
+func sameShape(name, what string, v *View, shape Shape) {
+	if !v.Present() || v.Type != F32 {
+		panic(shapeErr(name, "an %s is missing or not F32", what))
+	}
+	if v.Shape != shape {
+		panic(shapeErr(name, "an %s is %v, the first input %v", what, v.Shape, shape))
+	}
+}
+
+func checkWeights(a *Args, name string, k int) int {
+	n := a.Weights()
+	if n == 0 {
+		panic(shapeErr(name, "no weight"))
+	}
+	for _, w := range a.W[:n] {
+		if w.Cols() != k {
+			panic(shapeErr(name, "x has %d columns, weight %s is [%d %d]", k, w.Name(), w.Rows(), w.Cols()))
+		}
+	}
+	return n
+}
+
+func checkMatMul(a *Args, name string) {
+	r, k := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	n := checkWeights(a, name, k)
+	if g := a.Round.Group(); g > 0 && k%g != 0 {
+		panic(shapeErr(name, "%d columns are not whole groups of %d", k, g))
+	}
+	for i := range n {
+		matrix(name, "an output", &a.Out[i], F32, r, a.W[i].Rows())
+	}
+}
+
+func checkMatMulBackward(a *Args, name string) {
+	r, k := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	n := checkWeights(a, name, k)
+	optional(name, "dx", &a.Out[0], F32, r, k)
+	for i := range n {
+		matrix(name, "dy", &a.In[1+i], F32, r, a.W[i].Rows())
+		optional(name, "dW", &a.Out[1+i], F32, a.W[i].Rows(), k)
+	}
+}
+
+func checkRMSNorm(a *Args, name string) {
+	r, d := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, d)
+	vector(name, "w", &a.In[1], F32, d)
+	matrix(name, "the output", &a.Out[0], F32, r, d)
+}
+
+func checkRMSNormBackward(a *Args, name string) {
+	r, d := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, d)
+	vector(name, "w", &a.In[1], F32, d)
+	matrix(name, "dy", &a.In[2], F32, r, d)
+	optional(name, "dx", &a.Out[0], F32, r, d)
+	optional(name, "dw", &a.Out[1], F32, 1, d)
+}
+
+func checkRoPETable(a *Args, name string) {
+	if a.Layout == nil {
+		panic(shapeErr(name, "no layout"))
+	}
+	half := a.In[0].Cols()
+	vector(name, "the frequencies", &a.In[0], F32, half)
+	matrix(name, "the table", &a.Out[0], F32, a.Layout.Rows(), 2*half)
+}
+
+func checkRoPE(a *Args, name string) {
+	r, d, hd := a.In[0].Rows(), a.In[0].Cols(), a.In[1].Cols()
+	matrix(name, "x", &a.In[0], F32, r, d)
+	matrix(name, "the table", &a.In[1], F32, r, hd)
+	if hd == 0 || hd%2 != 0 || d%hd != 0 {
+		panic(shapeErr(name, "x is %v, the table %v", a.In[0].Shape, a.In[1].Shape))
+	}
+	matrix(name, "the output", &a.Out[0], F32, r, d)
+}
+
+func checkKV(a *Args, name string) {
+	g := a.KV
+	if g.Heads <= 0 || g.HeadDim <= 0 {
+		panic(shapeErr(name, "keys and values of %d heads of %d", g.Heads, g.HeadDim))
+	}
+}
+
+// paged checks the page geometry and the size of every page.
+func paged(a *Args, name string) {
+	g := a.KV
+	if g.Type != F32 && g.Type != F16 || a.Layer < 0 || a.Layer >= g.Layers {
+		panic(shapeErr(name, "pages of %v, layer %d of %d", g.Type, a.Layer, g.Layers))
+	}
+}
+
+func checkKVAppend(a *Args, name string) {
+	checkKV(a, name)
+	paged(a, name)
+	r, c := a.In[0].Rows(), a.KV.Heads*a.KV.HeadDim
+	matrix(name, "k", &a.In[0], F32, r, c)
+	matrix(name, "v", &a.In[1], F32, r, c)
+	a.Layout.check(name, r, a.KV)
+	for i := range a.Layout.Segments {
+		if a.Layout.Segments[i].Pages == nil {
+			panic(shapeErr(name, "segment %d has no pages", i))
+		}
+	}
+}
+
+func checkAttention(a *Args, name string) {
+	checkKV(a, name)
+	r, d, kv := a.In[0].Rows(), a.In[0].Cols(), a.KV.Heads*a.KV.HeadDim
+	if d == 0 || d%kv != 0 {
+		panic(shapeErr(name, "q is %v, keys have %d heads of %d", a.In[0].Shape, a.KV.Heads, a.KV.HeadDim))
+	}
+	matrix(name, "q", &a.In[0], F32, r, d)
+	a.Layout.check(name, r, a.KV)
+	for i := range a.Layout.Segments {
+		if a.Layout.Segments[i].Pages != nil {
+			paged(a, name)
+			continue
+		}
+		matrix(name, "k", &a.In[1], F32, r, kv)
+		matrix(name, "v", &a.In[2], F32, r, kv)
+	}
+	matrix(name, "the output", &a.Out[0], F32, r, d)
+}
+
+func checkAttentionBackward(a *Args, name string) {
+	checkAttentionRows(a, name)
+	r, d, kv := a.In[0].Rows(), a.In[0].Cols(), a.KV.Heads*a.KV.HeadDim
+	matrix(name, "y", &a.In[3], F32, r, d)
+	matrix(name, "dy", &a.In[4], F32, r, d)
+	optional(name, "dq", &a.Out[0], F32, r, d)
+	optional(name, "dk", &a.Out[1], F32, r, kv)
+	optional(name, "dv", &a.Out[2], F32, r, kv)
+}
+
+// checkAttentionRows checks q, k, v and a layout without pages.
+func checkAttentionRows(a *Args, name string) {
+	checkKV(a, name)
+	r, d, kv := a.In[0].Rows(), a.In[0].Cols(), a.KV.Heads*a.KV.HeadDim
+	if d == 0 || d%kv != 0 {
+		panic(shapeErr(name, "q is %v, keys have %d heads of %d", a.In[0].Shape, a.KV.Heads, a.KV.HeadDim))
+	}
+	matrix(name, "q", &a.In[0], F32, r, d)
+	matrix(name, "k", &a.In[1], F32, r, kv)
+	matrix(name, "v", &a.In[2], F32, r, kv)
+	a.Layout.check(name, r, a.KV)
+	for i := range a.Layout.Segments {
+		if a.Layout.Segments[i].Pages != nil {
+			panic(shapeErr(name, "segment %d has pages: gradients are of rows", i))
+		}
+	}
+}
+
+func checkEmbedding(a *Args, name string) {
+	r := a.In[0].Cols()
+	vector(name, "ids", &a.In[0], I32, r)
+	if a.Weights() != 1 {
+		panic(shapeErr(name, "%d weights", a.Weights()))
+	}
+	matrix(name, "the output", &a.Out[0], F32, r, a.W[0].Cols())
+}
+
+func checkEmbeddingBackward(a *Args, name string) {
+	r := a.In[0].Cols()
+	vector(name, "ids", &a.In[0], I32, r)
+	matrix(name, "dy", &a.In[1], F32, r, a.Out[0].Cols())
+	matrix(name, "dW", &a.Out[0], F32, a.Out[0].Rows(), a.Out[0].Cols())
+}
+
+func checkLogProb(a *Args, name string) {
+	r, k := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	vector(name, "ids", &a.In[1], I32, r)
+	if checkWeights(a, name, k) != 1 {
+		panic(shapeErr(name, "%d weights", a.Weights()))
+	}
+	vector(name, "logp", &a.Out[0], F32, r)
+	vector(name, "lse", &a.Out[1], F32, r)
+}
+
+func checkLogProbBackward(a *Args, name string) {
+	r, k := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	vector(name, "ids", &a.In[1], I32, r)
+	vector(name, "lse", &a.In[2], F32, r)
+	vector(name, "dlogp", &a.In[3], F32, r)
+	if checkWeights(a, name, k) != 1 {
+		panic(shapeErr(name, "%d weights", a.Weights()))
+	}
+	optional(name, "dx", &a.Out[0], F32, r, k)
+	optional(name, "dW", &a.Out[1], F32, a.W[0].Rows(), k)
+}
+
+func checkRoundI8(a *Args, name string) {
+	r, k, g := a.In[0].Rows(), a.In[0].Cols(), a.Round.Group()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	if g == 0 || k%g != 0 {
+		panic(shapeErr(name, "%d columns in groups of %d", k, g))
+	}
+	matrix(name, "the codes", &a.Out[0], I8, r, k)
+	matrix(name, "the scales", &a.Out[1], F32, r, k/g)
+	matrix(name, "the sums", &a.Out[2], I32, r, k/16)
+}
+
+func checkRoundBF16(a *Args, name string) {
+	r, k := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	matrix(name, "the output", &a.Out[0], BF16, r, k)
+}
+
+// reduced is the shape that is left when axis is reduced to extent 1.
+func reduced(name string, v *View, axis int) Shape {
+	if axis < 0 || axis >= v.Shape.Rank {
+		panic(shapeErr(name, "axis %d of %v", axis, v.Shape))
+	}
+	s := v.Shape
+	s.Dim[axis] = 1
+	return s
+}
+
+func checkReduce(a *Args, name string) {
+	sameShape(name, "input", &a.In[0], a.In[0].Shape)
+	sameShape(name, "output", &a.Out[0], reduced(name, &a.In[0], a.Axis))
+}
+
+func checkMaxBackward(a *Args, name string) {
+	s := reduced(name, &a.In[0], a.Axis)
+	sameShape(name, "input", &a.In[0], a.In[0].Shape)
+	sameShape(name, "input", &a.In[1], s)
+	sameShape(name, "input", &a.In[2], s)
+	sameShape(name, "output", &a.Out[0], a.In[0].Shape)
+}
+
+func checkBatchMatMul(a *Args, name string) {
+	x, y, z := a.In[0].Shape, a.In[1].Shape, a.Out[0].Shape
+	if x.Rank != 3 || y.Rank != 3 || x.Dim[0] != y.Dim[0] || x.Dim[2] != y.Dim[1] ||
+		z != Dims(x.Dim[0], x.Dim[1], y.Dim[2]) {
+		panic(shapeErr(name, "%v by %v into %v", x, y, z))
+	}
+	for _, v := range []*View{&a.In[0], &a.In[1], &a.Out[0]} {
+		sameShape(name, "operand", v, v.Shape)
+	}
+}
+
+func checkGather(a *Args, name string) {
+	r, d := a.In[1].Cols(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, a.In[0].Rows(), d)
+	vector(name, "the index", &a.In[1], I32, r)
+	matrix(name, "the output", &a.Out[0], F32, r, d)
+}
+
+func checkScatterAdd(a *Args, name string) {
+	r, d := a.In[1].Cols(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, d)
+	vector(name, "the index", &a.In[1], I32, r)
+	matrix(name, "the output", &a.Out[0], F32, a.Out[0].Rows(), d)
+}
+
+func checkCopy(a *Args, name string) {
+	for _, v := range [2]*View{&a.In[0], &a.Out[0]} {
+		if !v.Present() || !v.Type.Float() && v.Type != I32 {
+			panic(shapeErr(name, "an operand is missing or of type %v", v.Type))
+		}
+	}
+	if a.In[0].Shape != a.Out[0].Shape {
+		panic(shapeErr(name, "%v into %v", a.In[0].Shape, a.Out[0].Shape))
+	}
+	if (a.In[0].Type == I32) != (a.Out[0].Type == I32) {
+		panic(shapeErr(name, "%v into %v", a.In[0].Type, a.Out[0].Type))
+	}
+}

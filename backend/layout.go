@@ -1,0 +1,95 @@
+package backend
+
+// PageLen is the number of positions in a page of keys and values.
+const PageLen = 64
+
+// Span is a run of key rows [Start, Start+Len), in the numbering of the store
+// of the segment that names it.
+type Span struct{ Start, Len int }
+
+// Segment is a run of rows of a step that belong to one sequence.
+//
+// Its rows attend to the key rows of its spans, in order: to the whole of every
+// span but the last, which causality cuts. The segment's own rows are the last
+// Rows key rows of that last span, so row j of the segment sees
+//
+//	last.Start ... last.Start + last.Len - Rows + j   (inclusive).
+//
+// With Pages, key row i is slot i%PageLen of page i/PageLen. Without, key row
+// i is row i of the k and v operands of the step itself (training).
+type Segment struct {
+	Row, Rows int      // rows [Row, Row+Rows) of the step
+	Seq       int      // the caller's number of the sequence
+	Pages     []Buffer // page table of the sequence, or nil
+	Spans     []Span   // at least one
+}
+
+// KeyRow is the key row of row j of the segment, where KVAppend puts it.
+func (s *Segment) KeyRow(j int) int {
+	last := s.Spans[len(s.Spans)-1]
+	return last.Start + last.Len - s.Rows + j
+}
+
+// Layout says for each row of a step which sequence it belongs to, its
+// position, and what it may attend to. Prefill, a decode step of many
+// sessions, packed training documents and shared-prompt samples are all
+// layouts; none is a code path. See the package documentation for each.
+type Layout struct {
+	Segments []Segment // in order of Row, together all rows of the step
+	Pos      []int32   // [R] position of each row, for RoPE
+	Logits   []int32   // rows of which logits are wanted, ascending
+}
+
+// Rows is the number of rows of the step.
+func (l *Layout) Rows() int { return len(l.Pos) }
+
+// KV is the geometry of a page: for each layer, keys then values, for each
+// key-value head, PageLen positions of HeadDim elements.
+type KV struct {
+	Type    DType // F32 or F16
+	Layers  int
+	Heads   int // key-value heads
+	HeadDim int
+}
+
+// Offset is where a head's block [PageLen, HeadDim] starts, in elements.
+// value is 0 for keys and 1 for values.
+func (g KV) Offset(layer, value, head int) int {
+	return ((layer*2+value)*g.Heads + head) * PageLen * g.HeadDim
+}
+
+// PageBytes is the size of a page.
+func (g KV) PageBytes() int64 {
+	return int64(g.Layers) * 2 * int64(g.Heads) * PageLen * int64(g.HeadDim) * int64(g.Type.BlockBytes())
+}
+
+func (l *Layout) check(op string, rows int, kv KV) {
+	if l == nil {
+		panic(shapeErr(op, "no layout"))
+	}
+	if l.Rows() != rows {
+		panic(shapeErr(op, "layout of %d rows for %d rows", l.Rows(), rows))
+	}
+	next := 0
+	for i := range l.Segments {
+		s := &l.Segments[i]
+		if s.Row != next || s.Rows <= 0 || len(s.Spans) == 0 {
+			panic(shapeErr(op, "segment %d at row %d with %d rows and %d spans; row %d is next", i, s.Row, s.Rows, len(s.Spans), next))
+		}
+		next += s.Rows
+		for j, sp := range s.Spans {
+			if sp.Start < 0 || sp.Len < 0 || j == len(s.Spans)-1 && sp.Len < s.Rows {
+				panic(shapeErr(op, "segment %d: span %d is [%d, +%d)", i, j, sp.Start, sp.Len))
+			}
+			if s.Pages != nil && sp.Start+sp.Len > len(s.Pages)*PageLen {
+				panic(shapeErr(op, "segment %d: span %d ends at key row %d of %d pages", i, j, sp.Start+sp.Len, len(s.Pages)))
+			}
+			if s.Pages == nil && sp.Start+sp.Len > rows {
+				panic(shapeErr(op, "segment %d: span %d ends at key row %d of %d", i, j, sp.Start+sp.Len, rows))
+			}
+		}
+	}
+	if next != rows {
+		panic(shapeErr(op, "segments cover %d of %d rows", next, rows))
+	}
+}

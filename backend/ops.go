@@ -1,0 +1,258 @@
+package backend
+
+// Op is an operation of the one list that every backend implements. Letters in
+// the formulas: R rows of the step, D width, K inputs and N outputs of a
+// weight, H query heads, G key-value heads, hd head size, F feed-forward width,
+// V vocabulary. Views are F32 unless said otherwise; fused operations want
+// rows whose elements are contiguous, general ones take any strides.
+//
+// Gradients of activations are overwritten; gradients of weights (dW, dw) are
+// added to. An absent output of a backward operation is not computed.
+type Op uint8
+
+// The operations. In, Out and W are the operands in Args.
+const (
+	NoOp Op = iota
+
+	// MatMul: Out[i][r,n] = sum_k round(In[0])[r,k] * W[i][n,k], for one input
+	// and up to MaxWeights weights. In[0] [R,K], W[i] [N_i,K], Out[i] [R,N_i].
+	// Round says how the input is rounded. Each sum runs over k in ascending
+	// order, whatever R is.
+	MatMul
+	// MatMulBackward: Out[0] dx[r,k] = sum_i sum_n dy_i[r,n] W[i][n,k],
+	// Out[1+i] dW_i[n,k] += sum_r dy_i[r,n] x[r,k].
+	// In[0] x [R,K], In[1+i] dy_i [R,N_i].
+	MatMulBackward
+
+	// RMSNorm: Out[0][r,d] = x[r,d] * w[d] / sqrt(mean_d x[r,d]^2 + Eps).
+	// In[0] x [R,D], In[1] w [D] (https://arxiv.org/abs/1910.07467, eq. 4).
+	RMSNorm
+	// RMSNormBackward: In x, w, dy. Out[0] dx [R,D], Out[1] dw [D]. With
+	// s = 1/sqrt(mean x^2 + Eps): dw += sum_r dy x s, and
+	// dx = s (w dy - x s^2 mean_d(w dy x)).
+	RMSNormBackward
+
+	// RoPETable: Out[0] [R,hd] holds, for row r, cos(Pos[r] f_i) at i and
+	// sin(Pos[r] f_i) at hd/2+i. In[0] [hd/2] are the frequencies f; the
+	// product is rounded to F32 first, as the reference models do. A constant:
+	// it has no backward.
+	RoPETable
+	// RoPE rotates pairs (i, i+hd/2) of every head by the angles of the table:
+	// y_i = x_i cos - x_j sin, y_j = x_j cos + x_i sin, j = i+hd/2.
+	// In[0] x [R,H*hd], In[1] table [R,hd], Out[0] [R,H*hd]
+	// (https://arxiv.org/abs/2104.09864, section 3.4.2).
+	RoPE
+	// RoPEBackward rotates back: In[0] dy, In[1] table, Out[0] dx.
+	RoPEBackward
+
+	// KVAppend writes keys In[0] and values In[1] [R,G*hd] of layer Layer into
+	// the pages of the Layout, rounded to KV.Type. Inference only.
+	KVAppend
+	// Attention: for head h with key-value head g = h / (H/G), over the key rows
+	// t that the Layout lets row r see,
+	// Out[0][r,h] = sum_t softmax_t(Scale * q[r,h].k[t,g]) v[t,g].
+	// In[0] q [R,H*hd]; keys and values lie in the Layout's pages (geometry KV,
+	// layer Layer), or are In[1] and In[2] [R,G*hd] where segments have no
+	// pages. The sum over keys is cut at multiples of PageLen of the key row
+	// (https://arxiv.org/abs/1706.03762, section 3.2; grouped queries
+	// https://arxiv.org/abs/2305.13245).
+	Attention
+	// AttentionBackward: In q, k, v, y, dy, keys and values in rows only.
+	// Out dq [R,H*hd], dk, dv [R,G*hd]. With p the softmax:
+	// dv[t] = sum p dy, ds = p (dy.v[t] - dy.y), dq = Scale sum_t ds k[t],
+	// dk[t] = Scale sum ds q (https://arxiv.org/abs/2205.14135, appendix B).
+	AttentionBackward
+
+	// SwiGLU: Out[0] = silu(gate) * up, silu(z) = z / (1 + exp(-z)).
+	// In[0] gate, In[1] up [R,F] (https://arxiv.org/abs/2002.05202).
+	SwiGLU
+	// SwiGLUBackward: In gate, up, dy. Out dgate, dup. With s = sigmoid(gate):
+	// dup = dy gate s, dgate = dy up s (1 + gate (1 - s)).
+	SwiGLUBackward
+
+	// Embedding: Out[0][r] = row In[0][r] of W[0]. In[0] ids I32 [R],
+	// W[0] [V,D], Out[0] [R,D].
+	Embedding
+	// EmbeddingBackward: Out[0] dW[ids[r]] += dy[r]. In ids I32 [R], dy [R,D].
+	EmbeddingBackward
+
+	// LogProb is a linear layer and the log-probability of one id a row, the
+	// logits never in memory: with z[r] = W[0] x[r], Out[1] lse[r] = log sum_v
+	// exp z[r,v], Out[0][r] = z[r,ids[r]] - lse[r]. In[0] x [R,K], In[1] ids
+	// I32 [R], Out [R].
+	LogProb
+	// LogProbBackward: In x, ids, lse, dlogp [R]. With p = exp(z - lse):
+	// dz = dlogp (1[v=id] - p), Out[0] dx = dz W, Out[1] dW += dz^T x.
+	LogProbBackward
+
+	// RoundI8 rounds groups of Round.Group() elements of a row to -127..127:
+	// with m = max |x| in the group and d = m/127, code = x*(127/m) rounded to
+	// nearest even, all in F32; a group of zeros has d = 0, one with a value
+	// that is not finite has d = NaN and codes 0. In[0] x [R,K], Out[0] codes
+	// I8 [R,K], Out[1] d [R,K/group], Out[2] sums of 16 codes, I32 [R,K/16].
+	// The gradient passes straight through.
+	RoundI8
+	// RoundBF16: Out[0] BF16 = In[0], to nearest even. The gradient passes
+	// straight through.
+	RoundBF16
+
+	// Add: Out[0] = In[0] + In[1]. Broadcasting is a stride of 0 in an input.
+	// Backward: Copy; Sum over the broadcast axes.
+	Add
+	// Mul: Out[0] = In[0] * In[1]. Backward: Mul; Sum over broadcast axes.
+	Mul
+	// Exp: Out[0] = exp(In[0]). Backward: Mul by the output.
+	Exp
+	// Log: Out[0] = log(In[0]).
+	Log
+	// LogBackward: In x, dy. Out[0] = dy / x.
+	LogBackward
+	// Sigmoid: Out[0] = 1 / (1 + exp(-x)).
+	Sigmoid
+	// SigmoidBackward: In y, dy. Out[0] = dy y (1 - y).
+	SigmoidBackward
+	// Tanh: Out[0] = tanh(x).
+	Tanh
+	// TanhBackward: In y, dy. Out[0] = dy (1 - y^2).
+	TanhBackward
+	// GELU: Out[0] = x/2 (1 + erf(x/sqrt 2)) (https://arxiv.org/abs/1606.08415).
+	GELU
+	// GELUBackward: In x, dy. Out[0] = dy (Phi(x) + x phi(x)).
+	GELUBackward
+	// Sum adds along Axis: Out[0] has extent 1 there. Backward: Copy of a view
+	// with stride 0.
+	Sum
+	// Max takes the largest along Axis; NaN if one is. Out[0] has extent 1 there.
+	Max
+	// MaxBackward: In x, y, dy. Out[0] dx is dy at the first largest, else 0.
+	MaxBackward
+	// Softmax along the last axis: Out[0] = exp(x - max) / sum.
+	Softmax
+	// SoftmaxBackward: In y, dy. Out[0] = y (dy - sum(y dy)).
+	SoftmaxBackward
+	// BatchMatMul multiplies activations: Out[0][b] = In[0][b] In[1][b],
+	// [B,M,K] by [B,K,N]. Backward: BatchMatMul of transposed views.
+	BatchMatMul
+	// Gather: Out[0][r] = In[0][idx[r]]. In[0] [N,D], In[1] idx I32 [R].
+	// Backward: ScatterAdd.
+	Gather
+	// ScatterAdd: Out[0][idx[r]] += In[0][r], r ascending. In[0] [R,D], In[1]
+	// idx I32 [R], Out[0] [N,D]. Backward: Gather.
+	ScatterAdd
+	// Copy: Out[0] = In[0], between any strides and float types, rounding to
+	// nearest even. Concatenation, slices and transposes are views and Copy.
+	Copy
+
+	numOps
+)
+
+// Limits of Args.
+const (
+	MaxWeights = 3
+	MaxIn      = 6
+	MaxOut     = 4
+)
+
+// Args are the operands of one operation. Unused fields are zero.
+type Args struct {
+	In     [MaxIn]View
+	Out    [MaxOut]View
+	W      [MaxWeights]Weight
+	Round  Rounding
+	Layout *Layout
+	KV     KV
+	Layer  int
+	Eps    float32 // RMSNorm
+	Scale  float32 // Attention
+	Axis   int     // Sum, Max
+}
+
+// Reset makes all fields zero, so that an Args can be used again.
+func (a *Args) Reset() { *a = Args{} }
+
+// Weights is the number of weights given.
+func (a *Args) Weights() int {
+	n := 0
+	for n < MaxWeights && a.W[n] != nil {
+		n++
+	}
+	return n
+}
+
+// ops is indexed by Op.
+var ops = [numOps]struct {
+	name     string
+	check    func(*Args, string)
+	backward []Op
+}{
+	NoOp:              {"NoOp", nil, nil},
+	MatMul:            {"MatMul", checkMatMul, []Op{MatMulBackward}},
+	MatMulBackward:    {"MatMulBackward", checkMatMulBackward, nil},
+	RMSNorm:           {"RMSNorm", checkRMSNorm, []Op{RMSNormBackward}},
+	RMSNormBackward:   {"RMSNormBackward", checkRMSNormBackward, nil},
+	RoPETable:         {"RoPETable", checkRoPETable, nil},
+	RoPE:              {"RoPE", checkRoPE, []Op{RoPEBackward}},
+	RoPEBackward:      {"RoPEBackward", checkRoPE, []Op{RoPE}},
+	KVAppend:          {"KVAppend", checkKVAppend, nil},
+	Attention:         {"Attention", checkAttention, []Op{AttentionBackward}},
+	AttentionBackward: {"AttentionBackward", checkAttentionBackward, nil},
+	SwiGLU:            {"SwiGLU", same(2, 1), []Op{SwiGLUBackward}},
+	SwiGLUBackward:    {"SwiGLUBackward", same(3, 2), nil},
+	Embedding:         {"Embedding", checkEmbedding, []Op{EmbeddingBackward}},
+	EmbeddingBackward: {"EmbeddingBackward", checkEmbeddingBackward, nil},
+	LogProb:           {"LogProb", checkLogProb, []Op{LogProbBackward}},
+	LogProbBackward:   {"LogProbBackward", checkLogProbBackward, nil},
+	RoundI8:           {"RoundI8", checkRoundI8, []Op{Copy}},
+	RoundBF16:         {"RoundBF16", checkRoundBF16, []Op{Copy}},
+	Add:               {"Add", same(2, 1), []Op{Copy, Sum}},
+	Mul:               {"Mul", same(2, 1), []Op{Mul, Sum}},
+	Exp:               {"Exp", same(1, 1), []Op{Mul}},
+	Log:               {"Log", same(1, 1), []Op{LogBackward}},
+	LogBackward:       {"LogBackward", same(2, 1), nil},
+	Sigmoid:           {"Sigmoid", same(1, 1), []Op{SigmoidBackward}},
+	SigmoidBackward:   {"SigmoidBackward", same(2, 1), nil},
+	Tanh:              {"Tanh", same(1, 1), []Op{TanhBackward}},
+	TanhBackward:      {"TanhBackward", same(2, 1), nil},
+	GELU:              {"GELU", same(1, 1), []Op{GELUBackward}},
+	GELUBackward:      {"GELUBackward", same(2, 1), nil},
+	Sum:               {"Sum", checkReduce, []Op{Copy}},
+	Max:               {"Max", checkReduce, []Op{MaxBackward}},
+	MaxBackward:       {"MaxBackward", checkMaxBackward, nil},
+	Softmax:           {"Softmax", same(1, 1), []Op{SoftmaxBackward}},
+	SoftmaxBackward:   {"SoftmaxBackward", same(2, 1), nil},
+	BatchMatMul:       {"BatchMatMul", checkBatchMatMul, []Op{BatchMatMul}},
+	Gather:            {"Gather", checkGather, []Op{ScatterAdd}},
+	ScatterAdd:        {"ScatterAdd", checkScatterAdd, []Op{Gather}},
+	Copy:              {"Copy", checkCopy, []Op{Copy}},
+}
+
+// String is the operation's name.
+func (o Op) String() string {
+	if o >= numOps {
+		return "Op(?)"
+	}
+	return ops[o].name
+}
+
+// Backward lists the operations that make up the gradient of o; empty where o
+// has none or is itself a gradient.
+func (o Op) Backward() []Op { return ops[o].backward }
+
+// Ops lists every operation.
+func Ops() []Op {
+	list := make([]Op, 0, numOps-1)
+	for o := NoOp + 1; o < numOps; o++ {
+		list = append(list, o)
+	}
+	return list
+}
+
+// Check panics with a *ShapeError where the operands do not fit the operation.
+// Backends call it first, so all of them refuse the same mistakes in the same
+// words. It allocates nothing.
+func Check(o Op, a *Args) {
+	if o == NoOp || o >= numOps {
+		panic(shapeErr(o.String(), "no such operation"))
+	}
+	ops[o].check(a, ops[o].name)
+}
