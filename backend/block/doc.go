@@ -1,0 +1,23 @@
+// Package block reads and writes the element and block formats of
+// backend.DType: plain scalar Go, exact to the last bit.
+//
+// A block is a fixed number of weights with their scales, in a fixed number of
+// bytes, little-endian: t.BlockElems() weights in t.BlockBytes() bytes. Decode
+// turns whole blocks into float32 values. The values equal those of the
+// reference decoders of the GGUF formats (https://github.com/ggml-org/ggml,
+// MIT) bit for bit. That fixes the order of operations: a block's scale times
+// the sub-block's scale is rounded to float32 first, then multiplied by the
+// weight's code, rounded again, and only then is the minimum added. Products
+// that feed an addition are written float32(a*b), which forbids the compiler to
+// fuse the two on machines that could.
+//
+// The formats, as they are called in the comments:
+//
+//   - d is the scale of a block and m its minimum, both float16;
+//   - a code is the small integer stored for one weight;
+//   - a code of 4 bits shares a byte with another: low nibble, high nibble;
+//   - a sub-block is a run of 16 or 32 weights with an integer scale of its own.
+//
+// Encode writes F32, F16 and BF16 only. Quantising is the work of package
+// llama/quantize.
+package block
