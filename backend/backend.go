@@ -45,6 +45,10 @@ type Exec interface {
 	End() error
 	// Alloc returns arena memory, contents undefined, valid until End.
 	Alloc(t DType, s Shape) View
+	// Mark remembers how much of the arena is taken, and Release gives back
+	// what was taken since: a layer's activations in inference.
+	Mark() int64
+	Release(mark int64)
 	// Run runs one operation. It panics with *ShapeError where the operands do
 	// not fit, and hands on a panic of a worker. It keeps no reference to a.
 	Run(op Op, a *Args)
