@@ -1,0 +1,14 @@
+// Package nn holds the layers of a decoder-only transformer: Linear,
+// Embedding, RMSNorm, RoPE, Attention and FeedForward. The same layers serve
+// prefill, decoding, scoring and training: a layer knows neither files nor
+// tokens nor whether a tape listens.
+//
+// Experimental: this interface may change with any release.
+//
+// Layers are structs of parameters. The `name` tag of a field is its part of
+// the parameter's dotted name; Params walks them. Forward panics on operands
+// that do not fit, as package tensor does.
+//
+// Letters in shapes: R rows of the step, D width, H query heads, G key-value
+// heads, hd head size, F feed-forward width, V vocabulary.
+package nn

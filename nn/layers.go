@@ -1,0 +1,148 @@
+package nn
+
+import (
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// Linear is y = x W^T + b.
+type Linear struct {
+	Weight *tensor.Param `name:"weight"` // [out, in]
+	Bias   *tensor.Param `name:"bias"`   // [out], or nil
+}
+
+// NewLinear returns a layer without numbers.
+func NewLinear(in, out int, bias bool) *Linear {
+	l := &Linear{Weight: tensor.NewParam(out, in)}
+	if bias {
+		l.Bias = tensor.NewParam(out)
+	}
+	return l
+}
+
+// Forward maps [R,in] to [R,out].
+func (l *Linear) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	return project(c, x, [backend.MaxWeights]*Linear{l})[0]
+}
+
+// project applies several layers to one input, their products in one dispatch.
+func project(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear) [backend.MaxWeights]*tensor.Tensor {
+	var ws [backend.MaxWeights]*tensor.Param
+	for i, l := range ls {
+		if l != nil {
+			ws[i] = l.Weight
+		}
+	}
+	ys := tensor.MatMuls(c, x, ws)
+	for i, l := range ls {
+		if l != nil && l.Bias != nil {
+			ys[i] = tensor.Add(c, ys[i], l.Bias.Value())
+		}
+	}
+	return ys
+}
+
+// Embedding looks up rows of a table.
+type Embedding struct {
+	Weight *tensor.Param `name:"weight"` // [V, D]
+}
+
+// NewEmbedding returns a layer without numbers.
+func NewEmbedding(vocab, dim int) *Embedding {
+	return &Embedding{Weight: tensor.NewParam(vocab, dim)}
+}
+
+// Forward maps ids [R] to [R,D].
+func (l *Embedding) Forward(c *tensor.Context, ids *tensor.Tensor) *tensor.Tensor {
+	return tensor.Embedding(c, ids, l.Weight)
+}
+
+// RMSNorm divides each row by its root mean square
+// (https://arxiv.org/abs/1910.07467).
+type RMSNorm struct {
+	Weight *tensor.Param `name:"weight"` // [D]
+	Eps    float32
+}
+
+// NewRMSNorm returns a layer without numbers.
+func NewRMSNorm(dim int, eps float32) *RMSNorm {
+	return &RMSNorm{Weight: tensor.NewParam(dim), Eps: eps}
+}
+
+// Forward keeps the shape [R,D].
+func (l *RMSNorm) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	return tensor.RMSNorm(c, x, l.Weight, l.Eps)
+}
+
+// RoPE rotates queries and keys by their position
+// (https://arxiv.org/abs/2104.09864); pairs are (i, i+hd/2).
+type RoPE struct {
+	// Freqs [hd/2] are the angles a position advances by, in radians. They
+	// follow from the configuration and are no trained parameter.
+	Freqs *tensor.Param
+}
+
+// NewRoPE returns a layer without numbers.
+func NewRoPE(headDim int) *RoPE { return &RoPE{Freqs: tensor.NewParam(headDim / 2)} }
+
+// Table returns the rotations of the step's positions [R,hd], which all layers
+// of a step share.
+func (l *RoPE) Table(c *tensor.Context) *tensor.Tensor { return tensor.RoPETable(c, l.Freqs) }
+
+// Attention is causal self-attention with grouped queries
+// (https://arxiv.org/abs/2305.13245): key-value head g serves the query heads
+// [g*H/G, (g+1)*H/G).
+type Attention struct {
+	WQ *Linear `name:"q_proj"` // [H*hd, D]
+	WK *Linear `name:"k_proj"` // [G*hd, D]
+	WV *Linear `name:"v_proj"` // [G*hd, D]
+	WO *Linear `name:"o_proj"` // [D, H*hd]
+
+	HeadDim int
+}
+
+// NewAttention returns a layer without numbers. bias adds biases to q, k and
+// v, outBias one to the output.
+func NewAttention(dim, heads, kvHeads, headDim int, bias, outBias bool) *Attention {
+	return &Attention{
+		WQ:      NewLinear(dim, heads*headDim, bias),
+		WK:      NewLinear(dim, kvHeads*headDim, bias),
+		WV:      NewLinear(dim, kvHeads*headDim, bias),
+		WO:      NewLinear(heads*headDim, dim, outBias),
+		HeadDim: headDim,
+	}
+}
+
+// Forward keeps the shape [R,D]. rope is RoPE.Table of the step; layer is the
+// layer's place in the pages of keys and values.
+func (l *Attention) Forward(c *tensor.Context, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
+	p := project(c, x, [backend.MaxWeights]*Linear{l.WQ, l.WK, l.WV})
+	q := tensor.RoPE(c, p[0], rope) // [R, H*hd]
+	k := tensor.RoPE(c, p[1], rope) // [R, G*hd]
+	scale := float32(1 / math.Sqrt(float64(l.HeadDim)))
+	return l.WO.Forward(c, tensor.Attention(c, q, k, p[2], layer, scale))
+}
+
+// FeedForward is down(silu(gate(x)) * up(x)) (https://arxiv.org/abs/2002.05202).
+type FeedForward struct {
+	Gate *Linear `name:"gate_proj"` // [F, D]
+	Up   *Linear `name:"up_proj"`   // [F, D]
+	Down *Linear `name:"down_proj"` // [D, F]
+}
+
+// NewFeedForward returns a layer without numbers.
+func NewFeedForward(dim, hidden int, bias bool) *FeedForward {
+	return &FeedForward{
+		Gate: NewLinear(dim, hidden, bias),
+		Up:   NewLinear(dim, hidden, bias),
+		Down: NewLinear(hidden, dim, bias),
+	}
+}
+
+// Forward keeps the shape [R,D].
+func (l *FeedForward) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	p := project(c, x, [backend.MaxWeights]*Linear{l.Gate, l.Up})
+	return l.Down.Forward(c, tensor.SwiGLU(c, p[0], p[1]))
+}

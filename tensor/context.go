@@ -1,0 +1,146 @@
+package tensor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// Options are the settings of a Context. The zero value lets activations be
+// rounded where the backend gains speed by it.
+type Options struct {
+	Precision backend.Precision
+}
+
+// Context carries a step from Begin to End. It serves one goroutine at a time.
+type Context struct {
+	exec   backend.Exec
+	opts   Options
+	layout *backend.Layout
+	kv     backend.KV
+	step   uint64 // counts Begin, so that old tensors are recognised
+	args   backend.Args
+	slabs  [][]Tensor // tensors of the step, reused by the next
+	used   int
+}
+
+// slab is the number of tensors allocated at once.
+const slab = 256
+
+// NewContext returns a Context on a backend.
+func NewContext(b backend.Backend, o Options) (*Context, error) {
+	exec, err := b.NewExec()
+	if err != nil {
+		return nil, err
+	}
+	return &Context{exec: exec, opts: o}, nil
+}
+
+// Begin waits for the backend's workers and starts a step of the given layout.
+// kv is the geometry of the pages that the layout names; without pages only
+// Heads and HeadDim matter. The layout must not change before End.
+func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) error {
+	if err := c.exec.Begin(ctx); err != nil {
+		return err
+	}
+	c.step++
+	c.used = 0
+	c.layout, c.kv = l, kv
+	return nil
+}
+
+// End finishes the step. An error means that it was stopped and that its
+// results are not to be used.
+func (c *Context) End() error {
+	c.step++
+	c.layout = nil
+	return c.exec.End()
+}
+
+// Layout is the layout of the step.
+func (c *Context) Layout() *backend.Layout { return c.layout }
+
+// Scratch is the most arena memory that any step has used, in bytes.
+func (c *Context) Scratch() int64 { return c.exec.Scratch() }
+
+// Close frees the arena.
+func (c *Context) Close() { c.exec.Close() }
+
+// New returns a tensor of the step, contents undefined.
+func (c *Context) New(t backend.DType, s backend.Shape) *Tensor {
+	x := c.tensor()
+	x.view = c.exec.Alloc(t, s)
+	return x
+}
+
+func (c *Context) tensor() *Tensor {
+	i, j := c.used/slab, c.used%slab
+	if i == len(c.slabs) {
+		c.slabs = append(c.slabs, make([]Tensor, slab))
+	}
+	c.used++
+	x := &c.slabs[i][j]
+	*x = Tensor{ctx: c, step: c.step}
+	return x
+}
+
+// Rows returns a tensor of the step that holds I32 ids, one a row of the step.
+func (c *Context) IDs(ids []int32) *Tensor {
+	x := c.New(backend.I32, backend.Dims(len(ids)))
+	c.exec.WriteIDs(x.view, ids)
+	return x
+}
+
+// Read copies a contiguous F32 tensor to the host.
+func (c *Context) Read(dst []float32, x *Tensor) { c.exec.Read(dst, c.use(x)) }
+
+// Write copies host numbers to a contiguous F32 tensor.
+func (c *Context) Write(x *Tensor, src []float32) { c.exec.Write(c.use(x), src) }
+
+// Mark and Keep bound the memory of a deep model: Keep moves y into the
+// storage of x, which was made before the mark, gives back what was allocated
+// since the mark, and returns the tensor to go on with. With a tape, which
+// needs every activation, it returns y and gives back nothing.
+func (c *Context) Mark() Mark { return Mark{arena: c.exec.Mark(), tensors: c.used} }
+
+// Mark is a point in a step's memory.
+type Mark struct {
+	arena   int64
+	tensors int
+}
+
+// Keep is described at Mark.
+func (c *Context) Keep(m Mark, x, y *Tensor) *Tensor {
+	a := c.begin()
+	a.In[0], a.Out[0] = c.use(y), c.use(x)
+	c.exec.Run(backend.Copy, a)
+	c.exec.Release(m.arena)
+	for i := m.tensors; i < c.used; i++ {
+		c.slabs[i/slab][i%slab].step = 0
+	}
+	c.used = m.tensors
+	return x
+}
+
+// begin returns the cleared operands of the next operation.
+func (c *Context) begin() *backend.Args {
+	c.args.Reset()
+	return &c.args
+}
+
+// use returns the view of a tensor and panics where the step it belongs to is
+// over.
+func (c *Context) use(x *Tensor) backend.View {
+	if !x.param && (x.ctx != c || x.step != c.step) {
+		panic(&StaleError{Shape: x.view.Shape})
+	}
+	return x.view
+}
+
+// StaleError is the value of the panic when a tensor is used after its step.
+type StaleError struct{ Shape backend.Shape }
+
+func (e *StaleError) Error() string {
+	return fmt.Sprintf("tensor: a tensor %v is used after its step ended", e.Shape)
+}

@@ -1,0 +1,156 @@
+package tensor
+
+import "github.com/herd-ml/herd/backend"
+
+// The functions below run one operation each; formulas and sources are with
+// the operation of the same name in package backend.
+
+// MatMul returns x W^T [R,N] for x [R,K] and a matrix W [N,K].
+func MatMul(c *Context, x *Tensor, w *Param) *Tensor {
+	return MatMuls(c, x, [backend.MaxWeights]*Param{w})[0]
+}
+
+// MatMuls multiplies one input with up to three matrices (q, k, v or gate, up)
+// in one dispatch. Absent weights give absent results.
+func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWeights]*Tensor {
+	var y [backend.MaxWeights]*Tensor
+	r := x.Rows()
+	for i, p := range w {
+		if p != nil {
+			y[i] = c.New(backend.F32, backend.Dims(r, p.Shape.Dim[0]))
+		}
+	}
+	// Weights of one call may want different rounding: a dispatch for each.
+	var done [backend.MaxWeights]bool
+	for i := range w {
+		if w[i] == nil || done[i] {
+			continue
+		}
+		round := c.rounding(w[i].weight)
+		a := c.begin()
+		a.In[0], a.Round = c.use(x), round
+		n := 0
+		for j := i; j < len(w); j++ {
+			if w[j] != nil && c.rounding(w[j].weight) == round {
+				a.W[n], a.Out[n] = w[j].weight, c.use(y[j])
+				done[j] = true
+				n++
+			}
+		}
+		c.exec.Run(backend.MatMul, a)
+	}
+	return y
+}
+
+func (c *Context) rounding(w backend.Weight) backend.Rounding {
+	if c.opts.Precision == backend.PrecisionF32 {
+		return backend.RoundNone
+	}
+	r := c.exec.Backend().Rounding(w.Type())
+	if g := r.Group(); g > 0 && w.Cols()%g != 0 {
+		return backend.RoundNone
+	}
+	return r
+}
+
+// Embedding returns the rows ids [R] of a matrix [V,D].
+func Embedding(c *Context, ids *Tensor, w *Param) *Tensor {
+	y := c.New(backend.F32, backend.Dims(ids.Cols(), w.Shape.Dim[1]))
+	a := c.begin()
+	a.In[0], a.W[0], a.Out[0] = c.use(ids), w.weight, c.use(y)
+	c.exec.Run(backend.Embedding, a)
+	return y
+}
+
+// RMSNorm normalises the rows of x [R,D] and multiplies with w [D].
+func RMSNorm(c *Context, x *Tensor, w *Param, eps float32) *Tensor {
+	y := c.New(backend.F32, x.Shape())
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0], a.Eps = c.use(x), c.use(w.Value()), c.use(y), eps
+	c.exec.Run(backend.RMSNorm, a)
+	return y
+}
+
+// RoPETable returns the rotations [R,hd] of the step's positions for the
+// frequencies freqs [hd/2].
+func RoPETable(c *Context, freqs *Param) *Tensor {
+	y := c.New(backend.F32, backend.Dims(c.layout.Rows(), 2*freqs.Shape.Dim[0]))
+	a := c.begin()
+	a.In[0], a.Layout, a.Out[0] = c.use(freqs.Value()), c.layout, c.use(y)
+	c.exec.Run(backend.RoPETable, a)
+	return y
+}
+
+// RoPE rotates the heads of x [R,H*hd] by a table [R,hd].
+func RoPE(c *Context, x, table *Tensor) *Tensor {
+	y := c.New(backend.F32, x.Shape())
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(table), c.use(y)
+	c.exec.Run(backend.RoPE, a)
+	return y
+}
+
+// Attention attends from q [R,H*hd] to the keys the layout names. Where
+// segments have pages, k and v [R,G*hd] are first appended to layer layer of
+// them.
+func Attention(c *Context, q, k, v *Tensor, layer int, scale float32) *Tensor {
+	paged := false
+	for i := range c.layout.Segments {
+		paged = paged || c.layout.Segments[i].Pages != nil
+	}
+	if paged {
+		a := c.begin()
+		a.In[0], a.In[1] = c.use(k), c.use(v)
+		a.Layout, a.KV, a.Layer = c.layout, c.kv, layer
+		c.exec.Run(backend.KVAppend, a)
+	}
+	y := c.New(backend.F32, q.Shape())
+	a := c.begin()
+	a.In[0], a.In[1], a.In[2], a.Out[0] = c.use(q), c.use(k), c.use(v), c.use(y)
+	a.Layout, a.KV, a.Layer, a.Scale = c.layout, c.kv, layer, scale
+	c.exec.Run(backend.Attention, a)
+	return y
+}
+
+// SwiGLU returns silu(gate) * up.
+func SwiGLU(c *Context, gate, up *Tensor) *Tensor {
+	y := c.New(backend.F32, gate.Shape())
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0] = c.use(gate), c.use(up), c.use(y)
+	c.exec.Run(backend.SwiGLU, a)
+	return y
+}
+
+// Add returns x + y; y may be a vector that is added to every row.
+func Add(c *Context, x, y *Tensor) *Tensor {
+	z := c.New(backend.F32, x.Shape())
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
+	if y.Shape().Rank < x.Shape().Rank {
+		a.In[1] = broadcast(a.In[1], x.Shape())
+	}
+	c.exec.Run(backend.Add, a)
+	return z
+}
+
+// broadcast repeats a vector over the rows of a shape.
+func broadcast(v backend.View, s backend.Shape) backend.View {
+	stride := v.Stride[v.Shape.Rank-1]
+	if v.Shape.Rank != 1 || v.Cols() != s.Dim[s.Rank-1] {
+		panic(&backend.ShapeError{Op: "Add", Detail: v.Shape.String() + " to " + s.String()})
+	}
+	v.Shape = s
+	v.Stride = [backend.MaxRank]int{}
+	v.Stride[s.Rank-1] = stride
+	return v
+}
+
+// Gather returns rows idx of x.
+func Gather(c *Context, x *Tensor, idx []int32) *Tensor {
+	y := c.New(backend.F32, backend.Dims(len(idx), x.Cols()))
+	ids := c.IDs(idx)
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(ids), c.use(y)
+	c.exec.Run(backend.Gather, a)
+	return y
+}

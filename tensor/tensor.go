@@ -1,0 +1,63 @@
+package tensor
+
+import (
+	"github.com/herd-ml/herd/backend"
+)
+
+// Tensor is a value of a step: a view of the arena. Its methods do not change
+// it.
+type Tensor struct {
+	view  backend.View
+	ctx   *Context
+	step  uint64
+	param bool // outlives steps
+}
+
+// View is the memory behind the tensor.
+func (x *Tensor) View() backend.View { return x.view }
+
+// Shape is the extent of each axis.
+func (x *Tensor) Shape() backend.Shape { return x.view.Shape }
+
+// Rows and Cols read the shape as a matrix.
+func (x *Tensor) Rows() int { return x.view.Rows() }
+
+// Cols is the extent of the last axis.
+func (x *Tensor) Cols() int { return x.view.Cols() }
+
+// Param is a trained matrix or vector. Layers make it with its shape and name
+// it by their field tags; a loader binds the numbers.
+type Param struct {
+	// Shape is [outputs, inputs] for a matrix, [n] for a vector.
+	Shape  backend.Shape
+	weight backend.Weight
+	value  Tensor
+}
+
+// NewParam returns a parameter without numbers.
+func NewParam(dims ...int) *Param { return &Param{Shape: backend.Dims(dims...)} }
+
+// BindWeight gives a matrix its numbers. A shape that does not fit panics.
+func (p *Param) BindWeight(w backend.Weight) {
+	if p.Shape != backend.Dims(w.Rows(), w.Cols()) {
+		panic(&backend.ShapeError{Op: "BindWeight", Detail: "parameter " + p.Shape.String() + ", weight " + backend.Dims(w.Rows(), w.Cols()).String()})
+	}
+	p.weight = w
+}
+
+// BindValue gives a vector its numbers.
+func (p *Param) BindValue(v backend.View) {
+	if p.Shape != v.Shape {
+		panic(&backend.ShapeError{Op: "BindValue", Detail: "parameter " + p.Shape.String() + ", value " + v.Shape.String()})
+	}
+	p.value = Tensor{view: v, param: true}
+}
+
+// Matrix reports whether the parameter is a matrix.
+func (p *Param) Matrix() bool { return p.Shape.Rank == 2 }
+
+// Weight is the matrix, nil before BindWeight.
+func (p *Param) Weight() backend.Weight { return p.weight }
+
+// Value is a vector's tensor.
+func (p *Param) Value() *Tensor { return &p.value }
