@@ -1,0 +1,26 @@
+// Package kernel holds the vector kernels of the CPU backend: pure functions
+// over slices, without goroutines, state or allocation.
+//
+// A weight of N outputs and K inputs is cut into panels of [Panel] outputs.
+// A float panel is [K][16] elements, input by input. A Q8_0 panel is a row of
+// blocks of 32 inputs, each of [Q8Bytes] bytes: 16 scales F16, one for each
+// output, then the codes [8][16][4]int8, that is group of 4 inputs, output,
+// input in the group.
+//
+// Three variants exist. "generic" is Go and runs everywhere, also when built
+// with the tag noasm. "avx2" needs AVX2, FMA and F16C; "avx512" needs AVX-512
+// F, BW, DQ, VL and VNNI. [Variants] says which of them run here, [Best] picks
+// the last one that does.
+//
+// Every output element has one accumulator, to which the products are added
+// with k ascending. Within a variant a result therefore depends neither on the
+// number of rows of a call nor on how k is cut into accumulating calls, bit
+// for bit. Variants differ from one another: avx2 and avx512 use fused
+// multiply-add, generic rounds the product and the sum, on every platform.
+// Zeros are not skipped, so NaN and infinity reach the output.
+//
+// The assembly is written by the program in backend/cpu/_asm (avo); go
+// generate in this folder runs it again.
+package kernel
+
+//go:generate go run -C ../../_asm . ../internal/kernel

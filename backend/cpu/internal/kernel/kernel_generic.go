@@ -1,0 +1,84 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/herd-ml/herd/backend/block"
+)
+
+func f32Generic(out []float32, outStride int, x []float32, xStride int, w []float32, rows, k int, accumulate bool) {
+	same := func(dst *[Panel]float32, w []float32) { copy(dst[:], w) }
+	productGeneric(same, out, outStride, x, xStride, w, rows, k, accumulate)
+}
+
+func f16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
+	widen := func(dst *[Panel]float32, w []uint16) { block.DecodeF16(dst[:], w) }
+	productGeneric(widen, out, outStride, x, xStride, w, rows, k, accumulate)
+}
+
+func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
+	widen := func(dst *[Panel]float32, w []uint16) { block.DecodeBF16(dst[:], w) }
+	productGeneric(widen, out, outStride, x, xStride, w, rows, k, accumulate)
+}
+
+// productGeneric widens the weights of one input at a time, for all rows. The
+// conversion of the product keeps the compiler from fusing it with the sum, so
+// that all platforms give the same bits.
+func productGeneric[W float32 | uint16](widen func(*[Panel]float32, []W), out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
+	clearRows(out, outStride, rows, accumulate)
+	var wi [Panel]float32
+	for i := range k {
+		widen(&wi, w[i*Panel:][:Panel])
+		for r := range rows {
+			acc, v := (*[Panel]float32)(out[r*outStride:]), x[r*xStride+i]
+			for j := range acc {
+				acc[j] += float32(v * wi[j])
+			}
+		}
+	}
+}
+
+func q8Generic(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, _ []int32, _ int, w []byte, rows, blocks int, accumulate bool) {
+	clearRows(out, outStride, rows, accumulate)
+	for b := range blocks {
+		scales, codes := w[b*Q8Bytes:][:2*Panel], w[b*Q8Bytes+2*Panel:][:Panel*blockLen]
+		for r := range rows {
+			x, acc := xq[r*xqStride+b*blockLen:][:blockLen], (*[Panel]float32)(out[r*outStride:])
+			for j := range acc {
+				dot := int32(0)
+				for i, c := range x {
+					dot += int32(c) * int32(int8(codes[i/4*4*Panel+4*j+i%4]))
+				}
+				d := xd[r*xdStride+b] * block.F16ToF32(binary.LittleEndian.Uint16(scales[2*j:]))
+				acc[j] += float32(d * float32(dot))
+			}
+		}
+	}
+}
+
+func roundGeneric(codes []int8, d []float32, sums []int32, x []float32, group int) {
+	clear(sums[:len(x)/sumLen])
+	for g := range len(x) / group {
+		m, bad := float32(0), false
+		for _, v := range x[g*group:][:group] {
+			a := math.Float32frombits(math.Float32bits(v) &^ (1 << 31))
+			bad = bad || !(a <= math.MaxFloat32)
+			m = max(m, a)
+		}
+		scale := 127 / m
+		d[g] = m / 127
+		if bad {
+			d[g], scale = float32(math.NaN()), 0
+		} else if scale > math.MaxFloat32 {
+			d[g], scale = 0, 0
+		}
+		for i := g * group; i < (g+1)*group; i++ {
+			codes[i] = 0
+			if scale > 0 {
+				codes[i] = int8(math.RoundToEven(float64(x[i] * scale)))
+			}
+			sums[i/sumLen] += int32(codes[i])
+		}
+	}
+}
