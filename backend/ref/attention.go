@@ -1,0 +1,156 @@
+package ref
+
+import (
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+func ropeTable(x *Values) {
+	half := x.Args.In[0].Cols()
+	for r, pos := range x.Args.Layout.Pos {
+		out := x.Out[0][r*2*half:][:2*half]
+		for i, f := range x.In[0] {
+			angle := float64(float32(pos) * float32(f))
+			out[i], out[half+i] = math.Cos(angle), math.Sin(angle)
+		}
+	}
+}
+
+func rope(x *Values)         { rotate(x, 1) }
+func ropeBackward(x *Values) { rotate(x, -1) }
+
+// rotate turns every pair by the angles of the table, times sign.
+func rotate(x *Values, sign float64) {
+	d, hd := x.Args.In[0].Cols(), x.Args.In[1].Cols()
+	half := hd / 2
+	for r := range x.Args.In[0].Rows() {
+		table := x.In[1][r*hd:][:hd]
+		for h := 0; h < d; h += hd {
+			in, out := x.In[0][r*d+h:][:hd], x.Out[0][r*d+h:][:hd]
+			for i := range half {
+				cos, sin := table[i], sign*table[half+i]
+				a, b := in[i], in[half+i]
+				out[i], out[half+i] = a*cos-b*sin, b*cos+a*sin
+			}
+		}
+	}
+}
+
+func kvAppend(x *Values) {
+	a, g := x.Args, x.Args.KV
+	for i := range a.Layout.Segments {
+		s := &a.Layout.Segments[i]
+		for j := range s.Rows {
+			t := s.KeyRow(j)
+			mem := s.Pages[t/backend.PageLen].Bytes()
+			for value := range 2 {
+				row := x.In[value][(s.Row+j)*g.Heads*g.HeadDim:]
+				for c := range g.Heads * g.HeadDim {
+					at := g.Offset(a.Layer, value, c/g.HeadDim) + t%backend.PageLen*g.HeadDim + c%g.HeadDim
+					put(g.Type, mem, at, row[c])
+				}
+			}
+		}
+	}
+}
+
+// visible lists the key rows that row j of segment s sees.
+func visible(s *backend.Segment, j int) []int {
+	var ts []int
+	for _, sp := range s.Spans[:len(s.Spans)-1] {
+		for t := range sp.Len {
+			ts = append(ts, sp.Start+t)
+		}
+	}
+	for t := s.Spans[len(s.Spans)-1].Start; t <= s.KeyRow(j); t++ {
+		ts = append(ts, t)
+	}
+	return ts
+}
+
+// keys returns the keys (value 0) or values (1) of a head by key row, for all
+// key rows that the segment may see.
+func keys(x *Values, s *backend.Segment, value, head int) map[int][]float64 {
+	a, g := x.Args, x.Args.KV
+	rows := map[int][]float64{}
+	for _, t := range visible(s, s.Rows-1) {
+		if s.Pages == nil {
+			rows[t] = x.In[1+value][(t*g.Heads+head)*g.HeadDim:][:g.HeadDim]
+			continue
+		}
+		mem, row := s.Pages[t/backend.PageLen].Bytes(), make([]float64, g.HeadDim)
+		at := g.Offset(a.Layer, value, head) + t%backend.PageLen*g.HeadDim
+		for c := range row {
+			row[c] = get(g.Type, mem, at+c)
+		}
+		rows[t] = row
+	}
+	return rows
+}
+
+// probabilities is the softmax of the scaled scores of q against keys ts.
+func probabilities(x *Values, q []float64, k map[int][]float64, ts []int) []float64 {
+	p := make([]float64, len(ts))
+	for i, t := range ts {
+		p[i] = float64(x.Args.Scale) * dot(q, k[t])
+	}
+	softmaxRow(p, p)
+	return p
+}
+
+// eachHead calls f for every row and head: at is where the head's elements
+// start in q, k and v the keys and values it sees, ts their key rows in order.
+func eachHead(x *Values, f func(at, kvHead int, k, v map[int][]float64, ts []int)) {
+	a, g := x.Args, x.Args.KV
+	d := a.In[0].Cols()
+	group := d / g.HeadDim / g.Heads // query heads that share a key-value head
+	for i := range a.Layout.Segments {
+		s := &a.Layout.Segments[i]
+		for kvHead := range g.Heads {
+			k, v := keys(x, s, 0, kvHead), keys(x, s, 1, kvHead)
+			for j := range s.Rows {
+				ts := visible(s, j)
+				for h := kvHead * group; h < (kvHead+1)*group; h++ {
+					f((s.Row+j)*d+h*g.HeadDim, kvHead, k, v, ts)
+				}
+			}
+		}
+	}
+}
+
+func attention(x *Values) {
+	hd := x.Args.KV.HeadDim
+	eachHead(x, func(at, _ int, k, v map[int][]float64, ts []int) {
+		out := x.Out[0][at:][:hd]
+		p := probabilities(x, x.In[0][at:][:hd], k, ts)
+		clear(out)
+		for i, t := range ts {
+			axpy(out, p[i], v[t])
+		}
+	})
+}
+
+func attentionBackward(x *Values) {
+	heads, hd, scale := x.Args.KV.Heads, x.Args.KV.HeadDim, float64(x.Args.Scale)
+	for _, out := range x.Out[:3] {
+		clear(out)
+	}
+	eachHead(x, func(at, kvHead int, k, v map[int][]float64, ts []int) {
+		q, y, dy := x.In[0][at:][:hd], x.In[3][at:][:hd], x.In[4][at:][:hd]
+		p := probabilities(x, q, k, ts)
+		for i, t := range ts {
+			ds := scale * p[i] * (dot(dy, v[t]) - dot(dy, y))
+			kv := (t*heads + kvHead) * hd
+			if dq := x.Out[0]; dq != nil {
+				axpy(dq[at:][:hd], ds, k[t])
+			}
+			if dk := x.Out[1]; dk != nil {
+				axpy(dk[kv:][:hd], ds, q)
+			}
+			if dv := x.Out[2]; dv != nil {
+				axpy(dv[kv:][:hd], p[i], dy)
+			}
+		}
+	})
+}

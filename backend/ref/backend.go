@@ -1,0 +1,165 @@
+package ref
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// New returns the oracle as a backend: one worker, memory in Go slices, every
+// operation of the list, every float and block type as a weight. Begin waits
+// in line for the steps of its other contexts.
+func New() backend.Backend { return &device{step: make(chan struct{}, 1)} }
+
+// device is the backend. Who has sent to step is running a step; senders that
+// wait on a channel are served in order.
+type device struct{ step chan struct{} }
+
+func (*device) Describe() backend.Description {
+	return backend.Description{Device: "ref", Variant: "float64", Workers: 1}
+}
+
+// Rounding is RoundNone: the oracle rounds only where Args.Round says so.
+func (*device) Rounding(backend.DType) backend.Rounding { return backend.RoundNone }
+
+func (*device) Supports(op backend.Op) error {
+	if op == backend.NoOp || int(op) >= len(kernels) {
+		return fmt.Errorf("ref: operation %v: %w", op, backend.ErrUnsupported)
+	}
+	return nil
+}
+
+func (*device) Alloc(bytes int64) (backend.Buffer, error) {
+	if bytes < 0 || bytes > math.MaxInt-align {
+		return nil, fmt.Errorf("ref: a buffer of %d bytes: %w", bytes, backend.ErrUnsupported)
+	}
+	return newBuffer(int(bytes)), nil
+}
+
+func (b *device) NewExec() (backend.Exec, error) { return &exec64{dev: b}, nil }
+
+// Close waits for the running step.
+func (b *device) Close() error {
+	b.step <- struct{}{}
+	<-b.step
+	return nil
+}
+
+const align = 64 // bytes, as backend.Buffer promises
+
+// buffer is memory of a Go slice.
+type buffer struct{ mem []byte }
+
+func newBuffer(n int) *buffer {
+	mem := make([]byte, n+align-1)
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
+	skip := int(-at % align)
+	return &buffer{mem[skip:][:n:n]}
+}
+
+func (b *buffer) Bytes() []byte { return b.mem }
+func (b *buffer) Free()         { b.mem = nil }
+
+// exec64 is an execution context. Arena memory is filled with NaN, so that
+// reading what was never written shows.
+type exec64 struct {
+	dev     *device
+	ctx     context.Context
+	stopped error     // why operations do nothing, nil while they run
+	arena   []*buffer // of this step
+	used    int64     // bytes of arena
+	scratch int64     // the largest used
+}
+
+func (e *exec64) Backend() backend.Backend { return e.dev }
+
+func (e *exec64) Begin(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case e.dev.step <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	e.ctx, e.stopped = ctx, nil
+	return nil
+}
+
+func (e *exec64) End() error {
+	e.Close()
+	<-e.dev.step
+	return e.stopped
+}
+
+func (e *exec64) Alloc(t backend.DType, s backend.Shape) backend.View {
+	buf := newBuffer(s.Elems() * t.BlockBytes())
+	for i := range buf.mem {
+		buf.mem[i] = 0xff
+	}
+	e.arena = append(e.arena, buf)
+	e.used += int64(len(buf.mem))
+	e.scratch = max(e.scratch, e.used)
+	return backend.Contiguous(buf, t, 0, s)
+}
+
+// Mark is the number of allocations so far.
+func (e *exec64) Mark() int64 { return int64(len(e.arena)) }
+
+func (e *exec64) Release(mark int64) {
+	for _, b := range e.arena[mark:] {
+		e.used -= int64(len(b.mem))
+		b.Free()
+	}
+	e.arena = e.arena[:mark]
+}
+
+func (e *exec64) Run(op backend.Op, a *backend.Args) {
+	if e.stopped == nil {
+		e.stopped = e.ctx.Err()
+	}
+	if e.stopped == nil {
+		Run(op, a)
+	}
+}
+
+func (e *exec64) Read(dst []float32, v backend.View) {
+	contiguous("Read", &v, backend.F32, len(dst))
+	mem := v.Buf.Bytes()[4*v.Off:]
+	for i := range dst {
+		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(mem[4*i:]))
+	}
+}
+
+func (e *exec64) Write(v backend.View, src []float32) {
+	contiguous("Write", &v, backend.F32, len(src))
+	mem := v.Buf.Bytes()[4*v.Off:]
+	for i, x := range src {
+		binary.LittleEndian.PutUint32(mem[4*i:], math.Float32bits(x))
+	}
+}
+
+func (e *exec64) WriteIDs(v backend.View, src []int32) {
+	contiguous("WriteIDs", &v, backend.I32, len(src))
+	mem := v.Buf.Bytes()[4*v.Off:]
+	for i, x := range src {
+		binary.LittleEndian.PutUint32(mem[4*i:], uint32(x))
+	}
+}
+
+func (e *exec64) Scratch() int64 { return e.scratch }
+
+func (e *exec64) Close() {
+	e.Release(0)
+	e.arena = nil
+}
+
+func contiguous(what string, v *backend.View, t backend.DType, n int) {
+	if v.Type != t || v.Shape.Elems() != n || !v.IsContiguous() {
+		panic(&backend.ShapeError{Op: what, Detail: fmt.Sprintf("%d values of %v for a view of %v %v", n, t, v.Type, v.Shape)})
+	}
+}

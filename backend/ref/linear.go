@@ -1,0 +1,191 @@
+package ref
+
+import (
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+)
+
+// dot is the sum of a[k]*b[k] in ascending order.
+func dot(a, b []float64) float64 {
+	s := 0.0
+	for k, v := range a {
+		s += v * b[k]
+	}
+	return s
+}
+
+// axpy adds s*x to y.
+func axpy(y []float64, s float64, x []float64) {
+	for k, v := range x {
+		y[k] += s * v
+	}
+}
+
+func matMul(x *Values) {
+	a := x.Args
+	rows, k := a.In[0].Rows(), a.In[0].Cols()
+	in := rounded(x.In[0], k, a.Round)
+	for i := range a.Weights() {
+		cols := a.W[i].Rows()
+		for n := range cols {
+			w := x.W[i](n)
+			for r := range rows {
+				x.Out[i][r*cols+n] = dot(in[r*k:][:k], w)
+			}
+		}
+	}
+}
+
+func matMulBackward(x *Values) {
+	a := x.Args
+	rows, k := a.In[0].Rows(), a.In[0].Cols()
+	dx := x.Out[0]
+	clear(dx)
+	for i := range a.Weights() {
+		dy, dw, cols := x.In[1+i], x.Out[1+i], a.W[i].Rows()
+		for n := range cols {
+			w := x.W[i](n)
+			for r := range rows {
+				g := dy[r*cols+n]
+				if dx != nil {
+					axpy(dx[r*k:][:k], g, w)
+				}
+				if dw != nil {
+					axpy(dw[n*k:][:k], g, x.In[0][r*k:][:k])
+				}
+			}
+		}
+	}
+}
+
+// rounded returns the rows of k elements in x as MatMul sees them.
+func rounded(x []float64, k int, how backend.Rounding) []float64 {
+	out := make([]float64, len(x))
+	switch group := how.Group(); {
+	case group > 0:
+		for i := 0; i < len(x); i += group {
+			code, d := roundGroup(x[i:][:group])
+			for j, c := range code {
+				out[i+j] = float64(c) * float64(d)
+			}
+		}
+	case how == backend.RoundToBF16:
+		for i, v := range x {
+			out[i] = float64(block.BF16ToF32(block.F32ToBF16(float32(v))))
+		}
+	default:
+		copy(out, x)
+	}
+	return out
+}
+
+// roundGroup is the formula of RoundI8 for one group, every step in float32. A
+// group so small that 127/m is infinite counts as zeros.
+func roundGroup(x []float64) (code []int8, d float32) {
+	code = make([]int8, len(x))
+	var m float32
+	for _, v := range x {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return code, float32(math.NaN())
+		}
+		m = max(m, float32(math.Abs(v)))
+	}
+	scale := 127 / m
+	if math.IsInf(float64(scale), 0) {
+		return code, 0
+	}
+	for i, v := range x {
+		code[i] = int8(math.RoundToEven(float64(float32(v) * scale)))
+	}
+	return code, m / 127
+}
+
+func roundI8(x *Values) {
+	group := x.Args.Round.Group()
+	for i := 0; i < len(x.In[0]); i += group {
+		code, d := roundGroup(x.In[0][i:][:group])
+		x.Out[1][i/group] = float64(d)
+		for j, c := range code {
+			if j%16 == 0 {
+				x.Out[2][(i+j)/16] = 0
+			}
+			x.Out[0][i+j] = float64(c)
+			x.Out[2][(i+j)/16] += float64(c)
+		}
+	}
+}
+
+func embedding(x *Values) {
+	d := x.Args.W[0].Cols()
+	for r, id := range x.In[0] {
+		copy(x.Out[0][r*d:][:d], x.W[0](index(backend.Embedding, id, x.Args.W[0].Rows())))
+	}
+}
+
+// scatterInto is EmbeddingBackward: ids first, then rows.
+func scatterInto(x *Values) {
+	d, rows := x.Args.Out[0].Cols(), x.Args.Out[0].Rows()
+	for r, id := range x.In[0] {
+		axpy(x.Out[0][index(backend.EmbeddingBackward, id, rows)*d:][:d], 1, x.In[1][r*d:][:d])
+	}
+}
+
+func logProb(x *Values) {
+	a := x.Args
+	rows, k, vocab := a.In[0].Rows(), a.In[0].Cols(), a.W[0].Rows()
+	logp, lse := x.Out[0], x.Out[1]
+	for r := range rows {
+		index(backend.LogProb, x.In[1][r], vocab)
+	}
+	top, total := make([]float64, rows), make([]float64, rows)
+	for v := range vocab {
+		w := x.W[0](v)
+		for r := range rows {
+			z := dot(x.In[0][r*k:][:k], w)
+			if v == 0 {
+				top[r], total[r] = z, 1
+			} else if z > top[r] {
+				total[r] = total[r]*math.Exp(top[r]-z) + 1
+				top[r] = z
+			} else {
+				total[r] += math.Exp(z - top[r])
+			}
+			if v == int(x.In[1][r]) {
+				logp[r] = z
+			}
+		}
+	}
+	for r := range rows {
+		lse[r] = top[r] + math.Log(total[r])
+		logp[r] -= lse[r]
+	}
+}
+
+func logProbBackward(x *Values) {
+	a := x.Args
+	rows, k, vocab := a.In[0].Rows(), a.In[0].Cols(), a.W[0].Rows()
+	dx, dw := x.Out[0], x.Out[1]
+	clear(dx)
+	for r := range rows {
+		index(backend.LogProbBackward, x.In[1][r], vocab)
+	}
+	for v := range vocab {
+		w := x.W[0](v)
+		for r := range rows {
+			in := x.In[0][r*k:][:k]
+			g := -math.Exp(dot(in, w) - x.In[2][r])
+			if v == int(x.In[1][r]) {
+				g++
+			}
+			g *= x.In[3][r]
+			if dx != nil {
+				axpy(dx[r*k:][:k], g, w)
+			}
+			if dw != nil {
+				axpy(dw[v*k:][:k], g, in)
+			}
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package ref
+
+import (
+	"fmt"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// Run runs one operation. It panics with a *backend.ShapeError where the
+// operands do not fit or an id is out of range. The operands must be
+// addressable by the host and may belong to any backend. An output may be the
+// same view as an input.
+func Run(op backend.Op, a *backend.Args) {
+	backend.Check(op, a)
+	x := Load(a)
+	x.Eval(op)
+	x.Store()
+}
+
+// Eval runs the operation on x in float64. Operands are not checked.
+func (x *Values) Eval(op backend.Op) { kernels[op](x) }
+
+// kernels is indexed by Op.
+var kernels = [...]func(*Values){
+	backend.MatMul:            matMul,
+	backend.MatMulBackward:    matMulBackward,
+	backend.RMSNorm:           rmsNorm,
+	backend.RMSNormBackward:   rmsNormBackward,
+	backend.RoPETable:         ropeTable,
+	backend.RoPE:              rope,
+	backend.RoPEBackward:      ropeBackward,
+	backend.KVAppend:          kvAppend,
+	backend.Attention:         attention,
+	backend.AttentionBackward: attentionBackward,
+	backend.SwiGLU:            swiGLU,
+	backend.SwiGLUBackward:    swiGLUBackward,
+	backend.Embedding:         embedding,
+	backend.EmbeddingBackward: scatterInto,
+	backend.LogProb:           logProb,
+	backend.LogProbBackward:   logProbBackward,
+	backend.RoundI8:           roundI8,
+	backend.RoundBF16:         copyOf,
+	backend.Add:               add,
+	backend.Mul:               mul,
+	backend.Exp:               exp,
+	backend.Log:               log,
+	backend.LogBackward:       logBackward,
+	backend.Sigmoid:           sigmoid,
+	backend.SigmoidBackward:   sigmoidBackward,
+	backend.Tanh:              tanh,
+	backend.TanhBackward:      tanhBackward,
+	backend.GELU:              gelu,
+	backend.GELUBackward:      geluBackward,
+	backend.Sum:               sum,
+	backend.Max:               maxOf,
+	backend.MaxBackward:       maxBackward,
+	backend.Softmax:           softmax,
+	backend.SoftmaxBackward:   softmaxBackward,
+	backend.BatchMatMul:       batchMatMul,
+	backend.Gather:            gather,
+	backend.ScatterAdd:        scatterAdd,
+	backend.Copy:              copyOf,
+}
+
+// index checks an id against n rows.
+func index(op backend.Op, id float64, n int) int {
+	if id < 0 || int(id) >= n {
+		panic(&backend.ShapeError{Op: op.String(), Detail: fmt.Sprintf("id %d of %d rows", int(id), n)})
+	}
+	return int(id)
+}
