@@ -8,8 +8,9 @@
 // MIT) bit for bit. That fixes the order of operations: a block's scale times
 // the sub-block's scale is rounded to float32 first, then multiplied by the
 // weight's code, rounded again, and only then is the minimum added. Products
-// that feed an addition are written float32(a*b), which forbids the compiler to
-// fuse the two on machines that could.
+// that feed an addition, be it statements later, are written float32(a*b), which
+// forbids the compiler to fuse the two on machines that could
+// (https://go.dev/ref/spec#Floating_point_operators).
 //
 // The formats, as they are called in the comments:
 //

@@ -42,3 +42,23 @@ func ExampleEncodeExact() {
 	// -1
 	// 1
 }
+
+func ExampleEncode() {
+	dst := make([]byte, 4)
+	block.Encode(backend.F16, dst, []float32{0.5, -2})
+	fmt.Printf("% x\n", dst)
+	// Output: 00 38 00 c0
+}
+
+func ExampleF32ToBF16() {
+	h := block.F32ToBF16(0.1)
+	fmt.Printf("%#x %v\n", h, block.BF16ToF32(h))
+	// Output: 0x3dcd 0.100097656
+}
+
+func ExampleDecodeF16() {
+	dst := make([]float32, 2)
+	block.DecodeF16(dst, []uint16{0x3c00, 0x0001})
+	fmt.Println(dst)
+	// Output: [1 5.9604645e-08]
+}

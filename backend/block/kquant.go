@@ -12,7 +12,7 @@ func decodeQ2_K(dst []float32, src []byte) {
 		d, dmin := scale(b[80:]), scale(b[82:])
 		for i := range 16 { // i = 8 half + 2 pair + which 16 of the 32 bytes
 			s := b[i]
-			ds, m := d*float32(s&15), dmin*float32(s>>4)
+			ds, m := float32(d*float32(s&15)), float32(dmin*float32(s>>4))
 			// All four values that this sub-block can have.
 			v := [4]float32{float32(ds*0) - m, float32(ds*1) - m, float32(ds*2) - m, float32(ds*3) - m}
 			q, z := (*[16]byte)(b[16+32*(i>>3)+16*(i&1):]), (*[16]float32)(y[16*i:])
@@ -66,9 +66,9 @@ func decodeQ4_K(dst []float32, src []byte) {
 		d, dmin, sm := scale(b[:]), scale(b[2:]), (*[12]byte)(b[4:])
 		for i := range 4 {
 			s, m := scaleMin(sm, 2*i)
-			d0, m0 := d*s, dmin*m
+			d0, m0 := d*s, float32(dmin*m)
 			s, m = scaleMin(sm, 2*i+1)
-			d1, m1 := d*s, dmin*m
+			d1, m1 := d*s, float32(dmin*m)
 			q, z := (*[32]byte)(b[16+32*i:]), (*[64]float32)(y[64*i:])
 			for j, c := range q {
 				z[j] = float32(d0*float32(int32(c&15))) - m0
@@ -86,9 +86,9 @@ func decodeQ5_K(dst []float32, src []byte) {
 		d, dmin, sm, h := scale(b[:]), scale(b[2:]), (*[12]byte)(b[4:]), (*[32]byte)(b[16:])
 		for i := range 4 {
 			s, m := scaleMin(sm, 2*i)
-			d0, m0 := d*s, dmin*m
+			d0, m0 := d*s, float32(dmin*m)
 			s, m = scaleMin(sm, 2*i+1)
-			d1, m1 := d*s, dmin*m
+			d1, m1 := d*s, float32(dmin*m)
 			q, z := (*[32]byte)(b[48+32*i:]), (*[64]float32)(y[64*i:])
 			for j, c := range q {
 				k := h[j] >> (2 * i)
