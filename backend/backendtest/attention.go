@@ -1,0 +1,210 @@
+package backendtest
+
+import (
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// heads is a geometry of attention.
+type heads struct{ query, kv, dim int }
+
+var geometries = []heads{{2, 1, 8}, {4, 2, 16}, {3, 3, 32}, {9, 3, 64}, {8, 1, 64}, {4, 1, 128}, {1, 1, 2}, {2, 2, 24}}
+
+func ropeTableCases() (cs []*testCase) {
+	for i, n := range []int{1, 3, 8, 17, 32, 64} {
+		r := rowCounts[i]
+		c := newCase(backend.RoPETable, "%d rows, head size %d", r, 2*n)
+		pos := make([]int32, r)
+		for j := range pos {
+			pos[j] = []int32{0, 1, 131071, 7, 8191}[j%5] + int32(c.rng.IntN(2))
+		}
+		c.args.Layout = &backend.Layout{Segments: []backend.Segment{{Rows: r, Spans: []backend.Span{{Len: r}}}}, Pos: pos}
+		c.in[0] = newOperand(backend.F32, place(i%2), func(j int) float64 { return math.Pow(5e5, -float64(j)/float64(n)) }, n)
+		c.out[0] = fresh(backend.F32, place(i%3), r, 2*n)
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+func ropeCases() (cs []*testCase) {
+	for _, op := range []backend.Op{backend.RoPE, backend.RoPEBackward} {
+		for i, g := range geometries {
+			for _, inPlace := range []bool{false, true} {
+				r, d := rowCounts[i%len(rowCounts)], g.query*g.dim
+				c := newCase(op, "%d rows, %d heads of %d, in place %v", r, g.query, g.dim, inPlace)
+				angles := make([]float64, r*g.dim/2)
+				for j := range angles {
+					angles[j] = 10 * c.rng.NormFloat64()
+				}
+				c.in[0] = newOperand(backend.F32, place(i%3), c.normal, r, d)
+				c.in[1] = newOperand(backend.F32, place((i+1)%3), func(j int) float64 {
+					row, col := j/g.dim, j%g.dim
+					if half := g.dim / 2; col >= half {
+						return math.Sin(angles[row*half+col-half])
+					}
+					return math.Cos(angles[row*g.dim/2+col])
+				}, r, g.dim)
+				if c.out[0] = fresh(backend.F32, place(i%3), r, d); inPlace {
+					c.out[0] = c.in[0]
+				}
+				cs = append(cs, c)
+			}
+		}
+	}
+	return cs
+}
+
+// scene is a layout: the rows and spans of segments. With paged set, tables
+// are made for them.
+type scene struct {
+	name  string
+	rows  []int            // of each segment
+	spans [][]backend.Span // of each segment
+}
+
+// pagedScenes are layouts of inference.
+func pagedScenes() []scene {
+	whole := func(n int) []backend.Span { return []backend.Span{{Len: n}} }
+	return []scene{
+		{"first token", []int{1}, [][]backend.Span{whole(1)}},
+		{"prefill 7", []int{7}, [][]backend.Span{whole(7)}},
+		{"prefill 64", []int{64}, [][]backend.Span{whole(64)}},
+		{"prefill 65", []int{65}, [][]backend.Span{whole(65)}},
+		{"prefill 150", []int{150}, [][]backend.Span{whole(150)}},
+		{"chunk 9 ending at 64", []int{9}, [][]backend.Span{whole(64)}},
+		{"chunk 33 over a page end", []int{33}, [][]backend.Span{whole(80)}},
+		{"chunk 3 of 300", []int{3}, [][]backend.Span{whole(300)}},
+		{"step of one, 63 before", []int{1}, [][]backend.Span{whole(64)}},
+		{"step of one, 64 before", []int{1}, [][]backend.Span{whole(65)}},
+		{"step of one, 700 before", []int{1}, [][]backend.Span{whole(701)}},
+		{"step of five", []int{1, 1, 1, 1, 1}, [][]backend.Span{whole(1), whole(64), whole(129), whole(2), whole(90)}},
+		{"steps and a prefill", []int{1, 20, 1}, [][]backend.Span{whole(70), whole(20), whole(128)}},
+		{"shared prompt", []int{2, 1}, [][]backend.Span{{{Len: 70}, {Start: 128, Len: 5}}, {{Start: 3, Len: 20}, {Start: 64, Len: 10}}}},
+		{"three spans, one empty", []int{4}, [][]backend.Span{{{Start: 130, Len: 10}, {Start: 5, Len: 0}, {Start: 60, Len: 9}}}},
+	}
+}
+
+// rowScenes are layouts of training: key rows are rows of the step.
+func rowScenes() []scene {
+	return []scene{
+		{"one row", []int{1}, [][]backend.Span{{{Len: 1}}}},
+		{"one document", []int{70}, [][]backend.Span{{{Len: 70}}}},
+		{"packed documents", []int{5, 1, 66, 9}, [][]backend.Span{{{Len: 5}}, {{Start: 5, Len: 1}}, {{Start: 6, Len: 66}}, {{Start: 72, Len: 9}}}},
+		{"responses to one prompt", []int{67, 3, 8}, [][]backend.Span{{{Len: 67}}, {{Len: 67}, {Start: 67, Len: 3}}, {{Len: 67}, {Start: 70, Len: 8}}}},
+	}
+}
+
+// layout makes the Layout of s, and for paged layouts a shuffled page table
+// for every segment in c.tables.
+func (c *testCase) layout(s scene, paged bool) {
+	l, pages := &backend.Layout{}, 0
+	for i, rows := range s.rows {
+		seg := backend.Segment{Row: l.Rows(), Rows: rows, Seq: i, Spans: s.spans[i]}
+		last := seg.Spans[len(seg.Spans)-1]
+		end := 0
+		for _, sp := range seg.Spans {
+			end = max(end, sp.Start+sp.Len)
+		}
+		for j := range rows {
+			l.Pos = append(l.Pos, int32(last.Start+last.Len-rows+j))
+		}
+		l.Segments = append(l.Segments, seg)
+		if paged {
+			table := make([]int, (end+backend.PageLen-1)/backend.PageLen)
+			for j := range table {
+				table[j] = pages + len(table) - 1 - j // backwards: order in the table counts
+			}
+			pages += len(table)
+			c.tables = append(c.tables, table)
+		}
+	}
+	c.args.Layout = l
+}
+
+// addPages makes the pages that the tables name: normal numbers in the key
+// rows that a row of the step may see, NaN in all others.
+func (c *testCase) addPages() {
+	g := c.args.KV
+	seen := map[[2]int]bool{} // page and slot
+	for i, s := range c.args.Layout.Segments {
+		for _, sp := range s.Spans {
+			for t := sp.Start; t < sp.Start+sp.Len; t++ {
+				seen[[2]int{c.tables[i][t/backend.PageLen], t % backend.PageLen}] = true
+			}
+		}
+	}
+	for _, table := range c.tables {
+		for range table {
+			page := len(c.pages)
+			n := int(g.PageBytes()) / g.Type.BlockBytes()
+			o := newOperand(g.Type, dense, func(i int) float64 {
+				if !seen[[2]int{page, i / g.HeadDim % backend.PageLen}] {
+					return math.NaN()
+				}
+				return c.rng.NormFloat64()
+			}, n)
+			// A page starts where its buffer does; the guard behind stays.
+			o.view.Buf = host(o.view.Buf.Bytes()[guard*g.Type.BlockBytes():])
+			o.view.Off = 0
+			c.pages = append(c.pages, o)
+		}
+	}
+}
+
+func kvAppendCases() (cs []*testCase) {
+	for i, s := range pagedScenes() {
+		for _, t := range []backend.DType{backend.F32, backend.F16} {
+			g := geometries[i%len(geometries)]
+			c := newCase(backend.KVAppend, "%s/%v/%d heads of %d", s.name, t, g.kv, g.dim)
+			c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}
+			c.args.Layer = i % 2
+			c.layout(s, true)
+			c.addPages()
+			r := c.args.Layout.Rows()
+			fill := c.normal
+			if i%3 == 0 {
+				fill = edge
+			}
+			c.in[0] = newOperand(backend.F32, place(i%3), fill, r, g.kv*g.dim)
+			c.in[1] = newOperand(backend.F32, place((i+1)%3), fill, r, g.kv*g.dim)
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+func attentionCases() (cs []*testCase) {
+	for i, s := range pagedScenes() {
+		for j, t := range []backend.DType{backend.F32, backend.F16} {
+			g := geometries[(2*i+j)%len(geometries)]
+			c := newCase(backend.Attention, "%s/%v/%d on %d heads of %d", s.name, t, g.query, g.kv, g.dim)
+			c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}
+			c.args.Layer = i % 2
+			c.layout(s, true)
+			c.addPages()
+			cs = append(cs, c.attention(g, place(i%3)))
+		}
+	}
+	for i, s := range rowScenes() {
+		for _, g := range geometries {
+			c := newCase(backend.Attention, "%s/rows/%d on %d heads of %d", s.name, g.query, g.kv, g.dim)
+			c.args.KV = backend.KV{Type: backend.F32, Layers: 1, Heads: g.kv, HeadDim: g.dim}
+			c.layout(s, false)
+			r := c.args.Layout.Rows()
+			c.in[1] = newOperand(backend.F32, place(i%3), c.normal, r, g.kv*g.dim)
+			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, r, g.kv*g.dim)
+			cs = append(cs, c.attention(g, place(i%3)))
+		}
+	}
+	return cs
+}
+
+// attention adds q and the output.
+func (c *testCase) attention(g heads, p place) *testCase {
+	r := c.args.Layout.Rows()
+	c.args.Scale = float32(1 / math.Sqrt(float64(g.dim)))
+	c.in[0] = newOperand(backend.F32, p, c.normal, r, g.query*g.dim)
+	c.out[0] = fresh(backend.F32, p, r, g.query*g.dim)
+	return c
+}

@@ -1,0 +1,297 @@
+package backendtest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/ref"
+)
+
+// testCase is one operation with operands, on no backend yet.
+type testCase struct {
+	name    string
+	op      backend.Op
+	in      [backend.MaxIn]*operand
+	out     [backend.MaxOut]*operand // may be the same as an input: in place
+	weights []*matrix
+	pages   []*operand   // pages of keys and values, each a whole buffer
+	tables  [][]int      // per segment, indices into pages; nil without pages
+	args    backend.Args // Round, Layout, KV, Layer, Eps, Scale, Axis
+	rng     *rand.Rand
+}
+
+// newCase starts a case whose numbers depend on its name alone.
+func newCase(op backend.Op, format string, a ...any) *testCase {
+	c := &testCase{name: fmt.Sprintf(format, a...), op: op}
+	h := fnv.New64a()
+	h.Write([]byte(op.String() + c.name))
+	c.rng = rand.New(rand.NewPCG(h.Sum64(), 1))
+	return c
+}
+
+// normal fills with the normal distribution.
+func (c *testCase) normal(int) float64 { return c.rng.NormFloat64() }
+
+// host is memory of the test itself.
+type host []byte
+
+func (h host) Bytes() []byte { return h }
+func (h host) Free()         {}
+
+// operand is a buffer with the window that an operation gets. Everything
+// around and between the elements of the window is guard bytes, 0xff: NaN in
+// every float type.
+type operand struct{ view backend.View } // Buf is a host
+
+// A place says where the elements of an operand lie in its buffer.
+type place int
+
+const (
+	dense      place = iota // contiguous, 128 bytes into the buffer
+	odd                     // contiguous, 3 elements further: unaligned
+	gaps                    // rows with a gap between them
+	transposed              // the last two axes exchanged
+	repeated                // the first axis repeated, stride 0: inputs only
+)
+
+func (p place) String() string {
+	return [...]string{"dense", "odd", "gaps", "transposed", "repeated"}[p]
+}
+
+const guard = 32 // elements before and after the window
+
+// newOperand makes an operand and fills it in row-major order.
+func newOperand(t backend.DType, p place, fill func(i int) float64, dims ...int) *operand {
+	v := backend.Contiguous(nil, t, guard, backend.Dims(dims...))
+	last := v.Shape.Rank - 1
+	switch {
+	case p == odd:
+		v.Off += 3
+	case p == gaps && last > 0:
+		for i := range last {
+			v.Stride[i] = v.Stride[i] / max(1, dims[last]) * (dims[last] + 5)
+		}
+	case p == transposed && last > 0:
+		s := append([]int(nil), dims...)
+		s[last], s[last-1] = s[last-1], s[last]
+		v = backend.Contiguous(nil, t, guard, backend.Dims(s...)).Transpose(last-1, last)
+	case p == repeated:
+		v.Stride[0] = 0
+	}
+	end := v.Off + guard
+	for i := range v.Shape.Rank {
+		end += max(0, v.Shape.Dim[i]-1) * v.Stride[i]
+	}
+	mem := make(host, (end+guard)*t.BlockBytes()&^3)
+	for i := range mem {
+		mem[i] = 0xff
+	}
+	v.Buf = mem
+	x := make([]float64, v.Shape.Elems())
+	for i := range x {
+		x[i] = fill(i)
+	}
+	write(v, x)
+	return &operand{v}
+}
+
+// fresh is an output: its elements are guard bytes too.
+func fresh(t backend.DType, p place, dims ...int) *operand {
+	o := newOperand(t, p, func(int) float64 { return 0 }, dims...)
+	mem := o.view.Buf.Bytes()
+	for i := range mem {
+		mem[i] = 0xff
+	}
+	return o
+}
+
+// read returns the elements of a view in host memory.
+func read(v backend.View) []float64 {
+	return ref.Load(&backend.Args{In: [backend.MaxIn]backend.View{v}}).In[0]
+}
+
+func write(v backend.View, x []float64) {
+	values := ref.Values{Args: &backend.Args{Out: [backend.MaxOut]backend.View{v}}}
+	values.Out[0] = x
+	values.Store()
+}
+
+// matrix is a weight: packed from rows in the file's encoding, or where float
+// is set a view of memory.
+type matrix struct {
+	t          backend.DType
+	rows, cols int
+	raw        []byte
+	float      *operand
+}
+
+func (m *matrix) rowBytes() int { return len(m.raw) / max(1, m.rows) }
+
+func (m *matrix) pack(b backend.Backend) (backend.Weight, error) {
+	return b.Pack(context.Background(), backend.WeightSource{
+		Name: "test." + m.t.String(), Type: m.t, Rows: m.rows, Cols: m.cols,
+		ReadRows: func(dst []byte, row, n int) error {
+			copy(dst, m.raw[row*m.rowBytes():][:n*m.rowBytes()])
+			return nil
+		},
+	})
+}
+
+// operands lists the buffers of the case, each once.
+func (c *testCase) operands() []*operand {
+	var list []*operand
+	seen := map[*operand]bool{nil: true}
+	add := func(os ...*operand) {
+		for _, o := range os {
+			if !seen[o] {
+				seen[o] = true
+				list = append(list, o)
+			}
+		}
+	}
+	add(c.in[:]...)
+	add(c.out[:]...)
+	add(c.pages...)
+	for _, w := range c.weights {
+		add(w.float)
+	}
+	return list
+}
+
+// placed is a case on a backend.
+type placed struct {
+	args backend.Args
+	bufs map[*operand]backend.Buffer
+}
+
+// place allocates the operands and packs the weights of c on b. What the
+// buffers hold is written later, in a step.
+func (c *testCase) place(b backend.Backend) (*placed, error) {
+	p := &placed{args: c.args, bufs: map[*operand]backend.Buffer{}}
+	for _, o := range c.operands() {
+		buf, err := b.Alloc(int64(len(o.view.Buf.Bytes())))
+		if err != nil {
+			p.free()
+			return nil, err
+		}
+		p.bufs[o] = buf
+	}
+	for i := range c.in {
+		p.args.In[i] = p.view(c.in[i])
+	}
+	for i := range c.out {
+		p.args.Out[i] = p.view(c.out[i])
+	}
+	for i, m := range c.weights {
+		w, err := p.weight(b, m)
+		if err != nil {
+			p.free()
+			return nil, err
+		}
+		p.args.W[i] = w
+	}
+	if c.tables != nil {
+		p.args.Layout = p.withPages(c)
+	}
+	return p, nil
+}
+
+func (p *placed) view(o *operand) backend.View {
+	if o == nil {
+		return backend.View{}
+	}
+	v := o.view
+	v.Buf = p.bufs[o]
+	return v
+}
+
+func (p *placed) weight(b backend.Backend, m *matrix) (backend.Weight, error) {
+	if m.float != nil {
+		return b.Float("test.float", p.view(m.float))
+	}
+	return m.pack(b)
+}
+
+func (p *placed) withPages(c *testCase) *backend.Layout {
+	l := *c.args.Layout
+	l.Segments = append([]backend.Segment(nil), l.Segments...)
+	for i, table := range c.tables {
+		for _, n := range table {
+			l.Segments[i].Pages = append(l.Segments[i].Pages, p.bufs[c.pages[n]])
+		}
+	}
+	return &l
+}
+
+func (p *placed) free() {
+	for i := range p.args.Weights() {
+		p.args.W[i].Free()
+	}
+	for _, buf := range p.bufs {
+		buf.Free()
+	}
+}
+
+// upload writes the contents of the operands, download reads them back.
+func (p *placed) upload(e backend.Exec) {
+	for o, buf := range p.bufs {
+		src := o.view.Buf.Bytes()
+		if dst := buf.Bytes(); dst != nil {
+			copy(dst, src)
+			continue
+		}
+		v, words := asWords(buf, len(src))
+		read32(words, src)
+		e.Write(v, words)
+	}
+}
+
+func (p *placed) download(e backend.Exec) map[*operand]host {
+	after := map[*operand]host{}
+	for o, buf := range p.bufs {
+		dst := make(host, len(o.view.Buf.Bytes()))
+		if src := buf.Bytes(); src != nil {
+			copy(dst, src)
+		} else {
+			v, words := asWords(buf, len(dst))
+			e.Read(words, v)
+			write32(dst, words)
+		}
+		after[o] = dst
+	}
+	return after
+}
+
+// run runs the case on b and returns all memory afterwards.
+func (c *testCase) run(b backend.Backend) (after map[*operand]host, err error) {
+	if err := b.Supports(c.op); err != nil {
+		return nil, err
+	}
+	p, err := c.place(b)
+	if err != nil {
+		return nil, err
+	}
+	defer p.free()
+	e, err := b.NewExec()
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close()
+	if err := e.Begin(context.Background()); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+		if end := e.End(); err == nil {
+			err = end
+		}
+	}()
+	p.upload(e)
+	e.Run(c.op, &p.args)
+	return p.download(e), nil
+}
