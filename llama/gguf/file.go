@@ -13,6 +13,10 @@ import (
 
 // File is an open GGUF file or split set. It does not change after opening and
 // serves any number of goroutines.
+//
+// The getters Uint, Float, String, Bool, Strings, Floats and Ints return the
+// value of a key, or an *Error that names the key, what was wanted and what is
+// there; it wraps ErrNoKey where the key is absent.
 type File struct {
 	files   []*vfs.File // one, or the parts of a split set
 	version uint32
@@ -164,9 +168,6 @@ func (f *File) Tensors() []*Tensor { return slices.Clone(f.tensors) }
 
 // Tensor returns the tensor with the given name, or nil.
 func (f *File) Tensor(name string) *Tensor { return f.byName[name] }
-
-// The getters return the value of a key, or an *Error that names the key, what
-// was wanted and what is there. It wraps ErrNoKey where the key is absent.
 
 // Uint returns an integer of any kind that is not negative.
 func (f *File) Uint(key string) (uint64, error) {

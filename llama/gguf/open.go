@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,6 +40,9 @@ func open(fsys fs.FS, name string, shown func(string) string) (*File, error) {
 }
 
 func openPart(fsys fs.FS, name string, shown func(string) string) (*File, error) {
+	if !fs.ValidPath(name) { // not every file system checks
+		return nil, &Error{File: shown(name), Reason: "the path leads out of the file system", Err: fs.ErrInvalid}
+	}
 	src, err := vfs.Open(fsys, name)
 	if err != nil {
 		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
@@ -151,7 +155,7 @@ func (f *File) addPart(part *File, want split) error {
 			got.no+1, got.count, got.tensors, want.no+1, want.count, want.tensors)}
 	}
 	const arch = "general.architecture"
-	if v, ok := part.meta[arch]; ok && v.String() != f.meta[arch].String() {
+	if v, ok := part.meta[arch]; ok && !bytes.Equal(v.raw, f.meta[arch].raw) {
 		return &Error{File: name, Key: arch, Reason: fmt.Sprintf("is %v, but %v in the first part", v, f.meta[arch])}
 	}
 	for _, t := range part.tensors {
