@@ -1,0 +1,312 @@
+package tokenizer
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/herd-ml/herd/llama/gguf"
+)
+
+// VocabGGUF is the vocabulary in GGUF metadata, keys tokenizer.ggml.*. A nil
+// pointer means that the file lacks the key.
+type VocabGGUF struct {
+	Model  string    // "gpt2" (BPE over bytes) or "llama" (BPE by score)
+	Pre    string    // how text is split; "" when missing
+	Tokens []string  // by id
+	Merges []string  // "a b", for gpt2
+	Scores []float32 // by id, for llama
+	Types  []int32   // by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
+
+	BOS, EOS, EOT, EOM, UNK        *int32
+	AddBOS, AddEOS, AddSpacePrefix *bool
+	RemoveExtraWhitespaces         *bool
+}
+
+// FromGGUF reads the vocabulary in the metadata of an open file.
+func FromGGUF(f *gguf.File) (*Tokenizer, error) {
+	v, err := readVocab(f)
+	if err != nil {
+		return nil, err
+	}
+	return FromVocab(v)
+}
+
+// readVocab collects the tokenizer keys.
+func readVocab(f *gguf.File) (v VocabGGUF, err error) {
+	const at = "tokenizer.ggml."
+	get := func(key string, need bool, read func(string) error) {
+		if err != nil {
+			return
+		}
+		if e := read(at + key); e != nil && (need || !errors.Is(e, gguf.ErrNoKey)) {
+			err = e
+		}
+	}
+	get("model", true, func(k string) (e error) { v.Model, e = f.String(k); return })
+	get("pre", false, func(k string) (e error) { v.Pre, e = f.String(k); return })
+	get("tokens", true, func(k string) (e error) { v.Tokens, e = f.Strings(k); return })
+	get("merges", false, func(k string) (e error) { v.Merges, e = f.Strings(k); return })
+	get("scores", false, func(k string) (e error) { v.Scores, e = f.Floats(k); return })
+	get("token_type", false, func(k string) error {
+		types, e := f.Ints(k)
+		for _, x := range types {
+			v.Types = append(v.Types, int32(min(max(x, -1), 99)))
+		}
+		return e
+	})
+	for _, p := range []struct {
+		key string
+		to  **int32
+	}{{"bos", &v.BOS}, {"eos", &v.EOS}, {"eot", &v.EOT}, {"eom", &v.EOM}, {"unknown", &v.UNK}} {
+		get(p.key+"_token_id", false, func(k string) error {
+			x, e := f.Uint(k)
+			if e == nil && x < 1<<32-1 { // 2^32-1 is -1: none
+				id := int32(min(x, 1<<31-1))
+				*p.to = &id
+			}
+			return e
+		})
+	}
+	for _, p := range []struct {
+		key string
+		to  **bool
+	}{{"add_bos_token", &v.AddBOS}, {"add_eos_token", &v.AddEOS}, {"add_space_prefix", &v.AddSpacePrefix}, {"remove_extra_whitespaces", &v.RemoveExtraWhitespaces}} {
+		get(p.key, false, func(k string) error {
+			x, e := f.Bool(k)
+			if e == nil {
+				*p.to = &x
+			}
+			return e
+		})
+	}
+	return v, err
+}
+
+// FromVocab makes a tokenizer that behaves as llama.cpp does with the same
+// metadata. Errors are *Error and name the key.
+func FromVocab(v VocabGGUF) (*Tokenizer, error) {
+	const at = "tokenizer.ggml."
+	n := len(v.Tokens)
+	switch {
+	case n == 0:
+		return nil, fail(at+"tokens", "the vocabulary is empty")
+	case v.Types != nil && len(v.Types) != n:
+		return nil, fail(at+"token_type", "%d entries for %d tokens", len(v.Types), n)
+	case v.Scores != nil && len(v.Scores) != n:
+		return nil, fail(at+"scores", "%d entries for %d tokens", len(v.Scores), n)
+	}
+	pieces := make([]spmPiece, n)
+	for i, text := range v.Tokens {
+		p := spmPiece{text: text, kind: normal}
+		if text == "" { // llama.cpp keeps such an id, under a name that cannot clash
+			p.text, p.kind = fmt.Sprintf("[EMPTY_%d]", i), unused
+		} else if v.Types != nil {
+			if v.Types[i] < int32(absent) || v.Types[i] > int32(byteTok) {
+				return nil, fail(fmt.Sprintf("%stoken_type[%d]", at, i), "type %d is unknown", v.Types[i])
+			}
+			p.kind = kind(max(v.Types[i], int32(normal)))
+		}
+		for _, name := range stopNames {
+			if text == name { // whatever the file says: text must not forge it
+				p.kind = control
+			}
+		}
+		if v.Scores != nil {
+			p.score = v.Scores[i]
+		}
+		pieces[i] = p
+	}
+	switch v.Model {
+	case "gpt2":
+		return v.byteLevel(pieces)
+	case "llama":
+		return v.byScore(pieces)
+	}
+	return nil, unsupported(at+"model", "%.40q (gpt2 and llama are)", v.Model)
+}
+
+// byScore is the `llama` model: SentencePiece's merges, llama.cpp's handling of
+// spaces.
+func (v VocabGGUF) byScore(pieces []spmPiece) (*Tokenizer, error) {
+	const at = "tokenizer.ggml."
+	if v.Scores == nil {
+		return nil, fail(at+"scores", "missing")
+	}
+	for i := range pieces {
+		if pieces[i].kind == unused && v.Tokens[i] != "" {
+			pieces[i].kind = normal // llama.cpp merges into unused tokens
+		}
+	}
+	t := &Tokenizer{}
+	unk, fallback := int32(-1), true
+	if v.UNK != nil {
+		unk = *v.UNK
+	} else if pieces[0].kind == unknown {
+		unk = 0
+	}
+	seen := [256]bool{}
+	for _, p := range pieces {
+		if c, ok := byteOf(p.text); ok && p.kind == byteTok {
+			seen[c] = true
+		}
+	}
+	for _, ok := range seen {
+		fallback = fallback && ok
+	}
+	vocab, err := t.scored(pieces, fallback, unk, at+"tokens")
+	if err != nil {
+		return nil, err
+	}
+	t.model.fuse = false
+	if err := t.vocabAdded(pieces); err != nil {
+		return nil, err
+	}
+	prefix := v.AddSpacePrefix == nil || *v.AddSpacePrefix
+	t.trim = prefix
+	t.normalize = []editor{func(s string, _ bool) string {
+		if prefix { // every segment starts the text or follows an added token
+			s = " " + s
+		}
+		return strings.ReplaceAll(s, " ", spaceMark)
+	}}
+	one, two := int32(1), int32(2)
+	if v.BOS == nil && len(pieces) > 1 && pieces[1].kind == control {
+		v.BOS = &one
+	}
+	if v.EOS == nil && len(pieces) > 2 && pieces[2].kind == control {
+		v.EOS = &two
+	}
+	return v.finish(t, vocab, true, Info{Model: "BPE by score", Split: "none"})
+}
+
+// byteLevel is the `gpt2` model.
+func (v VocabGGUF) byteLevel(pieces []spmPiece) (*Tokenizer, error) {
+	const at = "tokenizer.ggml."
+	n := len(pieces)
+	vocab, err := newVocabulary(int64(n), n, at+"tokens")
+	if err != nil {
+		return nil, err
+	}
+	m := &bpe{bytes: true, text: make(map[string]int32, n), unk: -1}
+	for c := range m.first {
+		m.first[c] = -1
+	}
+	for i, p := range pieces {
+		id := int32(i)
+		if old, ok := vocab.ids[p.text]; ok {
+			return nil, fail(fmt.Sprintf("%stokens[%d]", at, i), "%.40q is also token %d", p.text, old)
+		}
+		vocab.ids[p.text] = id
+		vocab.tokens[i] = token{name: p.text, raw: p.text, kind: p.kind}
+		raw, plain := charsToBytes(p.text)
+		if !plain {
+			continue
+		}
+		if p.kind == normal || p.kind == unused {
+			vocab.tokens[i].raw = raw
+			m.text[raw] = id
+			m.max = max(m.max, len(raw))
+		}
+		if len(raw) == 1 {
+			m.first[raw[0]] = id
+		}
+	}
+	merges := make([][2]string, len(v.Merges))
+	for i, line := range v.Merges {
+		k := -1
+		if len(line) > 1 {
+			k = strings.IndexByte(line[1:], ' ') + 1 // the first character may be a space
+		}
+		if k <= 0 || k+1 == len(line) {
+			return nil, fail(fmt.Sprintf("%smerges[%d]", at, i), "%.40q, expected two tokens and a space", line)
+		}
+		merges[i] = [2]string{line[:k], line[k+1:]}
+	}
+	if m.pairs, err = mergeTable(merges, vocab.ids, at+"merges", false); err != nil {
+		return nil, err
+	}
+	t := &Tokenizer{model: m}
+	if err := t.vocabAdded(pieces); err != nil {
+		return nil, err
+	}
+	addBOS, err := v.setSplit(t, vocab)
+	if err != nil {
+		return nil, err
+	}
+	return v.finish(t, vocab, addBOS, Info{Model: "BPE over bytes", Split: t.info.Split, Merges: m.pairs.n, Warnings: t.info.Warnings})
+}
+
+// setSplit chooses the split by tokenizer.ggml.pre, and reports whether such
+// models start a text with BOS.
+func (v VocabGGUF) setSplit(t *Tokenizer, vocab *vocabulary) (addBOS bool, err error) {
+	pre := v.Pre
+	if pre == "" {
+		pre = "default"
+		if vocab.llama3() {
+			pre = "llama-bpe"
+		}
+		t.info.Warnings = append(t.info.Warnings, fmt.Sprintf("tokenizer.ggml.pre is missing; %s is assumed", pre))
+	}
+	s := splitByPre(pre)
+	if s == nil {
+		return false, unsupported("tokenizer.ggml.pre", "%.40q", pre)
+	}
+	for _, pattern := range s.patterns {
+		st, _, err := newSplit(pattern, isolated, false)
+		if err != nil {
+			return false, err
+		}
+		t.split = append(t.split, st)
+	}
+	t.info.Split = pre
+	t.model.whole = s.whole
+	return s.bos, nil
+}
+
+// llama3 reports whether a vocabulary is Llama 3's, by size and known ids.
+func (v *vocabulary) llama3() bool {
+	return len(v.tokens) == 128256 && v.ids["<|begin_of_text|>"] == 128000 && v.ids["<|eot_id|>"] == 128009 && v.ids["Ġthe"] == 279
+}
+
+// vocabAdded enters the tokens that are cut out of the text: user-defined ones
+// always, control and unknown ones only when special tokens are allowed.
+func (t *Tokenizer) vocabAdded(pieces []spmPiece) error {
+	t.added = new(matcher)
+	for i, p := range pieces {
+		if p.kind == user || p.kind == control || p.kind == unknown {
+			if err := t.added.add(p.text, addedToken{id: int32(i), special: p.kind != user}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// finish sets BOS, EOS and the tokens that end a generation.
+func (v VocabGGUF) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info Info) (*Tokenizer, error) {
+	if v.AddBOS != nil {
+		addBOS = *v.AddBOS
+	}
+	if v.EOM != nil {
+		t.eog = append(t.eog, *v.EOM)
+	}
+	info.Source = "gguf"
+	if _, err := t.finish(vocab, specials{bos: v.BOS, eos: v.EOS, eot: v.EOT}, info); err != nil {
+		return nil, err
+	}
+	for _, id := range t.eog {
+		if id < 0 || int(id) >= len(t.tokens) {
+			return nil, fail("tokenizer.ggml.eom_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
+		}
+	}
+	if addBOS && t.bos >= 0 {
+		t.before = []int32{t.bos}
+	} else if addBOS {
+		t.info.Warnings = append(t.info.Warnings, "the file asks for BOS but names none")
+	}
+	if v.AddEOS != nil && *v.AddEOS && t.eos >= 0 {
+		t.after = []int32{t.eos}
+	}
+	return t, nil
+}

@@ -1,0 +1,136 @@
+package tokenizer
+
+import (
+	"unicode"
+	"unicode/utf8"
+)
+
+// matcher finds added tokens in a text: at each place the longest one that may
+// match there. It is a trie over bytes; its depth bounds the work per byte.
+type matcher struct {
+	nodes  []trieNode
+	starts [256]bool // bytes with which some token begins
+	tokens []addedToken
+}
+
+type trieNode struct {
+	child map[byte]int32
+	token int32 // index into tokens, -1: none
+}
+
+// addedToken is a token that is cut out of the text before it is split.
+type addedToken struct {
+	id             int32
+	special        bool // matches only when special tokens are allowed
+	word           bool // must not touch a letter, digit or underscore
+	lstrip, rstrip bool // takes the white space beside it along
+}
+
+// match is a part of the text to encode and the token behind it.
+type match struct {
+	start int   // text before start is ordinary
+	end   int   // where to go on
+	id    int32 // -1: the end of the text
+}
+
+// maxAdded is the longest added token in bytes. Together with the depth of the
+// trie it bounds what a hostile file can make each byte of a text cost.
+const maxAdded = 1 << 10
+
+// add enters a token. Of two with the same text the first stays.
+func (m *matcher) add(text string, a addedToken) error {
+	if text == "" {
+		return nil
+	}
+	if len(text) > maxAdded {
+		return fail("added_tokens", "token %d has %d bytes, at most %d are allowed", a.id, len(text), maxAdded)
+	}
+	if m.nodes == nil {
+		m.nodes = []trieNode{{token: -1}}
+	}
+	at := int32(0)
+	for i := 0; i < len(text); i++ {
+		next, ok := m.nodes[at].child[text[i]]
+		if !ok {
+			next = int32(len(m.nodes))
+			if m.nodes[at].child == nil {
+				m.nodes[at].child = make(map[byte]int32, 1)
+			}
+			m.nodes[at].child[text[i]] = next
+			m.nodes = append(m.nodes, trieNode{token: -1})
+		}
+		at = next
+	}
+	if m.nodes[at].token < 0 {
+		m.nodes[at].token = int32(len(m.tokens))
+		m.tokens = append(m.tokens, a)
+	}
+	m.starts[text[0]] = true
+	return nil
+}
+
+// find returns the first added token at or after from. A nil matcher finds none.
+func (m *matcher) find(text string, from int, special bool) match {
+	if m == nil || len(m.tokens) == 0 {
+		return match{len(text), len(text), -1}
+	}
+	for i := from; i < len(text); i++ {
+		if !m.starts[text[i]] {
+			continue
+		}
+		if a, n := m.longest(text, i, special); n > 0 {
+			start, end := i, i+n
+			if a.lstrip {
+				for start > from {
+					r, w := utf8.DecodeLastRuneInString(text[from:start])
+					if !unicode.IsSpace(r) {
+						break
+					}
+					start -= w
+				}
+			}
+			if a.rstrip {
+				for end < len(text) {
+					r, w := utf8.DecodeRuneInString(text[end:])
+					if !unicode.IsSpace(r) {
+						break
+					}
+					end += w
+				}
+			}
+			return match{start, end, a.id}
+		}
+	}
+	return match{len(text), len(text), -1}
+}
+
+// longest returns the longest allowed token that starts at text[i].
+func (m *matcher) longest(text string, i int, special bool) (a *addedToken, n int) {
+	at := int32(0)
+	for j := i; j < len(text); j++ {
+		next, ok := m.nodes[at].child[text[j]]
+		if !ok {
+			break
+		}
+		at = next
+		if k := m.nodes[at].token; k >= 0 {
+			t := &m.tokens[k]
+			if (!t.special || special) && (!t.word || alone(text, i, j+1)) {
+				a, n = t, j+1-i
+			}
+		}
+	}
+	return a, n
+}
+
+// alone reports whether text[i:j] touches no word character.
+func alone(text string, i, j int) bool {
+	before, _ := utf8.DecodeLastRuneInString(text[:i])
+	after, _ := utf8.DecodeRuneInString(text[j:])
+	return (i == 0 || !wordRune(before)) && (j == len(text) || !wordRune(after))
+}
+
+// wordRune is \w with Unicode classes.
+func wordRune(r rune) bool {
+	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Pc)
+}
