@@ -1,0 +1,153 @@
+package cpu
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/cpuid/v2"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
+)
+
+// Options are the settings of a Backend. The zero value is what suits the
+// machine.
+type Options struct {
+	// Workers is the number of goroutines that compute, the caller's included.
+	// 0 is the number of physical cores or GOMAXPROCS, whichever is less.
+	Workers int
+	// Variant forces a set of kernels: "generic", "avx2", "avx512" or "amx".
+	// Empty is the fastest that this processor has.
+	Variant string
+}
+
+// Backend is a backend.Backend on the processor.
+type Backend struct {
+	kernels *kernel.Set
+	pool    *pool
+	shared  bool // by all users of Default
+}
+
+// New returns a backend with a pool of workers of its own. It refuses a
+// variant that is not built or that the processor lacks.
+func New(o Options) (*Backend, error) {
+	if o.Workers < 0 || o.Workers > maxWorkers {
+		return nil, fmt.Errorf("cpu: %d workers: want 0 to %d", o.Workers, maxWorkers)
+	}
+	k, err := choose(o.Variant)
+	if err != nil {
+		return nil, err
+	}
+	n := o.Workers
+	if n == 0 {
+		n = runtime.GOMAXPROCS(0)
+		if cores := cpuid.CPU.PhysicalCores; cores > 0 {
+			n = min(n, cores)
+		}
+	}
+	return &Backend{kernels: k, pool: newPool(n, k)}, nil
+}
+
+const maxWorkers = 4096
+
+// choose returns the kernels of a variant.
+func choose(name string) (*kernel.Set, error) {
+	switch name {
+	case "":
+		return kernel.Best(), nil
+	case "amx":
+		return nil, fmt.Errorf("cpu: variant amx is not built yet: %w", backend.ErrUnsupported)
+	}
+	for _, v := range kernel.Variants() {
+		if v.Name == name {
+			if v.Err != nil {
+				return nil, fmt.Errorf("cpu: variant %s: %w: %w", name, v.Err, backend.ErrUnsupported)
+			}
+			return v.Set, nil
+		}
+	}
+	return nil, fmt.Errorf("cpu: unknown variant %q: want generic, avx2, avx512 or amx", name)
+}
+
+// Default returns the backend that all who ask for none share. It is made at
+// the first call and never closed.
+func Default() *Backend { return std() }
+
+var std = sync.OnceValue(func() *Backend {
+	b, err := New(Options{})
+	if err != nil {
+		panic(err) // the zero Options are never refused
+	}
+	b.shared = true
+	return b
+})
+
+// Describe implements backend.Backend.
+func (b *Backend) Describe() backend.Description {
+	d := backend.Description{
+		Device:  "cpu",
+		Variant: b.kernels.Name(),
+		CPU:     cpuid.CPU.BrandName,
+		Workers: len(b.pool.workers),
+	}
+	if b.vector() {
+		d.Vector = []string{
+			"MatMul F32", "MatMul F16", "MatMul BF16", "MatMul Q8_0",
+			"RoundI8", "Attention",
+		}
+		for _, t := range backend.DTypes() {
+			if t.Quantized() && t != backend.Q8_0 {
+				d.Vector = append(d.Vector, "MatMul "+t.String()+" (decoded to F32)")
+			}
+		}
+	}
+	for _, op := range backend.Ops() {
+		if native[op] == nil {
+			d.Scalar = append(d.Scalar, op.String())
+		}
+	}
+	return d
+}
+
+// vector reports whether kernels use vector instructions.
+func (b *Backend) vector() bool { return b.kernels.Name() != "generic" }
+
+// Rounding implements backend.Backend: int8 against Q8_0 where there is a
+// vector kernel for it, else none. The generic variant never rounds.
+func (b *Backend) Rounding(t backend.DType) backend.Rounding {
+	if t == backend.Q8_0 && b.vector() {
+		return backend.RoundI8x32
+	}
+	return backend.RoundNone
+}
+
+// Supports implements backend.Backend: all operations are.
+func (b *Backend) Supports(op backend.Op) error {
+	if op == backend.NoOp || int(op) >= len(native) {
+		return fmt.Errorf("cpu: operation %v: %w", op, backend.ErrUnsupported)
+	}
+	return nil
+}
+
+// Alloc implements backend.Backend. It fails with a *MemoryError.
+func (b *Backend) Alloc(bytes int64) (backend.Buffer, error) {
+	buf, err := newBuffer(bytes)
+	if err != nil {
+		return nil, err
+	}
+	return buf, nil
+}
+
+// NewExec implements backend.Backend.
+func (b *Backend) NewExec() (backend.Exec, error) { return &exec{b: b}, nil }
+
+// Close implements backend.Backend. Steps that wait in line, and later ones,
+// get ErrClosed. Weights and buffers stay their owners'. The backend that
+// Default returns stays open: Close does nothing there.
+func (b *Backend) Close() error {
+	if !b.shared {
+		b.pool.close()
+	}
+	return nil
+}

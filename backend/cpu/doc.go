@@ -1,0 +1,32 @@
+// Package cpu runs the operations of package backend on the processor, with
+// vector kernels chosen once from what it offers.
+//
+// Experimental: this package may change with any release.
+//
+// # Workers
+//
+// A Backend has one pool of workers. A step holds all of them from Exec.Begin
+// to Exec.End, other steps wait in line. The caller's goroutine is worker 0;
+// the others start with the first step, wait for work a few microseconds
+// without sleeping, then sleep, and end with Close. An operation is cut into
+// chunks of its outputs, which the workers claim one by one; a worker that
+// comes late claims none, and nobody waits for it. Since only outputs are
+// divided, results are the same bits for any number of workers.
+//
+// Between chunks, and between kernel calls of a long chunk, a worker looks
+// whether the step's context has ended and lets other goroutines run twice a
+// millisecond, so the timers and the collector of the host program stay on time.
+//
+// # Weights
+//
+// Packed weights are panels of 16 rows. Float types are stored [panel][k][16];
+// Q8_0 as the int8 kernel wants it, [panel][block] of 16 scales and 512 codes;
+// every other block type [panel][block][16 rows], the file's bytes unchanged.
+// Types without a kernel of their own are decoded a tile at a time, once for
+// all rows of a step, and multiplied as F32.
+//
+// # Slow operations
+//
+// Operations listed in Description.Scalar run on the float64 reference
+// (package ref), on one worker.
+package cpu

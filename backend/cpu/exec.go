@@ -1,0 +1,137 @@
+package cpu
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/ref"
+)
+
+// exec is a backend.Exec. The tasks are fields so that a step allocates none.
+type exec struct {
+	b      *Backend
+	ctx    context.Context // of the running step, nil between steps
+	closed bool
+	arena  arena
+
+	rows   rowTask
+	lines  lineTask
+	matmul matmulTask
+	attend attendTask
+	inner  backend.Args // of the MatMul in LogProb
+}
+
+// native are the operations that run on the pool, indexed by Op; the others
+// run on package ref.
+var native = [...]func(*exec, *backend.Args){
+	backend.MatMul:    (*exec).matMul,
+	backend.RMSNorm:   (*exec).rmsNorm,
+	backend.RoPETable: (*exec).ropeTable,
+	backend.RoPE:      (*exec).rope,
+	backend.KVAppend:  (*exec).kvAppend,
+	backend.Attention: (*exec).attention,
+	backend.SwiGLU:    (*exec).swiGLU,
+	backend.Embedding: (*exec).embedding,
+	backend.LogProb:   (*exec).logProb,
+	backend.RoundI8:   (*exec).roundI8,
+	backend.RoundBF16: (*exec).copy,
+	backend.Add:       (*exec).add,
+	backend.Mul:       (*exec).mul,
+	backend.Softmax:   (*exec).softmax,
+	backend.Gather:    (*exec).gather,
+	backend.Copy:      (*exec).copy,
+}
+
+func (e *exec) Backend() backend.Backend { return e.b }
+
+func (e *exec) Begin(ctx context.Context) error {
+	if err := e.b.pool.acquire(ctx); err != nil {
+		return err
+	}
+	if e.closed {
+		e.b.pool.release()
+		return ErrClosed
+	}
+	e.ctx = ctx
+	e.arena.reset()
+	return nil
+}
+
+func (e *exec) End() error {
+	if e.ctx == nil {
+		return fmt.Errorf("cpu: End without Begin")
+	}
+	var err error
+	if e.b.pool.stopped.Load() {
+		err = e.ctx.Err()
+	}
+	e.ctx = nil
+	e.b.pool.release()
+	return err
+}
+
+func (e *exec) Alloc(t backend.DType, s backend.Shape) backend.View {
+	if !t.Valid() || t.Quantized() {
+		panic(&backend.ShapeError{Op: "Alloc", Detail: fmt.Sprintf("elements of type %v", t)})
+	}
+	n := int64(t.BlockBytes())
+	for _, d := range s.Dim[:s.Rank] {
+		if d < 0 || d > 0 && n > maxBytes/int64(d) {
+			panic(&backend.ShapeError{Op: "Alloc", Detail: fmt.Sprintf("%v of %v", s, t)})
+		}
+		n *= int64(d)
+	}
+	c, at := e.arena.take(n)
+	return backend.Contiguous(c, t, int(at/int64(t.BlockBytes())), s)
+}
+
+// maxBytes bounds a view, so that sizes derived from it do not overflow.
+const maxBytes = 1 << 60
+
+func (e *exec) Mark() int64        { return e.arena.mark() }
+func (e *exec) Release(mark int64) { e.arena.release(mark) }
+func (e *exec) Scratch() int64     { return e.arena.peak }
+
+func (e *exec) Run(op backend.Op, a *backend.Args) {
+	if e.ctx == nil {
+		panic(&backend.ShapeError{Op: op.String(), Detail: "run outside of Begin and End"})
+	}
+	backend.Check(op, a)
+	if e.b.pool.halted() {
+		return
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if int(op) < len(native) && native[op] != nil {
+		native[op](e, a)
+	} else {
+		ref.Run(op, a)
+	}
+}
+
+func (e *exec) Read(dst []float32, v backend.View) {
+	contiguous("Read", &v, backend.F32, len(dst))
+	copy(dst, elems[float32](&v))
+}
+
+func (e *exec) Write(v backend.View, src []float32) {
+	contiguous("Write", &v, backend.F32, len(src))
+	copy(elems[float32](&v), src)
+}
+
+func (e *exec) WriteIDs(v backend.View, src []int32) {
+	contiguous("WriteIDs", &v, backend.I32, len(src))
+	copy(elems[int32](&v), src)
+}
+
+func contiguous(what string, v *backend.View, t backend.DType, n int) {
+	if v.Type != t || v.Shape.Elems() != n || !v.IsContiguous() {
+		panic(&backend.ShapeError{Op: what, Detail: fmt.Sprintf("%d values of %v for a view of %v %v", n, t, v.Type, v.Shape)})
+	}
+}
+
+func (e *exec) Close() {
+	e.closed = true
+	e.arena.free()
+}

@@ -1,0 +1,151 @@
+package cpu
+
+import (
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+)
+
+// line is a run of n elements along the last axis of a view.
+type line struct {
+	s      []float32 // from the first element on; [n] where the stride is 1
+	n      int
+	stride int
+}
+
+func (l *line) unit() bool           { return l.stride == 1 }
+func (l *line) at(i int) float32     { return l.s[i*l.stride] }
+func (l *line) set(i int, v float32) { l.s[i*l.stride] = v }
+
+// lineTask is an element-wise operation of views of one shape: chunks are runs
+// of lines.
+type lineTask struct {
+	fn             func(y, p, q line)
+	a              *backend.Args
+	lines, perLine int // perLine is 0 for lines as the views have them
+	perChunk       int
+}
+
+// flatLine is the length of the lines of operands without gaps, which may be
+// cut anywhere.
+const flatLine = 1 << 10
+
+// eachLine runs fn over all elements. cost is that of an element, 1 for an
+// addition. cut allows lines shorter than the last axis.
+func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(y, p, q line)) {
+	n, lines := a.Out[0].Cols(), a.Out[0].Rows()
+	t := &e.lines
+	*t = lineTask{fn: fn, a: a, lines: lines}
+	if cut && a.Out[0].IsContiguous() && a.In[0].IsContiguous() && (!a.In[1].Present() || a.In[1].IsContiguous()) {
+		t.perLine = flatLine
+		n, t.lines = flatLine, (lines*n+flatLine-1)/flatLine
+	}
+	t.perChunk = max(1, chunkElems/max(cost*n, 1))
+	e.b.pool.run(t, (t.lines+t.perChunk-1)/t.perChunk)
+	*t = lineTask{}
+}
+
+func (t *lineTask) run(w *worker, chunk int) {
+	for l := chunk * t.perChunk; l < min((chunk+1)*t.perChunk, t.lines); l++ {
+		var q line
+		if t.a.In[1].Present() {
+			q = t.line(&t.a.In[1], l)
+		}
+		t.fn(t.line(&t.a.Out[0], l), t.line(&t.a.In[0], l), q)
+	}
+}
+
+// line is line l of a view.
+func (t *lineTask) line(v *backend.View, l int) line {
+	s := elems[float32](v)
+	if t.perLine > 0 {
+		n := min(t.perLine, v.Shape.Elems()-l*t.perLine)
+		return line{s[l*t.perLine:][:n], n, 1}
+	}
+	n, stride := lastAxis(v)
+	s = s[lineStart(v, l):]
+	if stride == 1 {
+		s = s[:n]
+	}
+	return line{s, n, stride}
+}
+
+// lastAxis is the extent and stride of the last axis.
+func lastAxis(v *backend.View) (n, stride int) {
+	if v.Shape.Rank == 0 {
+		return 1, 1
+	}
+	n, stride = v.Cols(), v.Stride[v.Shape.Rank-1]
+	if n == 1 {
+		stride = 1
+	}
+	return n, stride
+}
+
+// lineStart is where line l begins, in elements from the first.
+func lineStart(v *backend.View, l int) int {
+	at := 0
+	for i := v.Shape.Rank - 2; i >= 0; i-- {
+		at += l % v.Shape.Dim[i] * v.Stride[i]
+		l /= v.Shape.Dim[i]
+	}
+	return at
+}
+
+func (e *exec) copy(a *backend.Args) {
+	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		for l := from; l < to; l++ {
+			copyLine(&a.Out[0], &a.In[0], l)
+		}
+	})
+}
+
+// copyLine copies line l, rounding to the type of dst.
+func copyLine(dst, src *backend.View, l int) {
+	n, ds := lastAxis(dst)
+	_, ss := lastAxis(src)
+	d, s := lineStart(dst, l), lineStart(src, l)
+	switch {
+	case dst.Type == src.Type && dst.Type.BlockBytes() == 4:
+		move(elems[int32](dst)[d:], ds, elems[int32](src)[s:], ss, n)
+	case dst.Type == src.Type:
+		move(elems[uint16](dst)[d:], ds, elems[uint16](src)[s:], ss, n)
+	case src.Type == backend.F32:
+		in, out := elems[float32](src)[s:], elems[uint16](dst)[d:]
+		if dst.Type == backend.F16 {
+			convert(out, ds, in, ss, n, block.F32ToF16)
+		} else {
+			convert(out, ds, in, ss, n, block.F32ToBF16)
+		}
+	case dst.Type == backend.F32:
+		convert(elems[float32](dst)[d:], ds, elems[uint16](src)[s:], ss, n, widen(src.Type))
+	case dst.Type == backend.F16:
+		convert(elems[uint16](dst)[d:], ds, elems[uint16](src)[s:], ss, n,
+			func(h uint16) uint16 { return block.F32ToF16(block.BF16ToF32(h)) })
+	default:
+		convert(elems[uint16](dst)[d:], ds, elems[uint16](src)[s:], ss, n,
+			func(h uint16) uint16 { return block.F32ToBF16(block.F16ToF32(h)) })
+	}
+}
+
+func widen(t backend.DType) func(uint16) float32 {
+	if t == backend.F16 {
+		return block.F16ToF32
+	}
+	return block.BF16ToF32
+}
+
+func move[T number](dst []T, ds int, src []T, ss, n int) {
+	if ds == 1 && ss == 1 {
+		copy(dst[:n], src)
+		return
+	}
+	for i := range n {
+		dst[i*ds] = src[i*ss]
+	}
+}
+
+func convert[T, U number](dst []T, ds int, src []U, ss, n int, f func(U) T) {
+	for i := range n {
+		dst[i*ds] = f(src[i*ss])
+	}
+}

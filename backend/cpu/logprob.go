@@ -1,0 +1,57 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// logProbRows is how many rows of logits are in memory at once.
+const logProbRows = 32
+
+// logProb runs MatMul for a few rows at a time and reduces their logits.
+func (e *exec) logProb(a *backend.Args) {
+	rows, w := a.In[0].Rows(), a.W[0]
+	x := a.In[0]
+	if x.Shape.Rank != 2 {
+		x = backend.Contiguous(x.Buf, x.Type, x.Off, backend.Dims(rows, x.Cols()))
+	}
+	ids := elems[int32](&a.In[1])[:rows]
+	for _, id := range ids {
+		index("LogProb", id, w.Rows())
+	}
+	mark := e.arena.mark()
+	defer e.arena.release(mark)
+	for r := 0; r < rows; r += logProbRows {
+		n := min(logProbRows, rows-r)
+		b := &e.inner
+		b.In[0], b.W[0], b.Round = x.Slice(0, r, n), w, a.Round
+		b.In[1] = a.In[1].Slice(0, r, n)
+		b.Out[0] = e.Alloc(backend.F32, backend.Dims(n, w.Rows()))
+		e.matMul(b)
+		b.Out[1], b.Out[2] = a.Out[0].Slice(0, r, n), a.Out[1].Slice(0, r, n)
+		e.eachRow(b, n, 4*w.Rows(), reduceLogits)
+		b.Reset()
+		e.arena.release(mark)
+	}
+}
+
+// reduceLogits writes the log-probability of an id to Out[1] and the log of the
+// sum to Out[2], from logits in Out[0].
+func reduceLogits(_ *worker, a *backend.Args, from, to int) {
+	z, ids, v := elems[float32](&a.Out[0]), elems[int32](&a.In[1]), a.Out[0].Cols()
+	logp, lse := elems[float32](&a.Out[1]), elems[float32](&a.Out[2])
+	for r := from; r < to; r++ {
+		z := row(z, r, v, v)
+		top := float32(math.Inf(-1))
+		for _, x := range z {
+			top = max(top, x)
+		}
+		var sum float64
+		for _, x := range z {
+			sum += float64(exp32(x - top))
+		}
+		l := float64(top) + math.Log(sum)
+		lse[r], logp[r] = float32(l), float32(float64(z[ids[r]])-l)
+	}
+}

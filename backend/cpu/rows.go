@@ -1,0 +1,239 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+)
+
+// rowTask is an operation whose rows are independent: chunks are runs of them.
+type rowTask struct {
+	fn             func(w *worker, a *backend.Args, from, to int)
+	a              *backend.Args
+	rows, perChunk int
+}
+
+func (t *rowTask) run(w *worker, chunk int) {
+	from := chunk * t.perChunk
+	t.fn(w, t.a, from, min(from+t.perChunk, t.rows))
+}
+
+// chunkElems is the work of a chunk of rows, in elements: about 10 us.
+const chunkElems = 1 << 13
+
+// eachRow runs fn over rows of about width elements each.
+func (e *exec) eachRow(a *backend.Args, rows, width int, fn func(w *worker, a *backend.Args, from, to int)) {
+	n := max(1, chunkElems/max(width, 1))
+	e.rows = rowTask{fn, a, rows, n}
+	e.b.pool.run(&e.rows, (rows+n-1)/n)
+	e.rows.a = nil
+}
+
+// row returns row r of a matrix, given its elements and row stride.
+func row[T number](s []T, r, stride, cols int) []T { return s[r*stride:][:cols:cols] }
+
+func (e *exec) rmsNorm(a *backend.Args) {
+	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		x, y, w := elems[float32](&a.In[0]), elems[float32](&a.Out[0]), elems[float32](&a.In[1])
+		d := a.In[0].Cols()
+		w = w[:d]
+		for r := from; r < to; r++ {
+			x, y := row(x, r, a.In[0].RowStride(), d), row(y, r, a.Out[0].RowStride(), d)
+			s := float32(1 / math.Sqrt(sumSquares(x)/float64(d)+float64(a.Eps)))
+			for i, v := range x {
+				y[i] = v * s * w[i]
+			}
+		}
+	})
+}
+
+// sumSquares adds in four interleaved sums, which the processor overlaps.
+func sumSquares(x []float32) float64 {
+	var s0, s1, s2, s3 float64
+	i := 0
+	for ; i+4 <= len(x); i += 4 {
+		a, b, c, d := float64(x[i]), float64(x[i+1]), float64(x[i+2]), float64(x[i+3])
+		s0 += a * a
+		s1 += b * b
+		s2 += c * c
+		s3 += d * d
+	}
+	for ; i < len(x); i++ {
+		s0 += float64(x[i]) * float64(x[i])
+	}
+	return s0 + s1 + (s2 + s3)
+}
+
+func (e *exec) ropeTable(a *backend.Args) {
+	// A sine costs as much as 16 elements of other operations.
+	e.eachRow(a, a.Out[0].Rows(), 16*a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		f, half := elems[float32](&a.In[0]), a.In[0].Cols()
+		out := elems[float32](&a.Out[0])
+		for r := from; r < to; r++ {
+			y := row(out, r, a.Out[0].RowStride(), 2*half)
+			for i := range half {
+				sin, cos := math.Sincos(float64(float32(a.Layout.Pos[r]) * f[i]))
+				y[i], y[half+i] = float32(cos), float32(sin)
+			}
+		}
+	})
+}
+
+func (e *exec) rope(a *backend.Args) {
+	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		in, table, out := elems[float32](&a.In[0]), elems[float32](&a.In[1]), elems[float32](&a.Out[0])
+		d, hd := a.In[0].Cols(), a.In[1].Cols()
+		half := hd / 2
+		for r := from; r < to; r++ {
+			t := row(table, r, a.In[1].RowStride(), hd)
+			cos, sin := t[:half], t[half:][:half]
+			for h := 0; h < d; h += hd {
+				x, y := in[r*a.In[0].RowStride()+h:][:hd], out[r*a.Out[0].RowStride()+h:][:hd]
+				xi, xj, yi, yj := x[:half], x[half:][:half], y[:half], y[half:][:half]
+				for i, c := range cos {
+					u, v, s := xi[i], xj[i], sin[i]
+					yi[i], yj[i] = u*c-v*s, v*c+u*s
+				}
+			}
+		}
+	})
+}
+
+func (e *exec) kvAppend(a *backend.Args) {
+	e.eachRow(a, a.In[0].Rows(), 2*a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		segment := 0
+		for r := from; r < to; r++ {
+			s := &a.Layout.Segments[segment]
+			for r >= s.Row+s.Rows {
+				segment++
+				s = &a.Layout.Segments[segment]
+			}
+			at := s.KeyRow(r - s.Row)
+			page, slot := s.Pages[at/backend.PageLen].Bytes(), at%backend.PageLen
+			for value := range 2 {
+				in := &a.In[value]
+				x := row(elems[float32](in), r, in.RowStride(), in.Cols())
+				appendKV(page, slot, value, x, a)
+			}
+		}
+	})
+}
+
+// appendKV writes the keys or values x [G*hd] of one row to a slot of a page.
+func appendKV(page []byte, slot, value int, x []float32, a *backend.Args) {
+	hd := a.KV.HeadDim
+	for g := range a.KV.Heads {
+		at := a.KV.Offset(a.Layer, value, g) + slot*hd
+		if a.KV.Type == backend.F32 {
+			copy(as[float32](page)[at:][:hd], x[g*hd:])
+		} else {
+			block.EncodeF16(as[uint16](page)[at:][:hd], x[g*hd:][:hd])
+		}
+	}
+}
+
+func (e *exec) swiGLU(a *backend.Args) {
+	// Any strides are allowed; the model's are rows.
+	e.eachLine(a, 4, true, func(y, gate, up line) {
+		if y.unit() && gate.unit() && up.unit() {
+			g, u, y := gate.s, up.s[:len(gate.s)], y.s[:len(gate.s)]
+			for i, z := range g {
+				y[i] = z / (1 + exp32(-z)) * u[i]
+			}
+			return
+		}
+		for i := range y.n {
+			z := gate.at(i)
+			y.set(i, z/(1+exp32(-z))*up.at(i))
+		}
+	})
+}
+
+func (e *exec) add(a *backend.Args) {
+	e.eachLine(a, 1, true, func(y, p, q line) {
+		if y.unit() && p.unit() && q.unit() {
+			q, y := q.s[:len(p.s)], y.s[:len(p.s)]
+			for i, v := range p.s {
+				y[i] = v + q[i]
+			}
+			return
+		}
+		for i := range y.n {
+			y.set(i, p.at(i)+q.at(i))
+		}
+	})
+}
+
+func (e *exec) mul(a *backend.Args) {
+	e.eachLine(a, 1, true, func(y, p, q line) {
+		if y.unit() && p.unit() && q.unit() {
+			q, y := q.s[:len(p.s)], y.s[:len(p.s)]
+			for i, v := range p.s {
+				y[i] = v * q[i]
+			}
+			return
+		}
+		for i := range y.n {
+			y.set(i, p.at(i)*q.at(i))
+		}
+	})
+}
+
+func (e *exec) softmax(a *backend.Args) {
+	e.eachLine(a, 4, false, func(y, x, _ line) {
+		m := float32(math.Inf(-1))
+		for i := range x.n {
+			m = max(m, x.at(i))
+		}
+		var sum float64
+		for i := range x.n {
+			p := exp32(x.at(i) - m)
+			y.set(i, p)
+			sum += float64(p)
+		}
+		for i := range y.n {
+			y.set(i, float32(float64(y.at(i))/sum))
+		}
+	})
+}
+
+func (e *exec) embedding(a *backend.Args) {
+	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		ids, out, d := elems[int32](&a.In[0]), elems[float32](&a.Out[0]), a.Out[0].Cols()
+		for r := from; r < to; r++ {
+			id := index("Embedding", ids[r], a.W[0].Rows())
+			a.W[0].Tile(row(out, r, a.Out[0].RowStride(), d), id, 1, 0, d)
+		}
+	})
+}
+
+func (e *exec) gather(a *backend.Args) {
+	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		ids, in, out, d := elems[int32](&a.In[1]), elems[float32](&a.In[0]), elems[float32](&a.Out[0]), a.Out[0].Cols()
+		for r := from; r < to; r++ {
+			id := index("Gather", ids[r], a.In[0].Rows())
+			copy(row(out, r, a.Out[0].RowStride(), d), row(in, id, a.In[0].RowStride(), d))
+		}
+	})
+}
+
+// index checks an id against n rows.
+func index(op string, id int32, n int) int {
+	if id < 0 || int(id) >= n {
+		panic(&backend.ShapeError{Op: op, Detail: fmt.Sprintf("id %d of %d rows", id, n)})
+	}
+	return int(id)
+}
+
+func (e *exec) roundI8(a *backend.Args) {
+	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
+		x, k, group := elems[float32](&a.In[0]), a.In[0].Cols(), a.Round.Group()
+		q, d, sums := elems[int8](&a.Out[0]), elems[float32](&a.Out[1]), elems[int32](&a.Out[2])
+		for r := from; r < to; r++ {
+			w.kernels.RoundI8(row(q, r, a.Out[0].RowStride(), k), row(d, r, a.Out[1].RowStride(), k/group),
+				row(sums, r, a.Out[2].RowStride(), k/16), row(x, r, a.In[0].RowStride(), k), group)
+		}
+	})
+}
