@@ -5,8 +5,8 @@ import "errors"
 const (
 	// Panel is the number of outputs of a panel.
 	Panel = 16
-	// MaxRows is the number of rows of one pass over a panel. Calls take any
-	// number of rows; a multiple of MaxRows is fastest.
+	// MaxRows is the number of rows that use the registers best. Calls take
+	// any number of rows; a multiple of MaxRows is fastest.
 	MaxRows = 12
 	// Q8Bytes is the size of a block of a Q8_0 panel.
 	Q8Bytes = Panel * (2 + blockLen)
@@ -47,7 +47,14 @@ type Variant struct {
 
 // Generic returns the kernels in plain Go.
 func Generic() *Set {
-	return &Set{"generic", f32Generic, f16Generic, bf16Generic, q8Generic, roundGeneric}
+	return &Set{
+		name:  "generic",
+		f32:   product[float32]{MaxRows, f32Generic},
+		f16:   product[uint16]{MaxRows, f16Generic},
+		bf16:  product[uint16]{MaxRows, bf16Generic},
+		q8:    productQ8{MaxRows, q8Generic},
+		round: roundGeneric,
+	}
 }
 
 // Variants lists all variants, slowest first.
@@ -116,11 +123,11 @@ func (s *Set) Q8_0(out []float32, outStride int, xq []int8, xqStride int, xd []f
 		clearRows(out, outStride, rows, accumulate)
 		return
 	}
-	for r := 0; r < rows; r += MaxRows {
+	for r := 0; r < rows; r += s.q8.rows {
 		for b := 0; b < blocks; b += chunkBlocks {
 			s.q8.call(out[r*outStride:], outStride, xq[r*xqStride+b*blockLen:], xqStride,
 				xd[r*xdStride+b:], xdStride, xsum[r*xsumStride+2*b:], xsumStride, w[b*Q8Bytes:],
-				min(MaxRows, rows-r), min(chunkBlocks, blocks-b), accumulate || b > 0)
+				min(s.q8.rows, rows-r), min(chunkBlocks, blocks-b), accumulate || b > 0)
 		}
 	}
 }
@@ -148,27 +155,34 @@ func (s *Set) RoundI8(codes []int8, d []float32, sums []int32, x []float32, grou
 	}
 }
 
-// product is a float kernel of one variant: rows <= MaxRows, 0 < k <= chunkLen.
-type product[W float32 | uint16] func(out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool)
+// product is a float kernel of one variant, for at most rows rows and chunkLen
+// inputs, at least one of each.
+type product[W float32 | uint16] struct {
+	rows int
+	run  func(out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool)
+}
 
-// call runs f. It is a framed function of its own so that Go has a safepoint
-// between two runs of assembly.
+// call is a framed function of its own so that Go has a safepoint between two
+// runs of assembly.
 //
 //go:noinline
 func (f product[W]) call(out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
-	f(out, outStride, x, xStride, w, rows, k, accumulate)
+	f.run(out, outStride, x, xStride, w, rows, k, accumulate)
 }
 
-// productQ8 is the int8 kernel of one variant: rows <= MaxRows, 0 < blocks <=
-// chunkBlocks.
-type productQ8 func(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool)
+// productQ8 is the int8 kernel of one variant, for at most rows rows and
+// chunkBlocks blocks, at least one of each.
+type productQ8 struct {
+	rows int
+	run  func(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool)
+}
 
 //go:noinline
 func (f productQ8) call(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool) {
-	f(out, outStride, xq, xqStride, xd, xdStride, xsum, xsumStride, w, rows, blocks, accumulate)
+	f.run(out, outStride, xq, xqStride, xd, xdStride, xsum, xsumStride, w, rows, blocks, accumulate)
 }
 
-// multiply checks the operands and runs f over tiles of MaxRows rows and
+// multiply checks the operands and runs f over tiles of its rows and
 // chunkLen inputs.
 func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
 	if rows < 0 || k < 0 {
@@ -187,10 +201,10 @@ func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x 
 		clearRows(out, outStride, rows, accumulate)
 		return
 	}
-	for r := 0; r < rows; r += MaxRows {
+	for r := 0; r < rows; r += f.rows {
 		for i := 0; i < k; i += chunkLen {
 			f.call(out[r*outStride:], outStride, x[r*xStride+i:], xStride, w[i*Panel:],
-				min(MaxRows, rows-r), min(chunkLen, k-i), accumulate || i > 0)
+				min(f.rows, rows-r), min(chunkLen, k-i), accumulate || i > 0)
 		}
 	}
 }

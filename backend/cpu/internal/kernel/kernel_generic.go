@@ -58,26 +58,26 @@ func q8Generic(out []float32, outStride int, xq []int8, xqStride int, xd []float
 }
 
 func roundGeneric(codes []int8, d []float32, sums []int32, x []float32, group int) {
+	clear(codes[:len(x)])
 	clear(sums[:len(x)/sumLen])
 	for g := range len(x) / group {
-		m, bad := float32(0), false
+		m := uint32(0) // bits of absolute values order as integers, NaN above infinity
 		for _, v := range x[g*group:][:group] {
-			a := math.Float32frombits(math.Float32bits(v) &^ (1 << 31))
-			bad = bad || !(a <= math.MaxFloat32)
-			m = max(m, a)
+			m = max(m, math.Float32bits(v)&^(1<<31))
 		}
-		scale := 127 / m
-		d[g] = m / 127
-		if bad {
-			d[g], scale = float32(math.NaN()), 0
-		} else if scale > math.MaxFloat32 {
-			d[g], scale = 0, 0
+		largest := math.Float32frombits(m)
+		scale := 127 / largest
+		switch {
+		case !(largest <= math.MaxFloat32):
+			d[g] = float32(math.NaN())
+			continue
+		case scale > math.MaxFloat32:
+			d[g] = 0
+			continue
 		}
+		d[g] = largest / 127
 		for i := g * group; i < (g+1)*group; i++ {
-			codes[i] = 0
-			if scale > 0 {
-				codes[i] = int8(math.RoundToEven(float64(x[i] * scale)))
-			}
+			codes[i] = int8(math.RoundToEven(float64(x[i] * scale)))
 			sums[i/sumLen] += int32(codes[i])
 		}
 	}

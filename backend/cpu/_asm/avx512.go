@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+var zmm = []reg.VecPhysical{
+	reg.Z0, reg.Z1, reg.Z2, reg.Z3, reg.Z4, reg.Z5, reg.Z6, reg.Z7,
+	reg.Z8, reg.Z9, reg.Z10, reg.Z11, reg.Z12, reg.Z13, reg.Z14, reg.Z15,
+	reg.Z16, reg.Z17, reg.Z18, reg.Z19, reg.Z20, reg.Z21, reg.Z22, reg.Z23,
+	reg.Z24, reg.Z25, reg.Z26, reg.Z27, reg.Z28, reg.Z29, reg.Z30, reg.Z31,
+}
+
+// rows512 is the number of rows of a tile: Z0 to Z11 are the sums of a row each.
+const rows512 = 12
+
+func avx512(g gen) {
+	widen := map[string]func(Mem, reg.VecPhysical){
+		"f32":  func(m Mem, z reg.VecPhysical) { g.VMOVUPS(m, z) },
+		"f16":  func(m Mem, z reg.VecPhysical) { g.VCVTPH2PS(m, z) },
+		"bf16": func(m Mem, z reg.VecPhysical) { g.VPMOVZXWD(m, z); g.VPSLLD(U8(16), z, z) },
+	}
+	for _, f := range floats {
+		g.begin(f.name+"AVX512", floatSignature(f.elem), append([]string{f.name + "AVX512 is the AVX-512 product."}, floatDoc(rows512, f.doc)...)...)
+		g.float512(f.bytes, widen[f.name])
+	}
+	g.begin("q8AVX512", q8Signature, append([]string{"q8AVX512 is the AVX-512 VNNI product."}, q8Doc(rows512)...)...)
+	g.q8AVX512()
+}
+
+// sums512 loads the sums from out, or zeros. It clobbers cur and stride.
+func (g gen) sums512(rows int, cur, stride reg.GPPhysical) {
+	g.Comment("K1 is all ones to accumulate, else the sums start at zero.")
+	g.Load(g.Param("accumulate"), cur)
+	g.NEGQ(cur)
+	g.KMOVW(cur.As32(), reg.K1)
+	g.arg("out", cur)
+	g.stride("outStride", 2, stride)
+	for r := range rows {
+		g.VMOVUPS_Z(at(cur, 0), reg.K1, zmm[r])
+		g.ADDQ(stride, cur)
+	}
+}
+
+// store512 stores the sums. It clobbers cur and stride.
+func (g gen) store512(rows int, cur, stride reg.GPPhysical) {
+	g.arg("out", cur)
+	g.stride("outStride", 2, stride)
+	for r := range rows {
+		g.VMOVUPS(zmm[r], at(cur, 0))
+		g.ADDQ(stride, cur)
+	}
+}
+
+// float512 multiplies with the weights of 4 inputs in registers, each product
+// with x broadcast from memory.
+func (g gen) float512(bytes int, widen func(Mem, reg.VecPhysical)) {
+	const unroll = 4
+	x, xStride, w, k, cur, tmp := reg.RSI, reg.R8, reg.RDI, reg.RCX, reg.RAX, reg.RDX
+	g.arg("x", x)
+	g.stride("xStride", 2, xStride)
+	g.arg("w", w)
+	g.arg("k", k)
+	g.rowCases(rows512, cur, func(rows int) {
+		label := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
+		step := func(n int) {
+			for u := range n {
+				widen(at(w, 16*bytes*u), zmm[rows512+u])
+			}
+			g.MOVQ(x, cur)
+			for r := range rows {
+				for u := range n {
+					g.VFMADD231PS_BCST(at(cur, 4*u), zmm[rows512+u], zmm[r])
+				}
+				if r < rows-1 {
+					g.ADDQ(xStride, cur)
+				}
+			}
+			g.ADDQ(U8(4*n), x)
+			g.ADDQ(U32(16*bytes*n), w)
+			g.SUBQ(U8(n), k)
+		}
+		g.sums512(rows, cur, tmp)
+		g.CMPQ(k, U8(unroll))
+		g.JB(LabelRef(label("tail")))
+		g.Label(label("loop"))
+		step(unroll)
+		g.CMPQ(k, U8(unroll))
+		g.JAE(LabelRef(label("loop")))
+		g.Label(label("tail"))
+		g.TESTQ(k, k)
+		g.JEQ(LabelRef(label("store")))
+		g.Label(label("one"))
+		step(1)
+		g.JNE(LabelRef(label("one")))
+		g.Label(label("store"))
+		g.store512(rows, cur, tmp)
+	})
+}
+
+// q8AVX512 holds the codes of a block in registers, 128 added to make them
+// unsigned as VPDPBUSD wants: the integer sum of a row therefore starts at
+// -128 times the sum of its codes.
+func (g gen) q8AVX512() {
+	const group = 4 // rows whose integer sums are formed together
+	xq, xqStride, xd, xdStride, xsum, xsumStride := reg.RSI, reg.R8, reg.RDI, reg.R9, reg.R10, reg.R11
+	w, blocks, curD, curS, tmp, off := reg.RBX, reg.RCX, reg.RDX, reg.R12, reg.RAX, reg.R13
+	codes, scales, flip, ints, scale := zmm[12:20], reg.Z20, reg.Z21, zmm[22:26], zmm[26:30]
+	g.arg("xq", xq)
+	g.arg("xqStride", xqStride)
+	g.arg("xd", xd)
+	g.stride("xdStride", 2, xdStride)
+	g.arg("xsum", xsum)
+	g.stride("xsumStride", 2, xsumStride)
+	g.arg("w", w)
+	g.arg("blocks", blocks)
+	g.MOVL(U32(0x80808080), tmp.As32())
+	g.VPBROADCASTD(tmp.As32(), flip)
+	g.rowCases(rows512, tmp, func(rows int) {
+		loop := fmt.Sprintf("loop%d", rows)
+		g.sums512(rows, tmp, off)
+		g.Label(loop)
+		g.VCVTPH2PS(at(w, 0), scales)
+		for i := range codes {
+			g.VPXORD(at(w, q8Codes+64*i), flip, codes[i])
+		}
+		g.MOVQ(xq, off)
+		g.MOVQ(xd, curD)
+		g.MOVQ(xsum, curS)
+		for r0 := 0; r0 < rows; r0 += group {
+			n := min(group, rows-r0)
+			for r := range n {
+				g.MOVL(at(curS, 0), tmp.As32())
+				g.ADDL(at(curS, 4), tmp.As32())
+				g.IMUL3L(I8(-128), tmp.As32(), tmp.As32())
+				g.VPBROADCASTD(tmp.As32(), ints[r])
+				g.ADDQ(xsumStride, curS)
+			}
+			for r := range n {
+				for i := range codes {
+					g.VPDPBUSD_BCST(at(off, 4*i), codes[i], ints[r])
+				}
+				g.ADDQ(xqStride, off)
+			}
+			for r := range n {
+				g.VCVTDQ2PS(ints[r], ints[r])
+				g.VMULPS_BCST(at(curD, 0), scales, scale[r])
+				g.VFMADD231PS(ints[r], scale[r], zmm[r0+r])
+				g.ADDQ(xdStride, curD)
+			}
+		}
+		g.ADDQ(U8(32), xq)
+		g.ADDQ(U8(4), xd)
+		g.ADDQ(U8(8), xsum)
+		g.ADDQ(U32(q8Bytes), w)
+		g.DECQ(blocks)
+		g.JNE(LabelRef(loop))
+		g.store512(rows, tmp, off)
+	})
+}

@@ -1,0 +1,180 @@
+// Command _asm writes the assembly of backend/cpu/internal/kernel into the
+// folder named by its argument: for each variant a file of code and a file of
+// Go declarations.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/mmcloughlin/avo/attr"
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/pass"
+	"github.com/mmcloughlin/avo/printer"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: go run . folder")
+		os.Exit(2)
+	}
+	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512} {
+		g := gen{build.NewContext()}
+		g.ConstraintExpr("!noasm")
+		write(g)
+		if err := g.print(filepath.Join(os.Args[1], name+"_amd64")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+}
+
+// gen is one file of assembly.
+type gen struct{ *build.Context }
+
+func (g gen) print(path string) error {
+	f, err := g.Result()
+	if err == nil {
+		err = pass.Compile.Execute(f)
+	}
+	if err != nil {
+		return err
+	}
+	cfg := printer.Config{Name: "backend/cpu/_asm (avo)", Pkg: "kernel"}
+	for ext, p := range map[string]printer.Printer{".s": printer.NewGoAsm(cfg), ".go": printer.NewStubs(cfg)} {
+		text, err := p.Print(f)
+		if err == nil {
+			err = os.WriteFile(path+ext, text, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin starts a function whose doc comment is its loop in Go. No function
+// has a frame or uses BP.
+func (g gen) begin(name, signature string, doc ...string) {
+	g.Function(name)
+	g.Attributes(attr.NOSPLIT)
+	g.Pragma("noescape")
+	g.SignatureExpr(signature)
+	g.Doc(doc...)
+}
+
+// arg loads a parameter, or the address of a slice.
+func (g gen) arg(name string, r reg.Register) {
+	p := g.Param(name)
+	if _, err := p.Base().Resolve(); err == nil {
+		p = p.Base()
+	}
+	g.Load(p, r)
+}
+
+// stride loads the parameter name and multiplies it by 1<<shift.
+func (g gen) stride(name string, shift uint64, r reg.Register) {
+	g.arg(name, r)
+	if shift > 0 {
+		g.SHLQ(operand.U8(shift), r)
+	}
+}
+
+// rowCases writes body once for each number of rows up to most, and the jumps
+// to it by the parameter rows; r is free afterwards.
+func (g gen) rowCases(most int, r reg.Register, body func(rows int)) {
+	g.arg("rows", r)
+	for n := 1; n < most; n++ {
+		g.CMPQ(r, operand.U8(n))
+		g.JEQ(operand.LabelRef(fmt.Sprintf("rows%d", n)))
+	}
+	for n := most; n > 0; n-- {
+		g.Label(fmt.Sprintf("rows%d", n))
+		body(n)
+		g.VZEROUPPER()
+		g.RET()
+	}
+}
+
+// floats are the element types of float panels.
+var floats = []struct {
+	name, elem, doc string
+	bytes           int
+}{
+	{"f32", "float32", "w[i*16+j]", 4},
+	{"f16", "uint16", "float16(w[i*16+j])", 2},
+	{"bf16", "uint16", "bfloat16(w[i*16+j])", 2},
+}
+
+// floatSignature and floatDoc are those of a float kernel.
+func floatSignature(elem string) string {
+	return "func(out []float32, outStride int, x []float32, xStride int, w []" + elem + ", rows, k int, accumulate bool)"
+}
+
+func floatDoc(rows int, weight string) []string {
+	return []string{
+		fmt.Sprintf("For 0 < rows <= %d and 0 < k:", rows),
+		"",
+		"\tfor r := range rows {",
+		"\t\tfor j := range 16 {",
+		"\t\t\tacc := float32(0)",
+		"\t\t\tif accumulate {",
+		"\t\t\t\tacc = out[r*outStride+j]",
+		"\t\t\t}",
+		"\t\t\tfor i := range k {",
+		"\t\t\t\tacc = fma(x[r*xStride+i], " + weight + ", acc)",
+		"\t\t\t}",
+		"\t\t\tout[r*outStride+j] = acc",
+		"\t\t}",
+		"\t}",
+	}
+}
+
+const q8Signature = "func(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool)"
+
+func q8Doc(rows int) []string {
+	return []string{
+		fmt.Sprintf("For 0 < rows <= %d and 0 < blocks, with wd and wq the scales and codes of w:", rows),
+		"",
+		"\tfor r := range rows {",
+		"\t\tfor j := range 16 {",
+		"\t\t\tacc := float32(0)",
+		"\t\t\tif accumulate {",
+		"\t\t\t\tacc = out[r*outStride+j]",
+		"\t\t\t}",
+		"\t\t\tfor b := range blocks {",
+		"\t\t\t\tdot := int32(0)",
+		"\t\t\t\tfor i := range 32 {",
+		"\t\t\t\t\tdot += int32(xq[r*xqStride+32*b+i]) * int32(wq[b][i/4][j][i%4])",
+		"\t\t\t\t}",
+		"\t\t\t\tacc = fma(xd[r*xdStride+b]*float16(wd[b][j]), float32(dot), acc)",
+		"\t\t\t}",
+		"\t\t\tout[r*outStride+j] = acc",
+		"\t\t}",
+		"\t}",
+	}
+}
+
+// A block of a Q8_0 panel: scales, then codes.
+const (
+	q8Codes = 32
+	q8Bytes = 544
+)
+
+// at is the operand disp bytes after base.
+func at(base reg.Register, disp int) operand.Mem {
+	return operand.Mem{Base: base, Disp: disp}
+}
+
+// rowAt is the operand disp bytes after row r, where bases hold the addresses
+// of rows 0, 3, 6, ... and stride is their distance in bytes.
+func rowAt(bases []reg.GPPhysical, stride reg.Register, r, disp int) operand.Mem {
+	m := at(bases[r/3], disp)
+	if r%3 > 0 {
+		m.Index, m.Scale = stride, uint8(r%3)
+	}
+	return m
+}
