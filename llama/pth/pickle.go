@@ -285,7 +285,8 @@ func (m *machine) remember(op byte) error {
 }
 
 // push, pop, popN, popMark and top are the stack. What lies below the last
-// mark is out of reach until the mark is taken away.
+// mark is out of reach until the mark is taken away. push returns nil, so that
+// an instruction can end with it.
 func (m *machine) push(v any) error {
 	m.stack = append(m.stack, v)
 	return nil

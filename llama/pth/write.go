@@ -45,12 +45,13 @@ func (s *Source) numel() (int64, *kind, error) {
 	case !utf8.ValidString(s.Name) || len(s.Name) > math.MaxInt32:
 		return bad("not a tensor name")
 	}
-	n := int64(1)
+	n, extent := int64(1), int64(1) // extent counts empty dimensions as one, as the strides do
 	for _, d := range s.Shape {
-		if d < 0 || d > 0 && n > math.MaxInt64/k.size/int64(d) {
+		if d < 0 || extent > math.MaxInt64/k.size/int64(max(1, d)) {
 			return bad(fmt.Sprintf("shape %v", s.Shape))
 		}
 		n *= int64(d)
+		extent *= int64(max(1, d))
 	}
 	return n, k, nil
 }
@@ -183,10 +184,10 @@ func encodePickle(tensors []Source) (string, error) {
 			return "", &Error{"pth", s.Name, "there twice", nil}
 		}
 		seen[s.Name] = true
-		strides := make([]int, len(s.Shape))
-		for i, step := len(s.Shape)-1, 1; i >= 0; i-- {
+		strides := make([]int64, len(s.Shape))
+		for i, step := len(s.Shape)-1, int64(1); i >= 0; i-- {
 			strides[i] = step
-			step *= max(1, s.Shape[i])
+			step *= int64(max(1, s.Shape[i]))
 		}
 		b = appendString(b, s.Name)
 		b = appendGlobal(b, rebuildTensor)
@@ -234,7 +235,7 @@ func appendInt(b []byte, n int64) []byte {
 	return binary.LittleEndian.AppendUint64(append(b, opLong1, 8), uint64(n))
 }
 
-func appendInts(b []byte, ns []int) []byte {
+func appendInts[T int | int64](b []byte, ns []T) []byte {
 	b = append(b, opMark)
 	for _, n := range ns {
 		b = appendInt(b, int64(n))

@@ -175,9 +175,6 @@ func WriteDir(dir string, tensors []Source, metadata map[string]string, limit in
 		}
 		names = append(names, name)
 		for _, s := range part {
-			if shardOf[s.Name] != "" {
-				return nil, &Error{dir, s.Name, "there twice", nil}
-			}
 			shardOf[s.Name] = name
 		}
 	}
@@ -195,12 +192,16 @@ func WriteDir(dir string, tensors []Source, metadata map[string]string, limit in
 
 // split cuts tensors, in order, into runs of at most limit bytes, at least one.
 func split(tensors []Source, limit int64) (shards [][]Source, total int64, err error) {
-	start, size := 0, int64(0)
+	seen, start, size := map[string]bool{}, 0, int64(0)
 	for i := range tensors {
 		n, err := tensors[i].size()
 		if err != nil {
 			return nil, 0, err
 		}
+		if seen[tensors[i].Name] {
+			return nil, 0, &Error{"safetensors", tensors[i].Name, "there twice", nil}
+		}
+		seen[tensors[i].Name] = true
 		if i > start && size > limit-n {
 			shards = append(shards, tensors[start:i])
 			start, size = i, 0
@@ -210,5 +211,8 @@ func split(tensors []Source, limit int64) (shards [][]Source, total int64, err e
 		}
 		size, total = size+n, total+n
 	}
-	return append(shards, tensors[start:]), total, nil
+	if shards = append(shards, tensors[start:]); len(shards) > maxShards {
+		return nil, 0, &Error{"safetensors", "", fmt.Sprintf("%d shards of %d bytes, the limit is %d shards", len(shards), limit, maxShards), nil}
+	}
+	return shards, total, nil
 }
