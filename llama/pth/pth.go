@@ -150,10 +150,10 @@ func newTensor(f *vfs.File, name string, v *view, entries map[string]entry) (*Te
 	elems, last := int64(1), v.offset
 	fits := v.offset >= 0 && v.offset <= s.numel
 	for i, d := range v.shape {
-		if d < 0 || d > math.MaxInt || v.strides[i] < 0 {
-			return nil, fmt.Errorf("shape %v, strides %v", v.shape, v.strides)
+		if d < 0 || v.strides[i] < 0 {
+			return nil, fmt.Errorf("shape %v, strides %v: negative", v.shape, v.strides)
 		}
-		if d > 0 && elems > math.MaxInt64/d {
+		if d > math.MaxInt || d > 0 && elems > math.MaxInt64/d {
 			return nil, fmt.Errorf("shape %v is too large", v.shape)
 		}
 		elems *= d
