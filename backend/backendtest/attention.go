@@ -208,3 +208,27 @@ func (c *testCase) attention(g heads, p place) *testCase {
 	c.out[0] = fresh(backend.F32, p, r, g.query*g.dim)
 	return c
 }
+
+func attentionBackwardCases() (cs []*testCase) {
+	for i, s := range rowScenes() {
+		for j, g := range geometries {
+			c := newCase(backend.AttentionBackward, "%s/%d on %d heads of %d", s.name, g.query, g.kv, g.dim)
+			c.args.KV = backend.KV{Type: backend.F32, Layers: 1, Heads: g.kv, HeadDim: g.dim}
+			c.layout(s, false)
+			r := c.args.Layout.Rows()
+			c.in[1] = newOperand(backend.F32, place(i%3), c.normal, r, g.kv*g.dim)
+			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, r, g.kv*g.dim)
+			c.attention(g, place(i%3))
+			y := c.output(backend.Attention, r*g.query*g.dim)
+			c.in[3] = newOperand(backend.F32, place((i+1)%3), func(i int) float64 { return y[i] }, r, g.query*g.dim)
+			c.in[4] = newOperand(backend.F32, place(i%3), c.normal, r, g.query*g.dim)
+			c.out[1] = fresh(backend.F32, place((i+2)%3), r, g.kv*g.dim)
+			c.out[2] = fresh(backend.F32, place(i%3), r, g.kv*g.dim)
+			if absent := j - 4; absent >= 0 && absent < 3 { // some gradients not wanted
+				c.out[absent] = nil
+			}
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}

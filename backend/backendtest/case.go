@@ -20,6 +20,7 @@ type testCase struct {
 	pages   []*operand   // pages of keys and values, each a whole buffer
 	tables  [][]int      // per segment, indices into pages; nil without pages
 	args    backend.Args // Round, Layout, KV, Layer, Eps, Scale, Axis
+	loose   bool         // a value that is not finite may be any such value
 	rng     *rand.Rand
 }
 
@@ -294,4 +295,21 @@ func (c *testCase) run(b backend.Backend) (after map[*operand]host, err error) {
 	p.upload(e)
 	e.Run(c.op, &p.args)
 	return p.download(e), nil
+}
+
+// output runs another operation of the oracle on the operands of c and returns
+// its last output; sizes are those of the outputs.
+func (c *testCase) output(op backend.Op, sizes ...int) []float64 {
+	p, err := c.place(ref.New())
+	if err != nil {
+		panic(err) // the oracle takes every case
+	}
+	defer p.free()
+	p.upload(nil)
+	x := ref.Load(&p.args)
+	for i, n := range sizes {
+		x.Out[i] = make([]float64, n)
+	}
+	x.Eval(op)
+	return x.Out[len(sizes)-1]
 }

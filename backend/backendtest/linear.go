@@ -3,6 +3,7 @@ package backendtest
 import (
 	"math"
 	"math/rand/v2"
+	"sync"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -30,36 +31,49 @@ func roundings(k int) []backend.Rounding {
 	return rs
 }
 
-// blocks makes n random blocks of type t whose values are all finite, the
-// largest between 2^-5 and 8, or where wild is set, blocks of any bytes.
-func blocks(rng *rand.Rand, t backend.DType, n int, wild bool) [][]byte {
-	pool, x := make([][]byte, 0, n), make([]float32, t.BlockElems())
-	for len(pool) < n {
-		b := make([]byte, t.BlockBytes())
-		for i := range b {
-			b[i] = byte(rng.Uint32())
-		}
-		if t.Float() {
-			block.Encode(t, b, []float32{float32(rng.NormFloat64())})
-		}
-		block.Decode(t, x, b)
-		m := 0.0
-		for _, v := range x {
-			if math.IsNaN(float64(v)) {
-				m = math.Inf(1)
+// pools hold for every weight type random blocks whose values are all finite,
+// the largest between 2^-5 and 8.
+var pools = sync.OnceValue(func() map[backend.DType][][]byte {
+	m := map[backend.DType][][]byte{}
+	for _, t := range weightTypes() {
+		rng, x := rand.New(rand.NewPCG(uint64(t), 2)), make([]float32, t.BlockElems())
+		for len(m[t]) < 64 {
+			b := anyBlock(rng, t)
+			if t.Float() {
+				block.Encode(t, b, []float32{float32(rng.NormFloat64())})
 			}
-			m = max(m, math.Abs(float64(v)))
-		}
-		if wild || t.Float() || m >= 1./32 && m <= 8 {
-			pool = append(pool, b)
+			block.Decode(t, x, b)
+			if l := largestOf(x); t.Float() || l >= 1./32 && l <= 8 {
+				m[t] = append(m[t], b)
+			}
 		}
 	}
-	return pool
+	return m
+})
+
+// anyBlock is a block of random bytes.
+func anyBlock(rng *rand.Rand, t backend.DType) []byte {
+	b := make([]byte, t.BlockBytes())
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}
+
+// largestOf is the largest magnitude in x, infinite where one is not finite.
+func largestOf(x []float32) float64 {
+	m := 0.0
+	for _, v := range x {
+		if m = max(m, math.Abs(float64(v))); math.IsNaN(m) {
+			return math.Inf(1)
+		}
+	}
+	return m
 }
 
 // weight makes a packed weight [rows, cols].
 func (c *testCase) weight(t backend.DType, rows, cols int) *matrix {
-	return c.weightOf(blocks(c.rng, t, 48, false), t, rows, cols)
+	return c.weightOf(pools()[t], t, rows, cols)
 }
 
 // weightOf makes a packed weight of blocks drawn from a pool.
@@ -84,7 +98,7 @@ func (c *testCase) floatWeight(t backend.DType, p place, rows, cols int) *matrix
 	return m
 }
 
-// matMulCase multiplies rows of x with the weights.
+// matMul multiplies rows of x with the weights.
 func (c *testCase) matMul(round backend.Rounding, p place, x func(int) float64, rows int, weights ...*matrix) *testCase {
 	c.args.Round = round
 	c.in[0] = newOperand(backend.F32, p, x, rows, weights[0].cols)
@@ -125,7 +139,7 @@ func matMulCases() (cs []*testCase) {
 			}
 		}
 	}
-	return append(cs, mixedMatMulCases()...)
+	return append(append(cs, mixedMatMulCases()...), edgeMatMulCases()...)
 }
 
 // mixedMatMulCases have several weights of different types and heights.
@@ -149,6 +163,169 @@ func mixedMatMulCases() (cs []*testCase) {
 	return cs
 }
 
+// edgeMatMulCases have values at the ends of the formats. Weights of block
+// types are of any bytes: where the oracle is not finite a backend must not be
+// either, though it may be infinite for NaN, since scales multiply sums.
+func edgeMatMulCases() (cs []*testCase) {
+	for _, t := range []backend.DType{backend.F32, backend.F16, backend.BF16} {
+		for _, round := range roundings(64) {
+			c := newCase(backend.MatMul, "edges times %v/round %v", t, round)
+			x := func(i int) float64 { // one edge in a row, in one group
+				if i%64 == i/64 {
+					return edges[i/64]
+				}
+				return c.rng.NormFloat64()
+			}
+			cs = append(cs, c.matMul(round, dense, x, len(edges), c.weight(t, 17, 64)))
+		}
+		c := newCase(backend.MatMul, "%v with infinity, NaN and zero", t)
+		w := c.weight(t, 20, 33)
+		block.Encode(t, w.raw[5*w.rowBytes():][:t.BlockBytes()], []float32{float32(math.Inf(1))})
+		block.Encode(t, w.raw[9*w.rowBytes():][:t.BlockBytes()], []float32{float32(math.NaN())})
+		x := func(i int) float64 { return float64(i % 33 % 3) } // zeros meet infinity
+		cs = append(cs, c.matMul(backend.RoundNone, odd, x, 3, w))
+		c = newCase(backend.MatMul, "no rows, %v", t)
+		cs = append(cs, c.matMul(backend.RoundNone, dense, c.normal, 0, c.weight(t, 20, 33)))
+	}
+	for _, t := range weightTypes() {
+		if !t.Quantized() {
+			continue
+		}
+		for _, round := range roundings(256) {
+			c := newCase(backend.MatMul, "broken scales/%v/round %v", t, round)
+			c.loose = true
+			w := c.weight(t, 33, 256)
+			for _, row := range []int{0, 13, 32} {
+				copy(w.raw[row*w.rowBytes():], brokenBlock(c.rng, t))
+			}
+			cs = append(cs, c.matMul(round, dense, c.normal, 3, w))
+		}
+	}
+	return cs
+}
+
+// brokenBlock is a block with values that are not finite, where the type has
+// such blocks; else a usual one.
+func brokenBlock(rng *rand.Rand, t backend.DType) []byte {
+	x := make([]float32, t.BlockElems())
+	for range 1 << 12 {
+		b := anyBlock(rng, t)
+		block.Decode(t, x, b)
+		if math.IsInf(largestOf(x), 1) {
+			return b
+		}
+	}
+	return pools()[t][0]
+}
+
+func matMulBackwardCases() (cs []*testCase) {
+	for _, t := range weightTypes() {
+		for i, k := range inputs(t) {
+			r, n := rowCounts[i%len(rowCounts)], outputs[i%len(outputs)]
+			c := newCase(backend.MatMulBackward, "%v/%dx%dx%d", t, r, n, k)
+			cs = append(cs, c.matMulBackward(place(i%3), r, i%4 != 3, t.Float() && i%3 > 0, c.weight(t, n, k)))
+			if t == backend.F32 || t == backend.BF16 {
+				c := newCase(backend.MatMulBackward, "float %v/%dx%dx%d", t, r, n, k)
+				cs = append(cs, c.matMulBackward(place(i%3), r, i%4 != 3, true, c.floatWeight(t, place(i%3), n, k)))
+			}
+		}
+	}
+	c := newCase(backend.MatMulBackward, "q, k, v")
+	f := func(n int) *matrix { return c.floatWeight(backend.F32, gaps, n, 64) }
+	cs = append(cs, c.matMulBackward(gaps, 19, true, true, f(64), f(16), f(17)))
+	c = newCase(backend.MatMulBackward, "frozen base of mixed types")
+	return append(cs, c.matMulBackward(odd, 19, true, false, c.weight(backend.Q4_K, 33, 256), c.weight(backend.BF16, 16, 256)))
+}
+
+func (c *testCase) matMulBackward(p place, rows int, dx, dw bool, weights ...*matrix) *testCase {
+	k := weights[0].cols
+	c.weights = weights
+	c.in[0] = newOperand(backend.F32, p, c.normal, rows, k)
+	if dx {
+		c.out[0] = fresh(backend.F32, p, rows, k)
+	}
+	for i, w := range weights {
+		c.in[1+i] = newOperand(backend.F32, p, c.normal, rows, w.rows)
+		if dw {
+			c.out[1+i] = newOperand(backend.F32, p, c.normal, w.rows, k)
+		}
+	}
+	return c
+}
+
+func logProbCases() (cs []*testCase) {
+	for _, t := range weightTypes() {
+		for i, k := range inputs(t) {
+			r, vocab := rowCounts[i%len(rowCounts)], outputs[i%len(outputs)]
+			c := newCase(backend.LogProb, "%v/%d rows, %dx%d", t, r, vocab, k)
+			c.logProb(place(i%3), r, c.weight(t, vocab, k))
+			c.out[0], c.out[1] = fresh(backend.F32, place(i%2), r), fresh(backend.F32, place(i%2), r)
+			cs = append(cs, c)
+
+			c = newCase(backend.LogProbBackward, "%v/%d rows, %dx%d", t, r, vocab, k)
+			w := c.weight(t, vocab, k)
+			c.logProb(place(i%3), r, w)
+			lse := c.output(backend.LogProb, r, r)
+			c.in[2] = newOperand(backend.F32, place(i%2), func(i int) float64 { return lse[i] }, r)
+			c.in[3] = newOperand(backend.F32, place(i%2), c.normal, r)
+			if i%4 != 3 {
+				c.out[0] = fresh(backend.F32, place(i%3), r, k)
+			}
+			if t.Float() {
+				c.out[1] = newOperand(backend.F32, place(i%3), c.normal, vocab, k)
+			}
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+func (c *testCase) logProb(p place, rows int, w *matrix) {
+	c.weights = []*matrix{w}
+	size := 2 / math.Sqrt(float64(w.cols))
+	c.in[0] = newOperand(backend.F32, p, func(int) float64 { return size * c.rng.NormFloat64() }, rows, w.cols)
+	c.in[1] = newOperand(backend.I32, dense, c.below(w.rows), rows)
+}
+
+func roundCases() (cs []*testCase) {
+	for i, k := range []int{32, 64, 96, 256, 320, 512} {
+		for f, fill := range []func(*testCase) func(int) float64{normals, allEdges, halves} {
+			r := rowCounts[i]
+			for _, round := range roundings(k)[2:] {
+				c := newCase(backend.RoundI8, "%dx%d/round %v/fill %d", r, k, round, f)
+				c.args.Round = round
+				c.in[0] = newOperand(backend.F32, place(i%3), fill(c), r, k)
+				c.out[0] = fresh(backend.I8, place(i%3), r, k)
+				c.out[1] = fresh(backend.F32, place(i%3), r, k/round.Group())
+				c.out[2] = fresh(backend.I32, place(i%3), r, k/16)
+				cs = append(cs, c)
+			}
+			c := newCase(backend.RoundBF16, "%dx%d/fill %d", r, k+i, f)
+			c.in[0] = newOperand(backend.F32, place(i%3), fill(c), r, k+i)
+			c.out[0] = fresh(backend.BF16, place(i%3), r, k+i)
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+// halves are ties of RoundI8: multiples of a half up to 127, some groups zero
+// or tiny.
+func halves(c *testCase) func(int) float64 {
+	return func(i int) float64 {
+		switch i / 32 % 4 {
+		case 1:
+			return 0
+		case 2:
+			return 1e-40 * float64(i%32)
+		}
+		if i%32 == 0 {
+			return 127
+		}
+		return float64(c.rng.IntN(509)-254) / 2
+	}
+}
+
 func embeddingCases() (cs []*testCase) {
 	for _, t := range weightTypes() {
 		for i, k := range inputs(t) {
@@ -161,7 +338,11 @@ func embeddingCases() (cs []*testCase) {
 			cs = append(cs, c)
 		}
 	}
-	return cs
+	c := newCase(backend.EmbeddingBackward, "ids twice")
+	c.in[0] = newOperand(backend.I32, odd, c.below(5), 33)
+	c.in[1] = newOperand(backend.F32, gaps, c.normal, 33, 17)
+	c.out[0] = newOperand(backend.F32, odd, c.normal, 5, 17)
+	return append(cs, c)
 }
 
 // below fills with ids under n; the first two are the ends.

@@ -2,6 +2,8 @@ package backendtest
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -11,27 +13,23 @@ import (
 // table makes all cases, in the order of the operations.
 func table() []*testCase {
 	cs := slices.Concat(
-		matMulCases(), embeddingCases(),
-		rmsNormCases(), ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(),
-		binaryCases(backend.SwiGLU, normals, gates), binaryCases(backend.Add, normals, allEdges),
-		binaryCases(backend.Mul, normals, allEdges), gatherCases(), copyCases(),
+		matMulCases(), matMulBackwardCases(), embeddingCases(), logProbCases(), roundCases(),
+		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(),
+		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(),
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })
 	return cs
 }
 
-// Run checks b against the oracle, one subtest an operation. An operation that
-// b does not support is skipped with the error that b gives; so is a case whose
-// weight type b cannot pack.
+// Run checks b against the oracle, one subtest an operation, then the promises
+// of the interface: packing, float weights, rows alone or in a batch, memory,
+// steps. What b does not support is skipped, by name, with the error b gives.
 func Run(t *testing.T, b backend.Backend) {
 	byOp := map[backend.Op][]*testCase{}
 	for _, c := range table() {
 		byOp[c.op] = append(byOp[c.op], c)
 	}
 	for _, op := range backend.Ops() {
-		if byOp[op] == nil {
-			continue
-		}
 		t.Run(op.String(), func(t *testing.T) {
 			if err := b.Supports(op); err != nil {
 				t.Skip(err)
@@ -39,6 +37,31 @@ func Run(t *testing.T, b backend.Backend) {
 			runCases(t, b, byOp[op])
 		})
 	}
+	contract(t, b)
+}
+
+func contract(t *testing.T, b backend.Backend) {
+	report := func(name string, f func() error) {
+		t.Run(name, func(t *testing.T) {
+			if err := f(); errors.Is(err, backend.ErrUnsupported) {
+				t.Skip(err)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, w := range weightTypes() {
+		report("Pack/"+w.String(), func() error { return checkPack(b, w) })
+	}
+	report("Float", func() error { return checkFloat(b) })
+	for _, c := range rowsAlone(b) {
+		report("RowsAlone/"+c.op.String()+"/"+c.name, func() error { return checkRowsAlone(b, c) })
+	}
+	for _, kv := range []backend.DType{backend.F32, backend.F16} {
+		report("Chunks/"+kv.String(), func() error { return checkChunks(b, kv) })
+	}
+	report("Memory", func() error { return checkMemory(b) })
+	report("Steps", func() error { return checkSteps(b) })
 }
 
 // most is how many failures of one operation are reported.
@@ -65,4 +88,39 @@ func runCases(t *testing.T, b backend.Backend, cs []*testCase) {
 		}
 	}
 	t.Logf("%d cases; the largest error is %.2g of what is allowed, in %q", len(cs), worst, at)
+}
+
+// RunSame checks that two backends, of different numbers of workers for
+// example, give the same bits for every case of the table and for larger ones.
+func RunSame(t *testing.T, a, b backend.Backend) {
+	for _, c := range append(table(), largeCases(a)...) {
+		if err := same(a, b, c); errors.Is(err, backend.ErrUnsupported) {
+			t.Logf("%v %s: skipped: %v", c.op, c.name, err)
+		} else if err != nil {
+			t.Errorf("%v %s: %v", c.op, c.name, err)
+		}
+	}
+}
+
+// same compares the outputs of a case on two backends.
+func same(a, b backend.Backend, c *testCase) error {
+	x, err := c.run(a)
+	if err != nil {
+		return err
+	}
+	y, err := c.run(b)
+	if err != nil {
+		return err
+	}
+	for i, o := range c.operands() {
+		v, w := o.view, o.view
+		v.Buf, w.Buf = x[o], y[o]
+		p, q := read(v), read(w)
+		for j := range p {
+			if math.Float64bits(p[j]) != math.Float64bits(q[j]) && (p[j] == p[j] || q[j] == q[j]) {
+				return fmt.Errorf("operand %d, element %d: %v and %v", i, j, p[j], q[j])
+			}
+		}
+	}
+	return nil
 }

@@ -32,25 +32,64 @@ type rule func(c *testCase, x, a *ref.Values) bound
 var tolerances = [...]rule{
 	// K products and additions, and the scales of a block: one for the weight,
 	// one for the input, one for the minimum.
-	backend.MatMul: sumOf(func(a *backend.Args, _ int) float64 { return float64(a.In[0].Cols()) + 8 }),
+	backend.MatMul: sumOf(func(a *backend.Args, _ int) int { return a.In[0].Cols() + 8 }),
+	// Sums over all outputs for dx, over rows for dW.
+	backend.MatMulBackward: sumOf(func(a *backend.Args, out int) int {
+		n := a.In[0].Rows()
+		for i := range a.Weights() {
+			n = max(n, a.W[i].Rows()*a.Weights())
+		}
+		return n + 8
+	}),
 	// The mean of D squares, halved by the root, and four more roundings.
-	backend.RMSNorm: relative(func(a *backend.Args) float64 { return float64(a.In[0].Cols())/2 + 8 }),
+	backend.RMSNorm:         relative(func(a *backend.Args) int { return a.In[0].Cols()/2 + 8 }),
+	backend.RMSNormBackward: rmsNormBackwardRule,
 	// The angle is exact; |cos|, |sin| <= 1.
 	backend.RoPETable: absolute(8),
 	// Two products and a sum.
 	backend.RoPE:         ropeRule,
 	backend.RoPEBackward: ropeRule,
 	// Rounding to nearest is exact by definition.
-	backend.KVAppend:  exact,
-	backend.Attention: attentionRule,
+	backend.KVAppend:          exact,
+	backend.Attention:         attentionRule,
+	backend.AttentionBackward: attentionBackwardRule,
 	// exp, a sum, a quotient, two products.
-	backend.SwiGLU:    relative(func(*backend.Args) float64 { return 16 }),
-	backend.Embedding: exact,
+	backend.SwiGLU:         relative(func(*backend.Args) int { return 16 }),
+	backend.SwiGLUBackward: swiGLUBackwardRule,
+	// Rows as they are; a sum over rows of the same id.
+	backend.Embedding:         exact,
+	backend.EmbeddingBackward: sumOf(func(a *backend.Args, _ int) int { return a.In[1].Rows() + 1 }),
+	backend.LogProb:           logProbRule,
+	backend.LogProbBackward:   logProbBackwardRule,
+	// Exact by formula.
+	backend.RoundI8:   exact,
+	backend.RoundBF16: exact,
 	// One IEEE operation, rounded once.
-	backend.Add:    exact,
-	backend.Mul:    exact,
-	backend.Gather: exact,
-	backend.Copy:   exact,
+	backend.Add: exact,
+	backend.Mul: exact,
+	// A function value; a quotient that may be a product with a reciprocal.
+	backend.Exp:         relative(func(*backend.Args) int { return 8 }),
+	backend.Log:         relative(func(*backend.Args) int { return 8 }),
+	backend.LogBackward: relative(func(*backend.Args) int { return 4 }),
+	backend.Sigmoid:     relative(func(*backend.Args) int { return 16 }),
+	backend.Tanh:        relative(func(*backend.Args) int { return 16 }),
+	// dy y (1-y), dy (1-y^2): 1-y cancels.
+	backend.SigmoidBackward: inputs2(8, func(y, dy float64) float64 { return dy * y }),
+	backend.TanhBackward:    inputs2(8, func(y, dy float64) float64 { return dy * (1 + y*y) }),
+	// 1+erf cancels for negative x; the slope is at most 1 + |x|.
+	backend.GELU:         inputs2(8, func(x, _ float64) float64 { return x }),
+	backend.GELUBackward: inputs2(16, func(x, dy float64) float64 { return dy * (1 + math.Abs(x)) }),
+	backend.Sum:          sumOf(func(a *backend.Args, _ int) int { return a.In[0].Shape.Dim[a.Axis] + 1 }),
+	// Values are taken, not computed.
+	backend.Max:         exact,
+	backend.MaxBackward: exact,
+	backend.Softmax:     softmaxRule,
+	// y (dy - sum y dy): the difference cancels.
+	backend.SoftmaxBackward: softmaxBackwardRule,
+	backend.BatchMatMul:     sumOf(func(a *backend.Args, _ int) int { return a.In[0].Shape.Dim[2] + 2 }),
+	backend.Gather:          exact,
+	backend.ScatterAdd:      sumOf(func(a *backend.Args, _ int) int { return a.In[0].Rows() + 1 }),
+	backend.Copy:            exact,
 }
 
 func exact(*testCase, *ref.Values, *ref.Values) bound { return nil }
@@ -63,19 +102,32 @@ func absolute(n float64) rule {
 }
 
 // relative allows n roundings of the result.
-func relative(n func(*backend.Args) float64) rule {
+func relative(n func(*backend.Args) int) rule {
 	return func(c *testCase, x, _ *ref.Values) bound {
-		n := n(x.Args)
+		n := float64(n(x.Args))
 		return func(out, i int) float64 { return n * u * math.Abs(x.Out[out][i]) }
 	}
 }
 
+// inputs2 allows n roundings of a function of the inputs.
+func inputs2(n float64, f func(a, b float64) float64) rule {
+	return func(_ *testCase, _, a *ref.Values) bound {
+		return func(_, i int) float64 {
+			b := 0.0
+			if a.In[1] != nil {
+				b = a.In[1][i]
+			}
+			return n * u * math.Abs(f(a.In[0][i], b))
+		}
+	}
+}
+
 // sumOf allows n roundings of the condition.
-func sumOf(n func(a *backend.Args, out int) float64) rule {
+func sumOf(n func(a *backend.Args, out int) int) rule {
 	return func(c *testCase, _, a *ref.Values) bound {
 		magnitudes(a)
 		a.Eval(c.op)
-		return func(out, i int) float64 { return n(a.Args, out) * u * math.Abs(a.Out[out][i]) }
+		return func(out, i int) float64 { return float64(n(a.Args, out)) * u * math.Abs(a.Out[out][i]) }
 	}
 }
 
@@ -109,73 +161,4 @@ func magnitudes(a *ref.Values) {
 			return w
 		}
 	}
-}
-
-// ropeRule allows 4 roundings of the two elements of a pair.
-func ropeRule(_ *testCase, x, _ *ref.Values) bound {
-	hd, in := x.Args.In[1].Cols(), x.In[0]
-	before := append([]float64(nil), in...)
-	return func(_, i int) float64 {
-		j := i + hd/2
-		if i%hd >= hd/2 {
-			j = i - hd/2
-		}
-		return 4 * u * (math.Abs(before[i]) + math.Abs(before[j]))
-	}
-}
-
-// attentionRule: a score is a dot product of hd terms, off by at most hd+4
-// roundings of |q| |k| Scale; exp turns that, twice with the maximum, into a
-// relative error; the sums over T keys and the division follow. The values are
-// bounded by the largest.
-func attentionRule(c *testCase, x, _ *ref.Values) bound {
-	hd, keys := float64(x.Args.KV.HeadDim), 0
-	for _, s := range c.args.Layout.Segments {
-		n := 0
-		for _, sp := range s.Spans {
-			n += sp.Len
-		}
-		keys = max(keys, n)
-	}
-	score := math.Abs(float64(x.Args.Scale)) * c.longest(c.in[:1]) * c.longest(append(c.pages, c.in[1]))
-	total := (2*score*(hd+4) + float64(keys) + 16) * u
-	v := c.largest(append(c.pages, c.in[2]))
-	return func(int, int) float64 { return total * v }
-}
-
-// longest is the largest finite norm of HeadDim successive elements.
-func (c *testCase) longest(os []*operand) float64 {
-	m, hd := 0.0, c.args.KV.HeadDim
-	for _, o := range os {
-		if o == nil {
-			continue
-		}
-		x := read(o.view)
-		for i := 0; i+hd <= len(x); i += hd {
-			s := 0.0
-			for _, v := range x[i:][:hd] {
-				s += v * v
-			}
-			if !math.IsNaN(s) && !math.IsInf(s, 0) {
-				m = max(m, math.Sqrt(s))
-			}
-		}
-	}
-	return m
-}
-
-// largest is the largest finite magnitude.
-func (c *testCase) largest(os []*operand) float64 {
-	m := 0.0
-	for _, o := range os {
-		if o == nil {
-			continue
-		}
-		for _, v := range read(o.view) {
-			if v = math.Abs(v); !math.IsNaN(v) && !math.IsInf(v, 0) {
-				m = max(m, v)
-			}
-		}
-	}
-	return m
 }

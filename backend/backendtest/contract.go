@@ -1,0 +1,347 @@
+package backendtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+	"unsafe"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+)
+
+// The promises of the interface that no table of operations covers. Each check
+// returns what is wrong; an error that wraps backend.ErrUnsupported skips it.
+
+var errTest = errors.New("a reader's error")
+
+// checkPack packs blocks of any bytes and takes them out again.
+func checkPack(b backend.Backend, t backend.DType) error {
+	c := newCase(backend.MatMul, "pack %v", t)
+	const rows = 37 // more than two panels of 16, the last ragged
+	m := &matrix{t: t, rows: rows, cols: 3 * t.BlockElems()}
+	for range 3 * rows {
+		m.raw = append(m.raw, anyBlock(c.rng, t)...)
+	}
+	w, err := m.pack(b)
+	if err != nil {
+		return err
+	}
+	defer w.Free()
+	if w.Type() != t || w.Rows() != rows || w.Cols() != m.cols || !w.Packed() || w.Version() != 0 || w.Name() != "test."+t.String() {
+		return fmt.Errorf("packed weight says %q %v [%d %d], packed %v, version %d", w.Name(), w.Type(), w.Rows(), w.Cols(), w.Packed(), w.Version())
+	}
+	if w.Bytes() < int64(len(m.raw)) {
+		return fmt.Errorf("%d bytes held of %d", w.Bytes(), len(m.raw))
+	}
+	size, e := m.rowBytes(), t.BlockElems()
+	for _, part := range [][2]int{{0, rows}, {0, 1}, {15, 2}, {16, 16}, {31, 6}, {36, 1}, {5, 0}} {
+		row, n := part[0], part[1]
+		raw := m.raw[row*size:][:n*size]
+		got := bytes.Repeat([]byte{0xee}, len(raw)+1)
+		if w.Unpack(got, row, n); !bytes.Equal(got[:len(raw)], raw) || got[len(raw)] != 0xee {
+			return fmt.Errorf("Unpack of rows [%d, +%d) differs from the file", row, n)
+		}
+		all := make([]float32, n*m.cols)
+		block.Decode(t, all, raw)
+		for _, cols := range [][2]int{{0, 3}, {1, 1}, {1, 2}, {2, 1}} {
+			col, k := cols[0]*e, cols[1]*e
+			tile := make([]float32, n*k)
+			w.Tile(tile, row, n, col, k)
+			for i, v := range tile {
+				if want := all[i/k*m.cols+col+i%k]; math.Float32bits(v) != math.Float32bits(want) && (v == v || want == want) {
+					return fmt.Errorf("Tile of rows [%d, +%d), columns [%d, +%d): element %d is %v, want %v", row, n, col, k, i, v, want)
+				}
+			}
+		}
+	}
+	return checkPackErrors(b, m)
+}
+
+func checkPackErrors(b backend.Backend, m *matrix) error {
+	var read int64 // ReadRows and Progress may be called at once
+	total := make(chan int64, m.rows*m.cols)
+	src := backend.WeightSource{Name: "test", Type: m.t, Rows: m.rows, Cols: m.cols,
+		Progress: func(n int64) { total <- n },
+		ReadRows: func(dst []byte, row, n int) error {
+			copy(dst, m.raw[row*m.rowBytes():][:n*m.rowBytes()])
+			return nil
+		}}
+	w, err := b.Pack(context.Background(), src)
+	if err != nil {
+		return err
+	}
+	w.Free()
+	close(total)
+	for n := range total {
+		read += n
+	}
+	if read != int64(len(m.raw)) {
+		return fmt.Errorf("Progress says %d bytes of %d", read, len(m.raw))
+	}
+	src.Progress = nil
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := b.Pack(ctx, src); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("Pack with a cancelled context: %v", err)
+	}
+	src.ReadRows = func([]byte, int, int) error { return errTest }
+	if _, err := b.Pack(context.Background(), src); !errors.Is(err, errTest) {
+		return fmt.Errorf("Pack with a failing reader: %v", err)
+	}
+	if src.Cols++; m.t.Quantized() {
+		if _, err := b.Pack(context.Background(), src); err == nil {
+			return fmt.Errorf("Pack takes %d columns of %v", src.Cols, m.t)
+		}
+	}
+	return nil
+}
+
+// checkFloat compares float weights with packed ones of the same numbers: the
+// same bits.
+func checkFloat(b backend.Backend) error {
+	for _, t := range []backend.DType{backend.F32, backend.BF16} {
+		for _, rows := range []int{1, 3, 33} {
+			c := newCase(backend.MatMul, "float or packed %v, %d rows", t, rows)
+			c.matMul(backend.RoundNone, dense, c.normal, rows, c.floatWeight(t, gaps, 49, 100))
+			float, err := c.run(b)
+			if err != nil {
+				return err
+			}
+			c.weights[0].float = nil
+			packed, err := c.run(b)
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(float[c.out[0]], packed[c.out[0]]) {
+				return fmt.Errorf("%s: the bits differ", c.name)
+			}
+		}
+	}
+	return nil
+}
+
+// rowsOf is a case on rows [from, from+n) of the first input.
+func (c *testCase) rowsOf(from, n int) *testCase {
+	d := *c
+	part := func(o *operand) *operand { return &operand{o.view.Slice(0, from, n)} }
+	d.in[0] = part(c.in[0])
+	for i, o := range c.out {
+		if o != nil {
+			d.out[i] = fresh(backend.F32, odd, n, o.view.Cols())
+		}
+	}
+	return &d
+}
+
+// sameRows checks that the outputs of part, rows from on, are bit for bit those
+// of the whole.
+func sameRows(b backend.Backend, whole map[*operand]host, c, part *testCase, from int) error {
+	after, err := part.run(b)
+	if err != nil {
+		return err
+	}
+	for i, o := range part.out {
+		if o == nil {
+			continue
+		}
+		some, all := o.view, c.out[i].view.Slice(0, from, o.view.Rows())
+		some.Buf, all.Buf = after[o], whole[c.out[i]]
+		x, y := read(some), read(all)
+		for j := range x {
+			if x[j] != y[j] {
+				return fmt.Errorf("%s %s: output %d of rows [%d, +%d), element %d: %v alone, %v among all", c.op, c.name, i, from, o.view.Rows(), j, x[j], y[j])
+			}
+		}
+	}
+	return nil
+}
+
+// checkRowsAlone checks that rows give the same bits alone and in a batch.
+func checkRowsAlone(b backend.Backend, c *testCase) error {
+	whole, err := c.run(b)
+	if err != nil {
+		return err
+	}
+	for _, part := range [][2]int{{0, 1}, {17, 1}, {32, 1}, {1, 2}, {0, 16}, {5, 28}} {
+		if err := sameRows(b, whole, c, c.rowsOf(part[0], part[1]), part[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rowsAlone are cases of 33 rows for checkRowsAlone.
+func rowsAlone(b backend.Backend) (cs []*testCase) {
+	for _, t := range weightTypes() {
+		k := max(256, inputs(t)[2])
+		for _, round := range roundings(k) {
+			if round == backend.RoundNone || round == b.Rounding(t) {
+				c := newCase(backend.MatMul, "%v, round %v", t, round)
+				cs = append(cs, c.matMul(round, dense, c.normal, 33, c.weight(t, 50, k)))
+			}
+		}
+	}
+	for _, d := range []int{65, 320} {
+		c := newCase(backend.RMSNorm, "%d", d)
+		c.args.Eps = 1e-5
+		c.in[0] = newOperand(backend.F32, gaps, c.normal, 33, d)
+		c.in[1] = newOperand(backend.F32, dense, c.normal, d)
+		c.out[0] = fresh(backend.F32, dense, 33, d)
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+// checkChunks runs one prompt of 150 tokens at once, in chunks, and token by
+// token: the same bits.
+func checkChunks(b backend.Backend, t backend.DType) error {
+	g := heads{4, 2, 64}
+	c := newCase(backend.Attention, "prefill in chunks, %v", t)
+	c.args.KV = backend.KV{Type: t, Layers: 1, Heads: g.kv, HeadDim: g.dim}
+	const n = 150
+	c.layout(scene{"", []int{n}, [][]backend.Span{{{Len: n}}}}, true)
+	c.addPages()
+	c.attention(g, dense)
+	whole, err := c.run(b)
+	if err != nil {
+		return err
+	}
+	for _, part := range [][2]int{{0, 1}, {63, 1}, {64, 1}, {128, 1}, {149, 1}, {0, 64}, {60, 9}, {100, 50}, {1, 149}} {
+		from, rows := part[0], part[1]
+		d := c.rowsOf(from, rows)
+		d.layout(scene{"", []int{rows}, [][]backend.Span{{{Len: from + rows}}}}, false)
+		if err := sameRows(b, whole, c, d, from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkMemory checks buffers and the arena.
+func checkMemory(b backend.Backend) error {
+	if _, err := b.Alloc(-1); err == nil {
+		return errors.New("Alloc(-1) gives a buffer")
+	}
+	for _, n := range []int64{0, 1, 64, 1000} {
+		buf, err := b.Alloc(n)
+		if err != nil {
+			return err
+		}
+		mem := buf.Bytes()
+		if mem != nil && (int64(len(mem)) < n || n > 0 && uintptr(unsafe.Pointer(&mem[0]))%64 != 0) {
+			return fmt.Errorf("Alloc(%d) gives %d bytes, or not aligned to 64", n, len(mem))
+		}
+		for _, v := range mem {
+			if v != 0 {
+				return fmt.Errorf("Alloc(%d) is not zeroed", n)
+			}
+		}
+		buf.Free()
+		buf.Free()
+	}
+	e, err := b.NewExec()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	if err := e.Begin(context.Background()); err != nil {
+		return err
+	}
+	first := e.Alloc(backend.F32, backend.Dims(3, 5))
+	want := make([]float32, 15)
+	for i := range want {
+		want[i] = float32(i) + 0.5
+	}
+	e.Write(first, want)
+	mark := e.Mark()
+	for range 3 { // the same memory again after Release
+		v := e.Alloc(backend.F32, backend.Dims(1<<16))
+		e.Write(v, make([]float32, 1<<16))
+		e.Release(mark)
+	}
+	got := make([]float32, 10)
+	e.Read(got, first.Slice(0, 1, 2))
+	for i, v := range got {
+		if v != want[5+i] {
+			return fmt.Errorf("element %d read back as %v, not %v", i, v, want[5+i])
+		}
+	}
+	if err := e.End(); err != nil {
+		return err
+	}
+	if s := e.Scratch(); s < 4<<16 || s > 8<<16 {
+		return fmt.Errorf("Scratch is %d after a step of %d bytes", s, 4*(15+1<<16))
+	}
+	return nil
+}
+
+// checkSteps checks the line at Begin, a step stopped by its context, and the
+// panic for operands that do not fit.
+func checkSteps(b backend.Backend) error {
+	if !errors.Is(b.Supports(backend.NoOp), backend.ErrUnsupported) {
+		return errors.New("NoOp is supported")
+	}
+	e, err := b.NewExec()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := e.Begin(ctx); err != nil {
+		return err
+	}
+	if err := secondInLine(b); err != nil {
+		return errors.Join(err, e.End())
+	}
+	var a backend.Args
+	a.In[0], a.Out[0] = e.Alloc(backend.F32, backend.Dims(4)), e.Alloc(backend.F32, backend.Dims(5))
+	if err := wantShapeError(e, &a); err != nil {
+		return errors.Join(err, e.End())
+	}
+	cancel()
+	a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
+	e.Run(backend.Copy, &a)
+	if err := e.End(); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("End of a cancelled step: %v", err)
+	}
+	if err := e.Begin(ctx); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("Begin with a cancelled context: %v", err)
+	}
+	if err := e.Begin(context.Background()); err != nil {
+		return fmt.Errorf("Begin after a cancelled step: %v", err)
+	}
+	return e.End()
+}
+
+// secondInLine checks that a second context waits for the first, and stops
+// waiting with its context.
+func secondInLine(b backend.Backend) error {
+	e, err := b.NewExec()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+	defer cancel()
+	if err := e.Begin(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("Begin during another step, with 5 ms to wait: %v", err)
+	}
+	return nil
+}
+
+func wantShapeError(e backend.Exec, a *backend.Args) (err error) {
+	defer func() {
+		r, _ := recover().(error)
+		var s *backend.ShapeError
+		if !errors.As(r, &s) {
+			err = fmt.Errorf("Copy of 4 elements into 5 panics with %v", r)
+		}
+	}()
+	e.Run(backend.Copy, a)
+	return nil
+}

@@ -1,0 +1,269 @@
+package backendtest
+
+import (
+	"math"
+
+	"github.com/herd-ml/herd/backend/ref"
+)
+
+// The rules of operations whose error is neither a sum's nor relative.
+
+// ropeRule allows 4 roundings of the two elements of a pair.
+func ropeRule(_ *testCase, x, _ *ref.Values) bound {
+	hd, in := x.Args.In[1].Cols(), x.In[0]
+	return func(_, i int) float64 {
+		j := i + hd/2
+		if i%hd >= hd/2 {
+			j = i - hd/2
+		}
+		return 4 * u * (math.Abs(in[i]) + math.Abs(in[j]))
+	}
+}
+
+// attentionRule: a score is a dot product of hd terms, off by at most hd+4
+// roundings of |q| |k| Scale; exp turns that, twice with the maximum, into a
+// relative error; the sums over T keys and the division follow. The values are
+// bounded by the largest.
+func attentionRule(c *testCase, x, _ *ref.Values) bound {
+	hd, keys := float64(x.Args.KV.HeadDim), c.mostKeys()
+	score := math.Abs(float64(x.Args.Scale)) * c.longest(c.in[:1]) * c.longest(append(c.pages, c.in[1]))
+	total := (2*score*(hd+4) + float64(keys) + 16) * u
+	v := c.largest(append(c.pages, c.in[2]))
+	return func(int, int) float64 { return total * v }
+}
+
+// mostKeys is the largest number of key rows that a segment sees.
+func (c *testCase) mostKeys() int {
+	most := 0
+	for _, s := range c.args.Layout.Segments {
+		n := 0
+		for _, sp := range s.Spans {
+			n += sp.Len
+		}
+		most = max(most, n)
+	}
+	return most
+}
+
+// attentionBackwardRule walks the rows and keys: with rel the relative error of
+// a probability as in attentionRule, a term p dy of dv is off by rel p |dy|, ds
+// by rel p (|dy| |v| + |dy| |y|), and the sums over keys and rows add to rel.
+func attentionBackwardRule(c *testCase, _, a *ref.Values) bound {
+	g, d, scale := a.Args.KV, a.Args.In[0].Cols(), math.Abs(float64(a.Args.Scale))
+	hd, kv := g.HeadDim, g.Heads*g.HeadDim
+	group := d / kv
+	rows := a.Args.Layout.Rows()
+	e := [3][]float64{make([]float64, rows*d), make([]float64, rows*kv), make([]float64, rows*kv)}
+	score := scale * c.longest(c.in[:1]) * c.longest(c.in[1:2])
+	rel := (2*score*float64(hd+4) + float64(c.mostKeys()+hd+rows*group+24)) * u
+	for _, s := range a.Args.Layout.Segments {
+		for j := range s.Rows {
+			var ts []int
+			for _, sp := range s.Spans {
+				for t := sp.Start; t < sp.Start+sp.Len && (t <= s.KeyRow(j) || sp != s.Spans[len(s.Spans)-1]); t++ {
+					ts = append(ts, t)
+				}
+			}
+			for h := range d / hd {
+				at := (s.Row+j)*d + h*hd
+				q, y, dy := a.In[0][at:][:hd], a.In[3][at:][:hd], a.In[4][at:][:hd]
+				p := softmaxOf(float64(a.Args.Scale), q, a.In[1], ts, kv, h/group*hd)
+				for i, t := range ts {
+					o := t*kv + h/group*hd
+					k, v := a.In[1][o:][:hd], a.In[2][o:][:hd]
+					ds := rel * scale * p[i] * (absDot(dy, v) + absDot(dy, y))
+					for x := range hd {
+						e[0][at+x] += ds * math.Abs(k[x])
+						e[1][o+x] += ds * math.Abs(q[x])
+						e[2][o+x] += rel * p[i] * math.Abs(dy[x])
+					}
+				}
+			}
+		}
+	}
+	return func(out, i int) float64 { return e[out][i] }
+}
+
+// softmaxOf are the probabilities of key rows ts, each at t*stride+off in k.
+func softmaxOf(scale float64, q, k []float64, ts []int, stride, off int) []float64 {
+	p, total, top := make([]float64, len(ts)), 0.0, math.Inf(-1)
+	for i, t := range ts {
+		for x, v := range q {
+			p[i] += scale * v * k[t*stride+off+x]
+		}
+		top = max(top, p[i])
+	}
+	for i := range p {
+		p[i] = math.Exp(p[i] - top)
+		total += p[i]
+	}
+	for i := range p {
+		p[i] /= total
+	}
+	return p
+}
+
+// absDot is the sum of |a[i] b[i]|.
+func absDot(a, b []float64) float64 {
+	s := 0.0
+	for i, v := range a {
+		s += math.Abs(v * b[i])
+	}
+	return s
+}
+
+// rmsNormBackwardRule: dx = s (w dy - x s^2 mean(w dy x)) cancels; two means of D
+// terms. dw adds R terms to what was there.
+func rmsNormBackwardRule(_ *testCase, _, a *ref.Values) bound {
+	rows, d := a.Args.In[0].Rows(), a.Args.In[0].Cols()
+	e := [2][]float64{make([]float64, rows*d), make([]float64, d)}
+	n := float64(2*d+rows+16) * u
+	for r := range rows {
+		x, w, dy := a.In[0][r*d:][:d], a.In[1], a.In[2][r*d:][:d]
+		s, mean := 1/math.Sqrt(absDot(x, x)/float64(d)+float64(a.Args.Eps)), 0.0
+		for i := range d {
+			mean += math.Abs(w[i]*dy[i]*x[i]) / float64(d)
+		}
+		for i := range d {
+			e[0][r*d+i] = n * s * (math.Abs(w[i]*dy[i]) + math.Abs(x[i])*s*s*mean)
+			e[1][i] += n * math.Abs(dy[i]*x[i]*s)
+		}
+	}
+	for i, v := range a.Out[1] {
+		e[1][i] += n * math.Abs(v)
+	}
+	return func(out, i int) float64 { return e[out][i] }
+}
+
+// swiGLUBackwardRule: in dgate, 1 + gate (1-s) cancels.
+func swiGLUBackwardRule(_ *testCase, _, a *ref.Values) bound {
+	return func(out, i int) float64 {
+		gate, up, dy := a.In[0][i], a.In[1][i], a.In[2][i]
+		s := 1 / (1 + math.Exp(-gate))
+		if out == 0 {
+			return 16 * u * math.Abs(dy*up*s) * (1 + math.Abs(gate))
+		}
+		return 16 * u * math.Abs(dy*gate*s)
+	}
+}
+
+// logProbRule: a logit is off by K+8 roundings of its condition, the largest of
+// which bounds the error of lse; the sum over V adds V+16 roundings of 1.
+func logProbRule(_ *testCase, x, a *ref.Values) bound {
+	cond, k, vocab := logitConditions(a), a.Args.In[0].Cols(), a.Args.W[0].Rows()
+	return func(out, i int) float64 {
+		n := 2*float64(k+8)*cond[i] + float64(vocab+16)
+		return u * (n + 2*math.Abs(x.Out[1][i]) + 2*math.Abs(x.Out[0][i]))
+	}
+}
+
+// logitConditions is the largest sum |x| |w| of each row.
+func logitConditions(a *ref.Values) []float64 {
+	magnitudes(a)
+	k := a.Args.In[0].Cols()
+	cond := make([]float64, a.Args.In[0].Rows())
+	for v := range a.Args.W[0].Rows() {
+		w := a.W[0](v)
+		for r := range cond {
+			cond[r] = max(cond[r], absDot(a.In[0][r*k:][:k], w))
+		}
+	}
+	return cond
+}
+
+// logProbBackwardRule: p is off by the error of its logit, as a fraction; the
+// sums over V or R follow.
+func logProbBackwardRule(_ *testCase, _, a *ref.Values) bound {
+	rows, k, vocab := a.Args.In[0].Rows(), a.Args.In[0].Cols(), a.Args.W[0].Rows()
+	e := [2][]float64{make([]float64, rows*k), make([]float64, vocab*k)}
+	p := make([]float64, rows*vocab)
+	for v := range vocab {
+		w := a.W[0](v)
+		for r := range rows {
+			z := -a.In[2][r]
+			for i, x := range a.In[0][r*k:][:k] {
+				z += x * w[i]
+			}
+			p[r*vocab+v] = math.Exp(z)
+		}
+	}
+	cond, n := logitConditions(a), float64(max(rows, vocab)+16)
+	for v := range vocab {
+		w := a.W[0](v)
+		for r := range rows {
+			dz := p[r*vocab+v] * (2*float64(k+8)*cond[r] + 2*a.In[2][r] + n)
+			if v == int(a.In[1][r]) {
+				dz += n
+			}
+			dz *= u * a.In[3][r]
+			for i := range k {
+				e[0][r*k+i] += dz * w[i]
+				e[1][v*k+i] += dz * a.In[0][r*k+i]
+			}
+		}
+	}
+	for i, v := range a.Out[1] {
+		e[1][i] += n * u * v
+	}
+	return func(out, i int) float64 { return e[out][i] }
+}
+
+// softmaxRule: exp of a difference that is off by a rounding of its size, a sum
+// of n terms, a quotient.
+func softmaxRule(_ *testCase, x, a *ref.Values) bound {
+	n := a.Args.In[0].Cols()
+	return func(_, i int) float64 {
+		span := 0.0
+		for _, v := range a.In[0][i/n*n:][:n] {
+			if !math.IsInf(v, 0) {
+				span = max(span, math.Abs(v))
+			}
+		}
+		return (float64(n) + 16 + 4*span) * u * x.Out[0][i]
+	}
+}
+
+func softmaxBackwardRule(_ *testCase, _, a *ref.Values) bound {
+	n := a.Args.In[0].Cols()
+	return func(_, i int) float64 {
+		y, dy := a.In[0][i/n*n:][:n], a.In[1][i/n*n:][:n]
+		return float64(n+4) * u * math.Abs(a.In[0][i]) * (math.Abs(a.In[1][i]) + absDot(y, dy))
+	}
+}
+
+// longest is the largest finite norm of HeadDim successive elements.
+func (c *testCase) longest(os []*operand) float64 {
+	m, hd := 0.0, c.args.KV.HeadDim
+	for _, o := range os {
+		if o == nil {
+			continue
+		}
+		x := read(o.view)
+		for i := 0; i+hd <= len(x); i += hd {
+			s := 0.0
+			for _, v := range x[i:][:hd] {
+				s += v * v
+			}
+			if !math.IsNaN(s) && !math.IsInf(s, 0) {
+				m = max(m, math.Sqrt(s))
+			}
+		}
+	}
+	return m
+}
+
+// largest is the largest finite magnitude.
+func (c *testCase) largest(os []*operand) float64 {
+	m := 0.0
+	for _, o := range os {
+		if o == nil {
+			continue
+		}
+		for _, v := range read(o.view) {
+			if v = math.Abs(v); !math.IsNaN(v) && !math.IsInf(v, 0) {
+				m = max(m, v)
+			}
+		}
+	}
+	return m
+}
