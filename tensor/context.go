@@ -17,6 +17,7 @@ type Options struct {
 type Context struct {
 	exec   backend.Exec
 	opts   Options
+	ctx    context.Context // of the step
 	layout *backend.Layout
 	kv     backend.KV
 	step   uint64 // counts Begin, so that old tensors are recognised
@@ -46,7 +47,7 @@ func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) e
 	}
 	c.step++
 	c.used = 0
-	c.layout, c.kv = l, kv
+	c.ctx, c.layout, c.kv = ctx, l, kv
 	return nil
 }
 
@@ -54,7 +55,7 @@ func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) e
 // results are not to be used.
 func (c *Context) End() error {
 	c.step++
-	c.layout = nil
+	c.ctx, c.layout = nil, nil
 	return c.exec.End()
 }
 
@@ -85,7 +86,7 @@ func (c *Context) tensor() *Tensor {
 	return x
 }
 
-// Rows returns a tensor of the step that holds I32 ids, one a row of the step.
+// IDs returns a tensor of the step that holds I32 ids, one a row.
 func (c *Context) IDs(ids []int32) *Tensor {
 	x := c.New(backend.I32, backend.Dims(len(ids)))
 	c.exec.WriteIDs(x.view, ids)
@@ -115,12 +116,31 @@ func (c *Context) Keep(m Mark, x, y *Tensor) *Tensor {
 	a := c.begin()
 	a.In[0], a.Out[0] = c.use(y), c.use(x)
 	c.exec.Run(backend.Copy, a)
+	c.Release(m)
+	return x
+}
+
+// Release gives back what was allocated since the mark. With a tape it does
+// nothing.
+func (c *Context) Release(m Mark) {
 	c.exec.Release(m.arena)
 	for i := m.tensors; i < c.used; i++ {
 		c.slabs[i/slab][i%slab].step = 0
 	}
 	c.used = m.tensors
-	return x
+}
+
+// Stopped reports whether the step's context has ended; End then returns its
+// error.
+func (c *Context) Stopped() bool { return c.ctx.Err() != nil }
+
+// CopyPage copies a page of keys and values of the step's geometry.
+func (c *Context) CopyPage(dst, src backend.Buffer) {
+	n := backend.Dims(int(c.kv.PageBytes()) / c.kv.Type.BlockBytes())
+	a := c.begin()
+	a.In[0] = backend.Contiguous(src, c.kv.Type, 0, n)
+	a.Out[0] = backend.Contiguous(dst, c.kv.Type, 0, n)
+	c.exec.Run(backend.Copy, a)
 }
 
 // begin returns the cleared operands of the next operation.

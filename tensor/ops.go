@@ -154,3 +154,10 @@ func Gather(c *Context, x *Tensor, idx []int32) *Tensor {
 	c.exec.Run(backend.Gather, a)
 	return y
 }
+
+// SliceRows returns rows [from, from+n) of a matrix, in the same memory.
+func SliceRows(c *Context, x *Tensor, from, n int) *Tensor {
+	y := c.tensor()
+	y.view = c.use(x).Slice(0, from, n)
+	return y
+}

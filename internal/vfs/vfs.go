@@ -115,3 +115,6 @@ func WriteAtomic(path string, write func(w io.Writer) error) (err error) {
 	}
 	return os.Rename(f.Name(), path)
 }
+
+// Dir is the folder p as a file system.
+func Dir(p string) fs.FS { return os.DirFS(p) }

@@ -1,0 +1,180 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/sample"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// checkpoint is an opened set of model files of any format, its tensors under
+// Hugging Face names and in Hugging Face row order.
+type checkpoint struct {
+	format   format
+	path     string
+	config   Config
+	tensors  map[string]*fileTensor // by Hugging Face name
+	files    []TensorInfo           // everything in the files, as named there
+	tok      *tokenizer.Tokenizer   // nil where the files have none
+	eos      []int32                // beside the tokenizer's own
+	sampling *sample.Params         // from generation_config.json, or nil
+	chat     string                 // the chat template, or empty
+	arch     string                 // as the files name it
+	problems []string
+	closers  []io.Closer
+}
+
+// fileTensor is a tensor of a checkpoint.
+type fileTensor struct {
+	file  string // for messages
+	name  string // in the file
+	dtype backend.DType
+	shape []int // [n] or [rows, cols]
+	// read fills dst with rows [row, row+n) in the type's encoding; a vector has
+	// rows of one element. Safe for concurrent use.
+	read func(dst []byte, row, n int) error
+}
+
+func (t *fileTensor) rows() int { return t.shape[0] }
+
+func (t *fileTensor) cols() int {
+	if len(t.shape) == 1 {
+		return 1
+	}
+	return t.shape[1]
+}
+
+// rowBytes is the size of a row; the file's reader has checked that it exists.
+func (t *fileTensor) rowBytes() int {
+	n, err := t.dtype.RowBytes(int64(t.cols()))
+	if err != nil {
+		return 0
+	}
+	return int(n)
+}
+
+// plainRows reads rows that lie in the order wanted.
+func plainRows(r io.ReaderAt, rowBytes int) func([]byte, int, int) error {
+	return func(dst []byte, row, n int) error {
+		return readFull(r, dst[:n*rowBytes], int64(row)*int64(rowBytes))
+	}
+}
+
+// permutedRows reads row order(i) for row i.
+func permutedRows(read func([]byte, int, int) error, rowBytes int, order func(int) int) func([]byte, int, int) error {
+	return func(dst []byte, row, n int) error {
+		for i := range n {
+			if err := read(dst[i*rowBytes:(i+1)*rowBytes], order(row+i), 1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// readFull is ReadAt for readers that may report io.EOF with the last byte.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// add enters a tensor under its Hugging Face name. Rows of rotated heads are
+// put in Hugging Face order where the format interleaves them.
+func (c *checkpoint) add(hf string, t *fileTensor) {
+	if heads := rotatedHeads(hf, c.config); heads > 0 && c.format != formatHF && t.rows() == heads*c.config.HeadDim {
+		hd := c.config.HeadDim
+		t.read = permutedRows(t.read, t.rowBytes(), func(row int) int { return interleaved(row, hd) })
+	}
+	c.tensors[hf] = t
+}
+
+func (c *checkpoint) close() error {
+	var first error
+	for _, cl := range c.closers {
+		if err := cl.Close(); err != nil && first == nil {
+			first = err
+		}
+	}
+	c.closers = nil
+	return first
+}
+
+func (c *checkpoint) problem(format string, a ...any) {
+	c.problems = append(c.problems, fmt.Sprintf(format, a...))
+}
+
+// openCheckpoint opens a .gguf file, a Hugging Face folder or a Meta folder.
+func openCheckpoint(ctx context.Context, fsys fs.FS, name, shown string) (*checkpoint, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	info, err := fs.Stat(fsys, name)
+	if err != nil {
+		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: err}
+	}
+	if !info.IsDir() {
+		return openFile(fsys, name, shown)
+	}
+	dir, err := fs.Sub(fsys, name)
+	if err != nil {
+		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: err}
+	}
+	has := func(n string) bool { _, err := fs.Stat(dir, n); return err == nil }
+	switch {
+	case has("config.json"):
+		return openHF(dir, shown)
+	case has("params.json"):
+		return openMeta(dir, shown)
+	}
+	found, err := fs.Glob(dir, "*.gguf")
+	if err == nil && len(found) > 0 {
+		sort.Strings(found)
+		return nil, fileErr(shown, "", "is a folder; name the model file in it, %s for one", path.Join(shown, found[0]))
+	}
+	return nil, fileErr(shown, "", "is a folder without config.json (Hugging Face) or params.json (Meta)")
+}
+
+// openFile opens a single file, which must be GGUF; it tells the other known
+// kinds apart, since naming the folder is what was meant.
+func openFile(fsys fs.FS, name, shown string) (*checkpoint, error) {
+	base := path.Base(name)
+	switch {
+	case strings.HasSuffix(base, ".safetensors"), strings.HasSuffix(base, ".safetensors.index.json"), base == "config.json":
+		return nil, fileErr(shown, "", "is part of a Hugging Face model: name its folder")
+	case strings.HasSuffix(base, ".pth"), base == "params.json":
+		return nil, fileErr(shown, "", "is part of a Meta model: name its folder")
+	}
+	return openGGUF(fsys, name, shown)
+}
+
+// TensorInfo describes a tensor of a model's files.
+type TensorInfo struct {
+	Name  string        `json:"name"`  // in the file
+	Type  backend.DType `json:"-"`     // of the file
+	Shape []int         `json:"shape"` // row-major, rows first
+	Bytes int64         `json:"bytes"`
+}
+
+// splitPath turns a path into a file system and a name in it. A folder becomes
+// its own file system, so that names such as "." and ".." work.
+func splitPath(p string) (fs.FS, string) {
+	fsys, name := vfs.Split(p)
+	if name == "." || name == ".." || name == "/" || strings.ContainsAny(name, `\`) {
+		return vfs.Dir(p), "."
+	}
+	return fsys, name
+}

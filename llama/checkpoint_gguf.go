@@ -1,0 +1,208 @@
+package llama
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+
+	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// openGGUF opens a file or the first part of a split set.
+func openGGUF(fsys fs.FS, name, shown string) (*checkpoint, error) {
+	f, err := gguf.OpenFS(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readGGUF(f, shown)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	c.closers = append(c.closers, f)
+	return c, nil
+}
+
+// readGGUF makes a checkpoint of an open file.
+func readGGUF(f *gguf.File, shown string) (*checkpoint, error) {
+	c := &checkpoint{format: formatGGUF, path: shown, tensors: map[string]*fileTensor{}}
+	arch, err := f.String("general.architecture")
+	if err != nil {
+		return nil, err
+	}
+	c.arch = arch
+	if arch != "llama" {
+		return nil, &FileError{File: shown, Err: fmt.Errorf("architecture %q is %w; only llama is", arch, ErrUnsupported)}
+	}
+	g := &ggufConfig{f: f, file: shown}
+	if err := g.read(c); err != nil {
+		return nil, err
+	}
+	if err := c.config.Validate(); err != nil {
+		return nil, &FileError{File: shown, Reason: "bad configuration", Err: err}
+	}
+	for _, t := range f.Tensors() {
+		c.files = append(c.files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+	}
+	c.addGGUF(f)
+	if c.tok, err = tokenizer.FromGGUF(f); err != nil {
+		return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
+	}
+	if n := c.tok.VocabSize(); n != c.config.Vocab {
+		return nil, fileErr(shown, "token_embd.weight", "has %d rows, the vocabulary %d tokens", c.config.Vocab, n)
+	}
+	c.chat, _ = f.String("tokenizer.chat_template")
+	return c, nil
+}
+
+// addGGUF enters the file's tensors under their Hugging Face names.
+func (c *checkpoint) addGGUF(f *gguf.File) {
+	known := map[string]bool{"rope_freqs.weight": true}
+	for _, p := range expected(c.config) {
+		name, ok := ggufNames.name(p.Name)
+		t := f.Tensor(name)
+		if !ok || t == nil {
+			continue
+		}
+		known[name] = true
+		ft := &fileTensor{file: c.path, name: t.Name, dtype: t.Type, shape: t.Shape}
+		ft.read = plainRows(t, ft.rowBytes())
+		c.add(p.Name, ft)
+	}
+	for _, t := range f.Tensors() {
+		if !known[t.Name] {
+			c.problem("tensor %s is not part of a Llama model and is not used", t.Name)
+		}
+	}
+}
+
+// ggufConfig reads metadata and remembers the first error.
+type ggufConfig struct {
+	f    *gguf.File
+	file string
+	err  error
+}
+
+// size reads a required count; uint of a hostile file may not fit an int.
+func (g *ggufConfig) size(key string) int {
+	v, err := g.f.Uint(key)
+	switch {
+	case err != nil && g.err == nil:
+		g.err = err
+	case v > math.MaxInt32 && g.err == nil:
+		g.err = fileErr(g.file, "", "%s is %d", key, v)
+	}
+	return int(min(v, math.MaxInt32))
+}
+
+// sizeOr is size with a value for a missing key.
+func (g *ggufConfig) sizeOr(key string, missing int) int {
+	if _, ok := g.f.Lookup(key); !ok {
+		return missing
+	}
+	return g.size(key)
+}
+
+func (g *ggufConfig) floatOr(key string, missing float64) float64 {
+	v, err := g.f.Float(key)
+	if errors.Is(err, gguf.ErrNoKey) {
+		return missing
+	}
+	if err != nil && g.err == nil {
+		g.err = err
+	}
+	return v
+}
+
+func (g *ggufConfig) read(c *checkpoint) error {
+	cfg := &c.config
+	cfg.Layers = g.size("llama.block_count")
+	cfg.Context = g.size("llama.context_length")
+	cfg.Dim = g.size("llama.embedding_length")
+	cfg.HiddenDim = g.size("llama.feed_forward_length")
+	cfg.Heads = g.size("llama.attention.head_count")
+	cfg.KVHeads = g.sizeOr("llama.attention.head_count_kv", cfg.Heads)
+	cfg.NormEps = g.floatOr("llama.attention.layer_norm_rms_epsilon", 0)
+	// Files made before the key existed are all of base 10000.
+	cfg.RopeTheta = g.floatOr("llama.rope.freq_base", 10000)
+	if g.err != nil {
+		return g.err
+	}
+	if cfg.NormEps == 0 {
+		return fileErr(g.file, "", "llama.attention.layer_norm_rms_epsilon is missing or 0")
+	}
+	if n := g.sizeOr("llama.expert_count", 0); n > 0 {
+		return &FileError{File: g.file, Err: fmt.Errorf("a mixture of %d experts is %w", n, ErrUnsupported)}
+	}
+	if cfg.Heads <= 0 {
+		return fileErr(g.file, "", "llama.attention.head_count is %d", cfg.Heads)
+	}
+	cfg.HeadDim = g.sizeOr("llama.attention.key_length", cfg.Dim/cfg.Heads)
+	if v := g.sizeOr("llama.attention.value_length", cfg.HeadDim); v != cfg.HeadDim {
+		return fileErr(g.file, "", "llama.attention.value_length is %d, key_length %d: they must be equal", v, cfg.HeadDim)
+	}
+	if v := g.sizeOr("llama.rope.dimension_count", cfg.HeadDim); v != cfg.HeadDim {
+		return fileErr(g.file, "", "llama.rope.dimension_count is %d, the head size %d: they must be equal", v, cfg.HeadDim)
+	}
+	if g.err == nil {
+		g.rope(cfg)
+	}
+	if g.err != nil {
+		return g.err
+	}
+	return g.tensors(cfg)
+}
+
+// rope reads the two ways a file states RoPE scaling.
+func (g *ggufConfig) rope(cfg *Config) {
+	kind := ""
+	if _, ok := g.f.Lookup("llama.rope.scaling.type"); ok {
+		kind, g.err = g.f.String("llama.rope.scaling.type")
+	}
+	factor := g.floatOr("llama.rope.scaling.factor", g.floatOr("llama.rope.scale_linear", 1))
+	switch {
+	case kind == "" && factor != 1, kind == "linear":
+		cfg.RopeScaling = RopeScaling{Type: "linear", Factor: factor}
+	case kind != "" && kind != "none":
+		cfg.RopeScaling.Type = kind // refused by name in Validate
+	}
+	t := g.f.Tensor("rope_freqs.weight")
+	if t == nil || g.err != nil {
+		return
+	}
+	if len(t.Shape) != 1 || t.Shape[0] != cfg.HeadDim/2 || !t.Type.Float() {
+		g.err = fileErr(g.file, t.Name, "is %v of %v, want [%d] of a float type", t.Type, t.Shape, cfg.HeadDim/2)
+		return
+	}
+	raw := make([]byte, t.Bytes)
+	if g.err = readFull(t, raw, 0); g.err != nil {
+		return
+	}
+	factors := make([]float32, t.Shape[0])
+	block.Decode(t.Type, factors, raw)
+	if cfg.RopeScaling.Type != "" {
+		g.err = fileErr(g.file, t.Name, "scales RoPE, and llama.rope.scaling.type %q does too", cfg.RopeScaling.Type)
+		return
+	}
+	cfg.RopeScaling = RopeScaling{Type: "factors", Factors: factors}
+}
+
+// tensors reads what only the tensors say: vocabulary, tied output, biases.
+func (g *ggufConfig) tensors(cfg *Config) error {
+	embed := g.f.Tensor("token_embd.weight")
+	if embed == nil || len(embed.Shape) != 2 {
+		return fileErr(g.file, "token_embd.weight", "is missing or not a matrix")
+	}
+	cfg.Vocab = embed.Shape[0]
+	if v := g.sizeOr("llama.vocab_size", cfg.Vocab); v != cfg.Vocab {
+		return fileErr(g.file, embed.Name, "has %d rows, llama.vocab_size is %d", cfg.Vocab, v)
+	}
+	cfg.TiedEmbeddings = g.f.Tensor("output.weight") == nil
+	cfg.AttentionBias = g.f.Tensor("blk.0.attn_q.bias") != nil
+	cfg.AttentionOutputBias = g.f.Tensor("blk.0.attn_output.bias") != nil
+	cfg.MLPBias = g.f.Tensor("blk.0.ffn_down.bias") != nil
+	return g.err
+}

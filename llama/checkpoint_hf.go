@@ -1,0 +1,255 @@
+package llama
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/safetensors"
+	"github.com/herd-ml/herd/llama/sample"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// maxJSON bounds config files; the real ones have a few kilobytes.
+const maxJSON = 8 << 20
+
+// hfConfig is config.json, in both spellings of the RoPE settings. Fields that
+// do not change the numbers are not listed.
+type hfConfig struct {
+	ModelType       string           `json:"model_type"`
+	Architectures   []string         `json:"architectures"`
+	HiddenSize      int              `json:"hidden_size"`
+	Intermediate    int              `json:"intermediate_size"`
+	Layers          int              `json:"num_hidden_layers"`
+	Heads           int              `json:"num_attention_heads"`
+	KVHeads         *int             `json:"num_key_value_heads"`
+	HeadDim         *int             `json:"head_dim"`
+	Vocab           int              `json:"vocab_size"`
+	Context         int              `json:"max_position_embeddings"`
+	NormEps         float64          `json:"rms_norm_eps"`
+	RopeTheta       *float64         `json:"rope_theta"`
+	RopeScaling     *hfRope          `json:"rope_scaling"`
+	RopeParameters  *hfRope          `json:"rope_parameters"`
+	Tied            bool             `json:"tie_word_embeddings"`
+	AttentionBias   bool             `json:"attention_bias"`
+	MLPBias         bool             `json:"mlp_bias"`
+	Act             string           `json:"hidden_act"`
+	EOS             json.RawMessage  `json:"eos_token_id"`
+	Quantization    *json.RawMessage `json:"quantization_config"`
+	PartialRotary   *float64         `json:"partial_rotary_factor"`
+	NumLocalExperts int              `json:"num_local_experts"`
+}
+
+// hfRope is the value of rope_scaling (old) or rope_parameters (new).
+type hfRope struct {
+	Type          string   `json:"type"`
+	RopeType      string   `json:"rope_type"`
+	Theta         *float64 `json:"rope_theta"`
+	Factor        float64  `json:"factor"`
+	Low           float64  `json:"low_freq_factor"`
+	High          float64  `json:"high_freq_factor"`
+	Original      int      `json:"original_max_position_embeddings"`
+	PartialRotary *float64 `json:"partial_rotary_factor"`
+}
+
+// openHF opens a Hugging Face folder.
+func openHF(dir fs.FS, shown string) (*checkpoint, error) {
+	c := &checkpoint{format: formatHF, path: shown, tensors: map[string]*fileTensor{}}
+	var raw hfConfig
+	if err := readJSON(dir, "config.json", shown, &raw); err != nil {
+		return nil, err
+	}
+	c.arch = raw.ModelType
+	var err error
+	if c.config, err = raw.resolve(); err == nil {
+		err = c.config.Validate()
+	}
+	if err != nil {
+		return nil, &FileError{File: path.Join(shown, "config.json"), Err: err}
+	}
+	c.eos = ids(raw.EOS)
+	if err := c.generationConfig(dir, shown); err != nil {
+		return nil, err
+	}
+	name := "model.safetensors.index.json"
+	if _, err := fs.Stat(dir, name); err != nil {
+		name = "model.safetensors"
+		if _, err := fs.Stat(dir, name); err != nil {
+			return nil, fileErr(shown, "", "has neither model.safetensors nor model.safetensors.index.json")
+		}
+	}
+	f, err := safetensors.OpenFS(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	c.closers = append(c.closers, f)
+	c.addHF(f)
+	if c.tok, err = tokenizer.OpenFS(dir, "."); err != nil {
+		if _, missing := fs.Stat(dir, "tokenizer.json"); missing == nil {
+			c.close()
+			return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
+		}
+		c.problem("no tokenizer: %v", err)
+	}
+	if b, err := vfs.ReadFile(dir, "chat_template.jinja", maxJSON); err == nil {
+		c.chat = string(b)
+	}
+	return c, nil
+}
+
+func (c *checkpoint) addHF(f *safetensors.File) {
+	want := map[string]bool{}
+	for _, p := range expected(c.config) {
+		want[p.Name] = true
+	}
+	for _, t := range f.Tensors() {
+		c.files = append(c.files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+		switch {
+		case want[t.Name]:
+			ft := &fileTensor{file: c.path, name: t.Name, dtype: t.Type, shape: t.Shape}
+			ft.read = plainRows(t, ft.rowBytes())
+			c.add(t.Name, ft)
+		case strings.HasSuffix(t.Name, "rotary_emb.inv_freq"): // a table older files carry
+		case t.Name == "lm_head.weight" && c.config.TiedEmbeddings: // a second copy
+		default:
+			c.problem("tensor %s is not part of a Llama model and is not used", t.Name)
+		}
+	}
+	c.problems = append(c.problems, f.Warnings()...)
+}
+
+// resolve turns what the file says into a Config.
+func (h *hfConfig) resolve() (Config, error) {
+	if h.ModelType != "llama" {
+		return Config{}, fmt.Errorf("model_type %q is %w; only llama is", h.ModelType, ErrUnsupported)
+	}
+	switch {
+	case h.Act != "" && h.Act != "silu":
+		return Config{}, fmt.Errorf("hidden_act %q is %w; only silu is", h.Act, ErrUnsupported)
+	case h.Quantization != nil && string(*h.Quantization) != "null":
+		return Config{}, fmt.Errorf("quantization_config: quantised safetensors are %w", ErrUnsupported)
+	case h.PartialRotary != nil && *h.PartialRotary != 1:
+		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *h.PartialRotary, ErrUnsupported)
+	case h.NumLocalExperts > 0:
+		return Config{}, fmt.Errorf("a mixture of %d experts is %w", h.NumLocalExperts, ErrUnsupported)
+	}
+	c := Config{
+		Layers: h.Layers, Dim: h.HiddenSize, Heads: h.Heads, KVHeads: h.Heads, HiddenDim: h.Intermediate,
+		Vocab: h.Vocab, Context: h.Context, NormEps: h.NormEps, RopeTheta: 10000,
+		TiedEmbeddings: h.Tied, AttentionBias: h.AttentionBias, AttentionOutputBias: h.AttentionBias, MLPBias: h.MLPBias,
+	}
+	if h.KVHeads != nil {
+		c.KVHeads = *h.KVHeads
+	}
+	switch {
+	case h.HeadDim != nil:
+		c.HeadDim = *h.HeadDim
+	case h.Heads > 0:
+		c.HeadDim = h.HiddenSize / h.Heads
+	}
+	rope := h.RopeScaling
+	if h.RopeTheta != nil {
+		c.RopeTheta = *h.RopeTheta
+	}
+	if h.RopeParameters != nil {
+		rope = h.RopeParameters
+	}
+	if rope == nil {
+		return c, nil
+	}
+	if rope.Theta != nil {
+		c.RopeTheta = *rope.Theta
+	}
+	if rope.PartialRotary != nil && *rope.PartialRotary != 1 {
+		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *rope.PartialRotary, ErrUnsupported)
+	}
+	c.RopeScaling = rope.resolve()
+	return c, nil
+}
+
+func (r *hfRope) resolve() RopeScaling {
+	kind := r.RopeType
+	if kind == "" {
+		kind = r.Type
+	}
+	switch kind {
+	case "", "default":
+		return RopeScaling{}
+	case "linear":
+		return RopeScaling{Type: "linear", Factor: r.Factor}
+	case "llama3":
+		return RopeScaling{Type: "llama3", Factor: r.Factor, LowFreqFactor: r.Low, HighFreqFactor: r.High, OriginalContext: r.Original}
+	}
+	return RopeScaling{Type: kind} // refused by name in Validate
+}
+
+// generationConfig reads sampling settings and stop tokens, where the file is.
+func (c *checkpoint) generationConfig(dir fs.FS, shown string) error {
+	if _, err := fs.Stat(dir, "generation_config.json"); err != nil {
+		return nil
+	}
+	var g struct {
+		EOS           json.RawMessage `json:"eos_token_id"`
+		DoSample      *bool           `json:"do_sample"`
+		Temperature   *float32        `json:"temperature"`
+		TopK          *int            `json:"top_k"`
+		TopP          *float32        `json:"top_p"`
+		MinP          *float32        `json:"min_p"`
+		RepeatPenalty *float32        `json:"repetition_penalty"`
+	}
+	if err := readJSON(dir, "generation_config.json", shown, &g); err != nil {
+		return err
+	}
+	c.eos = append(c.eos, ids(g.EOS)...)
+	if g.DoSample == nil && g.Temperature == nil && g.TopP == nil && g.TopK == nil {
+		return nil // says nothing about sampling
+	}
+	p := &sample.Params{}
+	if g.DoSample != nil && *g.DoSample {
+		p.Temperature = 1
+		set(&p.Temperature, g.Temperature)
+		set(&p.TopK, g.TopK)
+		set(&p.TopP, g.TopP)
+		set(&p.MinP, g.MinP)
+	}
+	set(&p.RepeatPenalty, g.RepeatPenalty)
+	if err := p.Validate(); err != nil {
+		return &FileError{File: path.Join(shown, "generation_config.json"), Err: err}
+	}
+	c.sampling = p
+	return nil
+}
+
+func set[T any](dst, src *T) {
+	if src != nil {
+		*dst = *src
+	}
+}
+
+// ids reads a token id that may be a number, a list or null.
+func ids(raw json.RawMessage) []int32 {
+	var one int32
+	if json.Unmarshal(raw, &one) == nil && string(raw) != "null" {
+		return []int32{one}
+	}
+	var many []int32
+	if json.Unmarshal(raw, &many) == nil {
+		return many
+	}
+	return nil
+}
+
+// readJSON decodes a file of the folder.
+func readJSON(dir fs.FS, name, shown string, v any) error {
+	b, err := vfs.ReadFile(dir, name, maxJSON)
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return &FileError{File: path.Join(shown, name), Reason: "cannot be read", Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package llama
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrClosed is returned by every call on a closed model or session.
+	ErrClosed = errors.New("llama: closed")
+	// ErrBusy is returned when a session is asked for two things at once.
+	ErrBusy = errors.New("llama: the session is busy with another call")
+	// ErrContextFull is returned when a prompt does not fit the session's context.
+	ErrContextFull = errors.New("llama: the context is full")
+	// ErrUnsupported is wrapped by errors about what is not built or not
+	// possible here.
+	ErrUnsupported = backend.ErrUnsupported
+	// ErrMemory is wrapped when Options.MemoryLimit does not allow something.
+	ErrMemory = errors.New("llama: above the memory limit")
+)
+
+// FileError says what is wrong with a checkpoint. Errors of one file format
+// (*gguf.Error, *safetensors.Error, *pth.Error) come unwrapped.
+type FileError struct {
+	File   string // path as given
+	Tensor string // name in the file, or empty
+	Reason string
+	Err    error // cause, or nil
+}
+
+func (e *FileError) Error() string {
+	s := e.File
+	if e.Tensor != "" {
+		s += ": tensor " + e.Tensor
+	}
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *FileError) Unwrap() error { return e.Err }
+
+func fileErr(file, tensor, format string, a ...any) error {
+	return &FileError{File: file, Tensor: tensor, Reason: fmt.Sprintf(format, a...)}
+}

@@ -1,0 +1,116 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// Memory is what a model takes, in bytes.
+type Memory struct {
+	Weights int64 `json:"weights"`     // packed
+	Session int64 `json:"per_session"` // keys and values of a full session
+	Scratch int64 `json:"scratch"`     // of a step, shared by all sessions
+}
+
+// Total is the need with one full session.
+func (m Memory) Total() int64 { return m.Weights + m.Session + m.Scratch }
+
+// String gives the parts in MiB.
+func (m Memory) String() string {
+	mib := func(n int64) float64 { return float64(n) / (1 << 20) }
+	return fmt.Sprintf("weights %.1f MiB, session %.1f MiB, scratch %.1f MiB", mib(m.Weights), mib(m.Session), mib(m.Scratch))
+}
+
+// Estimate says what Open would take, from the files' headers alone.
+func Estimate(path string, o Options) (Memory, error) {
+	if err := o.Validate(); err != nil {
+		return Memory{}, err
+	}
+	fsys, name := splitPath(path)
+	c, err := openCheckpoint(context.Background(), fsys, name, path)
+	if err != nil {
+		return Memory{}, err
+	}
+	defer c.close()
+	return c.estimate(o)
+}
+
+// logitRows is how many rows of logits are in memory at once.
+const logitRows = 32
+
+// estimate checks that every tensor is there with the right shape and adds up
+// their sizes.
+func (c *checkpoint) estimate(o Options) (Memory, error) {
+	var m Memory
+	for _, p := range expected(c.config) {
+		t, err := c.find(p)
+		if err != nil {
+			return Memory{}, err
+		}
+		n := int64(t.rows()) * 4 // a vector, kept as F32
+		if p.Param.Matrix() {
+			n = int64(ceilDiv(t.rows(), 16)) * 16 * int64(t.rowBytes())
+		}
+		if m.Weights > math.MaxInt64-n {
+			return Memory{}, fileErr(c.path, "", "the sum of the tensors does not fit 63 bits")
+		}
+		m.Weights += n
+	}
+	var ok bool
+	positions := o.context(c.config, 0)
+	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), c.kv(o).PageBytes()); !ok {
+		return Memory{}, fileErr(c.path, "", "a session of %d positions does not fit 63 bits", positions)
+	}
+	m.Scratch = scratch(c.config, o.batchRows())
+	return m, nil
+}
+
+// scratch is the arena of a prefill step of r rows: what transformer.hidden and
+// one layer allocate, and a block of logits.
+func scratch(c Config, rows int) int64 {
+	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
+	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
+	layer := r * (6*d + 3*q + 3*kv + 3*int64(c.HiddenDim))
+	if c.AttentionBias {
+		layer += r * (q + 2*kv)
+	}
+	if c.AttentionOutputBias {
+		layer += r * d
+	}
+	if c.MLPBias {
+		layer += r * (2*int64(c.HiddenDim) + d)
+	}
+	n := min(r, logitRows)
+	output := 2*r*d + n*int64(c.Vocab)
+	// The host's copy of the logits comes on top.
+	return 4 * (common + max(layer, output) + n*int64(c.Vocab))
+}
+
+// kv is the geometry of the pages of keys and values.
+func (c *checkpoint) kv(o Options) backend.KV {
+	t := o.KVType
+	if t == backend.Invalid {
+		t = backend.F16
+		if w := c.tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || w != nil && w.dtype == backend.F32 {
+			t = backend.F32
+		}
+	}
+	return backend.KV{Type: t, Layers: c.config.Layers, Heads: c.config.KVHeads, HeadDim: c.config.HeadDim}
+}
+
+// bytes is how much of the files loading reads.
+func (c *checkpoint) bytes() int64 {
+	var n int64
+	for _, p := range expected(c.config) {
+		t := c.tensors[p.Name]
+		if p.Param.Matrix() {
+			n += int64(t.rows()) * int64(t.rowBytes())
+		} else {
+			n += 4 * int64(t.rows())
+		}
+	}
+	return n
+}

@@ -1,0 +1,181 @@
+package llama
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/herd-ml/herd/llama/chat"
+	"github.com/herd-ml/herd/llama/sample"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// Generate continues a prompt. The text of special tokens becomes those tokens,
+// and BOS is added where the model does so.
+//
+// The sequence starts when it is ranged over and can be ranged over once. The
+// last Token says why the generation ended; an error, errors.Is(err,
+// context.Canceled) for one, is yielded once, last. Breaking out of the loop
+// leaves the session usable, holding what was computed.
+func (s *Session) Generate(ctx context.Context, prompt string, o GenerateOptions) iter.Seq2[Token, error] {
+	return s.sequence(ctx, o, func() ([]int32, error) { return s.m.Encode(prompt) })
+}
+
+// GenerateIDs is Generate for a prompt of token ids, to which nothing is added.
+func (s *Session) GenerateIDs(ctx context.Context, ids []int32, o GenerateOptions) iter.Seq2[Token, error] {
+	return s.sequence(ctx, o, func() ([]int32, error) { return ids, nil })
+}
+
+// Chat answers a conversation. It is not built yet: the sequence yields an
+// error that wraps ErrUnsupported.
+func (s *Session) Chat(_ context.Context, _ []chat.Message, _ ChatOptions) iter.Seq2[Token, error] {
+	return func(yield func(Token, error) bool) {
+		yield(Token{}, fmt.Errorf("llama: Chat is not built yet: %w", ErrUnsupported))
+	}
+}
+
+// Encode returns the ids of a prompt as Generate takes it: special tokens
+// parsed, BOS added where the model does so.
+func (m *Model) Encode(prompt string) ([]int32, error) {
+	if m.tok == nil {
+		return nil, fmt.Errorf("llama: the model's files hold no tokenizer: prompts must be token ids: %w", ErrUnsupported)
+	}
+	return m.tok.Encode(prompt, tokenizer.EncodeOptions{AddBOS: true, Special: true})
+}
+
+// errTwice is yielded by a sequence that is ranged over again.
+var errTwice = errors.New("llama: a generation can be ranged over once")
+
+func (s *Session) sequence(ctx context.Context, o GenerateOptions, prompt func() ([]int32, error)) iter.Seq2[Token, error] {
+	var started atomic.Bool
+	return func(yield func(Token, error) bool) {
+		if started.Swap(true) {
+			yield(Token{}, errTwice)
+			return
+		}
+		g := &generation{s: s, o: o}
+		if err := g.run(ctx, prompt, yield); err != nil {
+			yield(Token{}, err)
+		}
+	}
+}
+
+// generation is one call of Generate.
+type generation struct {
+	s       *Session
+	o       GenerateOptions
+	sampler *sample.Sampler
+	text    *textStream
+	count   int // tokens generated
+}
+
+// run yields tokens until the generation ends; an error it returns is still to
+// be yielded.
+func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yield func(Token, error) bool) error {
+	if err := g.o.Validate(); err != nil {
+		return err
+	}
+	var err error
+	if g.sampler, err = sample.New(g.o.Sampling, g.o.Steps...); err != nil {
+		return err
+	}
+	call, leave, err := g.s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := context.Cause(call); err != nil {
+		return err
+	}
+	ids, err := prompt()
+	if err != nil {
+		return err
+	}
+	g.text = newTextStream(g.s.m.tok, g.o.Stop)
+	for _, id := range ids {
+		g.sampler.Accept(id)
+	}
+	err = g.compute(func() error { return g.s.prefill(call, ids) })
+	for err == nil {
+		var t Token
+		if t, err = g.next(); err != nil {
+			break
+		}
+		if !yield(t, nil) || t.Finish != NotFinished {
+			return nil
+		}
+		err = g.compute(func() error { return g.s.decode(call, t.ID) })
+	}
+	return err
+}
+
+// compute runs work on the session's cache.
+func (g *generation) compute(work func() error) error {
+	if err := g.s.lock(); err != nil {
+		return err
+	}
+	defer g.s.work.Unlock()
+	return work()
+}
+
+// decode feeds one generated token back.
+func (s *Session) decode(ctx context.Context, id int32) error {
+	start := time.Now()
+	s.one[0] = id
+	if err := s.extend(ctx, s.one[:], lastRow, s.keep); err != nil {
+		return err
+	}
+	s.usage.DecodeTokens++
+	s.usage.DecodeTime += time.Since(start)
+	return nil
+}
+
+// next draws a token from the logits of the last position.
+func (g *generation) next() (Token, error) {
+	if err := g.s.lock(); err != nil {
+		return Token{}, err
+	}
+	defer g.s.work.Unlock()
+	logits := g.s.logits
+	id, err := g.sampler.Sample(logits)
+	if err != nil {
+		return Token{}, fmt.Errorf("llama: after %d tokens: %w", g.count, err)
+	}
+	g.sampler.Accept(id)
+	g.count++
+	t := Token{ID: id}
+	if g.o.Logprobs || g.o.TopLogprobs > 0 {
+		t.Logprob = float32(sample.Logprob(logits, id))
+	}
+	if g.o.TopLogprobs > 0 {
+		t.Top = sample.TopLogprobs(nil, logits, g.o.TopLogprobs)
+	}
+	stopped := slices.Contains(g.o.StopTokens, id)
+	if _, eos := slices.BinarySearch(g.s.m.stop, id); eos && !g.o.IgnoreEOS {
+		stopped = true
+	}
+	found := false
+	if !stopped {
+		t.Text, found = g.text.write(id)
+	}
+	switch {
+	case stopped || found:
+		t.Finish = FinishStop
+	case g.count == g.o.MaxTokens:
+		t.Finish = FinishLength
+	case len(g.s.ids) == g.s.limit:
+		t.Finish = FinishContext
+	}
+	if t.Finish != NotFinished && !found {
+		rest, stop := g.text.flush()
+		t.Text += rest
+		if stop {
+			t.Finish = FinishStop
+		}
+	}
+	return t, nil
+}

@@ -1,0 +1,218 @@
+package llama
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/sample"
+	"github.com/herd-ml/herd/llama/tokenizer"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// Model is a loaded model. It is safe for concurrent use.
+type Model struct {
+	config   Config
+	opts     Options
+	b        backend.Backend
+	net      *transformer
+	cx       *tensor.Context
+	tok      *tokenizer.Tokenizer
+	stop     []int32 // tokens that end a generation, ascending
+	sampling *sample.Params
+	warnings []string
+	loader   *loader
+	estimate Memory
+	pages    pagePool
+	loadTime time.Duration
+	host     []float32 // logits on their way out; belongs to the running step
+
+	mu    sync.Mutex      // orders begin and Close
+	life  context.Context // ends first thing in Close
+	end   context.CancelFunc
+	steps sync.WaitGroup
+	once  sync.Once
+}
+
+// Open loads a model: a .gguf file (or the first part of a split one), a
+// Hugging Face folder or a Meta folder. ctx cancels loading only. Errors of the
+// files are *gguf.Error, *safetensors.Error, *pth.Error or *FileError.
+func Open(ctx context.Context, path string, o Options) (*Model, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, &FileError{File: path, Reason: "cannot be opened", Err: errors.Unwrap(err)}
+	}
+	fsys, name := splitPath(path)
+	return open(ctx, o, func() (*checkpoint, error) { return openCheckpoint(ctx, fsys, name, path) })
+}
+
+// OpenFS is Open in a file system: embed.FS, a zip archive, a test's. name is
+// slash-separated; "." is the whole file system as a folder.
+func OpenFS(ctx context.Context, fsys fs.FS, name string, o Options) (*Model, error) {
+	return open(ctx, o, func() (*checkpoint, error) { return openCheckpoint(ctx, fsys, name, name) })
+}
+
+// OpenReader is Open for a GGUF file of size bytes behind a reader, which the
+// caller closes after loading. name is for error messages.
+func OpenReader(ctx context.Context, r io.ReaderAt, size int64, name string, o Options) (*Model, error) {
+	return open(ctx, o, func() (*checkpoint, error) {
+		f, err := gguf.New(r, size, name)
+		if err != nil {
+			return nil, err
+		}
+		return readGGUF(f, name)
+	})
+}
+
+// open loads what a function opens, and closes the files.
+func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*Model, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := files()
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	start := time.Now()
+	m, err := newModel(o, c)
+	if err != nil {
+		return nil, err
+	}
+	m.loader.total = c.bytes()
+	if err := m.loader.load(ctx, c, m.net, m.cx); err != nil {
+		m.Close()
+		return nil, err
+	}
+	m.loadTime = time.Since(start)
+	m.log().Info("model loaded", "path", c.path, "format", string(c.format), "params", c.config.Params(),
+		"memory", m.estimate.Weights, "seconds", m.loadTime.Seconds(), "backend", m.b.Describe().String())
+	for _, w := range m.warnings {
+		m.log().Warn(w)
+	}
+	return m, nil
+}
+
+// newModel makes a model without numbers, once it is known to fit.
+func newModel(o Options, c *checkpoint) (*Model, error) {
+	est, err := c.estimate(o)
+	if err != nil {
+		return nil, err
+	}
+	if o.MemoryLimit > 0 && est.Total() > o.MemoryLimit {
+		return nil, fmt.Errorf("%s: needs %d bytes (%v) with one session, the limit is %d: %w", c.path, est.Total(), est, o.MemoryLimit, ErrMemory)
+	}
+	if o.Backend == nil {
+		o.Backend = cpu.Default()
+	}
+	cx, err := tensor.NewContext(o.Backend, tensor.Options{Precision: o.Precision})
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{
+		config: c.config, opts: o, b: o.Backend, net: newTransformer(c.config), cx: cx, tok: c.tok,
+		sampling: c.sampling, estimate: est, warnings: c.problems,
+		loader: &loader{b: o.Backend, progress: o.Progress},
+	}
+	m.life, m.end = context.WithCancel(context.Background())
+	m.pages = pagePool{m: m, kv: c.kv(o)}
+	m.stop = append(m.stop, c.eos...)
+	if c.tok != nil {
+		m.stop = append(m.stop, c.tok.EOG()...)
+		m.warnings = append(m.warnings, c.tok.Info().Warnings...)
+	}
+	slices.Sort(m.stop)
+	m.stop = slices.Compact(m.stop)
+	if d := o.Backend.Describe(); d.Variant == "generic" {
+		m.warnings = append(m.warnings, "no vector kernels run here ("+d.String()+"): slow")
+	}
+	return m, nil
+}
+
+func (m *Model) log() *slog.Logger {
+	if m.opts.Logger != nil {
+		return m.opts.Logger
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// Config is the model's shape.
+func (m *Model) Config() Config { return m.config }
+
+// Tokenizer is the model's vocabulary; nil where its files have none.
+func (m *Model) Tokenizer() *tokenizer.Tokenizer { return m.tok }
+
+// StopTokens are the ids that end a generation, ascending.
+func (m *Model) StopTokens() []int32 { return slices.Clone(m.stop) }
+
+// Warnings lists slow or guessed paths and oddities of the files.
+func (m *Model) Warnings() []string { return slices.Clone(m.warnings) }
+
+// Memory is what the model and one full session take.
+func (m *Model) Memory() Memory { return m.estimate }
+
+// LoadTime is how long opening took.
+func (m *Model) LoadTime() time.Duration { return m.loadTime }
+
+// Describe says what the model runs on.
+func (m *Model) Describe() backend.Description { return m.b.Describe() }
+
+// DefaultSampling is what generation_config.json says, where the model has
+// one that speaks of sampling; else the customary temperature 0.8, top-k 40,
+// top-p 0.95 and min-p 0.05.
+func (m *Model) DefaultSampling() sample.Params {
+	if m.sampling != nil {
+		return *m.sampling
+	}
+	return sample.Params{Temperature: 0.8, TopK: 40, TopP: 0.95, MinP: 0.05}
+}
+
+// enter starts a call: the context it returns ends with ctx, when cancel is
+// called, which must happen, and when the model closes.
+func (m *Model) enter(ctx context.Context) (call context.Context, cancel context.CancelCauseFunc, err error) {
+	if m.life.Err() != nil {
+		return nil, nil, ErrClosed
+	}
+	call, end := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(m.life, func() { end(ErrClosed) })
+	return call, func(cause error) { stop(); end(cause) }, nil
+}
+
+// begin keeps the model's memory in place until done is called.
+func (m *Model) begin() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.life.Err() != nil {
+		return ErrClosed
+	}
+	m.steps.Add(1)
+	return nil
+}
+
+// Close refuses new calls, cancels running ones, waits for their steps, then
+// frees the memory. Closing twice is fine, and so is closing inside a loop over
+// a generation, which then yields ErrClosed.
+func (m *Model) Close() error {
+	m.once.Do(func() {
+		m.mu.Lock()
+		m.end()
+		m.mu.Unlock()
+		m.steps.Wait()
+		m.pages.free()
+		m.loader.free()
+		m.cx.Close()
+	})
+	return nil
+}

@@ -1,0 +1,163 @@
+package llama
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/sample"
+)
+
+// Precision says whether activations may be rounded for speed.
+type Precision = backend.Precision
+
+// PrecisionAuto lets activations be rounded to the weights' partner type,
+// PrecisionF32 never rounds them.
+const (
+	PrecisionAuto = backend.PrecisionAuto
+	PrecisionF32  = backend.PrecisionF32
+)
+
+// DefaultContext is the most positions a session has unless asked otherwise.
+const DefaultContext = 4096
+
+// Options are the settings of a model. The zero value works.
+type Options struct {
+	// Backend runs the model; nil is cpu.Default().
+	Backend backend.Backend
+	// Precision is PrecisionAuto by default.
+	Precision Precision
+	// KVType is the type of cached keys and values, backend.F32 or backend.F16;
+	// zero is F32 under PrecisionF32 and for F32 weights, else F16.
+	KVType backend.DType
+	// Context is the most positions of a session that does not ask for its own
+	// number; 0 is the model's, at most DefaultContext.
+	Context int
+	// BatchRows is the most rows of one forward step in prefill; 0 is 512. It
+	// changes speed and memory, not results.
+	BatchRows int
+	// MemoryLimit in bytes bounds weights, scratch and cached keys and values
+	// together; 0 is no limit. A model that cannot fit with one full session is
+	// refused before it is loaded, and a page that would go above it is too.
+	MemoryLimit int64
+	// Progress is told how loading goes, from one goroutine at a time.
+	Progress func(Progress)
+	// Logger is told what a user may want to know; nil is silent.
+	Logger *slog.Logger
+}
+
+// Progress is how far loading is.
+type Progress struct {
+	Done, Total int64 // bytes of weights
+}
+
+const defaultBatchRows = 512
+
+// Validate lists every violation.
+func (o Options) Validate() error {
+	var errs []error
+	if o.Precision > PrecisionF32 {
+		errs = append(errs, fmt.Errorf("llama: Precision is %d, want PrecisionAuto or PrecisionF32", o.Precision))
+	}
+	if err := checkKVType(o.KVType); err != nil {
+		errs = append(errs, err)
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{{"Context", int64(o.Context)}, {"BatchRows", int64(o.BatchRows)}, {"MemoryLimit", o.MemoryLimit}} {
+		if f.value < 0 {
+			errs = append(errs, fmt.Errorf("llama: %s is %d, want 0 or more", f.name, f.value))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func checkKVType(t backend.DType) error {
+	switch t {
+	case backend.Invalid, backend.F32, backend.F16:
+		return nil
+	}
+	return fmt.Errorf("llama: keys and values of type %v are %w: F32 and F16 are", t, ErrUnsupported)
+}
+
+// batchRows is the resolved BatchRows.
+func (o Options) batchRows() int {
+	if o.BatchRows == 0 {
+		return defaultBatchRows
+	}
+	return o.BatchRows
+}
+
+// context is the resolved number of positions of a session that asks for ask.
+func (o Options) context(c Config, ask int) int {
+	switch {
+	case ask > 0:
+		return ask
+	case o.Context > 0:
+		return o.Context
+	}
+	return min(c.Context, DefaultContext)
+}
+
+// SessionOptions are the settings of a session. The zero value works.
+type SessionOptions struct {
+	// Context is the most positions; 0 is the model's setting. Memory is taken
+	// as positions fill.
+	Context int
+}
+
+// GenerateOptions are the settings of one generation. The zero value is greedy
+// and runs until the model stops or the context is full.
+type GenerateOptions struct {
+	// MaxTokens bounds the tokens generated; 0 is no bound.
+	MaxTokens int
+	// Sampling says how tokens are drawn; zero is greedy. Model.DefaultSampling
+	// has what the model's makers advise.
+	Sampling sample.Params
+	// Steps are the caller's own sampling steps, token masks for one.
+	Steps []sample.Step
+	// Stop ends the generation before any of these texts.
+	Stop []string
+	// StopTokens end it too, beside the model's own.
+	StopTokens []int32
+	// IgnoreEOS goes on past the model's own stop tokens.
+	IgnoreEOS bool
+	// Logprobs fills Token.Logprob, and TopLogprobs > 0 also Token.Top: of the
+	// model's own distribution, before sampling.
+	Logprobs    bool
+	TopLogprobs int
+}
+
+// Validate lists every violation.
+func (o GenerateOptions) Validate() error {
+	errs := []error{o.Sampling.Validate()}
+	if o.MaxTokens < 0 {
+		errs = append(errs, fmt.Errorf("llama: MaxTokens is %d, want 0 or more", o.MaxTokens))
+	}
+	if o.TopLogprobs < 0 {
+		errs = append(errs, fmt.Errorf("llama: TopLogprobs is %d, want 0 or more", o.TopLogprobs))
+	}
+	for i, s := range o.Stop {
+		if s == "" {
+			errs = append(errs, fmt.Errorf("llama: Stop[%d] is empty", i))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ChatOptions are the settings of one reply.
+type ChatOptions struct {
+	GenerateOptions
+}
+
+// ceilDiv is n/d rounded up, for n >= 0.
+func ceilDiv(n, d int) int { return n/d + (n%d+d-1)/d }
+
+// mul returns a*b, or false where it does not fit.
+func mul(a, b int64) (int64, bool) {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	return int64(lo), hi == 0 && lo < 1<<63
+}

@@ -1,0 +1,151 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/herd-ml/herd/llama/sample"
+)
+
+// PerplexityOptions are the settings of Perplexity. The zero value works.
+type PerplexityOptions struct {
+	// Context is the length of a chunk; 0 is 512.
+	Context int
+	// Chunks bounds the chunks scored; 0 is all.
+	Chunks int
+	// Progress, where set, is told after each chunk.
+	Progress func(done, total int, sofar Perplexity)
+}
+
+// Perplexity is how well a model predicts a text.
+type Perplexity struct {
+	PPL    float64 `json:"ppl"`    // exp(NLL)
+	NLL    float64 `json:"nll"`    // mean negative log-likelihood, in nats
+	Tokens int     `json:"tokens"` // scored
+	Chunks int     `json:"chunks"`
+}
+
+// Perplexity scores a text given as ids, without BOS. As llama.cpp defines it:
+// consecutive chunks of Context tokens, each on its own, its first token
+// replaced by BOS where the model adds one; of each the tokens after the
+// middle are scored (positions Context/2 to Context-2 predict their
+// successors). A rest shorter than a chunk is left out.
+func (m *Model) Perplexity(ctx context.Context, ids []int32, o PerplexityOptions) (Perplexity, error) {
+	if o.Context == 0 {
+		o.Context = 512
+	}
+	if o.Context < 4 || o.Chunks < 0 {
+		return Perplexity{}, fmt.Errorf("llama: PerplexityOptions: Context is %d, want 4 or more, Chunks %d, want 0 or more", o.Context, o.Chunks)
+	}
+	chunks := len(ids) / o.Context
+	if chunks == 0 {
+		return Perplexity{}, fmt.Errorf("llama: the text has %d tokens, less than one chunk of %d", len(ids), o.Context)
+	}
+	if o.Chunks > 0 {
+		chunks = min(chunks, o.Chunks)
+	}
+	s, err := m.NewSession(SessionOptions{Context: o.Context})
+	if err != nil {
+		return Perplexity{}, err
+	}
+	defer s.Close()
+	var p Perplexity
+	sum := 0.0
+	chunk := make([]int32, o.Context)
+	for i := range chunks {
+		copy(chunk, ids[i*o.Context:])
+		if m.tok != nil && m.tok.AddsBOS() {
+			if bos, ok := m.tok.BOS(); ok {
+				chunk[0] = bos
+			}
+		}
+		err := s.Score(ctx, chunk, func(pos int, logits []float32) {
+			if pos >= o.Context/2 && pos < o.Context-1 {
+				sum -= sample.Logprob(logits, chunk[pos+1])
+				p.Tokens++
+			}
+		})
+		if err != nil {
+			return Perplexity{}, err
+		}
+		p.Chunks++
+		p.NLL = sum / float64(p.Tokens)
+		p.PPL = math.Exp(p.NLL)
+		if o.Progress != nil {
+			o.Progress(i+1, chunks, p)
+		}
+	}
+	return p, nil
+}
+
+// Pooling says how the hidden states of a text become one vector.
+type Pooling uint8
+
+const (
+	// PoolMean is the mean over all tokens.
+	PoolMean Pooling = iota
+	// PoolLast is the last token's state.
+	PoolLast
+)
+
+// EmbedOptions are the settings of Embed. The zero value is the mean, of
+// length 1.
+type EmbedOptions struct {
+	Pooling Pooling
+	// Raw leaves out the scaling to Euclidean length 1.
+	Raw bool
+}
+
+// Embed returns a vector [D] of a text: the hidden states after the last norm,
+// pooled. The session forgets what it held.
+func (s *Session) Embed(ctx context.Context, text string, o EmbedOptions) ([]float32, error) {
+	ids, err := s.m.Encode(text)
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("llama: Embed of an empty text")
+	}
+	call, leave, err := s.claim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := s.m.checkIDs(ids); err != nil {
+		return nil, err
+	}
+	s.truncate(0)
+	s.step.hidden = true
+	defer func() { s.step.hidden = false }()
+	sum := make([]float64, s.m.config.Dim)
+	want := allRows
+	if o.Pooling == PoolLast {
+		want = lastRow
+	}
+	n := 0
+	err = s.extend(call, ids, want, func(_ int, h []float32) {
+		n++
+		for i, x := range h {
+			sum[i] += float64(x)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	scale := 1 / float64(n)
+	if !o.Raw {
+		square := 0.0
+		for _, x := range sum {
+			square += x * x
+		}
+		if scale = 0; square > 0 {
+			scale = 1 / math.Sqrt(square)
+		}
+	}
+	out := make([]float32, len(sum))
+	for i, x := range sum {
+		out[i] = float32(x * scale)
+	}
+	return out, nil
+}

@@ -1,0 +1,93 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// step is one forward pass over rows of one or more sequences. Calls on
+// sessions take turns with it; a scheduler will put the rows of several in one.
+type step struct {
+	ids    []int32 // [R]
+	layout backend.Layout
+	copies []pageCopy // done before anything is appended
+	hidden bool       // emit hidden states [D] instead of logits [V]
+	// emit gets the result of each row in layout.Logits; values are valid during
+	// the call only.
+	emit func(i int, values []float32)
+}
+
+// pageCopy fills a page that has become a session's own.
+type pageCopy struct{ dst, src backend.Buffer }
+
+// run executes a step once the steps before it are done. On an error nothing
+// has been emitted that counts, and what was appended must not be used.
+func (m *Model) run(ctx context.Context, s *step) (err error) {
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.steps.Done()
+	if err := m.cx.Begin(ctx, &s.layout, m.pages.kv); err != nil {
+		return cause(ctx, err)
+	}
+	defer func() {
+		fault := recover()
+		end := m.cx.End()
+		switch {
+		case fault != nil:
+			err = fmt.Errorf("llama: a forward step failed: %v", fault)
+		case end != nil:
+			err = cause(ctx, end)
+		}
+	}()
+	for _, c := range s.copies {
+		m.cx.CopyPage(c.dst, c.src)
+	}
+	h := m.net.hidden(m.cx, s.ids) // [n, D]
+	width := m.config.Vocab
+	if s.hidden {
+		width = m.config.Dim
+	}
+	for from := 0; from < h.Rows(); from += logitRows {
+		n := min(logitRows, h.Rows()-from)
+		mark := m.cx.Mark()
+		x := tensor.SliceRows(m.cx, h, from, n)
+		if !s.hidden {
+			x = m.net.Output.Forward(m.cx, x) // [n, V]
+		}
+		if cap(m.host) < n*width {
+			m.host = make([]float32, n*width)
+		}
+		out := m.host[:n*width]
+		m.cx.Read(out, x)
+		m.cx.Release(mark)
+		if m.cx.Stopped() {
+			return nil // End says why
+		}
+		for i := range n {
+			s.emit(from+i, out[i*width:(i+1)*width])
+		}
+	}
+	return nil
+}
+
+// cause replaces the error of a context that Close ended by ErrClosed.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil && context.Cause(ctx) == ErrClosed {
+		return ErrClosed
+	}
+	return err
+}
+
+// checkIDs refuses ids outside the embedding table.
+func (m *Model) checkIDs(ids []int32) error {
+	for i, id := range ids {
+		if id < 0 || int(id) >= m.config.Vocab {
+			return fmt.Errorf("llama: token %d at position %d is outside the vocabulary of %d", id, i, m.config.Vocab)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package llama
+
+import (
+	"github.com/herd-ml/herd/nn"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// transformer is the whole network. Its parameter names are Hugging Face's.
+//
+//	h = x + Attention(RMSNorm(x))
+//	x = h + FeedForward(RMSNorm(h))     for each layer, then
+//	logits = Output(RMSNorm(x))
+//
+// (https://arxiv.org/abs/2407.21783, section 3.2.)
+type transformer struct {
+	Embed  *nn.Embedding `name:"model.embed_tokens"`
+	Layers []*layer      `name:"model.layers"`
+	Norm   *nn.RMSNorm   `name:"model.norm"`
+	Output *nn.Linear    `name:"lm_head"` // shares Embed's matrix when tied
+	RoPE   *nn.RoPE
+}
+
+type layer struct {
+	AttnNorm  *nn.RMSNorm     `name:"input_layernorm"`
+	Attention *nn.Attention   `name:"self_attn"`
+	FFNNorm   *nn.RMSNorm     `name:"post_attention_layernorm"`
+	FFN       *nn.FeedForward `name:"mlp"`
+}
+
+// newTransformer returns the network of a valid configuration without numbers.
+func newTransformer(c Config) *transformer {
+	t := &transformer{
+		Embed: nn.NewEmbedding(c.Vocab, c.Dim),
+		Norm:  nn.NewRMSNorm(c.Dim, float32(c.NormEps)),
+		RoPE:  nn.NewRoPE(c.HeadDim),
+	}
+	t.Output = &nn.Linear{Weight: t.Embed.Weight}
+	if !c.TiedEmbeddings {
+		t.Output = nn.NewLinear(c.Dim, c.Vocab, false)
+	}
+	for range c.Layers {
+		t.Layers = append(t.Layers, &layer{
+			AttnNorm:  nn.NewRMSNorm(c.Dim, float32(c.NormEps)),
+			Attention: nn.NewAttention(c.Dim, c.Heads, c.KVHeads, c.HeadDim, c.AttentionBias, c.AttentionOutputBias),
+			FFNNorm:   nn.NewRMSNorm(c.Dim, float32(c.NormEps)),
+			FFN:       nn.NewFeedForward(c.Dim, c.HiddenDim, c.MLPBias),
+		})
+	}
+	return t
+}
+
+// hidden runs the layers and returns the normalised residual stream of the
+// rows that the layout wants logits of, [len(Logits), D].
+func (t *transformer) hidden(c *tensor.Context, ids []int32) *tensor.Tensor {
+	x := t.Embed.Forward(c, c.IDs(ids)) // [R, D]
+	rope := t.RoPE.Table(c)             // [R, hd]
+	mark := c.Mark()
+	for i, l := range t.Layers {
+		x = c.Keep(mark, x, l.forward(c, x, rope, i))
+	}
+	if want := c.Layout().Logits; len(want) < len(ids) {
+		x = tensor.Gather(c, x, want)
+	}
+	return t.Norm.Forward(c, x)
+}
+
+// forward keeps the shape [R,D].
+func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int) *tensor.Tensor {
+	h := tensor.Add(c, x, l.Attention.Forward(c, l.AttnNorm.Forward(c, x), rope, i))
+	return tensor.Add(c, h, l.FFN.Forward(c, l.FFNNorm.Forward(c, h)))
+}
