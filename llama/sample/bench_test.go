@@ -1,6 +1,7 @@
 package sample
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -54,4 +55,26 @@ func BenchmarkTopLogprobs(b *testing.B) {
 	for b.Loop() {
 		dst = TopLogprobs(dst, logits, 20)
 	}
+}
+
+// BenchmarkExp is the cost of one weight for each of 128256 logits, beside the
+// same sum with math.Exp.
+func BenchmarkExp(b *testing.B) {
+	logits := benchLogits()
+	b.Run("expDiff", func(b *testing.B) {
+		for b.Loop() {
+			sum := 0.0
+			for _, l := range logits {
+				sum += expDiff(l, 14)
+			}
+		}
+	})
+	b.Run("math", func(b *testing.B) {
+		for b.Loop() {
+			sum := 0.0
+			for _, l := range logits {
+				sum += math.Exp(float64(l) - 14)
+			}
+		}
+	})
 }

@@ -46,16 +46,36 @@ func (c *Candidates) Top(k int) {
 	}
 }
 
-// best returns the index of the largest logit, of equal ones that of the
-// lowest id, or -1 if nothing can be chosen.
-func (c *Candidates) best() int {
-	best := argmax(c.Logits)
-	for i := best + 1; best >= 0 && i < len(c.Logits); i++ {
-		if c.Logits[i] == c.Logits[best] && c.IDs[i] < c.IDs[best] {
-			best = i
+// lowest returns the lowest id with this logit.
+func (c *Candidates) lowest(logit float32) int32 {
+	id := int32(math.MaxInt32)
+	for i, l := range c.Logits {
+		if l == logit {
+			id = min(id, c.IDs[i])
 		}
 	}
-	return best
+	return id
+}
+
+// max returns the largest logit, and false if nothing can be chosen.
+func (c *Candidates) max() (float32, bool) {
+	i := argmax(c.Logits)
+	if i < 0 {
+		return negInf, false
+	}
+	return c.Logits[i], true
+}
+
+// keep removes the candidates for which ok(index) is false.
+func (c *Candidates) keep(ok func(i int) bool) {
+	n := 0
+	for i := range c.IDs {
+		if ok(i) {
+			c.IDs[n], c.Logits[n] = c.IDs[i], c.Logits[i]
+			n++
+		}
+	}
+	c.cut(n)
 }
 
 // cut keeps the first n candidates.
@@ -87,9 +107,17 @@ func (c *Candidates) weigh(max float32) (total uint64) {
 // or NaN.
 func argmax(logits []float32) int {
 	best, at := negInf, -1
-	for i, l := range logits {
-		if l > best {
-			best, at = l, i
+	for i := 0; i < len(logits); {
+		if b := logits[i:]; len(b) >= 8 && // eight at a time, nearly always false:
+			!(b[0] > best || b[1] > best || b[2] > best || b[3] > best ||
+				b[4] > best || b[5] > best || b[6] > best || b[7] > best) {
+			i += 8
+			continue
+		}
+		for end := min(i+8, len(logits)); i < end; i++ {
+			if logits[i] > best {
+				best, at = logits[i], i
+			}
 		}
 	}
 	return at
@@ -171,52 +199,4 @@ func siftDown(h []uint64, i int) {
 		h[i], h[child] = h[child], h[i]
 		i = child
 	}
-}
-
-// Weights are probabilities relative to the largest, in units of 2^-40. Fewer
-// than 2^24 of them cannot overflow 64 bits.
-const (
-	weightOne     = 1 << 40
-	maxCandidates = 1 << 24
-)
-
-// weight returns exp(logit - max) as a weight, rounded to nearest; max itself
-// weighs weightOne even if it is +Inf, and NaN weighs nothing.
-func weight(logit, max float32) uint64 {
-	if logit == max {
-		return weightOne
-	}
-	x := float64(logit) - float64(max)
-	if !(x > -29) { // exp(-29) < 2^-41
-		return 0
-	}
-	return uint64(int64(float64(exp(x)*weightOne) + 0.5))
-}
-
-// exp returns e^x for x in [-700, 0], to a relative 3e-13: with x = k ln 2 + r
-// and |r| <= ln(2)/2 it is 2^k times the Taylor sum of e^r to r^10. Unlike
-// math.Exp it gives the same bits on every platform: the conversions keep the
-// compiler from fusing multiplications with additions.
-func exp(x float64) float64 {
-	const (
-		log2e = 1 / math.Ln2
-		ln2Hi = 0x1.62e42fefap-1 // the upper bits of ln 2: k*ln2Hi is exact
-		ln2Lo = math.Ln2 - ln2Hi
-		shift = 3 << 51 // adding it rounds to an integer, held in the low bits
-	)
-	t := float64(x*log2e) + shift
-	k := t - shift
-	r := (x - float64(k*ln2Hi)) - float64(k*ln2Lo)
-	p := 1.0 / 3628800
-	p = float64(p*r) + 1.0/362880
-	p = float64(p*r) + 1.0/40320
-	p = float64(p*r) + 1.0/5040
-	p = float64(p*r) + 1.0/720
-	p = float64(p*r) + 1.0/120
-	p = float64(p*r) + 1.0/24
-	p = float64(p*r) + 1.0/6
-	p = float64(p*r) + 1.0/2
-	p = float64(p*r) + 1
-	p = float64(p*r) + 1
-	return p * math.Float64frombits((math.Float64bits(t)+1023)<<52)
 }

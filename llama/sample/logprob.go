@@ -51,8 +51,8 @@ func newSoftmax(logits []float32) softmax {
 	for _, l := range logits {
 		if l == max { // +Inf too
 			sum++
-		} else if x := float64(l) - float64(max); x > -700 {
-			sum += exp(x)
+		} else if l-max > -700 {
+			sum += expDiff(l, max)
 		}
 	}
 	return softmax{max, math.Log(sum)}

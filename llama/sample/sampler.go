@@ -121,14 +121,14 @@ func (s *Sampler) Sample(logits []float32) (int32, error) {
 			return 0, fmt.Errorf("sample: step %d (%T) left %d ids and %d logits", i, step, len(c.IDs), len(c.Logits))
 		}
 	}
-	i := c.best()
-	if i < 0 {
+	max, ok := c.max()
+	if !ok {
 		return 0, ErrNoCandidate
 	}
-	if !s.greedy {
-		i = s.draw(c.Logits[i])
+	if s.greedy {
+		return c.lowest(max), nil
 	}
-	return c.IDs[i], nil
+	return c.IDs[s.draw(max)], nil
 }
 
 // load makes the candidates the whole vocabulary with these logits.

@@ -150,47 +150,58 @@ type topK int
 
 func (k topK) Apply(c *Candidates) { c.Top(int(k)) }
 
-// topP keeps the shortest head of the sorted candidates that holds at least
-// this part of the probability.
+// topP keeps the fewest tokens that hold at least this part of the
+// probability, in their order. Instead of sorting it adds up the weights in
+// bands of equal distance from the largest logit; only the band in which the
+// sum reaches its goal is sorted.
 type topP float32
 
-// nucleusGuess is how many candidates topP sorts at first; where they hold too
-// little, nucleusGrowth times as many, and so on.
-const nucleusGuess, nucleusGrowth = 256, 8
+// Bands are 1/16 nat wide and go as far down as weights are above 0.
+const bandsPerNat, bands = 16, -minExponent*bandsPerNat + 1
 
-func (p topP) Apply(c *Candidates) {
-	best := c.best()
-	if best < 0 {
-		return
+// band is not decreasing as logits fall, so whole bands rank above others.
+func band(logit, max float32) int {
+	if logit == max {
+		return 0
 	}
-	max := c.Logits[best]
-	need := uint64(math.Ceil(float64(p) * float64(c.weigh(max))))
-	if c.Sorted {
-		if n, ok := nucleus(c.weights, need, func(w uint64) uint64 { return w }); ok {
-			c.cut(n)
-		}
-		return
-	}
-	for k := nucleusGuess; ; k *= nucleusGrowth {
-		c.keys = selectTop(c.keys[:0], c.IDs, c.Logits, k)
-		n, ok := nucleus(c.keys, need, func(key uint64) uint64 { return weight(keyLogit(key), max) })
-		if ok || k >= len(c.Logits) {
-			c.set(c.keys[:n])
-			return
-		}
-	}
+	return int((float64(max) - float64(logit)) * bandsPerNat)
 }
 
-// nucleus returns how many of the leading items weigh need together, and
-// whether all of them do.
-func nucleus(items []uint64, need uint64, weigh func(uint64) uint64) (n int, ok bool) {
-	var sum uint64
-	for i, x := range items {
-		if sum += weigh(x); sum >= need {
-			return i + 1, true
+func (p topP) Apply(c *Candidates) {
+	max, ok := c.max()
+	if !ok {
+		return
+	}
+	need := uint64(math.Ceil(float64(p) * float64(c.weigh(max))))
+	var sums [bands]uint64
+	for i, w := range c.weights {
+		if w > 0 {
+			sums[band(c.Logits[i], max)] += w
 		}
 	}
-	return len(items), false
+	last := 0
+	for need > sums[last] {
+		need -= sums[last]
+		last++
+	}
+	c.keys = c.keys[:0]
+	for i, w := range c.weights {
+		if w > 0 && band(c.Logits[i], max) == last {
+			c.keys = append(c.keys, key(c.Logits[i], c.IDs[i]))
+		}
+	}
+	slices.Sort(c.keys)
+	at := len(c.keys) - 1 // of the lowest ranked token that is kept
+	for w := weight(keyLogit(c.keys[at]), max); need > w; w = weight(keyLogit(c.keys[at]), max) {
+		need -= w
+		at--
+	}
+	lowest := c.keys[at]
+	floor := keyLogit(lowest)
+	c.keep(func(i int) bool {
+		l := c.Logits[i]
+		return l > floor || l == floor && key(l, c.IDs[i]) >= lowest
+	})
 }
 
 // minP keeps the logits that are at most -log(p) below the largest.
@@ -201,19 +212,12 @@ type minP struct {
 func newMinP(p float32) minP { return minP{float32(math.Log(float64(p)))} }
 
 func (m minP) Apply(c *Candidates) {
-	best := c.best()
-	if best < 0 {
+	max, ok := c.max()
+	if !ok {
 		return
 	}
-	floor := c.Logits[best] + m.below
-	n := 0
-	for i, l := range c.Logits {
-		if l >= floor {
-			c.IDs[n], c.Logits[n] = c.IDs[i], l
-			n++
-		}
-	}
-	c.cut(n)
+	floor := max + m.below
+	c.keep(func(i int) bool { return c.Logits[i] >= floor })
 }
 
 // temperature divides the logits. It also shifts them so that the largest is
@@ -222,11 +226,10 @@ func (m minP) Apply(c *Candidates) {
 type temperature float32
 
 func (t temperature) Apply(c *Candidates) {
-	best := c.best()
-	if best < 0 {
+	max, ok := c.max()
+	if !ok {
 		return
 	}
-	max := c.Logits[best]
 	for i, l := range c.Logits {
 		if l == max {
 			c.Logits[i] = 0
