@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -71,7 +72,7 @@ func (m *bpe) encode(dst []int32, word string, s *scratch) []int32 {
 
 // symbols fills s.syms with the starting symbols of word, linked in order.
 func (m *bpe) symbols(word string, s *scratch) {
-	syms := s.syms[:0]
+	syms := slices.Grow(s.syms[:0], len(word))
 	add := func(i, j int, id int32) {
 		k := int32(len(syms))
 		syms = append(syms, symbol{start: int32(i), end: int32(j), prev: k - 1, next: k + 1, id: id})
@@ -166,7 +167,7 @@ func (m *bpe) mergeShort(word string, s *scratch) {
 // mergeLong keeps the possible merges in a heap, O(n log n).
 func (m *bpe) mergeLong(word string, s *scratch) {
 	syms := s.syms
-	s.heap = s.heap[:0]
+	s.heap = slices.Grow(s.heap[:0], len(syms))
 	offer := func(i int32) {
 		j := syms[i].next
 		if j < 0 {
@@ -351,7 +352,30 @@ func (p *pairTable) get(a, b int32) (uint32, int32) {
 	return noRank, -1
 }
 
-// byteChars is GPT-2's spelling of bytes as printable characters: those that
+// spaceStep returns a step that cuts before every "▁" that follows another
+// character, where no token reaches across such a place: merges never do then,
+// and short words merge faster. Otherwise it returns nothing.
+func (m *bpe) spaceStep(v *vocabulary) []step {
+	if _, ok := m.text[spaceMark]; !ok {
+		return nil
+	}
+	for i := range v.tokens {
+		if strings.Contains(strings.TrimLeft(v.tokens[i].name, spaceMark), spaceMark) {
+			return nil
+		}
+	}
+	return []step{scan(func(s string, i int) int {
+		for strings.HasPrefix(s[i:], spaceMark) {
+			i += len(spaceMark)
+		}
+		if k := strings.Index(s[i:], spaceMark); k >= 0 {
+			return i + k
+		}
+		return len(s)
+	})}
+}
+
+// byteChar is GPT-2's spelling of bytes as printable characters: those that
 // are printable stand for themselves, the others get U+0100 and up, in order.
 // https://github.com/openai/gpt-2/blob/master/src/encoder.py (bytes_to_unicode)
 func byteChar(c byte) rune {

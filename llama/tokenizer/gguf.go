@@ -20,7 +20,6 @@ type VocabGGUF struct {
 
 	BOS, EOS, EOT, EOM, UNK        *int32
 	AddBOS, AddEOS, AddSpacePrefix *bool
-	RemoveExtraWhitespaces         *bool
 }
 
 // FromGGUF reads the vocabulary in the metadata of an open file.
@@ -71,7 +70,7 @@ func readVocab(f *gguf.File) (v VocabGGUF, err error) {
 	for _, p := range []struct {
 		key string
 		to  **bool
-	}{{"add_bos_token", &v.AddBOS}, {"add_eos_token", &v.AddEOS}, {"add_space_prefix", &v.AddSpacePrefix}, {"remove_extra_whitespaces", &v.RemoveExtraWhitespaces}} {
+	}{{"add_bos_token", &v.AddBOS}, {"add_eos_token", &v.AddEOS}, {"add_space_prefix", &v.AddSpacePrefix}} {
 		get(p.key, false, func(k string) error {
 			x, e := f.Bool(k)
 			if e == nil {

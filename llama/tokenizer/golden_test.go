@@ -174,3 +174,23 @@ func TestGoldenGGUF(t *testing.T) {
 		})
 	}
 }
+
+// TestRealModel encodes the prompts of the real model's reference outputs.
+func TestRealModel(t *testing.T) {
+	model, outputs := golden.RealModel(t)
+	tok := open(t, model)
+	var runs []struct {
+		Prompt string
+		Tokens []int32 `json:"prompt_tokens"`
+	}
+	golden.JSON(t, filepath.Join(outputs, "greedy.json"), &runs)
+	if len(runs) == 0 {
+		t.Fatal("no prompts")
+	}
+	for _, r := range runs {
+		got, err := tok.Encode(r.Prompt, tokenizer.EncodeOptions{Special: true})
+		if err != nil || !slices.Equal(got, r.Tokens) {
+			t.Errorf("%.60q: %v\n got %v\nwant %v", r.Prompt, err, got, r.Tokens)
+		}
+	}
+}

@@ -90,8 +90,8 @@ func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 	if pre.bytes {
 		info.Model = "BPE over bytes"
 	}
-	if info.Split == "" {
-		info.Split = "none"
+	if len(t.split) == 0 {
+		info.Split, t.split = "none", t.model.spaceStep(v)
 	}
 	return t.finish(v, side.apply(t, v), info)
 }

@@ -296,6 +296,6 @@ func (t *Tokenizer) scored(pieces []spmPiece, fallback bool, unk int32, field st
 		}
 		m.unk = unk
 	}
-	t.model = m
+	t.model, t.split = m, m.spaceStep(v)
 	return v, nil
 }

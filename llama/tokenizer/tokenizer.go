@@ -375,6 +375,13 @@ func newVocabulary(size int64, count int, field string) (*vocabulary, error) {
 // tokens, the summary.
 func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, error) {
 	t.tokens, t.ids = v.tokens, v.ids
+	for _, ids := range [][]int32{t.before, t.after} {
+		for _, id := range ids {
+			if id < 0 || int(id) >= len(t.tokens) {
+				return nil, fail("post_processor", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
+			}
+		}
+	}
 	for _, s := range []struct {
 		name string
 		id   *int32
@@ -391,13 +398,6 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 	for _, id := range sp.stop {
 		if id < 0 || int(id) >= len(t.tokens) {
 			return nil, fail("eos_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
-		}
-	}
-	for _, ids := range [][]int32{t.before, t.after} {
-		for _, id := range ids {
-			if id < 0 || int(id) >= len(t.tokens) {
-				return nil, fail("post_processor", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
-			}
 		}
 	}
 	if t.eot < 0 {

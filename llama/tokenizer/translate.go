@@ -63,7 +63,7 @@ func translate(p string) (out string, backtracks bool, err error) {
 			continue
 		case !class && strings.HasPrefix(p[i:], "(?") && !strings.HasPrefix(p[i:], "(?:") && !strings.HasPrefix(p[i:], "(?i"):
 			backtracks = true // lookaround, atomic group, or something compiling will refuse
-		case !class && c == '+' && i > 0 && strings.IndexByte("+*?}", p[i-1]) >= 0 && !(i > 1 && p[i-2] == '\\'):
+		case !class && c == '+' && i > 0 && strings.IndexByte("+*?", p[i-1]) >= 0 && !(i > 1 && p[i-2] == '\\'):
 			return "", false, fail("", "split expression %.200q: possessive repeats are not supported", p)
 		}
 		b.WriteByte(p[i])
