@@ -3,7 +3,30 @@ package backendtest
 import (
 	"testing"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/ref"
 )
 
-func TestRef(t *testing.T) { Run(t, ref.New()) }
+func TestRun(t *testing.T)       { Run(t, ref.New()) }
+func TestGradients(t *testing.T) { Gradients(t, ref.New()) }
+
+// Every operation is in the table, and every name only once.
+func TestTable(t *testing.T) {
+	n, names := map[backend.Op]int{}, map[string]bool{}
+	for _, c := range table() {
+		n[c.op]++
+		name := c.op.String() + "/" + c.name
+		if names[name] {
+			t.Errorf("two cases %q", name)
+		}
+		names[name] = true
+	}
+	for _, op := range backend.Ops() {
+		if n[op] == 0 {
+			t.Errorf("no case of %v", op)
+		}
+		if tolerances[op] == nil {
+			t.Errorf("no tolerance of %v", op)
+		}
+	}
+}

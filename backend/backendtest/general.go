@@ -127,15 +127,16 @@ func rmsNormCases() (cs []*testCase) {
 			}
 			cs = append(cs, c)
 
-			c = newCase(backend.RMSNormBackward, "%dx%d, dx %v", r, d, !inPlace || i%2 == 0)
+			dx, dw := !inPlace || i%2 == 0, !inPlace || i%2 == 1
+			c = newCase(backend.RMSNormBackward, "%dx%d, dx %v, dw %v", r, d, dx, dw)
 			c.args.Eps = 1e-5
 			c.in[0] = newOperand(backend.F32, place(i%3), func(int) float64 { return size * c.rng.NormFloat64() }, r, d)
 			c.in[1] = newOperand(backend.F32, place(i%2), c.normal, d)
 			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, r, d)
-			if !inPlace || i%2 == 0 {
+			if dx {
 				c.out[0] = fresh(backend.F32, place(i%3), r, d)
 			}
-			if !inPlace || i%2 == 1 {
+			if dw {
 				c.out[1] = newOperand(backend.F32, place(i%2), c.normal, d)
 			}
 			cs = append(cs, c)

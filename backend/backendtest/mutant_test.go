@@ -1,0 +1,287 @@
+package backendtest
+
+import (
+	"context"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/ref"
+)
+
+// A mutant is the oracle with a mistake. The checks must find every one.
+type mutant struct {
+	backend.Backend
+	run func(op backend.Op, a *backend.Args) // in place of ref.Run
+}
+
+type mutantExec struct {
+	backend.Exec
+	m *mutant
+}
+
+func newMutant(run func(op backend.Op, a *backend.Args)) *mutant {
+	return &mutant{Backend: ref.New(), run: run}
+}
+
+func (m *mutant) NewExec() (backend.Exec, error) {
+	e, err := m.Backend.NewExec()
+	return &mutantExec{e, m}, err
+}
+
+func (e *mutantExec) Run(op backend.Op, a *backend.Args) { e.m.run(op, a) }
+
+// change replaces the value at one end of a view, and reports whether it has
+// any.
+func change(v backend.View, last bool, f func(float64) float64) bool {
+	if !v.Present() || v.Shape.Elems() == 0 {
+		return false
+	}
+	x := read(v)
+	i := 0
+	if last {
+		i = len(x) - 1
+	}
+	x[i] = f(x[i])
+	write(v, x)
+	return true
+}
+
+// killed reports how many of the cases of op find the mistake in b.
+func killed(b backend.Backend, op backend.Op, cs []*testCase) (n, of int) {
+	for _, c := range cs {
+		if c.op == op {
+			if _, err := check(b, c); err != nil {
+				n++
+			}
+			of++
+		}
+	}
+	return n, of
+}
+
+// some are cases of every operation, few enough to run many times.
+func some(t *testing.T) []*testCase {
+	t.Helper()
+	var cs []*testCase
+	n := map[backend.Op]int{}
+	for _, c := range table() {
+		if n[c.op]++; n[c.op] <= 12 || c.op == backend.MatMul && n[c.op] < 40 {
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+// A wrong element at either end of any output, a lost result, a changed input
+// and a written guard are found for every operation.
+func TestMutantsOfEveryOperation(t *testing.T) {
+	cs := some(t)
+	wrong := func(x float64) float64 { return x + math.Max(1, math.Abs(x))/64 }
+	mistakes := map[string]func(op backend.Op, a *backend.Args){
+		"first element": func(op backend.Op, a *backend.Args) {
+			ref.Run(op, a)
+			change(a.Out[0], false, wrong)
+		},
+		"last element": func(op backend.Op, a *backend.Args) {
+			ref.Run(op, a)
+			for i := range a.Out {
+				change(a.Out[len(a.Out)-1-i], true, wrong)
+			}
+		},
+		"nothing done": func(backend.Op, *backend.Args) {},
+		"input changed": func(op backend.Op, a *backend.Args) {
+			ref.Run(op, a)
+			if a.In[0].Buf != a.Out[0].Buf {
+				change(a.In[0], true, func(float64) float64 { return 3 })
+			}
+		},
+		"guard before": func(op backend.Op, a *backend.Args) {
+			ref.Run(op, a)
+			for _, v := range append(a.Out[:], a.In[0]) {
+				if v.Present() {
+					v.Shape, v.Off = backend.Dims(1), v.Off-1
+					write(v, []float64{1})
+				}
+			}
+		},
+		"guard behind": func(op backend.Op, a *backend.Args) {
+			ref.Run(op, a)
+			for _, v := range append(a.Out[:], a.In[0]) {
+				if v.Present() && v.Shape.Elems() > 0 {
+					v.Off = slices.Max(positions(&v)) + 1
+					v.Shape = backend.Dims(1)
+					write(v, []float64{1})
+				}
+			}
+		},
+	}
+	for name, run := range mistakes {
+		for _, op := range backend.Ops() {
+			if op == backend.KVAppend && (name == "first element" || name == "last element") {
+				continue // its outputs are pages: see TestMutants
+			}
+			if n, of := killed(newMutant(run), op, cs); n == 0 {
+				t.Errorf("%s: none of %d cases of %v finds it", name, of, op)
+			}
+		}
+	}
+}
+
+// Mistakes that backends are likely to make.
+func TestMutants(t *testing.T) {
+	cs := some(t)
+	on := func(op backend.Op, f func(a *backend.Args)) func(backend.Op, *backend.Args) {
+		return func(o backend.Op, a *backend.Args) {
+			if o == op {
+				f(a)
+				return
+			}
+			ref.Run(o, a)
+		}
+	}
+	cut := func(op backend.Op, f func(s *backend.Segment)) func(backend.Op, *backend.Args) {
+		return on(op, func(a *backend.Args) {
+			l := *a.Layout
+			l.Segments = slices.Clone(l.Segments)
+			for i := range l.Segments {
+				l.Segments[i].Spans = slices.Clone(l.Segments[i].Spans)
+				f(&l.Segments[i])
+			}
+			b := *a
+			b.Layout = &l
+			ref.Run(op, &b)
+		})
+	}
+	for _, m := range []struct {
+		name string
+		op   backend.Op
+		run  func(backend.Op, *backend.Args)
+	}{
+		{"rounding ignored", backend.MatMul, on(backend.MatMul, func(a *backend.Args) {
+			b := *a
+			b.Round = backend.RoundNone
+			ref.Run(backend.MatMul, &b)
+		})},
+		{"NaN lost", backend.MatMul, on(backend.MatMul, func(a *backend.Args) {
+			ref.Run(backend.MatMul, a)
+			x := read(a.Out[0])
+			for i, v := range x {
+				if math.IsNaN(v) {
+					x[i] = 0
+				}
+			}
+			write(a.Out[0], x)
+		})},
+		{"weight gradient overwritten", backend.MatMulBackward, on(backend.MatMulBackward, func(a *backend.Args) {
+			if a.Out[1].Present() {
+				write(a.Out[1], make([]float64, a.Out[1].Shape.Elems()))
+			}
+			ref.Run(backend.MatMulBackward, a)
+		})},
+		{"first span forgotten", backend.Attention, cut(backend.Attention, func(s *backend.Segment) { s.Spans = s.Spans[len(s.Spans)-1:] })},
+		{"page table ignored", backend.Attention, cut(backend.Attention, func(s *backend.Segment) {
+			s.Pages = slices.Clone(s.Pages)
+			slices.Reverse(s.Pages)
+		})},
+		{"wrong slot", backend.KVAppend, cut(backend.KVAppend, func(s *backend.Segment) { s.Spans[len(s.Spans)-1].Start ^= 1 })},
+		{"wrong layer", backend.KVAppend, on(backend.KVAppend, func(a *backend.Args) {
+			b := *a
+			b.Layer = 1 - b.Layer
+			ref.Run(backend.KVAppend, &b)
+		})},
+		{"Eps forgotten", backend.RMSNorm, on(backend.RMSNorm, func(a *backend.Args) {
+			b := *a
+			b.Eps = 0
+			ref.Run(backend.RMSNorm, &b)
+		})},
+	} {
+		all := cs
+		if m.name == "NaN lost" {
+			all = edgeMatMulCases()
+		}
+		if m.op == backend.Attention || m.op == backend.RMSNorm {
+			all = append(attentionCases(), rmsNormCases()...)
+		}
+		if n, of := killed(newMutant(m.run), m.op, all); n == 0 {
+			t.Errorf("%s: none of %d cases of %v finds it", m.name, of, m.op)
+		}
+	}
+}
+
+// The weights of a mutant.
+type wrongWeight struct {
+	backend.Weight
+	unpack, tile bool
+}
+
+func (w wrongWeight) Unpack(dst []byte, row, n int) {
+	w.Weight.Unpack(dst, row, n)
+	if w.unpack && len(dst) > 0 && row > 0 && n > 0 {
+		dst[0] ^= 1
+	}
+}
+
+func (w wrongWeight) Tile(dst []float32, row, rows, col, cols int) {
+	w.Weight.Tile(dst, row, rows, col, cols)
+	if w.tile && col > 0 && rows > 0 {
+		dst[0]++
+	}
+}
+
+type wrongPacker struct {
+	backend.Backend
+	unpack, tile bool
+}
+
+func (p wrongPacker) Pack(ctx context.Context, src backend.WeightSource) (backend.Weight, error) {
+	w, err := p.Backend.Pack(ctx, src)
+	return wrongWeight{w, p.unpack, p.tile}, err
+}
+
+func TestMutantsOfContract(t *testing.T) {
+	for _, b := range []backend.Backend{wrongPacker{ref.New(), true, false}, wrongPacker{ref.New(), false, true}} {
+		if err := checkPack(b, backend.Q4_K); err == nil {
+			t.Errorf("a wrong Unpack or Tile is not found: %+v", b)
+		}
+	}
+	// One element depends on how many rows there are.
+	byRows := newMutant(func(op backend.Op, a *backend.Args) {
+		ref.Run(op, a)
+		if a.Out[0].Rows() > 1 {
+			change(a.Out[0], false, func(x float64) float64 { return x * (1 + 0x1p-20) })
+		}
+	})
+	for _, c := range rowsAlone(byRows)[:1] {
+		if err := checkRowsAlone(byRows, c); err == nil {
+			t.Error("rows that depend on the batch are not found")
+		}
+	}
+	if err := checkChunks(byRows, backend.F16); err == nil {
+		t.Error("attention that depends on the chunk is not found")
+	}
+	if err := same(ref.New(), byRows, rowsAlone(byRows)[0]); err == nil {
+		t.Error("two backends that differ in a bit are not found")
+	}
+	idle := newMutant(func(backend.Op, *backend.Args) {})
+	if err := checkSteps(idle); err == nil {
+		t.Error("a step without operations is not found")
+	}
+}
+
+// A gradient that is a little wrong is found, element by element.
+func TestMutantsOfGradients(t *testing.T) {
+	for _, g := range gradients() {
+		b := newMutant(func(op backend.Op, a *backend.Args) {
+			ref.Run(op, a)
+			change(a.Out[0], true, func(x float64) float64 { return x + 1e-2 })
+		})
+		if err := g.check(b); err == nil {
+			t.Errorf("a wrong gradient of %v is not found", g.c.op)
+		}
+		if err := g.check(newMutant(func(backend.Op, *backend.Args) {})); err == nil {
+			t.Errorf("a gradient of %v that stays zero is not found", g.c.op)
+		}
+	}
+}
