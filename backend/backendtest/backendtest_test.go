@@ -10,6 +10,18 @@ import (
 func TestRun(t *testing.T)       { Run(t, ref.New()) }
 func TestGradients(t *testing.T) { Gradients(t, ref.New()) }
 
+// The larger cases, those of other weight types left to fast backends.
+func TestLargeCases(t *testing.T) {
+	for _, c := range largeCases(ref.New()) {
+		if c.op == backend.MatMul && c.weights[0].t != backend.Q4_K {
+			continue
+		}
+		if _, err := check(ref.New(), c); err != nil {
+			t.Errorf("%v %s: %v", c.op, c.name, err)
+		}
+	}
+}
+
 // Every operation is in the table, and every name only once.
 func TestTable(t *testing.T) {
 	n, names := map[backend.Op]int{}, map[string]bool{}

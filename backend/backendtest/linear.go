@@ -338,11 +338,15 @@ func embeddingCases() (cs []*testCase) {
 			cs = append(cs, c)
 		}
 	}
-	c := newCase(backend.EmbeddingBackward, "ids twice")
-	c.in[0] = newOperand(backend.I32, odd, c.below(5), 33)
-	c.in[1] = newOperand(backend.F32, gaps, c.normal, 33, 17)
-	c.out[0] = newOperand(backend.F32, odd, c.normal, 5, 17)
-	return append(cs, c)
+	for i, d := range widths {
+		r, vocab := rowCounts[i%len(rowCounts)], 1+i%7 // ids come more than once
+		c := newCase(backend.EmbeddingBackward, "%d ids, %dx%d", r, vocab, d)
+		c.in[0] = newOperand(backend.I32, place(i%2), c.below(vocab), r)
+		c.in[1] = newOperand(backend.F32, place((i+1)%3), c.normal, r, d)
+		c.out[0] = newOperand(backend.F32, place(i%3), c.normal, vocab, d)
+		cs = append(cs, c)
+	}
+	return cs
 }
 
 // below fills with ids under n; the first two are the ends.

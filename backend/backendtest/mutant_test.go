@@ -94,7 +94,7 @@ func TestMutantsOfEveryOperation(t *testing.T) {
 		"input changed": func(op backend.Op, a *backend.Args) {
 			ref.Run(op, a)
 			if a.In[0].Buf != a.Out[0].Buf {
-				change(a.In[0], true, func(float64) float64 { return 3 })
+				change(a.In[0], true, func(x float64) float64 { return math.Mod(x+1, 2) })
 			}
 		},
 		"guard before": func(op backend.Op, a *backend.Args) {

@@ -212,22 +212,23 @@ func logProbBackwardRule(_ *testCase, _, a *ref.Values) bound {
 // of n terms, a quotient.
 func softmaxRule(_ *testCase, x, a *ref.Values) bound {
 	n := a.Args.In[0].Cols()
-	return func(_, i int) float64 {
-		span := 0.0
-		for _, v := range a.In[0][i/n*n:][:n] {
-			if !math.IsInf(v, 0) {
-				span = max(span, math.Abs(v))
-			}
+	span := make([]float64, a.Args.In[0].Rows()) // largest finite |x| of a row
+	for i, v := range a.In[0] {
+		if !math.IsInf(v, 0) && !math.IsNaN(v) {
+			span[i/n] = max(span[i/n], math.Abs(v))
 		}
-		return (float64(n) + 16 + 4*span) * u * x.Out[0][i]
 	}
+	return func(_, i int) float64 { return (float64(n) + 16 + 4*span[i/n]) * u * x.Out[0][i] }
 }
 
 func softmaxBackwardRule(_ *testCase, _, a *ref.Values) bound {
 	n := a.Args.In[0].Cols()
+	cond := make([]float64, a.Args.In[0].Rows())
+	for r := range cond {
+		cond[r] = absDot(a.In[0][r*n:][:n], a.In[1][r*n:][:n])
+	}
 	return func(_, i int) float64 {
-		y, dy := a.In[0][i/n*n:][:n], a.In[1][i/n*n:][:n]
-		return float64(n+4) * u * math.Abs(a.In[0][i]) * (math.Abs(a.In[1][i]) + absDot(y, dy))
+		return float64(n+4) * u * math.Abs(a.In[0][i]) * (math.Abs(a.In[1][i]) + cond[i/n])
 	}
 }
 

@@ -1,0 +1,50 @@
+package ref_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/ref"
+)
+
+// A step that adds two vectors.
+func ExampleNew() {
+	e, err := ref.New().NewExec()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer e.Close()
+	if err := e.Begin(context.Background()); err != nil {
+		fmt.Println(err)
+		return
+	}
+	var a backend.Args
+	for i, x := range [][]float32{{1, 2}, {10, 20}} {
+		a.In[i] = e.Alloc(backend.F32, backend.Dims(2))
+		e.Write(a.In[i], x)
+	}
+	a.Out[0] = e.Alloc(backend.F32, backend.Dims(2))
+	e.Run(backend.Add, &a)
+	sum := make([]float32, 2)
+	e.Read(sum, a.Out[0])
+	fmt.Println(sum, e.End())
+	// Output: [11 22] <nil>
+}
+
+// The softmax of numbers that float32 cannot tell apart, and its oracle.
+func ExampleValues() {
+	b := ref.New()
+	buf, err := b.Alloc(4 * 2)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(2))
+	x := ref.Load(&backend.Args{In: [backend.MaxIn]backend.View{v}, Out: [backend.MaxOut]backend.View{v}})
+	x.In[0][0] = 1e-10
+	x.Eval(backend.Softmax)
+	fmt.Println(x.Out[0][0] > x.Out[0][1])
+	// Output: true
+}
