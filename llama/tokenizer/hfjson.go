@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"unicode/utf8"
 )
 
 // hfFile is a tokenizer.json. https://github.com/huggingface/tokenizers
@@ -164,9 +165,9 @@ func hfModel(f *hfFile, v *vocabulary, vocab map[string]int64, byteLevel bool) (
 		if byteLevel && len(raw) == 1 {
 			m.first[raw[0]] = id
 		}
-		// A special token's text is reached only by cutting it out, but one
-		// character may be special and a symbol at once.
-		if tok.kind == normal || byteLevel == (len(raw) == 1) || len([]rune(raw)) == 1 {
+		// A special token's text is reached only by cutting it out, but a
+		// single character may be special and a symbol at once.
+		if tok.kind == normal || utf8.RuneCountInString(raw) == 1 {
 			m.text[raw] = id
 		}
 	}

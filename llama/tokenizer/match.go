@@ -33,9 +33,12 @@ type match struct {
 	id    int32 // -1: the end of the text
 }
 
-// maxAdded is the longest added token in bytes. Together with the depth of the
-// trie it bounds what a hostile file can make each byte of a text cost.
-const maxAdded = 1 << 10
+// maxAdded is the longest added token in bytes: it bounds what each byte of a
+// text can cost. maxAddedAll bounds the memory of the trie.
+const (
+	maxAdded    = 1 << 8
+	maxAddedAll = 1 << 20
+)
 
 // add enters a token. Of two with the same text the first stays.
 func (m *matcher) add(text string, a addedToken) error {
@@ -44,6 +47,9 @@ func (m *matcher) add(text string, a addedToken) error {
 	}
 	if len(text) > maxAdded {
 		return fail("added_tokens", "token %d has %d bytes, at most %d are allowed", a.id, len(text), maxAdded)
+	}
+	if len(m.nodes)+len(text) > maxAddedAll {
+		return fail("added_tokens", "more than %d bytes in all", maxAddedAll)
 	}
 	if m.nodes == nil {
 		m.nodes = []trieNode{{token: -1}}

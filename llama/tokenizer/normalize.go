@@ -46,6 +46,10 @@ type component struct {
 	Sep            []json.RawMessage                `json:"sep"`
 }
 
+// maxGrowth is how many times longer normalising may make a text; the longest
+// compatibility decomposition makes three bytes 33.
+const maxGrowth = 16
+
 // maxNesting bounds Sequence inside Sequence.
 const maxNesting = 8
 
@@ -161,8 +165,8 @@ func replaceEditor(c *component, field string) ([]editor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Content) > maxAdded {
-		return nil, fail(field+".content", "%d bytes, at most %d are allowed", len(c.Content), maxAdded)
+	if len(c.Content) > maxGrowth {
+		return nil, fail(field+".content", "%d bytes, at most %d are allowed", len(c.Content), maxGrowth)
 	}
 	if !regex {
 		return []editor{func(s string, _ bool) string { return strings.ReplaceAll(s, text, c.Content) }}, nil

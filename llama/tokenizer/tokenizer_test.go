@@ -93,6 +93,16 @@ func TestNormalizersAndPreTokenizers(t *testing.T) {
 	}
 }
 
+// A file must not turn a short text into a huge one.
+func TestNormalizerGrowth(t *testing.T) {
+	grow := strings.TrimSuffix(strings.Repeat(`{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaa"},`, 7), ",")
+	tok := fromJSON(t, `{"normalizer":{"type":"Sequence","normalizers":[`+grow+`]},"model":{"vocab":{"a":0},"merges":[]}}`)
+	var e *tokenizer.Error
+	if _, err := tok.Encode("aaaaaaaa", tokenizer.EncodeOptions{}); !errors.As(err, &e) || e.Field != "normalizer" {
+		t.Errorf("%v, want an *Error of the normalizer", err)
+	}
+}
+
 func TestAddedTokens(t *testing.T) {
 	added := func(flags string) string {
 		return `{"added_tokens":[{"id":4,"content":"<x>"` + flags + `},{"id":5,"content":"<x><y>","special":false}],"normalizer":{"type":"Lowercase"},"model":{"vocab":{` +
