@@ -220,7 +220,7 @@ func (t *Tokenizer) Append(dst []int32, text string, o EncodeOptions) ([]int32, 
 // segment encodes the text between two added tokens. first says that it starts
 // the whole text.
 func (t *Tokenizer) segment(dst []int32, text string, first, special bool, s *scratch) ([]int32, error) {
-	limit := min(maxText, maxGrowth*len(text)+4096)
+	limit := int(min(maxText, maxGrowth*int64(len(text))+4096))
 	for _, edit := range t.normalize {
 		if text = edit(text, first); len(text) > limit {
 			return dst, fail("normalizer", "it makes %d bytes of a text, at most %d are allowed", len(text), limit)
