@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"sync"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/ref"
@@ -17,11 +18,12 @@ type testCase struct {
 	in      [backend.MaxIn]*operand
 	out     [backend.MaxOut]*operand // may be the same as an input: in place
 	weights []*matrix
-	pages   []*operand   // pages of keys and values, each a whole buffer
-	tables  [][]int      // per segment, indices into pages; nil without pages
-	args    backend.Args // Round, Layout, KV, Layer, Eps, Scale, Axis
-	loose   bool         // a value that is not finite may be any such value
-	rng     *rand.Rand
+	pages   []*operand               // pages of keys and values, each a whole buffer
+	tables  [][]int                  // per segment, indices into pages; nil without pages
+	args    backend.Args             // Round, Layout, KV, Layer, Eps, Scale, Axis
+	loose   bool                     // a value that is not finite may be any such value
+	rng     *rand.Rand               // only while the case is made
+	answer  func() ([]wanted, error) // oracle, computed once
 }
 
 // newCase starts a case whose numbers depend on its name alone.
@@ -30,6 +32,7 @@ func newCase(op backend.Op, format string, a ...any) *testCase {
 	h := fnv.New64a()
 	h.Write([]byte(op.String() + c.name))
 	c.rng = rand.New(rand.NewPCG(h.Sum64(), 1))
+	c.answer = sync.OnceValues(c.oracle)
 	return c
 }
 

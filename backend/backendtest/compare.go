@@ -148,7 +148,7 @@ func check(b backend.Backend, c *testCase) (worst float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	outs, err := c.oracle()
+	outs, err := c.answer()
 	if err != nil {
 		return 0, err
 	}

@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
 )
 
-// table makes all cases, in the order of the operations.
-func table() []*testCase {
+// table is all cases, in the order of the operations. They are made once and
+// not changed, so that many backends can be checked.
+var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
 		matMulCases(), matMulBackwardCases(), embeddingCases(), logProbCases(), roundCases(),
 		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(),
@@ -19,7 +21,7 @@ func table() []*testCase {
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })
 	return cs
-}
+})
 
 // Run checks b against the oracle, one subtest an operation, then the promises
 // of the interface: packing, float weights, rows alone or in a batch, memory,
@@ -93,7 +95,7 @@ func runCases(t *testing.T, b backend.Backend, cs []*testCase) {
 // RunSame checks that two backends, of different numbers of workers for
 // example, give the same bits for every case of the table and for larger ones.
 func RunSame(t *testing.T, a, b backend.Backend) {
-	for _, c := range append(table(), largeCases(a)...) {
+	for _, c := range slices.Concat(table(), largeCases(a)) {
 		if err := same(a, b, c); errors.Is(err, backend.ErrUnsupported) {
 			t.Logf("%v %s: skipped: %v", c.op, c.name, err)
 		} else if err != nil {
