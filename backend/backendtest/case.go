@@ -22,7 +22,7 @@ type testCase struct {
 	tables  [][]int                  // per segment, indices into pages; nil without pages
 	args    backend.Args             // Round, Layout, KV, Layer, Eps, Scale, Axis
 	loose   bool                     // a value that is not finite may be any such value
-	rng     *rand.Rand               // only while the case is made
+	rng     *rand.Rand               // numbers of the operands
 	answer  func() ([]wanted, error) // oracle, computed once
 }
 

@@ -20,14 +20,19 @@ func ropeRule(_ *testCase, x, _ *ref.Values) bound {
 	}
 }
 
-// attentionRule: a score is a dot product of hd terms, off by at most hd+4
+// walk is how far n roundings of either sign take a sum, in roundings: twice the
+// standard deviation and four more. Where the condition is estimated by products
+// of the largest norms, the worst case n would hide mistakes.
+func walk(n int) float64 { return 4 + 2*math.Sqrt(float64(n)) }
+
+// attentionRule: a score is a dot product of hd terms, off by walk(hd)
 // roundings of |q| |k| Scale; exp turns that, twice with the maximum, into a
 // relative error; the sums over T keys and the division follow. The values are
 // bounded by the largest.
 func attentionRule(c *testCase, x, _ *ref.Values) bound {
-	hd, keys := float64(x.Args.KV.HeadDim), c.mostKeys()
+	hd := x.Args.KV.HeadDim
 	score := math.Abs(float64(x.Args.Scale)) * c.longest(c.in[:1]) * c.longest(append(c.pages, c.in[1]))
-	total := (2*score*(hd+4) + float64(keys) + 16) * u
+	total := (2*score*walk(hd) + walk(c.mostKeys()) + 12) * u
 	v := c.largest(append(c.pages, c.in[2]))
 	return func(int, int) float64 { return total * v }
 }
@@ -55,7 +60,7 @@ func attentionBackwardRule(c *testCase, _, a *ref.Values) bound {
 	rows := a.Args.Layout.Rows()
 	e := [3][]float64{make([]float64, rows*d), make([]float64, rows*kv), make([]float64, rows*kv)}
 	score := scale * c.longest(c.in[:1]) * c.longest(c.in[1:2])
-	rel := (2*score*float64(hd+4) + float64(c.mostKeys()+hd+rows*group+24)) * u
+	rel := (2*score*walk(hd) + walk(c.mostKeys()+hd+rows*group) + 24) * u
 	for _, s := range a.Args.Layout.Segments {
 		for j := range s.Rows {
 			var ts []int
