@@ -61,10 +61,6 @@ const (
 	repeated                // the first axis repeated, stride 0: inputs only
 )
 
-func (p place) String() string {
-	return [...]string{"dense", "odd", "gaps", "transposed", "repeated"}[p]
-}
-
 const guard = 32 // elements before and after the window
 
 // newOperand makes an operand and fills it in row-major order.
@@ -85,11 +81,11 @@ func newOperand(t backend.DType, p place, fill func(i int) float64, dims ...int)
 	case p == repeated:
 		v.Stride[0] = 0
 	}
-	end := v.Off + guard
+	end := v.Off + 1
 	for i := range v.Shape.Rank {
 		end += max(0, v.Shape.Dim[i]-1) * v.Stride[i]
 	}
-	mem := make(host, (end+guard)*t.BlockBytes()&^3)
+	mem := make(host, (end+guard+3)*t.BlockBytes()&^3) // whole 32-bit words
 	for i := range mem {
 		mem[i] = 0xff
 	}
