@@ -7,7 +7,9 @@ import (
 
 // The benchmarks multiply one row, some rows and a full tile by a panel of 4096
 // inputs, which stays in the second-level cache, and report 10^9 operations a
-// second (two for a product) and, as MB/s, how fast the panel is read.
+// second (two for a product) and, as MB/s, how fast the panel is read. Rows are
+// a cache line longer than k: rows a power of two apart compete for the same
+// lines of the first-level cache.
 
 func benchmark(b *testing.B, panel int64, k int, call func(s *Set, rows int)) {
 	for _, v := range Variants() {
@@ -28,28 +30,28 @@ func benchmark(b *testing.B, panel int64, k int, call func(s *Set, rows int)) {
 
 func BenchmarkF32(b *testing.B) {
 	const k = 4096
-	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*k), make([]float32, k*Panel)
-	benchmark(b, 4*k*Panel, k, func(s *Set, rows int) { s.F32(out, Panel, x, k, w, rows, k, false) })
+	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*(k+16)), make([]float32, k*Panel)
+	benchmark(b, 4*k*Panel, k, func(s *Set, rows int) { s.F32(out, Panel, x, k+16, w, rows, k, false) })
 }
 
 func BenchmarkF16(b *testing.B) {
 	const k = 4096
-	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*k), make([]uint16, k*Panel)
-	benchmark(b, 2*k*Panel, k, func(s *Set, rows int) { s.F16(out, Panel, x, k, w, rows, k, false) })
+	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*(k+16)), make([]uint16, k*Panel)
+	benchmark(b, 2*k*Panel, k, func(s *Set, rows int) { s.F16(out, Panel, x, k+16, w, rows, k, false) })
 }
 
 func BenchmarkBF16(b *testing.B) {
 	const k = 4096
-	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*k), make([]uint16, k*Panel)
-	benchmark(b, 2*k*Panel, k, func(s *Set, rows int) { s.BF16(out, Panel, x, k, w, rows, k, false) })
+	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*(k+16)), make([]uint16, k*Panel)
+	benchmark(b, 2*k*Panel, k, func(s *Set, rows int) { s.BF16(out, Panel, x, k+16, w, rows, k, false) })
 }
 
 func BenchmarkQ8_0(b *testing.B) {
 	const k, blocks = 4096, 4096 / blockLen
 	out, xd, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*blocks), make([]byte, blocks*Q8Bytes)
-	xq, xsum := make([]int8, MaxRows*k), make([]int32, MaxRows*2*blocks)
+	xq, xsum := make([]int8, MaxRows*(k+64)), make([]int32, MaxRows*2*blocks)
 	benchmark(b, blocks*Q8Bytes, k, func(s *Set, rows int) {
-		s.Q8_0(out, Panel, xq, k, xd, blocks, xsum, 2*blocks, w, rows, blocks, false)
+		s.Q8_0(out, Panel, xq, k+64, xd, blocks, xsum, 2*blocks, w, rows, blocks, false)
 	})
 }
 
