@@ -145,17 +145,18 @@ func (p *problem) again(t *testing.T, s *Set, rnd *rand.Rand, start, got []float
 	}
 }
 
-// grid calls f with steps 0..most and a few large numbers, and rows on both
-// sides of every tile height.
+// grid calls f with steps 0..most and every third number of rows to beyond a
+// tile, which pairs all rows with all remainders of steps by 2, 4 and 8; then
+// with a few large numbers of steps.
 func grid(most int, large []int, f func(rows, steps int)) {
 	for steps := range most + 1 {
-		for rows := range MaxRows + 4 {
+		for rows := steps % 3; rows < MaxRows+4; rows += 3 {
 			f(rows, steps)
 		}
 	}
+	f(MaxRows+3, large[0])
 	for i, steps := range large {
-		f(1, steps)
-		f(MaxRows+i, steps)
+		f(1+i, steps)
 	}
 }
 
@@ -221,7 +222,7 @@ func TestFloat(t *testing.T) {
 		for name, make := range types {
 			t.Run(name, func(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(1, 2))
-				grid(67, []int{255, 1024, chunkLen, chunkLen + 3, 2*chunkLen + 1}, func(rows, k int) {
+				grid(67, []int{chunkLen + 3, 255, chunkLen, 2*chunkLen + 1}, func(rows, k int) {
 					make(rnd, rows, k, false).check(t, s, rnd, k%2 == 0)
 					make(rnd, rows, k, true).check(t, s, rnd, k%2 == 1)
 				})
@@ -316,7 +317,7 @@ func q8Problem(rnd *rand.Rand, rows, blocks int, wild bool) *problem {
 func TestQ8_0(t *testing.T) {
 	forAll(t, func(t *testing.T, s *Set) {
 		rnd := rand.New(rand.NewPCG(3, 4))
-		grid(9, []int{32, chunkBlocks, chunkBlocks + 1, 2*chunkBlocks + 3}, func(rows, blocks int) {
+		grid(17, []int{chunkBlocks + 1, 32, chunkBlocks, 2*chunkBlocks + 3}, func(rows, blocks int) {
 			for i := range 4 {
 				q8Problem(rnd, rows, blocks, i%2 == 1).check(t, s, rnd, i < 2)
 			}
