@@ -1,25 +1,15 @@
 package cpu
 
 import (
-	"fmt"
+	"errors"
+	"math"
+	"slices"
 	"testing"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/backendtest"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
-
-// each runs f on a backend of every variant that runs here.
-func each(t *testing.T, workers int, f func(t *testing.T, b *Backend)) {
-	for _, v := range kernel.Variants() {
-		t.Run(fmt.Sprintf("%s-%d", v.Name, workers), func(t *testing.T) {
-			if v.Err != nil {
-				t.Skip(v.Err)
-			}
-			b := open(t, Options{Variant: v.Name, Workers: workers})
-			f(t, b)
-		})
-	}
-}
 
 func open(t testing.TB, o Options) *Backend {
 	t.Helper()
@@ -31,8 +21,83 @@ func open(t testing.TB, o Options) *Backend {
 	return b
 }
 
+// TestOracle checks every variant that runs here with three workers, and that
+// one worker gives the same bits.
 func TestOracle(t *testing.T) {
-	for _, workers := range []int{1, 3} {
-		each(t, workers, func(t *testing.T, b *Backend) { backendtest.Run(t, b) })
+	for _, v := range kernel.Variants() {
+		t.Run(v.Name, func(t *testing.T) {
+			if v.Err != nil {
+				t.Skip(v.Err)
+			}
+			t.Parallel()
+			three := open(t, Options{Variant: v.Name, Workers: 3})
+			backendtest.Run(t, three)
+			t.Run("Same", func(t *testing.T) {
+				backendtest.RunSame(t, open(t, Options{Variant: v.Name, Workers: 1}), three)
+			})
+		})
 	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, o := range []Options{{Variant: "amx"}, {Variant: "sse9"}, {Workers: -1}, {Workers: maxWorkers + 1}} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%+v: no error", o)
+		}
+	}
+	if _, err := New(Options{Variant: "amx"}); !errors.Is(err, backend.ErrUnsupported) {
+		t.Errorf("amx: %v", err)
+	}
+	for _, v := range kernel.Variants() {
+		b, err := New(Options{Variant: v.Name, Workers: 2})
+		if v.Err != nil {
+			if !errors.Is(err, v.Err) {
+				t.Errorf("%s: error %v, want %v", v.Name, err, v.Err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, rounds := b.Describe(), b.Rounding(backend.Q8_0)
+		if d.Variant != v.Name || d.Workers != 2 {
+			t.Errorf("%s: described as %v", v.Name, d)
+		}
+		if generic := v.Name == "generic"; generic != (len(d.Vector) == 0) || generic != (rounds == backend.RoundNone) {
+			t.Errorf("%s: vector kernels %v, rounding %v", v.Name, d.Vector, rounds)
+		}
+		if slices.Contains(d.Scalar, "MatMul") || !slices.Contains(d.Scalar, "MatMulBackward") {
+			t.Errorf("%s: slow operations %v", v.Name, d.Scalar)
+		}
+		b.Close()
+	}
+	if Default() != Default() || Default().Close() != nil {
+		t.Error("the default backend is not one")
+	}
+}
+
+// TestExp compares with float64 on one in 4001 of all float32, and at the edges.
+func TestExp(t *testing.T) {
+	var worst float64
+	check := func(x float32) {
+		got, want := exp32(x), float32(math.Exp(float64(x)))
+		if got == want || got != got && want != want {
+			return
+		}
+		ulp := float64(math.Nextafter32(want, math.MaxFloat32) - want)
+		off := math.Abs(float64(got)-math.Exp(float64(x))) / ulp
+		if worst = max(worst, off); !(off < 2) {
+			t.Fatalf("exp32(%g) = %g, want %g", x, got, want)
+		}
+	}
+	for b := uint64(0); b < 1<<32; b += 4001 {
+		check(math.Float32frombits(uint32(b)))
+	}
+	for x := float32(-104.5); x < 89.5; x += 0.001 {
+		check(x)
+	}
+	for _, x := range []float32{0, -103.97, -103.98, -87.34, 88.72, 88.73, float32(math.Inf(1)), float32(math.Inf(-1))} {
+		check(x)
+	}
+	t.Logf("largest error %.2f ulp", worst)
 }

@@ -11,7 +11,7 @@ import (
 
 const (
 	tileLen  = 256     // columns of a decoded tile: [256, 16] F32 are 16 KiB, so it stays in the first cache
-	callWork = 1 << 17 // row-columns of a panel between two pauses: about 0.1 ms
+	callWork = 1 << 15 // row-columns of a panel between two pauses: 50 us at most with vectors
 	smallOp  = 1 << 15 // multiplications that are not worth a second worker
 )
 
@@ -104,13 +104,16 @@ func (e *exec) roundInput(a *backend.Args, codes, values bool) {
 
 func (m *matmulTask) run(w *worker, chunk int) {
 	end := min((chunk+1)*m.perChunk, m.panels)
+	work := 0 // since the last pause
 	for p := chunk * m.perChunk; p < end; p++ {
 		i := m.parts - 1
 		for p < m.part[i].first {
 			i--
 		}
-		if w.pause() {
-			return
+		if work += m.rows * m.k; work > callWork/8 {
+			if work = 0; w.pause() {
+				return
+			}
 		}
 		mark := w.scratch.mark()
 		m.panel(w, i, p-m.part[i].first)
@@ -211,7 +214,12 @@ func (w *packed) tile(dst, tmp []float32, i, col, cols int) {
 	}
 	e, n := w.typ.BlockElems(), w.typ.BlockBytes()*panel
 	blocks := cols / e
-	w.decode(tmp[:cols*panel], p[col/e*n:][:blocks*n])
+	p = p[col/e*n:][:blocks*n]
+	if w.typ == backend.Q4_1 {
+		tileQ4_1(dst, p, blocks)
+		return
+	}
+	w.decode(tmp[:cols*panel], p)
 	for b := range blocks {
 		transpose(dst[b*e*panel:], tmp[b*e*panel:], e, e)
 	}

@@ -159,6 +159,7 @@ func (p *pool) close() {
 		p.release()
 	}
 	p.quit.Store(true)
+	p.workers[0].scratch.free()
 	for _, w := range p.workers {
 		w.unpark()
 	}

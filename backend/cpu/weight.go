@@ -3,7 +3,6 @@ package cpu
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"runtime/debug"
@@ -67,12 +66,10 @@ func (b *Backend) Pack(ctx context.Context, src backend.WeightSource) (backend.W
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		w.Free()
-		for _, one := range errs { // one is enough to know
-			if one != nil {
-				return nil, one
-			}
+	for _, err := range errs {
+		if err != nil {
+			w.Free()
+			return nil, err
 		}
 	}
 	return w, nil

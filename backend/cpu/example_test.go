@@ -1,0 +1,69 @@
+package cpu_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
+)
+
+// A step multiplies two rows with a weight of three.
+func Example() {
+	b, err := cpu.New(cpu.Options{Workers: 2, Variant: "generic"})
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+
+	matrix := [][]float32{{1, 0}, {0, 1}, {1, 1}}
+	w, err := b.Pack(context.Background(), backend.WeightSource{
+		Name: "w", Type: backend.F32, Rows: 3, Cols: 2,
+		ReadRows: func(dst []byte, row, n int) error {
+			for i := range n * 2 {
+				binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(matrix[row+i/2][i%2]))
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer w.Free()
+
+	e, err := b.NewExec()
+	if err != nil {
+		panic(err)
+	}
+	defer e.Close()
+	if err := e.Begin(context.Background()); err != nil {
+		panic(err)
+	}
+	x := e.Alloc(backend.F32, backend.Dims(2, 2))
+	y := e.Alloc(backend.F32, backend.Dims(2, 3))
+	e.Write(x, []float32{1, 2, 3, 4})
+	var a backend.Args
+	a.In[0], a.W[0], a.Out[0] = x, w, y
+	e.Run(backend.MatMul, &a)
+	out := make([]float32, 6)
+	e.Read(out, y)
+	if err := e.End(); err != nil {
+		panic(err)
+	}
+	fmt.Println(out)
+	// Output: [1 2 3 3 4 7]
+}
+
+func ExampleNew() {
+	_, err := cpu.New(cpu.Options{Variant: "amx"})
+	fmt.Println(err)
+	// Output: cpu: variant amx is not built yet: not supported
+}
+
+func ExampleDefault() {
+	b := cpu.Default()
+	fmt.Println(b.Describe().Device, b == cpu.Default())
+	// Output: cpu true
+}

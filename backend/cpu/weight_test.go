@@ -1,0 +1,188 @@
+package cpu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+func TestPackErrors(t *testing.T) {
+	b := open(t, Options{Workers: 3})
+	bad := errors.New("bad sector")
+	read := func(dst []byte, row, n int) error { return nil }
+	for _, c := range []struct {
+		name string
+		src  backend.WeightSource
+		want string
+	}{
+		{"read", backend.WeightSource{Type: backend.F32, Rows: 100, Cols: 8, ReadRows: func(_ []byte, row, n int) error {
+			if row == 64 {
+				return bad
+			}
+			return nil
+		}}, "bad sector"},
+		{"panic", backend.WeightSource{Type: backend.F32, Rows: 100, Cols: 8, ReadRows: func([]byte, int, int) error { panic("fell over") }}, "fell over"},
+		{"type", backend.WeightSource{Type: backend.I32, Rows: 1, Cols: 1, ReadRows: read}, "I32"},
+		{"part of a block", backend.WeightSource{Type: backend.Q4_K, Rows: 1, Cols: 255, ReadRows: read}, "255"},
+		{"no rows", backend.WeightSource{Type: backend.F32, Cols: 8, ReadRows: read}, "[0 8]"},
+		{"too many rows", backend.WeightSource{Type: backend.F32, Rows: math.MaxInt, Cols: 8, ReadRows: read}, "too large"},
+		{"too large", backend.WeightSource{Type: backend.F32, Rows: 1 << 30, Cols: 1 << 30, ReadRows: read}, ""},
+	} {
+		c.src.Name = "blk.7.ffn_up"
+		w, err := b.Pack(t.Context(), c.src)
+		if err == nil || w != nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.src.Name) {
+			t.Errorf("%s: weight %v, error %v", c.name, w, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var rows atomic.Int64
+	_, err := b.Pack(ctx, backend.WeightSource{Name: "w", Type: backend.F32, Rows: 1 << 16, Cols: 1, ReadRows: func(_ []byte, _, n int) error {
+		rows.Add(int64(n))
+		cancel()
+		return nil
+	}})
+	if !errors.Is(err, context.Canceled) || rows.Load() > 16*3 {
+		t.Errorf("cancelled Pack read %d rows and returned %v", rows.Load(), err)
+	}
+}
+
+// TestPackBytes: all types give the file's bytes back, from a ragged panel too,
+// hold no more than the file has in whole panels, and report what they read.
+func TestPackBytes(t *testing.T) {
+	b := open(t, Options{Workers: 2})
+	const rows, cols = 37, 512
+	for _, typ := range backend.DTypes() {
+		if !typ.Float() && !typ.Quantized() {
+			continue
+		}
+		src := randomSource(typ, rows, cols)
+		rowBytes, err := typ.RowBytes(cols)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := make([]byte, rows*rowBytes)
+		if err := src.ReadRows(file, 0, rows); err != nil {
+			t.Fatal(err)
+		}
+		src.ReadRows = func(dst []byte, row, n int) error {
+			copy(dst, file[int64(row)*rowBytes:int64(row+n)*rowBytes])
+			return nil
+		}
+		var read atomic.Int64
+		src.Progress = func(n int64) { read.Add(n) }
+		w, err := b.Pack(t.Context(), src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 30*rowBytes)
+		w.Unpack(got, 7, 30)
+		if !bytes.Equal(got, file[7*rowBytes:]) {
+			t.Errorf("%v: other bytes after Pack and Unpack", typ)
+		}
+		if w.Bytes() != 48*rowBytes || read.Load() != rows*rowBytes {
+			t.Errorf("%v: %d bytes held, %d read; 48 and %d rows of %d bytes", typ, w.Bytes(), read.Load(), rows, rowBytes)
+		}
+		w.Free()
+		w.Free()
+	}
+}
+
+// TestTile: the tiles of MatMul have the values of Weight.Tile.
+func TestTile(t *testing.T) {
+	b := open(t, Options{Workers: 1})
+	const cols = 512
+	want, got, tmp := make([]float32, panel*cols), make([]float32, panel*cols), make([]float32, panel*cols)
+	for _, typ := range backend.DTypes() {
+		if !typ.Quantized() {
+			continue
+		}
+		w, err := b.Pack(t.Context(), randomSource(typ, 3*panel, cols))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Tile(want, panel, panel, 256, 256)
+		w.(*packed).tile(got, tmp, 1, 256, 256)
+		for i, x := range want[:panel*256] {
+			if y := got[i%256*panel+i/256]; math.Float32bits(x) != math.Float32bits(y) && (x == x || y == y) {
+				t.Fatalf("%v: row %d, column %d: %v in the panel, %v in the row", typ, i/256, i%256, y, x)
+			}
+		}
+		w.Free()
+	}
+}
+
+func TestFloatErrors(t *testing.T) {
+	b := open(t, Options{Workers: 1})
+	buf, err := b.Alloc(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer buf.Free()
+	matrix := backend.Contiguous(buf, backend.F32, 0, backend.Dims(4, 4))
+	if _, err := b.Float("w", matrix); err != nil {
+		t.Error(err)
+	}
+	long, f16 := matrix, matrix
+	long.Off, f16.Type = 1, backend.F16
+	for _, v := range []backend.View{{}, long, f16, matrix.Reshape(backend.Dims(16))} {
+		if _, err := b.Float("w", v); err == nil {
+			t.Errorf("view %v %v from %d: no error", v.Type, v.Shape, v.Off)
+		}
+	}
+}
+
+func TestAlloc(t *testing.T) {
+	b := open(t, Options{Workers: 1})
+	for _, n := range []int64{-1, math.MaxInt64, 1 << 60} {
+		var short *MemoryError
+		if buf, err := b.Alloc(n); !errors.As(err, &short) || short.Bytes != n || buf != nil {
+			t.Errorf("Alloc(%d) returned %v, %v", n, buf, err)
+		}
+	}
+	e := begin(t, b, t.Context())
+	defer e.End()
+	defer func() {
+		if _, ok := recover().(*MemoryError); !ok {
+			t.Error("an arena of 2^58 bytes: no *MemoryError")
+		}
+	}()
+	e.Alloc(backend.F32, backend.Dims(1<<28, 1<<28))
+}
+
+// TestArena takes and releases across chunks; what is held is never handed out
+// twice.
+func TestArena(t *testing.T) {
+	var a arena
+	defer a.free()
+	for round := range 3 {
+		a.reset()
+		held := slice[int32](&a, minChunk/8) // half a chunk
+		for i := range held {
+			held[i] = int32(i)
+		}
+		for n := range 20 {
+			mark := a.mark()
+			for range n {
+				clear(slice[int32](&a, minChunk/16))
+			}
+			a.release(mark)
+		}
+		for i, v := range held {
+			if int(v) != i {
+				t.Fatalf("round %d: element %d is now %d", round, i, v)
+			}
+		}
+		if round > 0 && len(a.chunks) != 1 {
+			t.Errorf("round %d: %d chunks", round, len(a.chunks))
+		}
+	}
+	if want := int64(minChunk/2 + 19*minChunk/4); a.peak < want || a.peak > 2*want {
+		t.Errorf("peak of %d bytes, %d were held", a.peak, want)
+	}
+}
