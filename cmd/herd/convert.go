@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama"
+)
+
+// convertFlags are those of convert beyond the common ones.
+type convertFlags struct {
+	*common
+	to, dtype string
+}
+
+func newConvert(c *common) *cobra.Command {
+	v := &convertFlags{common: c}
+	cmd := &cobra.Command{
+		Use:   "convert IN OUT --to gguf|safetensors|meta",
+		Short: "Write a model in another format",
+		Long: `Convert writes a model as a .gguf file, a Hugging Face folder or a Meta folder.
+Float tensors keep their values and, without --type, their type; quantised ones
+are decoded to F32.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usagef("%d arguments, want IN and OUT", len(args))
+			}
+			return nil
+		},
+		RunE: v.run,
+	}
+	cmd.Flags().StringVar(&v.to, "to", "", "`FORMAT`: gguf, safetensors or meta")
+	cmd.Flags().StringVar(&v.dtype, "type", "", "`TYPE`: f32, f16 or bf16 (default the file's; f32 for quantised)")
+	return cmd
+}
+
+func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
+	o := llama.ConvertOptions{To: v.to}
+	switch strings.ToLower(v.dtype) {
+	case "":
+	case "f32":
+		o.Type = backend.F32
+	case "f16":
+		o.Type = backend.F16
+	case "bf16":
+		o.Type = backend.BF16
+	default:
+		return usagef("--type is %q, want f32, f16 or bf16", v.dtype)
+	}
+	switch v.to {
+	case "gguf", "safetensors", "meta":
+	default:
+		return usagef("--to is %q, want gguf, safetensors or meta", v.to)
+	}
+	bar := v.bar(cmd, "converting", true)
+	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
+	r, err := llama.Convert(cmd.Context(), args[0], args[1], o)
+	bar.stop()
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return printJSON(cmd.OutOrStdout(), struct {
+			Out      string             `json:"out"`
+			Tensors  []llama.TensorInfo `json:"tensors"`
+			Warnings []string           `json:"warnings"`
+		}{args[1], list(r.Tensors), list(r.Warnings)})
+	}
+	for _, w := range r.Warnings {
+		v.note(cmd, "%s", w)
+	}
+	var bytes int64
+	for _, t := range r.Tensors {
+		bytes += t.Bytes
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d tensors, %s\n", printable(args[1]), len(r.Tensors), size(bytes))
+	return err
+}

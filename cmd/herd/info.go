@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/herd-ml/herd/llama"
+)
+
+func newInfo(c *common) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "info -m MODEL",
+		Short: "Describe a model's files",
+		Long: `Info prints what a model's files say, without reading the weights: architecture,
+settings, tensors, tokenizer, memory and bytes read per token, and the problems
+found. It fails where the model could not be loaded.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if path == "" {
+				return errNoModel
+			}
+			info, err := llama.ReadInfo(cmd.Context(), path, llama.Options{Precision: c.resolvedPrecision()})
+			if err != nil {
+				return err
+			}
+			if c.json {
+				err = printJSON(cmd.OutOrStdout(), infoJSON(info))
+			} else {
+				err = printInfo(cmd.OutOrStdout(), info)
+			}
+			if err == nil && info.Memory.Weights == 0 { // the first problem stops loading
+				err = errors.New(info.Problems[0])
+			}
+			return err
+		},
+	}
+	addModel(cmd.Flags(), &path)
+	return cmd
+}
+
+// infoJSON is what info prints with --json.
+func infoJSON(i llama.Info) any {
+	type tokens struct {
+		Source   string   `json:"source"`
+		Model    string   `json:"model"`
+		Split    string   `json:"split"`
+		Tokens   int      `json:"tokens"`
+		Special  int      `json:"special"`
+		Merges   int      `json:"merges"`
+		Warnings []string `json:"warnings"`
+	}
+	out := struct {
+		Path          string             `json:"path"`
+		Format        string             `json:"format"`
+		Architecture  string             `json:"architecture"`
+		Params        int64              `json:"params"`
+		Config        map[string]any     `json:"config"`
+		Tokenizer     *tokens            `json:"tokenizer"`
+		StopTokens    []int32            `json:"stop_tokens"`
+		ChatTemplate  string             `json:"chat_template"`
+		BytesPerToken int64              `json:"bytes_per_token"`
+		Memory        llama.Memory       `json:"memory"`
+		Problems      []string           `json:"problems"`
+		Tensors       []llama.TensorInfo `json:"tensors"`
+	}{
+		Path: i.Path, Format: i.Format, Architecture: i.Architecture, Params: i.Params, Config: map[string]any{},
+		StopTokens: list(i.StopTokens), ChatTemplate: i.ChatTemplate, BytesPerToken: i.BytesPerToken, Memory: i.Memory,
+		Problems: list(i.Problems), Tensors: list(i.Tensors),
+	}
+	if t := i.Tokenizer; t != nil {
+		out.Tokenizer = &tokens{t.Source, t.Model, t.Split, t.Tokens, t.Special, t.Merges, list(t.Warnings)}
+	}
+	visitConfig(i.Config, func(group, name string, value any) {
+		at := out.Config
+		if group != "" {
+			inner, ok := at[group].(map[string]any)
+			if !ok {
+				inner = map[string]any{}
+				at[group] = inner
+			}
+			at = inner
+		}
+		at[name] = value
+	})
+	return out
+}
+
+// list is s, or empty instead of nil, which JSON would show as null.
+func list[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// visitConfig calls visit for every field of a configuration, in order, under
+// its JSON name; group is the struct it lies in, or empty.
+func visitConfig(c llama.Config, visit func(group, name string, value any)) {
+	var walk func(v reflect.Value, group string)
+	walk = func(v reflect.Value, group string) {
+		for i := range v.NumField() {
+			name := snake(v.Type().Field(i).Name)
+			switch f := v.Field(i); f.Kind() {
+			case reflect.Struct:
+				walk(f, name)
+			case reflect.Float64:
+				visit(group, name, number(f.Float()))
+			default:
+				visit(group, name, f.Interface())
+			}
+		}
+	}
+	walk(reflect.ValueOf(c), "")
+}
+
+// snake turns KVHeads into kv_heads.
+func snake(name string) string {
+	var b strings.Builder
+	rs := []rune(name)
+	for i, r := range rs {
+		starts := i > 0 && unicode.IsUpper(r) && (unicode.IsLower(rs[i-1]) || i+1 < len(rs) && unicode.IsLower(rs[i+1]))
+		if starts {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// printInfo is info for people.
+func printInfo(dst io.Writer, i llama.Info) error {
+	w := bufio.NewWriter(dst)
+	row := func(name, format string, a ...any) {
+		fmt.Fprintf(w, "%-31s %s\n", name, printable(fmt.Sprintf(format, a...)))
+	}
+	row("path", "%s", i.Path)
+	row("format", "%s", i.Format)
+	row("architecture", "%s", i.Architecture)
+	row("parameters", "%.1f million", float64(i.Params)/1e6)
+	row("read per token", "%s", size(i.BytesPerToken))
+	row("memory", "%v", i.Memory)
+	if t := i.Tokenizer; t != nil {
+		row("tokenizer", "%s, %s", t.Source, t.Model)
+		row("  tokens", "%d, of which %d special; %d merges", t.Tokens, t.Special, t.Merges)
+	} else {
+		row("tokenizer", "none")
+	}
+	row("stop tokens", "%v", i.StopTokens)
+	template := "none"
+	if i.ChatTemplate != "" {
+		template = fmt.Sprintf("%d bytes", len(i.ChatTemplate))
+	}
+	row("chat template", "%s", template)
+	fmt.Fprintln(w, "\nsettings")
+	visitConfig(i.Config, func(group, name string, value any) {
+		if group != "" {
+			name = group + "." + name
+		}
+		if f, ok := value.([]float32); ok && len(f) > 0 {
+			value = fmt.Sprintf("%d values, %v to %v", len(f), f[0], f[len(f)-1])
+		}
+		row("  "+name, "%v", value)
+	})
+	fmt.Fprintln(w, "\ntensors")
+	for _, t := range i.Tensors {
+		shape := strings.Trim(strings.ReplaceAll(fmt.Sprint(t.Shape), " ", " x "), "[]")
+		fmt.Fprintf(w, " %-47s %-7s %13s %9s\n", printable(t.Name), t.Type, shape, size(t.Bytes))
+	}
+	if len(i.Problems) > 0 {
+		fmt.Fprintln(w, "\nproblems")
+		for _, p := range i.Problems {
+			fmt.Fprintf(w, "  %s\n", oneLine(p))
+		}
+	}
+	return w.Flush()
+}

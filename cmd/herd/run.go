@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"unicode"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/pth"
+	"github.com/herd-ml/herd/llama/safetensors"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// Exit codes; cancelled is what shells report after Ctrl-C.
+const (
+	exitDone      = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitCancelled = 130
+)
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+// run executes a command line and returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(stderr, "herd: internal error: %s; please report it with the command line\n", oneLine(fmt.Sprint(p)))
+			code = exitFailed
+		}
+	}()
+	root := newRoot()
+	root.SetArgs(append([]string{}, args...)) // never nil: cobra would read os.Args
+	root.SetIn(&cancelReader{ctx: ctx, r: stdin})
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "herd: interrupted")
+		return exitCancelled
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "herd: %s; see '%s --help'\n", oneLine(err.Error()), cmd.CommandPath())
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "herd: %s\n", oneLine(err.Error()+advice(err)))
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	c := &common{}
+	root := &cobra.Command{
+		Use:   "herd",
+		Short: "Run Llama models",
+		Long: `Herd runs Llama models on this computer: a .gguf file, a Hugging Face folder
+or a Meta folder.
+
+  herd generate -m model.gguf -p "Once upon a time" -n 64`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.check(cmd) },
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("there is no command %q", args[0])
+			}
+			return usagef("no command given")
+		},
+		RunE: func(*cobra.Command, []string) error { return nil }, // Args refuses first
+	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 80 "))
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	c.add(root.PersistentFlags())
+	root.AddGroup(&cobra.Group{ID: "now", Title: "Commands:"}, &cobra.Group{ID: "later", Title: "Not built yet:"})
+	for _, cmd := range []*cobra.Command{
+		newGenerate(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newBench(c), newVersion(c),
+	} {
+		cmd.GroupID = "now"
+		root.AddCommand(cmd)
+	}
+	root.AddCommand(laterCommands()...)
+	return root
+}
+
+// noArgs refuses anything that is not a flag.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// oneLine makes a message fit for one line of a terminal, whatever names from
+// foreign files it holds.
+func oneLine(s string) string {
+	s = strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ")
+	s = printable(s)
+	if r := []rune(s); len(r) > 1000 {
+		s = string(r[:1000]) + "..."
+	}
+	return s
+}
+
+// printable replaces control characters, which could drive a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// advice says what to do about an error, where the error does not.
+func advice(err error) string {
+	var (
+		g *gguf.Error
+		s *safetensors.Error
+		p *pth.Error
+		t *tokenizer.Error
+	)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return ": check the path"
+	case errors.Is(err, llama.ErrContextFull):
+		return ": give a larger -c or a shorter prompt"
+	case errors.Is(err, llama.ErrUnsupported):
+		return ""
+	case errors.As(err, &g), errors.As(err, &s), errors.As(err, &p), errors.As(err, &t):
+		return ": the file is incomplete, damaged or of another kind; fetch or convert it again"
+	}
+	return ""
+}
+
+// laterKey marks flags whose feature is not built.
+const laterKey = "later"
+
+// laterFlags adds flags that only say that their feature is not built. A name
+// ending in ? takes no value.
+func laterFlags(f *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		if flag, ok := strings.CutSuffix(name, "?"); ok {
+			name = flag
+			f.Bool(name, false, "(not built yet)")
+		} else {
+			f.String(name, "", "(not built yet)")
+		}
+		f.Lookup(name).Annotations = map[string][]string{laterKey: nil}
+	}
+}
+
+// checkLater refuses flags whose feature is not built.
+func checkLater(f *pflag.FlagSet) (err error) {
+	f.Visit(func(flag *pflag.Flag) {
+		if _, later := flag.Annotations[laterKey]; later && err == nil {
+			err = fmt.Errorf("--%s is not built yet: leave it out", flag.Name)
+		}
+	})
+	return err
+}
+
+// laterCommands are the commands that are not built.
+func laterCommands() []*cobra.Command {
+	var cmds []*cobra.Command
+	for _, c := range [][2]string{
+		{"chat", "Talk to a model"},
+		{"quantize", "Make a model smaller"},
+		{"imatrix", "Measure which weights matter"},
+		{"train", "Train a model"},
+		{"tokenizer", "Train a tokenizer"},
+		{"rounds", "Run rounds of post-training"},
+		{"data", "Look at training data"},
+		{"serve", "Answer over HTTP"},
+		{"pull", "Fetch a model"},
+	} {
+		cmds = append(cmds, &cobra.Command{
+			Use: c[0], Short: c[1], GroupID: "later", DisableFlagParsing: true,
+			RunE: func(*cobra.Command, []string) error {
+				return fmt.Errorf("%s is not built yet: 'herd help' lists what is", c[0])
+			},
+		})
+	}
+	return cmds
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// cancelReader is stdin whose Read returns when the context ends, though the
+// system's read may go on waiting. It serves one goroutine.
+type cancelReader struct {
+	ctx  context.Context
+	r    io.Reader
+	buf  []byte // belongs to the read under way
+	rest []byte // of buf, not yet handed out
+	err  error  // of the last read
+}
+
+// Read implements io.Reader.
+func (c *cancelReader) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 && c.err == nil {
+		if c.buf == nil {
+			c.buf = make([]byte, 64<<10)
+		}
+		type result struct {
+			n   int
+			err error
+		}
+		done := make(chan result, 1)
+		go func() {
+			n, err := c.r.Read(c.buf)
+			done <- result{n, err}
+		}()
+		select {
+		case r := <-done:
+			c.rest, c.err = c.buf[:r.n], r.err
+		case <-c.ctx.Done():
+			c.err = c.ctx.Err() // buf is not touched again
+		}
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	if n == 0 {
+		return 0, c.err
+	}
+	return n, nil
+}
+
+// readInput reads a file whole, or stdin for "-".
+func readInput(cmd *cobra.Command, path string) (string, error) {
+	if path != "-" {
+		b, err := os.ReadFile(path)
+		return string(b), err
+	}
+	if isTerminal(cmd.InOrStdin()) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "reading from the keyboard; Ctrl-D on an empty line ends the text")
+	}
+	b, err := io.ReadAll(cmd.InOrStdin())
+	return string(b), err
+}
+
+// parseIDs reads token ids: a JSON array, or numbers between commas or white
+// space.
+func parseIDs(s string) ([]int32, error) {
+	ids := []int32{}
+	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(", []\t\r\n", r) }) {
+		id, err := strconv.ParseInt(f, 10, 32)
+		if err != nil || id < 0 {
+			return nil, usagef("%q is not a token id, want numbers between commas", f)
+		}
+		ids = append(ids, int32(id))
+	}
+	return ids, nil
+}
+
+// number is a figure that JSON shows as null where it is not finite.
+type number float64
+
+// MarshalJSON implements json.Marshaler.
+func (n number) MarshalJSON() ([]byte, error) {
+	if x := float64(n); !math.IsNaN(x) && !math.IsInf(x, 0) {
+		return json.Marshal(x + 0) // -0 becomes 0
+	}
+	return []byte("null"), nil
+}
+
+// printJSON prints a value on one line of w.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// piece shows a token's bytes, quoted.
+func piece(b []byte) string { return strconv.Quote(string(b)) }
+
+// size shows a number of bytes.
+func size(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+}
