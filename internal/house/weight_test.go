@@ -1,0 +1,96 @@
+package house
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// maxModules bounds what a program that uses llama finds in its go.mod.
+const maxModules = 15
+
+// command runs a program in a folder and returns its standard output.
+func command(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	// -buildvcs=false: a checkout of another owner is no error.
+	cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "GOWORK=off", "CGO_ENABLED=0")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, stderr.String())
+	}
+	return string(out)
+}
+
+// A goMod is what go mod edit -json prints of a go.mod.
+type goMod struct {
+	Module  struct{ Path string }
+	Require []struct{ Path string }
+	Replace []struct{ New struct{ Path string } }
+}
+
+func readGoMod(t *testing.T, dir string) goMod {
+	t.Helper()
+	var m goMod
+	if err := json.Unmarshal([]byte(command(t, dir, "go", "mod", "edit", "-json")), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestGoMod: the root neither replaces a module nor needs a nested one.
+func TestGoMod(t *testing.T) {
+	m := readGoMod(t, root())
+	if m.Module.Path != module {
+		t.Errorf("module %s, want %s", m.Module.Path, module)
+	}
+	if len(m.Replace) != 0 {
+		t.Errorf("go.mod replaces modules: %v", m.Replace)
+	}
+	for _, r := range m.Require {
+		if below(r.Path, module) {
+			t.Errorf("go.mod requires nested module %s", r.Path)
+		}
+	}
+}
+
+// TestModuleWeight writes the smallest program that uses llama and counts the
+// modules that go mod tidy puts into its go.mod: what its author has to trust.
+func TestModuleWeight(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs go mod tidy")
+	}
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("main.go", "package main\n\nimport _ \""+module+"/llama\"\n\nfunc main() {}\n")
+	write("go.mod", "module example.com/consumer\n\ngo 1.26.0\n\nrequire "+module+" v0.0.0\n")
+	sums, err := os.ReadFile(filepath.Join(root(), "go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("go.sum", string(sums))
+	command(t, dir, "go", "mod", "edit", "-replace="+module+"="+root())
+	command(t, dir, "go", "mod", "tidy")
+
+	var names []string
+	for _, r := range readGoMod(t, dir).Require {
+		if r.Path != module {
+			names = append(names, r.Path)
+		}
+	}
+	if len(names) == 0 || len(names) > maxModules {
+		t.Errorf("a consumer of llama inherits %d modules, want 1 to %d: %v", len(names), maxModules, names)
+	}
+	t.Logf("a consumer of llama inherits %d modules: %v", len(names), names)
+	command(t, dir, "go", "build", "-o", filepath.Join(dir, "consumer"), ".")
+}
