@@ -162,7 +162,7 @@ func (v VocabGGUF) byScore(pieces []spmPiece) (*Tokenizer, error) {
 		return nil, err
 	}
 	prefix := v.AddSpacePrefix == nil || *v.AddSpacePrefix
-	t.trim = prefix
+	t.trim, t.origin.prefix = prefix, prefix
 	t.normalize = []editor{func(s string, _ bool) string {
 		if prefix { // every segment starts the text or follows an added token
 			s = " " + s

@@ -55,7 +55,7 @@ func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 	case m.Suffix != nil && *m.Suffix != "":
 		return nil, unsupported("model.end_of_word_suffix", "%.40q", *m.Suffix)
 	}
-	t := &Tokenizer{}
+	t := &Tokenizer{origin: origin{normalizer: f.Normalizer, preTokenizer: f.PreTokenizer, decoder: f.Decoder}}
 	if m.Dropout != nil && *m.Dropout > 0 {
 		t.info.Warnings = append(t.info.Warnings, "model.dropout is for training and is not applied")
 	}

@@ -181,7 +181,8 @@ func fromSPM(data []byte) (*Tokenizer, error) {
 			return nil, fail(fmt.Sprintf("pieces[%d]", i), "the piece is empty")
 		}
 	}
-	t := &Tokenizer{added: new(matcher), addedAfter: new(matcher), trim: m.dummyPrefix || m.removeExtra}
+	t := &Tokenizer{added: new(matcher), addedAfter: new(matcher), trim: m.dummyPrefix || m.removeExtra,
+		origin: origin{prefix: m.dummyPrefix, collapse: m.removeExtra, plain: !m.escape}}
 	v, err := t.scored(m.pieces, m.byteFallback, m.unk, "pieces")
 	if err != nil {
 		return nil, err

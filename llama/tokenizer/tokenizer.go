@@ -87,6 +87,7 @@ type Tokenizer struct {
 	eog           []int32
 	trim          bool // a text starts with a space that decoding drops
 	info          Info
+	origin        origin
 
 	scratch sync.Pool // *scratch
 }

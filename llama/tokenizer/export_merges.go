@@ -1,0 +1,152 @@
+package tokenizer
+
+import (
+	"cmp"
+	"slices"
+)
+
+// merge makes token id of the tokens a and b.
+type merge struct {
+	a, b, id int32
+	rank     uint32
+}
+
+// merges returns the rules by which tokens merge, in the order of their ranks.
+func (m *bpe) merges() []merge {
+	if m.pairs == nil {
+		return m.derived()
+	}
+	out := make([]merge, 0, m.pairs.n)
+	for _, s := range m.pairs.slots {
+		if s.a >= 0 {
+			out = append(out, merge{s.a, s.b, s.merged, s.rank})
+		}
+	}
+	slices.SortFunc(out, func(x, y merge) int { return cmp.Compare(x.rank, y.rank) })
+	return out
+}
+
+// derived returns the one rule for each token that a vocabulary without a table
+// implies: a token's text is merged with the token itself left out, and where
+// two parts remain, those are the rule's.
+//
+// One rule is enough. Whenever a token comes about inside a word, no merge has
+// crossed its ends, so the merges inside it were those of its text alone, in
+// that order: the last one joins the same two parts. A token whose own text does
+// not come down to two parts never comes about by merging.
+//
+// Parts of id -1 are characters without a token.
+func (m *bpe) derived() []merge {
+	c := *m
+	c.rank, c.unused = slices.Clone(m.rank), nil
+	texts := make([]string, 0, len(m.text))
+	for text := range m.text {
+		texts = append(texts, text)
+	}
+	slices.SortFunc(texts, func(x, y string) int {
+		a, b := m.text[x], m.text[y]
+		return cmp.Or(cmp.Compare(m.rank[a], m.rank[b]), cmp.Compare(a, b))
+	})
+	var out []merge
+	var s scratch
+	for _, text := range texts {
+		id := m.text[text]
+		c.rank[id] = noRank
+		c.symbols(text, &s)
+		if len(s.syms) <= shortWord {
+			c.mergeShort(text, &s)
+		} else {
+			c.mergeLong(text, &s)
+		}
+		c.rank[id] = m.rank[id]
+		if len(s.syms) == 2 {
+			out = append(out, merge{s.syms[0].id, s.syms[1].id, id, m.rank[id]})
+		}
+	}
+	return out
+}
+
+// byText reports whether merging any neighbours whose text together is a token,
+// that of the lowest rank first, does what the table of pairs does. text holds
+// the tokens that would merge.
+//
+// It does if each rule that text and rank imply is in the table, in that order:
+// then, word by word, both do the same merges, and no other rule of the table
+// finds its pair.
+func (m *bpe) byText(text map[string]int32, rank []uint32) bool {
+	c := bpe{bytes: m.bytes, text: text, rank: rank, first: m.first, unk: -1}
+	takesPart := make([]bool, len(rank))
+	for s, id := range text {
+		c.max = max(c.max, len(s))
+		takesPart[id] = true
+	}
+	for _, s := range m.pairs.slots {
+		if s.a >= 0 && !(takesPart[s.a] && takesPart[s.b] && takesPart[s.merged]) {
+			return false
+		}
+	}
+	last := int64(-1)
+	for _, d := range c.derived() {
+		r, id := m.pairs.get(d.a, d.b)
+		if id != d.id || int64(r) <= last {
+			return false
+		}
+		last = int64(r)
+	}
+	return true
+}
+
+// wholes reports whether every token comes out of merging its own text, so that
+// it does not matter whether words that are tokens are merged.
+func (m *bpe) wholes() bool {
+	c := *m
+	c.whole = false
+	var s scratch
+	var ids []int32
+	for text, id := range m.text {
+		if ids = c.encode(ids[:0], text, &s); len(ids) != 1 || ids[0] != id {
+			return false
+		}
+	}
+	return true
+}
+
+// scores returns, by id, scores that merge as t does: SentencePiece and
+// llama.cpp join the neighbours whose token has the highest score. A rank is as
+// good as a score, with its sign turned.
+func (t *Tokenizer) scores(target string) ([]float32, error) {
+	m := t.model
+	out := make([]float32, len(t.tokens))
+	if m.pairs == nil {
+		for _, id := range m.text {
+			out[id] = -float32(m.rank[id])
+		}
+		return out, nil
+	}
+	text := map[string]int32{}
+	rank := make([]uint32, len(t.tokens))
+	for i := range t.tokens {
+		if k := t.tokens[i].kind; k == normal || k == unused {
+			text[t.tokens[i].name] = int32(i)
+			rank[i] = noRank
+		}
+	}
+	next := uint32(0)
+	for _, r := range m.merges() {
+		if rank[r.id] == noRank {
+			rank[r.id] = next
+			next++
+		}
+	}
+	for _, id := range text {
+		rank[id] = min(rank[id], next)
+		out[id] = -float32(rank[id])
+	}
+	if !m.byText(text, rank) {
+		return nil, inexpressible(target, "the list of merges is not one that scores of tokens can give")
+	}
+	if m.whole && !m.wholes() {
+		return nil, inexpressible(target, "some words that are tokens do not come out of merging")
+	}
+	return out, nil
+}
