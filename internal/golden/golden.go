@@ -221,4 +221,3 @@ func Name(path string) string {
 	}
 	return fmt.Sprint(filepath.Base(path))
 }
-
