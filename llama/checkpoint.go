@@ -11,6 +11,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -30,6 +31,12 @@ type checkpoint struct {
 	arch     string                 // as the files name it
 	problems []string
 	closers  []io.Closer
+
+	// For Convert: the folder or the file behind the checkpoint, and the types
+	// that vectors had before they were made F32.
+	dir         fs.FS
+	gguf        *gguf.File
+	vectorTypes map[string]backend.DType // by Hugging Face name
 }
 
 // fileTensor is a tensor of a checkpoint.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"strings"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -48,6 +50,8 @@ func readGGUF(f *gguf.File, shown string) (*checkpoint, error) {
 		c.files = append(c.files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
 	}
 	c.addGGUF(f)
+	c.gguf = f
+	c.readVectorTypes(f)
 	if c.tok, err = tokenizer.FromGGUF(f); err != nil {
 		return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
 	}
@@ -75,6 +79,22 @@ func (c *checkpoint) addGGUF(f *gguf.File) {
 	for _, t := range f.Tensors() {
 		if !known[t.Name] {
 			c.problem("tensor %s is not part of a Llama model and is not used", t.Name)
+		}
+	}
+}
+
+// readVectorTypes reads what Convert noted; a note that makes no sense is not
+// used.
+func (c *checkpoint) readVectorTypes(f *gguf.File) {
+	notes, err := f.Strings(vectorTypesKey)
+	if err != nil {
+		return
+	}
+	c.vectorTypes = map[string]backend.DType{}
+	for _, note := range notes {
+		name, text, _ := strings.Cut(note, "=")
+		if t, err := backend.ParseDType(text); err == nil && t.Float() {
+			c.vectorTypes[name] = t
 		}
 	}
 }

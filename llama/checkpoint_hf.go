@@ -57,7 +57,7 @@ type hfRope struct {
 
 // openHF opens a Hugging Face folder.
 func openHF(dir fs.FS, shown string) (*checkpoint, error) {
-	c := &checkpoint{format: formatHF, path: shown, tensors: map[string]*fileTensor{}}
+	c := &checkpoint{format: formatHF, path: shown, dir: dir, tensors: map[string]*fileTensor{}}
 	var raw hfConfig
 	if err := readJSON(dir, "config.json", shown, &raw); err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ var metaKeys = []string{"dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", 
 // openMeta opens a Meta folder: params.json, consolidated.NN.pth and
 // tokenizer.model.
 func openMeta(dir fs.FS, shown string) (*checkpoint, error) {
-	c := &checkpoint{format: formatMeta, path: shown, arch: "llama", tensors: map[string]*fileTensor{}}
+	c := &checkpoint{format: formatMeta, path: shown, dir: dir, arch: "llama", tensors: map[string]*fileTensor{}}
 	var p metaParams
 	if err := readJSON(dir, "params.json", shown, &p); err != nil {
 		return nil, err

@@ -163,3 +163,43 @@ func (c Config) Params() int64 {
 	}
 	return n
 }
+
+// ropeFactors are what llama3 scaling divides each frequency by, [HeadDim/2],
+// as GGUF files hold them.
+func (c Config) ropeFactors() []float32 {
+	if c.RopeScaling.Type == "factors" {
+		return c.RopeScaling.Factors
+	}
+	plain := c
+	plain.RopeScaling = RopeScaling{}
+	f, g := plain.frequencies(), c.frequencies()
+	for i := range f {
+		f[i] /= g[i]
+	}
+	return f
+}
+
+// llama3Scaling returns the settings of llama3 scaling. For factors from a GGUF
+// file it looks for settings of the published form (low 1, high 4, an original
+// context that is a power of two) that give them.
+func (c Config) llama3Scaling() (RopeScaling, bool) {
+	if c.RopeScaling.Type != "factors" {
+		return c.RopeScaling, c.RopeScaling.Type == "llama3"
+	}
+	largest := float32(0)
+	for _, f := range c.RopeScaling.Factors {
+		largest = max(largest, f)
+	}
+	for original := 16; original <= 1<<20; original *= 2 {
+		try := c
+		try.RopeScaling = RopeScaling{Type: "llama3", Factor: float64(largest), LowFreqFactor: 1, HighFreqFactor: 4, OriginalContext: original}
+		same := true
+		for i, f := range try.ropeFactors() {
+			same = same && math.Abs(float64(f/c.RopeScaling.Factors[i])-1) < 1e-5
+		}
+		if same {
+			return try.RopeScaling, true
+		}
+	}
+	return RopeScaling{}, false
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -31,6 +32,8 @@ found. It fails where the model could not be loaded.`,
 			if err != nil {
 				return err
 			}
+			slices.Sort(info.StopTokens) // of several files, which may agree
+			info.StopTokens = slices.Compact(info.StopTokens)
 			if c.json {
 				err = printJSON(cmd.OutOrStdout(), infoJSON(info))
 			} else {
@@ -113,6 +116,8 @@ func visitConfig(c llama.Config, visit func(group, name string, value any)) {
 				walk(f, name)
 			case reflect.Float64:
 				visit(group, name, number(f.Float()))
+			case reflect.Slice:
+				visit(group, name, list(f.Interface().([]float32)))
 			default:
 				visit(group, name, f.Interface())
 			}
@@ -164,7 +169,7 @@ func printInfo(dst io.Writer, i llama.Info) error {
 		if group != "" {
 			name = group + "." + name
 		}
-		if f, ok := value.([]float32); ok && len(f) > 0 {
+		if f, _ := value.([]float32); len(f) > 0 {
 			value = fmt.Sprintf("%d values, %v to %v", len(f), f[0], f[len(f)-1])
 		}
 		row("  "+name, "%v", value)

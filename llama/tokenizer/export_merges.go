@@ -37,30 +37,31 @@ func (m *bpe) merges() []merge {
 //
 // Parts of id -1 are characters without a token.
 func (m *bpe) derived() []merge {
+	type piece struct {
+		text string
+		id   int32
+		rank uint32
+	}
 	c := *m
 	c.rank, c.unused = slices.Clone(m.rank), nil
-	texts := make([]string, 0, len(m.text))
-	for text := range m.text {
-		texts = append(texts, text)
+	all := make([]piece, 0, len(m.text))
+	for text, id := range m.text {
+		all = append(all, piece{text, id, m.rank[id]})
 	}
-	slices.SortFunc(texts, func(x, y string) int {
-		a, b := m.text[x], m.text[y]
-		return cmp.Or(cmp.Compare(m.rank[a], m.rank[b]), cmp.Compare(a, b))
-	})
+	slices.SortFunc(all, func(x, y piece) int { return cmp.Or(cmp.Compare(x.rank, y.rank), cmp.Compare(x.id, y.id)) })
 	var out []merge
 	var s scratch
-	for _, text := range texts {
-		id := m.text[text]
-		c.rank[id] = noRank
-		c.symbols(text, &s)
+	for _, p := range all {
+		c.rank[p.id] = noRank
+		c.symbols(p.text, &s)
 		if len(s.syms) <= shortWord {
-			c.mergeShort(text, &s)
+			c.mergeShort(p.text, &s)
 		} else {
-			c.mergeLong(text, &s)
+			c.mergeLong(p.text, &s)
 		}
-		c.rank[id] = m.rank[id]
+		c.rank[p.id] = p.rank
 		if len(s.syms) == 2 {
-			out = append(out, merge{s.syms[0].id, s.syms[1].id, id, m.rank[id]})
+			out = append(out, merge{s.syms[0].id, s.syms[1].id, p.id, p.rank})
 		}
 	}
 	return out

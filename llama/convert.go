@@ -1,0 +1,281 @@
+package llama
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/llama/tokenizer"
+	"github.com/herd-ml/herd/nn"
+)
+
+// ConvertOptions are the settings of Convert.
+type ConvertOptions struct {
+	// To is "gguf", "safetensors" or "meta".
+	To string
+	// Type is what matrices and, outside GGUF, vectors are stored as: F32, F16 or
+	// BF16. Zero keeps the file's type; quantised matrices become F32.
+	Type backend.DType
+	// Progress is told how it goes.
+	Progress func(Progress)
+}
+
+// Validate lists every violation.
+func (o ConvertOptions) Validate() error {
+	var errs []error
+	switch format(o.To) {
+	case formatGGUF, formatHF, formatMeta:
+	default:
+		errs = append(errs, fmt.Errorf("llama: convert to %q: want gguf, safetensors or meta", o.To))
+	}
+	if o.Type != backend.Invalid && !o.Type.Float() {
+		errs = append(errs, fmt.Errorf("llama: convert to type %v: want F32, F16 or BF16", o.Type))
+	}
+	return errors.Join(errs...)
+}
+
+// ConvertReport says what was written.
+type ConvertReport struct {
+	Tensors  []TensorInfo
+	Warnings []string // what the target cannot say
+}
+
+// Convert writes a model in another format: a .gguf file, a Hugging Face folder
+// or a Meta folder, which must not exist yet. Float tensors keep every value
+// and their type, unless Type says otherwise; in GGUF, where vectors are F32,
+// their type travels in metadata and comes back. Quantised tensors are decoded
+// exactly. A file is replaced, and a folder appears, only when it is complete.
+func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {
+	if err := o.Validate(); err != nil {
+		return ConvertReport{}, err
+	}
+	fsys, name := splitPath(in)
+	c, err := openCheckpoint(ctx, fsys, name, in)
+	if err != nil {
+		return ConvertReport{}, err
+	}
+	defer c.close()
+	if _, err := c.estimate(Options{}); err != nil { // every tensor is there
+		return ConvertReport{}, err
+	}
+	v := &converter{ctx: ctx, c: c, o: o}
+	v.progress.total = c.bytes()
+	v.progress.progress = o.Progress
+	if o.To == string(formatGGUF) {
+		err = v.writeGGUF(out)
+	} else {
+		err = writeFolder(out, func(dir string) error {
+			if o.To == string(formatMeta) {
+				return v.writeMeta(dir)
+			}
+			return v.writeHF(dir)
+		})
+	}
+	return v.report, err
+}
+
+// converter writes one checkpoint.
+type converter struct {
+	ctx      context.Context
+	c        *checkpoint
+	o        ConvertOptions
+	progress loader // counts only
+	report   ConvertReport
+}
+
+func (v *converter) warn(format string, a ...any) {
+	v.report.Warnings = append(v.report.Warnings, fmt.Sprintf(format, a...))
+}
+
+// writeFolder fills a new folder beside out and moves it there.
+func writeFolder(out string, fill func(dir string) error) (err error) {
+	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: exists and is not an empty folder", out)
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(dir)
+		}
+	}()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if err := fill(dir); err != nil {
+		return err
+	}
+	if err := os.Remove(out); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(dir, out)
+}
+
+// outType is the type a tensor is stored as.
+func (v *converter) outType(p nn.Named, t *fileTensor) backend.DType {
+	if !p.Param.Matrix() && v.o.To == string(formatGGUF) {
+		return backend.F32
+	}
+	switch {
+	case v.o.Type != backend.Invalid:
+		return v.o.Type
+	case !t.dtype.Float():
+		return backend.F32
+	case !p.Param.Matrix() && v.c.vectorTypes[p.Name] != backend.Invalid:
+		return v.c.vectorTypes[p.Name]
+	}
+	return t.dtype
+}
+
+// output is one tensor as it is written.
+type output struct {
+	name  string
+	hf    string
+	dtype backend.DType
+	shape []int
+	data  *converted
+}
+
+// outputs lists the tensors under the target's names and in its row order.
+func (v *converter) outputs() ([]output, error) {
+	names := map[string]*nameTable{string(formatGGUF): &ggufNames, string(formatMeta): &metaNames}[v.o.To]
+	var list []output
+	for _, p := range expected(v.c.config) {
+		t, err := v.c.find(p)
+		if err != nil {
+			return nil, err
+		}
+		out := output{name: p.Name, hf: p.Name, dtype: v.outType(p, t), shape: t.shape}
+		out.data = &converted{v: v, t: t, out: out.dtype}
+		if names != nil {
+			var ok bool
+			if out.name, ok = names.name(p.Name); !ok {
+				return nil, &FileError{File: v.c.path, Tensor: t.name, Err: fmt.Errorf("%w in the %s format", ErrUnsupported, v.o.To)}
+			}
+			if rotatedHeads(p.Name, v.c.config) > 0 {
+				hd := v.c.config.HeadDim
+				out.data.order = func(row int) int { return halved(row, hd) }
+			}
+		}
+		size, err := out.dtype.RowBytes(int64(t.cols()))
+		if err != nil {
+			return nil, err
+		}
+		v.report.Tensors = append(v.report.Tensors, TensorInfo{out.name, out.dtype, out.shape, int64(t.rows()) * size})
+		list = append(list, out)
+	}
+	return list, nil
+}
+
+// converted reads a tensor in another type and row order, block by block. It
+// serves one goroutine.
+type converted struct {
+	v     *converter
+	t     *fileTensor
+	out   backend.DType
+	order func(int) int // row of t that row i of the output is, or nil
+
+	raw    []byte
+	values []float32
+	buf    []byte // rows [from, from+rows) of the output
+	from   int
+	rows   int
+}
+
+// convertBlock is about how many bytes are converted at once.
+const convertBlock = 1 << 18
+
+// ReadAt implements io.ReaderAt.
+func (r *converted) ReadAt(p []byte, off int64) (int, error) {
+	size, err := r.out.RowBytes(int64(r.t.cols()))
+	if err != nil {
+		return 0, err
+	}
+	done := 0
+	for done < len(p) {
+		row := int((off + int64(done)) / size)
+		if row >= r.t.rows() {
+			return done, fmt.Errorf("llama: read beyond tensor %s", r.t.name)
+		}
+		if row < r.from || row >= r.from+r.rows {
+			if err := r.fill(row, int(size)); err != nil {
+				return done, err
+			}
+		}
+		done += copy(p[done:], r.buf[off+int64(done)-int64(r.from)*size:])
+	}
+	return done, nil
+}
+
+// fill converts rows from row on.
+func (r *converted) fill(row, size int) error {
+	if err := r.v.ctx.Err(); err != nil {
+		return err
+	}
+	n := min(max(1, convertBlock/size), r.t.rows()-row)
+	in := r.t.rowBytes()
+	r.raw = grow(r.raw, n*in)
+	read := r.t.read
+	if r.order != nil {
+		read = permutedRows(read, in, r.order)
+	}
+	if err := read(r.raw, row, n); err != nil {
+		return &FileError{File: r.t.file, Tensor: r.t.name, Reason: "cannot be read", Err: err}
+	}
+	r.v.progress.add(int64(n * in))
+	r.from, r.rows = row, n
+	if r.out == r.t.dtype {
+		r.buf = append(r.buf[:0], r.raw...)
+		return nil
+	}
+	r.values, r.buf = grow(r.values, n*r.t.cols()), grow(r.buf, n*size)
+	block.Decode(r.t.dtype, r.values, r.raw)
+	block.Encode(r.out, r.buf, r.values)
+	return nil
+}
+
+func grow[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+// vocabulary runs an export of the tokenizer; one that the target cannot
+// express is a warning, not a failure.
+func (v *converter) vocabulary(what string, export func(*tokenizer.Tokenizer) error) error {
+	if v.c.tok == nil {
+		v.warn("no tokenizer is written: the source has none")
+		return nil
+	}
+	err := export(v.c.tok)
+	if errors.Is(err, tokenizer.ErrInexpressible) {
+		v.warn("no %s is written: %v", what, err)
+		return nil
+	}
+	return err
+}
+
+// copyFiles copies the source folder's files that exist.
+func (v *converter) copyFiles(dir string, names ...string) error {
+	for _, name := range names {
+		b, err := fs.ReadFile(v.c.dir, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
