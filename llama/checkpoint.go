@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -32,11 +33,12 @@ type checkpoint struct {
 	problems []string
 	closers  []io.Closer
 
-	// For Convert: the folder or the file behind the checkpoint, and the types
-	// that vectors had before they were made F32.
+	// For Convert: the folder or the file behind the checkpoint, the types that
+	// vectors had before they were made F32, and the settings behind RoPE factors.
 	dir         fs.FS
 	gguf        *gguf.File
 	vectorTypes map[string]backend.DType // by Hugging Face name
+	ropeHint    RopeScaling
 }
 
 // fileTensor is a tensor of a checkpoint.
@@ -107,6 +109,16 @@ func (c *checkpoint) add(hf string, t *fileTensor) {
 		t.read = permutedRows(t.read, t.rowBytes(), func(row int) int { return interleaved(row, hd) })
 	}
 	c.tensors[hf] = t
+}
+
+// stop lists the tokens that end a generation, in ascending order.
+func (c *checkpoint) stop() []int32 {
+	ids := slices.Clone(c.eos)
+	if c.tok != nil {
+		ids = append(ids, c.tok.EOG()...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 func (c *checkpoint) close() error {

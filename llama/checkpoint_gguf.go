@@ -51,7 +51,7 @@ func readGGUF(f *gguf.File, shown string) (*checkpoint, error) {
 	}
 	c.addGGUF(f)
 	c.gguf = f
-	c.readVectorTypes(f)
+	c.readNotes(f)
 	if c.tok, err = tokenizer.FromGGUF(f); err != nil {
 		return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
 	}
@@ -83,9 +83,11 @@ func (c *checkpoint) addGGUF(f *gguf.File) {
 	}
 }
 
-// readVectorTypes reads what Convert noted; a note that makes no sense is not
-// used.
-func (c *checkpoint) readVectorTypes(f *gguf.File) {
+// readNotes reads what Convert noted; a note that makes no sense is not used.
+func (c *checkpoint) readNotes(f *gguf.File) {
+	if v, err := f.Floats(ropeScalingKey); err == nil && len(v) == 4 {
+		c.ropeHint = RopeScaling{Type: "llama3", Factor: float64(v[0]), LowFreqFactor: float64(v[1]), HighFreqFactor: float64(v[2]), OriginalContext: int(v[3])}
+	}
 	notes, err := f.Strings(vectorTypesKey)
 	if err != nil {
 		return

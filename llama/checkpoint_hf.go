@@ -94,10 +94,37 @@ func openHF(dir fs.FS, shown string) (*checkpoint, error) {
 		}
 		c.problem("no tokenizer: %v", err)
 	}
-	if b, err := vfs.ReadFile(dir, "chat_template.jinja", maxJSON); err == nil {
-		c.chat = string(b)
-	}
+	c.chat = hfChatTemplate(dir)
 	return c, nil
+}
+
+// hfChatTemplate returns the chat template of its own file or of
+// tokenizer_config.json, where it is a string or a list of named ones; empty
+// without one.
+func hfChatTemplate(dir fs.FS) string {
+	if b, err := vfs.ReadFile(dir, "chat_template.jinja", maxJSON); err == nil {
+		return string(b)
+	}
+	var config struct {
+		Template json.RawMessage `json:"chat_template"`
+	}
+	if b, err := vfs.ReadFile(dir, "tokenizer_config.json", maxJSON); err != nil || json.Unmarshal(b, &config) != nil {
+		return ""
+	}
+	var one string
+	if json.Unmarshal(config.Template, &one) == nil {
+		return one
+	}
+	var named []struct{ Name, Template string }
+	if json.Unmarshal(config.Template, &named) != nil {
+		return ""
+	}
+	for _, t := range named {
+		if t.Name == "default" {
+			return t.Template
+		}
+	}
+	return ""
 }
 
 func (c *checkpoint) addHF(f *safetensors.File) {

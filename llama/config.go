@@ -180,26 +180,55 @@ func (c Config) ropeFactors() []float32 {
 }
 
 // llama3Scaling returns the settings of llama3 scaling. For factors from a GGUF
-// file it looks for settings of the published form (low 1, high 4, an original
-// context that is a power of two) that give them.
-func (c Config) llama3Scaling() (RopeScaling, bool) {
+// file it takes settings that give them: hint, or ones of the published form
+// (low 1, high 4, an original context that is a power of two).
+func (c Config) llama3Scaling(hint RopeScaling) (RopeScaling, bool) {
 	if c.RopeScaling.Type != "factors" {
 		return c.RopeScaling, c.RopeScaling.Type == "llama3"
 	}
-	largest := float32(0)
-	for _, f := range c.RopeScaling.Factors {
-		largest = max(largest, f)
+	if c.scalesAs(hint) {
+		return hint, true
 	}
 	for original := 16; original <= 1<<20; original *= 2 {
-		try := c
-		try.RopeScaling = RopeScaling{Type: "llama3", Factor: float64(largest), LowFreqFactor: 1, HighFreqFactor: 4, OriginalContext: original}
-		same := true
-		for i, f := range try.ropeFactors() {
-			same = same && math.Abs(float64(f/c.RopeScaling.Factors[i])-1) < 1e-5
-		}
-		if same {
-			return try.RopeScaling, true
+		s := RopeScaling{Type: "llama3", LowFreqFactor: 1, HighFreqFactor: 4, OriginalContext: original}
+		if s.Factor = c.solveFactor(s); c.scalesAs(s) {
+			return s, true
 		}
 	}
 	return RopeScaling{}, false
+}
+
+// solveFactor finds the Factor that explains the largest of the file's factors,
+// which belongs to the lowest frequency: 1/f = (1-mix)/Factor + mix, with the
+// mix of frequencies.
+func (c Config) solveFactor(s RopeScaling) float64 {
+	last := len(c.RopeScaling.Factors) - 1
+	plain := c
+	plain.RopeScaling = RopeScaling{}
+	wave := 2 * math.Pi / float64(plain.frequencies()[last])
+	mix := (float64(s.OriginalContext)/wave - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
+	mix = min(max(mix, 0), 1)
+	if mix == 1 {
+		return 1
+	}
+	factor := (1 - mix) / (1/float64(c.RopeScaling.Factors[last]) - mix)
+	if whole := math.Round(factor); math.Abs(factor-whole) < 1e-3*whole {
+		return whole // what float32 blurred
+	}
+	return factor
+}
+
+// scalesAs tells whether settings give the factors of the file, to float32.
+func (c Config) scalesAs(s RopeScaling) bool {
+	if s.Type != "llama3" || s.validate(c.HeadDim) != nil {
+		return false
+	}
+	try := c
+	try.RopeScaling = s
+	for i, f := range try.ropeFactors() {
+		if !(math.Abs(float64(f/c.RopeScaling.Factors[i])-1) < 1e-5) {
+			return false
+		}
+	}
+	return true
 }

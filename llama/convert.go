@@ -248,19 +248,24 @@ func grow[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-// vocabulary runs an export of the tokenizer; one that the target cannot
+// vocabulary writes the tokenizer by way of an export. What the target cannot
 // express is a warning, not a failure.
-func (v *converter) vocabulary(what string, export func(*tokenizer.Tokenizer) error) error {
+func (v *converter) vocabulary(what string, export func(*tokenizer.Tokenizer) ([]byte, error), write func([]byte) error) error {
 	if v.c.tok == nil {
-		v.warn("no tokenizer is written: the source has none")
+		v.warn("no %s is written: the source has no tokenizer", what)
 		return nil
 	}
-	err := export(v.c.tok)
-	if errors.Is(err, tokenizer.ErrInexpressible) {
+	b, err := export(v.c.tok)
+	switch {
+	case errors.Is(err, tokenizer.ErrInexact):
+		v.warn("%v", err)
+	case errors.Is(err, tokenizer.ErrInexpressible):
 		v.warn("no %s is written: %v", what, err)
 		return nil
+	case err != nil:
+		return err
 	}
-	return err
+	return write(b)
 }
 
 // copyFiles copies the source folder's files that exist.

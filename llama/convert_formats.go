@@ -22,6 +22,11 @@ import (
 // through GGUF, as "name=TYPE".
 const vectorTypesKey = "herd.vector_types"
 
+// ropeScalingKey is the metadata key under which the settings of llama3 scaling
+// travel, as [factor, low, high, original context]; rope_freqs.weight holds
+// only what follows from them.
+const ropeScalingKey = "herd.rope_scaling"
+
 // fileTypes are the labels general.file_type; only labels.
 var fileTypes = map[backend.DType]uint32{backend.F32: 0, backend.F16: 1, backend.BF16: 32}
 
@@ -109,6 +114,12 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 			return err
 		}
 	}
+	if s, ok := c.llama3Scaling(v.c.ropeHint); ok {
+		settings := []float32{float32(s.Factor), float32(s.LowFreqFactor), float32(s.HighFreqFactor), float32(s.OriginalContext)}
+		if err := w.Set(ropeScalingKey, settings); err != nil {
+			return err
+		}
+	}
 	if len(vectors) > 0 {
 		if err := w.Set(vectorTypesKey, vectors); err != nil {
 			return err
@@ -129,7 +140,8 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 		}
 		return nil
 	}
-	return v.vocabulary("vocabulary", func(t *tokenizer.Tokenizer) error { return t.SetGGUF(w, c.Vocab) })
+	return v.vocabulary("vocabulary", func(t *tokenizer.Tokenizer) ([]byte, error) { return nil, t.SetGGUF(w, c.Vocab) },
+		func([]byte) error { return nil })
 }
 
 func (v *converter) writeHF(dir string) error {
@@ -159,15 +171,11 @@ func (v *converter) writeHF(dir string) error {
 		return v.copyFiles(dir, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 			"tokenizer.model", "chat_template.jinja", "added_tokens.json")
 	}
-	return v.vocabulary("tokenizer.json", func(t *tokenizer.Tokenizer) error {
-		b, err := t.JSON()
-		if err != nil {
-			return err
-		}
+	return v.vocabulary("tokenizer.json", (*tokenizer.Tokenizer).JSON, func(b []byte) error {
 		if err := os.WriteFile(filepath.Join(dir, "tokenizer.json"), b, 0o644); err != nil {
 			return err
 		}
-		if b, err = t.ConfigJSON(v.c.chat); err != nil {
+		if b, err = v.c.tok.ConfigJSON(v.c.chat); err != nil {
 			return err
 		}
 		return os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), b, 0o644)
@@ -186,27 +194,27 @@ func (v *converter) hfConfigJSON(matrix backend.DType) ([]byte, error) {
 		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_act": "silu", "torch_dtype": torchTypes[matrix],
 		"num_hidden_layers": c.Layers, "hidden_size": c.Dim, "num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads,
 		"head_dim": c.HeadDim, "intermediate_size": c.HiddenDim, "vocab_size": c.Vocab, "max_position_embeddings": c.Context,
-		"rms_norm_eps": shortest(c.NormEps), "rope_theta": c.RopeTheta, "tie_word_embeddings": c.TiedEmbeddings,
+		"rms_norm_eps": shortest(c.NormEps), "rope_theta": shortest(c.RopeTheta), "tie_word_embeddings": c.TiedEmbeddings,
 		"attention_bias": c.AttentionBias, "mlp_bias": c.MLPBias, "rope_scaling": nil,
 	}
 	switch s := c.RopeScaling; s.Type {
 	case "linear":
-		out["rope_scaling"] = map[string]any{"type": "linear", "rope_type": "linear", "factor": s.Factor}
+		out["rope_scaling"] = map[string]any{"type": "linear", "rope_type": "linear", "factor": shortest(s.Factor)}
 	case "llama3", "factors":
-		s, ok := c.llama3Scaling()
+		s, ok := c.llama3Scaling(v.c.ropeHint)
 		if !ok {
 			return nil, fmt.Errorf("%s: rope_freqs.weight holds factors that config.json cannot say: %w", v.c.path, ErrUnsupported)
 		}
-		out["rope_scaling"] = map[string]any{"rope_type": "llama3", "factor": s.Factor, "low_freq_factor": s.LowFreqFactor,
-			"high_freq_factor": s.HighFreqFactor, "original_max_position_embeddings": s.OriginalContext}
+		out["rope_scaling"] = map[string]any{"rope_type": "llama3", "factor": shortest(s.Factor), "low_freq_factor": shortest(s.LowFreqFactor),
+			"high_freq_factor": shortest(s.HighFreqFactor), "original_max_position_embeddings": s.OriginalContext}
 	}
 	if v.c.tok != nil {
 		if id, ok := v.c.tok.BOS(); ok {
 			out["bos_token_id"] = id
 		}
-		if ids := v.c.tok.EOG(); len(ids) > 0 {
-			out["eos_token_id"] = ids
-		}
+	}
+	if ids := v.c.stop(); len(ids) > 0 {
+		out["eos_token_id"] = ids
 	}
 	return json.MarshalIndent(out, "", "  ")
 }
@@ -243,11 +251,7 @@ func (v *converter) writeMeta(dir string) error {
 	if v.c.format == formatMeta {
 		return v.copyFiles(dir, "tokenizer.model")
 	}
-	return v.vocabulary("tokenizer.model", func(t *tokenizer.Tokenizer) error {
-		b, err := t.ModelFile()
-		if err != nil {
-			return err
-		}
+	return v.vocabulary("tokenizer.model", (*tokenizer.Tokenizer).ModelFile, func(b []byte) error {
 		return os.WriteFile(filepath.Join(dir, "tokenizer.model"), b, 0o644)
 	})
 }
@@ -270,9 +274,9 @@ func (v *converter) metaParamsJSON() ([]byte, error) {
 		return refuse("linear RoPE scaling")
 	}
 	p := map[string]any{"dim": c.Dim, "n_layers": c.Layers, "n_heads": c.Heads, "n_kv_heads": c.KVHeads,
-		"vocab_size": c.Vocab, "norm_eps": shortest(c.NormEps), "rope_theta": c.RopeTheta, "max_seq_len": c.Context}
+		"vocab_size": c.Vocab, "norm_eps": shortest(c.NormEps), "rope_theta": shortest(c.RopeTheta), "max_seq_len": c.Context}
 	if s := c.RopeScaling; s.Type != "" {
-		s, ok := c.llama3Scaling()
+		s, ok := c.llama3Scaling(v.c.ropeHint)
 		if !ok {
 			return refuse("the RoPE factors of rope_freqs.weight")
 		}

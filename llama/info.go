@@ -40,12 +40,11 @@ func ReadInfo(ctx context.Context, path string, o Options) (Info, error) {
 	defer c.close()
 	i := Info{
 		Path: path, Format: string(c.format), Architecture: c.arch, Config: c.config, Params: c.config.Params(),
-		Tensors: c.files, StopTokens: c.eos, ChatTemplate: c.chat, Problems: c.problems,
+		Tensors: c.files, StopTokens: c.stop(), ChatTemplate: c.chat, Problems: c.problems,
 	}
 	if c.tok != nil {
 		t := c.tok.Info()
 		i.Tokenizer = &t
-		i.StopTokens = append(i.StopTokens, c.tok.EOG()...)
 		i.Problems = append(i.Problems, t.Warnings...)
 	}
 	if i.Memory, err = c.estimate(o); err != nil {

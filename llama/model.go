@@ -128,13 +128,10 @@ func newModel(o Options, c *checkpoint) (*Model, error) {
 	}
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = pagePool{m: m, kv: c.kv(o)}
-	m.stop = append(m.stop, c.eos...)
+	m.stop = c.stop()
 	if c.tok != nil {
-		m.stop = append(m.stop, c.tok.EOG()...)
 		m.warnings = append(m.warnings, c.tok.Info().Warnings...)
 	}
-	slices.Sort(m.stop)
-	m.stop = slices.Compact(m.stop)
 	if d := o.Backend.Describe(); d.Variant == "generic" {
 		m.warnings = append(m.warnings, "no vector kernels run here ("+d.String()+"): slow")
 	}
