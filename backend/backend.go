@@ -41,7 +41,8 @@ type Exec interface {
 	// is cancelled during the step stops it: operations then do nothing.
 	Begin(ctx context.Context) error
 	// End finishes the step and lets the next one in. It returns the error of
-	// the context that stopped the step; results must then not be used.
+	// the context that stopped the step; results must then not be used. Where the
+	// context ends after the last operation, either is right.
 	End() error
 	// Alloc returns arena memory, contents undefined, valid until End.
 	Alloc(t DType, s Shape) View
@@ -88,8 +89,13 @@ type Weight interface {
 	Rows() int
 	Cols() int
 	Packed() bool
-	// Version counts the changes of a float weight; 0 for packed ones.
+	// Version counts the changes of a float weight that Changed was told of; 0
+	// for packed ones. What was computed with another version (keys and values
+	// of a session, a packed snapshot) does not fit.
 	Version() uint64
+	// Changed is called after the values of a float weight were changed, by an
+	// optimizer for one. It panics on a packed weight, whose values cannot.
+	Changed()
 	// Bytes is the memory held.
 	Bytes() int64
 	// Unpack writes rows [row, row+n) as the file had them.

@@ -51,6 +51,18 @@ func same(in, out int) func(*Args, string) {
 	}
 }
 
+// distinct refuses an output that would write an element twice.
+func distinct(name string, v *View) {
+	if v.Shape.Elems() == 0 {
+		return
+	}
+	for i := range v.Shape.Rank {
+		if v.Shape.Dim[i] > 1 && v.Stride[i] == 0 {
+			panic(shapeErr(name, "an output of %v repeats along axis %d", v.Shape, i))
+		}
+	}
+}
+
 func sameShape(name, what string, v *View, shape Shape) {
 	if !v.Present() || v.Type != F32 {
 		panic(shapeErr(name, "an %s is missing or not F32", what))
@@ -138,21 +150,30 @@ func checkKV(a *Args, name string) {
 	}
 }
 
-// paged checks the page geometry and the size of every page.
+// paged checks the page geometry and the size of every page that the host can
+// see.
 func paged(a *Args, name string) {
 	g := a.KV
 	if g.Type != F32 && g.Type != F16 || a.Layer < 0 || a.Layer >= g.Layers {
 		panic(shapeErr(name, "pages of %v, layer %d of %d", g.Type, a.Layer, g.Layers))
 	}
+	size := g.PageBytes()
+	for i := range a.Layout.Segments {
+		for j, p := range a.Layout.Segments[i].Pages {
+			if b := p.Bytes(); b != nil && int64(len(b)) < size {
+				panic(shapeErr(name, "segment %d: page %d has %d bytes, not %d", i, j, len(b), size))
+			}
+		}
+	}
 }
 
 func checkKVAppend(a *Args, name string) {
 	checkKV(a, name)
-	paged(a, name)
 	r, c := a.In[0].Rows(), a.KV.Heads*a.KV.HeadDim
 	matrix(name, "k", &a.In[0], F32, r, c)
 	matrix(name, "v", &a.In[1], F32, r, c)
-	a.Layout.check(name, r, a.KV)
+	a.Layout.check(name, r)
+	paged(a, name)
 	for i := range a.Layout.Segments {
 		if a.Layout.Segments[i].Pages == nil {
 			panic(shapeErr(name, "segment %d has no pages", i))
@@ -167,14 +188,18 @@ func checkAttention(a *Args, name string) {
 		panic(shapeErr(name, "q is %v, keys have %d heads of %d", a.In[0].Shape, a.KV.Heads, a.KV.HeadDim))
 	}
 	matrix(name, "q", &a.In[0], F32, r, d)
-	a.Layout.check(name, r, a.KV)
+	a.Layout.check(name, r)
+	withPages := false
 	for i := range a.Layout.Segments {
 		if a.Layout.Segments[i].Pages != nil {
-			paged(a, name)
+			withPages = true
 			continue
 		}
 		matrix(name, "k", &a.In[1], F32, r, kv)
 		matrix(name, "v", &a.In[2], F32, r, kv)
+	}
+	if withPages {
+		paged(a, name)
 	}
 	matrix(name, "the output", &a.Out[0], F32, r, d)
 }
@@ -199,7 +224,7 @@ func checkAttentionRows(a *Args, name string) {
 	matrix(name, "q", &a.In[0], F32, r, d)
 	matrix(name, "k", &a.In[1], F32, r, kv)
 	matrix(name, "v", &a.In[2], F32, r, kv)
-	a.Layout.check(name, r, a.KV)
+	a.Layout.check(name, r)
 	for i := range a.Layout.Segments {
 		if a.Layout.Segments[i].Pages != nil {
 			panic(shapeErr(name, "segment %d has pages: gradients are of rows", i))
@@ -270,6 +295,9 @@ func reduced(name string, v *View, axis int) Shape {
 		panic(shapeErr(name, "axis %d of %v", axis, v.Shape))
 	}
 	s := v.Shape
+	if s.Dim[axis] == 0 {
+		panic(shapeErr(name, "axis %d of %v has no elements", axis, s))
+	}
 	s.Dim[axis] = 1
 	return s
 }

@@ -63,7 +63,7 @@ func (g KV) PageBytes() int64 {
 	return int64(g.Layers) * 2 * int64(g.Heads) * PageLen * int64(g.HeadDim) * int64(g.Type.BlockBytes())
 }
 
-func (l *Layout) check(op string, rows int, kv KV) {
+func (l *Layout) check(op string, rows int) {
 	if l == nil {
 		panic(shapeErr(op, "no layout"))
 	}

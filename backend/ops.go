@@ -4,7 +4,12 @@ package backend
 // the formulas: R rows of the step, D width, K inputs and N outputs of a
 // weight, H query heads, G key-value heads, hd head size, F feed-forward width,
 // V vocabulary. Views are F32 unless said otherwise; fused operations want
-// rows whose elements are contiguous, general ones take any strides.
+// rows whose elements are contiguous; SwiGLU and the general ones, from Add on,
+// take any strides. No two elements of an output may share memory.
+//
+// Out[0] may be the same view as In[0] in RMSNorm, RoPE, RoPEBackward, SwiGLU,
+// SwiGLUBackward, Softmax, SoftmaxBackward and the element-wise operations (Add
+// to GELUBackward). Otherwise outputs overlap neither inputs nor each other.
 //
 // Gradients of activations are overwritten; gradients of weights (dW, dw) are
 // added to. An absent output of a backward operation is not computed.
@@ -87,8 +92,9 @@ const (
 
 	// RoundI8 rounds groups of Round.Group() elements of a row to -127..127:
 	// with m = max |x| in the group and d = m/127, code = x*(127/m) rounded to
-	// nearest even, all in F32; a group of zeros has d = 0, one with a value
-	// that is not finite has d = NaN and codes 0. In[0] x [R,K], Out[0] codes
+	// nearest even, all in F32; a group of zeros, or of values so small that
+	// 127/m is not finite (m below about 2^-121), has d = 0 and codes 0, one with
+	// a value that is not finite has d = NaN and codes 0. In[0] x [R,K], Out[0] codes
 	// I8 [R,K], Out[1] d [R,K/group], Out[2] sums of 16 codes, I32 [R,K/16].
 	// The gradient passes straight through.
 	RoundI8
@@ -119,12 +125,13 @@ const (
 	GELU
 	// GELUBackward: In x, dy. Out[0] = dy (Phi(x) + x phi(x)).
 	GELUBackward
-	// Sum adds along Axis: Out[0] has extent 1 there. Backward: Copy of a view
+	// Sum adds along Axis, which has elements: Out[0] has extent 1 there. Backward: Copy of a view
 	// with stride 0.
 	Sum
-	// Max takes the largest along Axis; NaN if one is. Out[0] has extent 1 there.
+	// Max takes the largest along Axis, which has elements; NaN if one is. Out[0] has extent 1 there.
 	Max
-	// MaxBackward: In x, y, dy. Out[0] dx is dy at the first largest, else 0.
+	// MaxBackward: In x, y, dy. Out[0] dx is dy at the first largest, else 0;
+	// where y is NaN, all are 0.
 	MaxBackward
 	// Softmax along the last axis: Out[0] = exp(x - max) / sum.
 	Softmax
@@ -253,6 +260,9 @@ func Ops() []Op {
 func Check(o Op, a *Args) {
 	if o == NoOp || o >= numOps {
 		panic(shapeErr(o.String(), "no such operation"))
+	}
+	for i := range a.Out {
+		distinct(ops[o].name, &a.Out[i])
 	}
 	ops[o].check(a, ops[o].name)
 }

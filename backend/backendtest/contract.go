@@ -59,6 +59,9 @@ func checkPack(b backend.Backend, t backend.DType) error {
 			}
 		}
 	}
+	if err := checkVersion(b, w); err != nil {
+		return err
+	}
 	return checkPackErrors(b, m)
 }
 
@@ -98,6 +101,34 @@ func checkPackErrors(b backend.Backend, m *matrix) error {
 			return fmt.Errorf("Pack takes %d columns of %v", src.Cols, m.t)
 		}
 	}
+	return nil
+}
+
+// checkVersion changes a float weight and tries to change a packed one.
+func checkVersion(b backend.Backend, packed backend.Weight) error {
+	buf, err := b.Alloc(4 * 6)
+	if err != nil {
+		return err
+	}
+	defer buf.Free()
+	w, err := b.Float("test", backend.Contiguous(buf, backend.F32, 0, backend.Dims(2, 3)))
+	if err != nil {
+		return err
+	}
+	before := w.Version()
+	if w.Changed(); w.Version() == before {
+		return fmt.Errorf("a changed float weight still has version %d", before)
+	}
+	if panicked(packed.Changed) == nil {
+		return fmt.Errorf("Changed on a packed weight does not panic")
+	}
+	return nil
+}
+
+// panicked returns what f panics with, or nil.
+func panicked(f func()) (value any) {
+	defer func() { value = recover() }()
+	f()
 	return nil
 }
 
@@ -305,6 +336,11 @@ func checkSteps(b backend.Backend) error {
 	if err := wantShapeError(e, &a); err != nil {
 		return errors.Join(err, e.End())
 	}
+	a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
+	a.Out[0].Stride[0] = 0
+	if err := wantShapeError(e, &a); err != nil {
+		return errors.Join(fmt.Errorf("an output that repeats: %w", err), e.End())
+	}
 	cancel()
 	a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
 	e.Run(backend.Copy, &a)
@@ -341,7 +377,7 @@ func wantShapeError(e backend.Exec, a *backend.Args) (err error) {
 		r, _ := recover().(error)
 		var s *backend.ShapeError
 		if !errors.As(r, &s) {
-			err = fmt.Errorf("Copy of 4 elements into 5 panics with %v", r)
+			err = fmt.Errorf("Copy of operands that do not fit panics with %v", r)
 		}
 	}()
 	e.Run(backend.Copy, a)

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -11,6 +12,8 @@ import (
 type float struct {
 	name string
 	v    backend.View // F32 or BF16, [rows, cols], any strides
+
+	version atomic.Uint64
 }
 
 // Float implements backend.Backend. v may have any strides.
@@ -31,7 +34,7 @@ func (b *Backend) Float(name string, v backend.View) (backend.Weight, error) {
 	if mem := v.Buf.Bytes(); v.Off < 0 || last < 0 || last >= len(mem)/size {
 		return nil, fmt.Errorf("cpu: weight %s: the view ends beyond its buffer of %d bytes", name, len(mem))
 	}
-	return &float{name, v}, nil
+	return &float{name: name, v: v}, nil
 }
 
 func (w *float) Name() string        { return w.name }
@@ -40,8 +43,10 @@ func (w *float) Rows() int           { return w.v.Shape.Dim[0] }
 func (w *float) Cols() int           { return w.v.Shape.Dim[1] }
 func (w *float) Packed() bool        { return false }
 
-// Version is 0: the interface has no way to tell a weight of a change.
-func (w *float) Version() uint64 { return 0 }
+func (w *float) Version() uint64 { return w.version.Load() }
+
+// Changed implements backend.Weight.
+func (w *float) Changed() { w.version.Add(1) }
 
 func (w *float) Bytes() int64 {
 	return int64(w.Rows()) * int64(w.Cols()) * int64(w.v.Type.BlockBytes())

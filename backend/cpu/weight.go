@@ -34,6 +34,9 @@ func (w *packed) Packed() bool        { return true }
 func (w *packed) Version() uint64     { return 0 }
 func (w *packed) Bytes() int64        { return int64(len(w.mem)) }
 
+// Changed implements backend.Weight.
+func (w *packed) Changed() { panic("cpu: Changed on packed weight " + w.name) }
+
 // panels is their number for rows.
 func panels(rows int) int { return (rows + panel - 1) / panel }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -20,6 +21,7 @@ type weight struct {
 	off        int // bytes before the first row
 	stride     int // bytes from row to row
 	size       int // bytes of a row
+	version    atomic.Uint64
 }
 
 // Pack keeps the file's bytes as they are. It refuses a type that is neither
@@ -68,8 +70,16 @@ func (w *weight) Type() backend.DType { return w.typ }
 func (w *weight) Rows() int           { return w.rows }
 func (w *weight) Cols() int           { return w.cols }
 func (w *weight) Packed() bool        { return w.packed }
-func (w *weight) Version() uint64     { return 0 }
+func (w *weight) Version() uint64     { return w.version.Load() }
 func (w *weight) Bytes() int64        { return int64(w.rows) * int64(w.size) }
+
+// Changed implements backend.Weight.
+func (w *weight) Changed() {
+	if w.packed {
+		panic("ref: Changed on packed weight " + w.name)
+	}
+	w.version.Add(1)
+}
 
 func (w *weight) row(n int) []byte { return w.buf.Bytes()[w.off+n*w.stride:][:w.size] }
 
