@@ -21,10 +21,9 @@ type goldenCase struct {
 
 // reference is input_ids [B,T] and logits [B,T,V] of a golden file.
 type reference struct {
-	ids     [][]int32
-	logits  [][]float32 // [B][T*V]
-	vocab   int
-	largest []float64
+	ids    [][]int32
+	logits [][]float32 // [B][T*V]
+	vocab  int
 }
 
 func readReference(t *testing.T, path, key string) reference {

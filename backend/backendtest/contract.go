@@ -44,7 +44,7 @@ func checkPack(b backend.Backend, t backend.DType) error {
 		raw := m.raw[row*size:][:n*size]
 		got := bytes.Repeat([]byte{0xee}, len(raw)+1)
 		if w.Unpack(got, row, n); !bytes.Equal(got[:len(raw)], raw) || got[len(raw)] != 0xee {
-			return fmt.Errorf("Unpack of rows [%d, +%d) differs from the file", row, n)
+			return fmt.Errorf("contract: Unpack of rows [%d, +%d) differs from the file", row, n)
 		}
 		all := make([]float32, n*m.cols)
 		block.Decode(t, all, raw)
@@ -54,7 +54,7 @@ func checkPack(b backend.Backend, t backend.DType) error {
 			w.Tile(tile, row, n, col, k)
 			for i, v := range tile {
 				if want := all[i/k*m.cols+col+i%k]; math.Float32bits(v) != math.Float32bits(want) && (v == v || want == want) {
-					return fmt.Errorf("Tile of rows [%d, +%d), columns [%d, +%d): element %d is %v, want %v", row, n, col, k, i, v, want)
+					return fmt.Errorf("contract: Tile of rows [%d, +%d), columns [%d, +%d): element %d is %v, want %v", row, n, col, k, i, v, want)
 				}
 			}
 		}
@@ -84,21 +84,21 @@ func checkPackErrors(b backend.Backend, m *matrix) error {
 		read += n
 	}
 	if read != int64(len(m.raw)) {
-		return fmt.Errorf("Progress says %d bytes of %d", read, len(m.raw))
+		return fmt.Errorf("contract: Progress says %d bytes of %d", read, len(m.raw))
 	}
 	src.Progress = nil
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := b.Pack(ctx, src); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("Pack with a cancelled context: %v", err)
+		return fmt.Errorf("contract: Pack with a cancelled context: %v", err)
 	}
 	src.ReadRows = func([]byte, int, int) error { return errTest }
 	if _, err := b.Pack(context.Background(), src); !errors.Is(err, errTest) {
-		return fmt.Errorf("Pack with a failing reader: %v", err)
+		return fmt.Errorf("contract: Pack with a failing reader: %v", err)
 	}
 	if src.Cols++; m.t.Quantized() {
 		if _, err := b.Pack(context.Background(), src); err == nil {
-			return fmt.Errorf("Pack takes %d columns of %v", src.Cols, m.t)
+			return fmt.Errorf("contract: Pack takes %d columns of %v", src.Cols, m.t)
 		}
 	}
 	return nil
@@ -120,7 +120,7 @@ func checkVersion(b backend.Backend, packed backend.Weight) error {
 		return fmt.Errorf("a changed float weight still has version %d", before)
 	}
 	if panicked(packed.Changed) == nil {
-		return fmt.Errorf("Changed on a packed weight does not panic")
+		return fmt.Errorf("contract: Changed on a packed weight does not panic")
 	}
 	return nil
 }
@@ -307,7 +307,7 @@ func checkMemory(b backend.Backend) error {
 		return err
 	}
 	if s := e.Scratch(); s < 4<<16 || s > 8<<16 {
-		return fmt.Errorf("Scratch is %d after a step of %d bytes", s, 4*(15+1<<16))
+		return fmt.Errorf("contract: Scratch is %d after a step of %d bytes", s, 4*(15+1<<16))
 	}
 	return nil
 }
@@ -345,13 +345,13 @@ func checkSteps(b backend.Backend) error {
 	a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
 	e.Run(backend.Copy, &a)
 	if err := e.End(); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("End of a cancelled step: %v", err)
+		return fmt.Errorf("contract: End of a cancelled step: %v", err)
 	}
 	if err := e.Begin(ctx); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("Begin with a cancelled context: %v", err)
+		return fmt.Errorf("contract: Begin with a cancelled context: %v", err)
 	}
 	if err := e.Begin(context.Background()); err != nil {
-		return fmt.Errorf("Begin after a cancelled step: %v", err)
+		return fmt.Errorf("contract: Begin after a cancelled step: %v", err)
 	}
 	return e.End()
 }
@@ -367,7 +367,7 @@ func secondInLine(b backend.Backend) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 	defer cancel()
 	if err := e.Begin(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("Begin during another step, with 5 ms to wait: %v", err)
+		return fmt.Errorf("contract: Begin during another step, with 5 ms to wait: %v", err)
 	}
 	return nil
 }
@@ -377,7 +377,7 @@ func wantShapeError(e backend.Exec, a *backend.Args) (err error) {
 		r, _ := recover().(error)
 		var s *backend.ShapeError
 		if !errors.As(r, &s) {
-			err = fmt.Errorf("Copy of operands that do not fit panics with %v", r)
+			err = fmt.Errorf("contract: Copy of operands that do not fit panics with %v", r)
 		}
 	}()
 	e.Run(backend.Copy, a)

@@ -71,7 +71,7 @@ func TestOptions(t *testing.T) {
 		}
 		b.Close()
 	}
-	if Default() != Default() || Default().Close() != nil {
+	if first, again := Default(), Default(); first != again || first.Close() != nil {
 		t.Error("the default backend is not one")
 	}
 }

@@ -1,7 +1,5 @@
 package kernel
 
-import "errors"
-
 const (
 	// Panel is the number of outputs of a panel.
 	Panel = 16
@@ -20,9 +18,6 @@ const (
 	chunkLen    = 4096
 	chunkBlocks = 256
 )
-
-// errNoasm is why there is no assembly variant.
-var errNoasm = errors.New("kernel: built without assembly")
 
 // A Set is the kernels of one variant. It is immutable.
 type Set struct {

@@ -2,6 +2,11 @@
 
 package kernel
 
+import "errors"
+
+// errNoasm is why there is no assembly variant.
+var errNoasm = errors.New("kernel: built without assembly")
+
 // AVX2 returns the kernels for AVX2, FMA and F16C, or why they do not run here.
 func AVX2() (*Set, error) { return nil, errNoasm }
 
