@@ -20,10 +20,12 @@ type Context struct {
 	ctx    context.Context // of the step
 	layout *backend.Layout
 	kv     backend.KV
-	step   uint64 // counts Begin, so that old tensors are recognised
+	step   uint64 // counts Begin and End, so that old tensors are recognised
 	args   backend.Args
-	slabs  [][]Tensor // tensors of the step, reused by the next
-	used   int
+	// Tensors of this step and of the one before, which are kept apart so that
+	// using an old one is noticed and does not reach a new one.
+	slabs [2][][]Tensor
+	used  int // of the step's, released ones included
 }
 
 // slab is the number of tensors allocated at once.
@@ -40,13 +42,17 @@ func NewContext(b backend.Backend, o Options) (*Context, error) {
 
 // Begin waits for the backend's workers and starts a step of the given layout.
 // kv is the geometry of the pages that the layout names; without pages only
-// Heads and HeadDim matter. The layout must not change before End.
+// Heads and HeadDim matter. The layout must not change before End; it may be
+// nil where no operation of the step looks at it.
 func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) error {
 	if err := c.exec.Begin(ctx); err != nil {
 		return err
 	}
 	c.step++
 	c.used = 0
+	if l == nil {
+		l = &backend.Layout{}
+	}
 	c.ctx, c.layout, c.kv = ctx, l, kv
 	return nil
 }
@@ -76,15 +82,20 @@ func (c *Context) New(t backend.DType, s backend.Shape) *Tensor {
 }
 
 func (c *Context) tensor() *Tensor {
-	i, j := c.used/slab, c.used%slab
-	if i == len(c.slabs) {
-		c.slabs = append(c.slabs, make([]Tensor, slab))
+	if slabs := &c.slabs[c.parity()]; c.used == slab*len(*slabs) {
+		*slabs = append(*slabs, make([]Tensor, slab))
 	}
+	x := c.at(c.used)
 	c.used++
-	x := &c.slabs[i][j]
 	*x = Tensor{ctx: c, step: c.step}
 	return x
 }
+
+// parity alternates from step to step, of which each counts twice.
+func (c *Context) parity() uint64 { return c.step / 2 % 2 }
+
+// at is tensor i of the step.
+func (c *Context) at(i int) *Tensor { return &c.slabs[c.parity()][i/slab][i%slab] }
 
 // IDs returns a tensor of the step that holds I32 ids, one a row.
 func (c *Context) IDs(ids []int32) *Tensor {
@@ -125,9 +136,8 @@ func (c *Context) Keep(m Mark, x, y *Tensor) *Tensor {
 func (c *Context) Release(m Mark) {
 	c.exec.Release(m.arena)
 	for i := m.tensors; i < c.used; i++ {
-		c.slabs[i/slab][i%slab].step = 0
+		c.at(i).step = 0
 	}
-	c.used = m.tensors
 }
 
 // Stopped reports whether the step's context has ended; End then returns its
@@ -158,9 +168,11 @@ func (c *Context) use(x *Tensor) backend.View {
 	return x.view
 }
 
-// StaleError is the value of the panic when a tensor is used after its step.
+// StaleError is the value of the panic when a tensor is used that was released,
+// or after its step. Until the end of the next step it is certain; later the
+// same *Tensor may be a new one.
 type StaleError struct{ Shape backend.Shape }
 
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("tensor: a tensor %v is used after its step ended", e.Shape)
+	return fmt.Sprintf("tensor: a tensor %v is used after it was released or its step ended", e.Shape)
 }

@@ -26,12 +26,12 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 		if w[i] == nil || done[i] {
 			continue
 		}
-		round := c.rounding(w[i].weight)
+		round := c.rounding(w[i].bound("MatMul"))
 		a := c.begin()
 		a.In[0], a.Round = c.use(x), round
 		n := 0
 		for j := i; j < len(w); j++ {
-			if w[j] != nil && c.rounding(w[j].weight) == round {
+			if w[j] != nil && c.rounding(w[j].bound("MatMul")) == round {
 				a.W[n], a.Out[n] = w[j].weight, c.use(y[j])
 				done[j] = true
 				n++
@@ -57,7 +57,7 @@ func (c *Context) rounding(w backend.Weight) backend.Rounding {
 func Embedding(c *Context, ids *Tensor, w *Param) *Tensor {
 	y := c.New(backend.F32, backend.Dims(ids.Cols(), w.Shape.Dim[1]))
 	a := c.begin()
-	a.In[0], a.W[0], a.Out[0] = c.use(ids), w.weight, c.use(y)
+	a.In[0], a.W[0], a.Out[0] = c.use(ids), w.bound("Embedding"), c.use(y)
 	c.exec.Run(backend.Embedding, a)
 	return y
 }

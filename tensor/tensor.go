@@ -59,5 +59,18 @@ func (p *Param) Matrix() bool { return p.Shape.Rank == 2 }
 // Weight is the matrix, nil before BindWeight.
 func (p *Param) Weight() backend.Weight { return p.weight }
 
-// Value is a vector's tensor.
-func (p *Param) Value() *Tensor { return &p.value }
+// Value is a vector's tensor. It panics before BindValue.
+func (p *Param) Value() *Tensor {
+	if !p.value.param {
+		panic(&backend.ShapeError{Op: "Value", Detail: "parameter " + p.Shape.String() + " has no numbers"})
+	}
+	return &p.value
+}
+
+// bound is the matrix, for an operation; it panics before BindWeight.
+func (p *Param) bound(op string) backend.Weight {
+	if p.weight == nil {
+		panic(&backend.ShapeError{Op: op, Detail: "parameter " + p.Shape.String() + " has no numbers"})
+	}
+	return p.weight
+}

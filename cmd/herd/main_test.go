@@ -167,9 +167,10 @@ func herd(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	return out.String(), errs.String(), code
 }
 
-// canceller cancels at the first write that holds something.
+// canceller cancels at the first write that holds something. It has no other
+// method of the buffer that would go past Write.
 type canceller struct {
-	bytes.Buffer
+	text   bytes.Buffer
 	cancel context.CancelFunc
 }
 
@@ -177,14 +178,14 @@ func (c *canceller) Write(p []byte) (int, error) {
 	if len(p) > 0 {
 		c.cancel()
 	}
-	return c.Buffer.Write(p)
+	return c.text.Write(p)
 }
 
 // TestCancel stops a generation in the middle: what was generated is printed,
 // as text and as JSON.
 func TestCancel(t *testing.T) {
 	model := filepath.Join(committedCase(t), "model.gguf")
-	args := []string{"generate", "-m", model, "-p", "a", "--ignore-eos", "-c", "100000", "--temp", "0", "-q"}
+	args := []string{"generate", "-m", model, "-p", "a", "--ignore-eos", "-n", "5000", "-c", "100000", "--temp", "1", "-q"}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &canceller{cancel: cancel}
@@ -192,8 +193,8 @@ func TestCancel(t *testing.T) {
 	if code := run(ctx, args, strings.NewReader(""), out, &errs); code != exitCancelled {
 		t.Fatalf("exit code %d, want %d; stderr %q", code, exitCancelled, errs.String())
 	}
-	if out.Len() == 0 || !strings.HasSuffix(errs.String(), "herd: interrupted\n") {
-		t.Fatalf("stdout %q, stderr %q", out.String(), errs.String())
+	if out.text.Len() == 0 || !strings.HasSuffix(errs.String(), "herd: interrupted\n") {
+		t.Fatalf("stdout %q, stderr %q", out.text.String(), errs.String())
 	}
 
 	// With --json the seed on stderr is written before the first step.
