@@ -2,6 +2,7 @@ package llama
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,8 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/pth"
+	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -153,11 +156,14 @@ func openCheckpoint(ctx context.Context, fsys fs.FS, name, shown string) (*check
 		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: err}
 	}
 	has := func(n string) bool { _, err := fs.Stat(dir, n); return err == nil }
+	inFolder := func(file string) string { return path.Join(shown, file) }
 	switch {
 	case has("config.json"):
-		return openHF(dir, shown)
+		c, err := openHF(dir, shown)
+		return c, located(err, inFolder)
 	case has("params.json"):
-		return openMeta(dir, shown)
+		c, err := openMeta(dir, shown)
+		return c, located(err, inFolder)
 	}
 	found, err := fs.Glob(dir, "*.gguf")
 	if err == nil && len(found) > 0 {
@@ -177,7 +183,27 @@ func openFile(fsys fs.FS, name, shown string) (*checkpoint, error) {
 	case strings.HasSuffix(base, ".pth"), base == "params.json":
 		return nil, fileErr(shown, "", "is part of a Meta model: name its folder")
 	}
-	return openGGUF(fsys, name, shown)
+	c, err := openGGUF(fsys, name, shown)
+	return c, located(err, func(file string) string { return strings.TrimSuffix(shown, name) + file })
+}
+
+// located makes an error of one file format name the file by the path that the
+// caller knows; in its package the file has a name in a folder.
+func located(err error, place func(file string) string) error {
+	var (
+		g *gguf.Error
+		s *safetensors.Error
+		p *pth.Error
+	)
+	switch {
+	case errors.As(err, &g):
+		g.File = place(g.File)
+	case errors.As(err, &s):
+		s.File = place(s.File)
+	case errors.As(err, &p):
+		p.File = place(p.File)
+	}
+	return err
 }
 
 // TensorInfo describes a tensor of a model's files.

@@ -1,0 +1,485 @@
+package llama_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/golden"
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/gguf"
+)
+
+// Bounds on what refusing a bad model may take; the models here are small.
+const (
+	refuseTime  = 2 * time.Second // one second, and a busy machine
+	refuseBytes = 64 << 20
+)
+
+// parts is a GGUF file taken apart, to be changed and written again.
+type parts struct {
+	keys    []string
+	meta    map[string]any
+	tensors []part
+}
+
+type part struct {
+	name  string
+	dtype backend.DType
+	shape []int
+	data  io.Reader
+}
+
+func takeApart(t *testing.T, path string) *parts {
+	t.Helper()
+	f, err := gguf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	p := &parts{keys: slices.Clone(f.Keys()), meta: map[string]any{}}
+	for _, k := range p.keys {
+		v, _ := f.Lookup(k)
+		p.meta[k] = v.Any()
+	}
+	for _, tensor := range f.Tensors() {
+		p.tensors = append(p.tensors, part{tensor.Name, tensor.Type, slices.Clone(tensor.Shape), tensor.Reader()})
+	}
+	return p
+}
+
+// set changes a key or adds it; nil removes it.
+func (p *parts) set(key string, value any) {
+	p.keys = slices.DeleteFunc(p.keys, func(k string) bool { return k == key })
+	if value != nil {
+		p.keys, p.meta[key] = append(p.keys, key), value
+	}
+}
+
+// zeros replaces a tensor, or adds one.
+func (p *parts) zeros(name string, dtype backend.DType, shape ...int) {
+	p.drop(name)
+	n := int64(1)
+	for _, d := range shape[:len(shape)-1] {
+		n *= int64(d)
+	}
+	row, _ := dtype.RowBytes(int64(shape[len(shape)-1]))
+	p.tensors = append(p.tensors, part{name, dtype, shape, bytes.NewReader(make([]byte, n*row))})
+}
+
+func (p *parts) drop(name string) {
+	p.tensors = slices.DeleteFunc(p.tensors, func(t part) bool { return t.name == name })
+}
+
+func (p *parts) shape(name string) []int {
+	for _, t := range p.tensors {
+		if t.name == name {
+			return t.shape
+		}
+	}
+	return nil
+}
+
+func (p *parts) write(t *testing.T) string {
+	t.Helper()
+	w := &gguf.Writer{}
+	for _, k := range p.keys {
+		if err := w.Set(k, p.meta[k]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tensor := range p.tensors {
+		if err := w.Add(tensor.name, tensor.dtype, tensor.shape, tensor.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "bad.gguf")
+	if err := w.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// refused opens a bad model in every way, which fails in little time and
+// memory with an error that names the file and says all of want.
+func refused(t *testing.T, path string, want ...string) error {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	m, err := llama.Open(context.Background(), path, llama.Options{})
+	took := time.Since(start)
+	runtime.ReadMemStats(&after)
+	if err == nil {
+		m.Close()
+		t.Fatalf("opened, want an error about %q", want)
+	}
+	for _, w := range append(want, filepath.Base(path)) {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error %q does not say %q", err, w)
+		}
+	}
+	if took > refuseTime {
+		t.Errorf("took %v", took)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > refuseBytes {
+		t.Errorf("allocated %d bytes", n)
+	}
+	if _, again := llama.Estimate(path, llama.Options{}); again == nil {
+		t.Error("Estimate finds nothing wrong")
+	}
+	info, again := llama.ReadInfo(context.Background(), path, llama.Options{})
+	if again == nil && (len(info.Problems) == 0 || !strings.HasPrefix(info.Problems[0], "cannot be loaded")) {
+		t.Errorf("ReadInfo finds nothing wrong: %q", info.Problems)
+	}
+	return err
+}
+
+// TestHostileGGUF takes a model that is right and makes one thing wrong: rows
+// 19 to 21 of the list of bad files, and the settings beside them.
+func TestHostileGGUF(t *testing.T) {
+	base := golden.Glob(t, "models/*/model.gguf")[0]
+	key := func(key string, value any) func(*parts) { return func(p *parts) { p.set(key, value) } }
+	const attention, rope, vocab = "llama.attention.", "llama.rope.", "tokenizer.ggml."
+	embed := takeApart(t, base).shape("token_embd.weight")
+	for name, c := range map[string]struct {
+		edit func(*parts)
+		want string
+	}{
+		"no heads":             {key(attention+"head_count", uint32(0)), "head_count"},
+		"many heads":           {key(attention+"head_count", uint32(math.MaxUint32)), "head_count"},
+		"heads as text":        {key(attention+"head_count", "four"), "head_count"},
+		"no key-value heads":   {key(attention+"head_count_kv", uint32(0)), "KVHeads"},
+		"odd key-value heads":  {key(attention+"head_count_kv", uint32(7)), "KVHeads"},
+		"no layers":            {key("llama.block_count", uint32(0)), "Layers"},
+		"too many layers":      {key("llama.block_count", uint32(math.MaxUint32)), "block_count"},
+		"2^31 layers":          {key("llama.block_count", uint32(1<<31)), "block_count"},
+		"a million layers":     {key("llama.block_count", uint32(1<<20)), "Layers"},
+		"a layer more":         {func(p *parts) { p.set("llama.block_count", p.meta["llama.block_count"].(uint32)+1) }, "missing"},
+		"layers below zero":    {key("llama.block_count", int32(-1)), "block_count"},
+		"no layer count":       {key("llama.block_count", nil), "block_count"},
+		"no width":             {key("llama.embedding_length", uint32(0)), "head size 0"},
+		"another width":        {key("llama.embedding_length", uint32(1<<19)), ""},
+		"no hidden width":      {key("llama.feed_forward_length", uint32(0)), "HiddenDim"},
+		"another hidden width": {key("llama.feed_forward_length", uint32(48)), "ffn"},
+		"no context":           {key("llama.context_length", uint32(0)), "Context"},
+		"rope beyond the head": {key(rope+"dimension_count", uint32(1<<16)), "dimension_count"},
+		"an odd head": {func(p *parts) {
+			p.set(attention+"key_length", uint32(15))
+			p.set(attention+"value_length", uint32(15))
+			p.set(rope+"dimension_count", uint32(15))
+		}, "HeadDim"},
+		"unequal heads":      {key(attention+"value_length", uint32(6)), "value_length"},
+		"epsilon 0":          {key(attention+"layer_norm_rms_epsilon", float32(0)), "epsilon"},
+		"epsilon NaN":        {key(attention+"layer_norm_rms_epsilon", float32(math.NaN())), "NormEps"},
+		"epsilon below zero": {key(attention+"layer_norm_rms_epsilon", float32(-1)), "NormEps"},
+		"base 0":             {key(rope+"freq_base", float32(0)), "RopeTheta"},
+		"base infinite":      {key(rope+"freq_base", float32(math.Inf(1))), "RopeTheta"},
+		"base NaN":           {key(rope+"freq_base", float32(math.NaN())), "RopeTheta"},
+		"scaling by 0": {func(p *parts) {
+			p.set(rope+"scaling.type", "linear")
+			p.set(rope+"scaling.factor", float32(0))
+			p.drop("rope_freqs.weight")
+		}, "Factor"},
+		"yarn":     {func(p *parts) { p.set(rope+"scaling.type", "yarn"); p.drop("rope_freqs.weight") }, `"yarn"`},
+		"longrope": {func(p *parts) { p.set(rope+"scaling.type", "longrope"); p.drop("rope_freqs.weight") }, `"longrope"`},
+		"factors of zero": {func(p *parts) {
+			p.set(rope+"scaling.type", nil)
+			p.zeros("rope_freqs.weight", backend.F32, headDim(p)/2)
+		}, "factor"},
+		"too few factors":      {func(p *parts) { p.set(rope+"scaling.type", nil); p.zeros("rope_freqs.weight", backend.F32, 1) }, "rope_freqs.weight"},
+		"experts":              {key("llama.expert_count", uint32(8)), "experts"},
+		"another architecture": {key("general.architecture", "gemma2"), `"gemma2"`},
+		"no architecture":      {key("general.architecture", nil), "general.architecture"},
+		"no vocabulary":        {key(vocab+"tokens", nil), ""},
+		"a vocabulary size":    {key("llama.vocab_size", uint32(5)), "vocab_size"},
+		"BOS outside":          {key(vocab+"bos_token_id", uint32(1<<30)), "bos_token_id"},
+		"EOS outside":          {key(vocab+"eos_token_id", uint32(embed[0])), "eos_token_id"},
+		"types too short":      {key(vocab+"token_type", []int32{1}), "token_type"},
+		"no embedding":         {func(p *parts) { p.drop("token_embd.weight") }, "token_embd.weight"},
+		"fewer embeddings":     {func(p *parts) { p.zeros("token_embd.weight", backend.F32, embed[0]-1, embed[1]) }, ""},
+		"a flat embedding":     {func(p *parts) { p.zeros("token_embd.weight", backend.F32, embed[0]*embed[1]) }, "token_embd.weight"},
+		"no norm":              {func(p *parts) { p.drop("output_norm.weight") }, "output_norm.weight"},
+		"no q":                 {func(p *parts) { p.drop("blk.0.attn_q.weight") }, "attn_q"},
+		"q of another shape":   {func(p *parts) { p.zeros("blk.0.attn_q.weight", backend.F32, 8, embed[1]) }, "blk.0.attn_q.weight"},
+		"k of another shape":   {func(p *parts) { p.zeros("blk.0.attn_k.weight", backend.F32, 8, 24) }, "blk.0.attn_k.weight"},
+		"a norm too long":      {func(p *parts) { p.zeros("blk.0.attn_norm.weight", backend.F32, embed[1]+1) }, "blk.0.attn_norm.weight"},
+		"down of integers":     {func(p *parts) { p.zeros("blk.0.ffn_down.weight", backend.I32, p.shape("blk.0.ffn_down.weight")...) }, "blk.0.ffn_down.weight"},
+		"a bias too short":     {func(p *parts) { p.zeros("blk.0.attn_q.bias", backend.F32, 1) }, "attn_q.bias"},
+		"a bias on one of many": {func(p *parts) {
+			p.zeros("blk.0.attn_q.bias", backend.F32, p.shape("blk.0.attn_q.weight")[0])
+			p.drop("blk.0.attn_k.bias")
+		}, "bias"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := takeApart(t, base)
+			c.edit(p)
+			refused(t, p.write(t), c.want)
+		})
+	}
+}
+
+func headDim(p *parts) int {
+	return p.shape("blk.0.attn_q.weight")[0] / int(p.meta["llama.attention.head_count"].(uint32))
+}
+
+// copyFolder copies a golden folder, so that it can be damaged.
+func copyFolder(t *testing.T, from string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), filepath.Base(from))
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// editJSON changes fields of an object in a file; nil removes one.
+func editJSON(t *testing.T, path string, fields map[string]any) {
+	t.Helper()
+	m := map[string]any{}
+	golden.JSON(t, path, &m)
+	maps.Copy(m, fields)
+	for k, v := range fields {
+		if v == nil {
+			delete(m, k)
+		}
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, string(b))
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestHostileConfig damages config.json of a Hugging Face folder.
+func TestHostileConfig(t *testing.T) {
+	base := filepath.Dir(golden.Glob(t, "models/*/hf/config.json")[0])
+	field := func(name string, value any) map[string]any { return map[string]any{name: value} }
+	scaling := func(s map[string]any) map[string]any {
+		return map[string]any{"rope_scaling": s, "rope_parameters": nil}
+	}
+	for name, c := range map[string]struct {
+		fields map[string]any
+		want   string
+	}{
+		"no layers":         {field("num_hidden_layers", 0), "Layers"},
+		"layers as text":    {field("num_hidden_layers", "two"), "num_hidden_layers"},
+		"layers below 0":    {field("num_hidden_layers", -2), "Layers"},
+		"1e30 layers":       {field("num_hidden_layers", 1e30), "num_hidden_layers"},
+		"no layer count":    {field("num_hidden_layers", nil), "Layers"},
+		"more layers":       {field("num_hidden_layers", 40), "missing"},
+		"no heads":          {field("num_attention_heads", 0), "Heads"},
+		"key-value heads":   {field("num_key_value_heads", 7), "KVHeads"},
+		"odd head size":     {field("head_dim", 7), "HeadDim"},
+		"huge width":        {field("hidden_size", 1<<40), "Dim"},
+		"another width":     {field("hidden_size", 8), ""},
+		"vocabulary":        {field("vocab_size", 3), "embed_tokens"},
+		"epsilon":           {field("rms_norm_eps", -1e-5), "NormEps"},
+		"context":           {field("max_position_embeddings", 0), "Context"},
+		"activation":        {field("hidden_act", "gelu"), `"gelu"`},
+		"quantised":         {field("quantization_config", map[string]any{"quant_method": "gptq"}), "quantization_config"},
+		"another model":     {field("model_type", "mistral"), `"mistral"`},
+		"no model":          {field("model_type", nil), "model_type"},
+		"yarn":              {scaling(map[string]any{"type": "yarn", "factor": 4}), `"yarn"`},
+		"longrope":          {scaling(map[string]any{"rope_type": "longrope"}), `"longrope"`},
+		"dynamic":           {scaling(map[string]any{"rope_type": "dynamic", "factor": 2}), `"dynamic"`},
+		"yarn, new":         {map[string]any{"rope_scaling": nil, "rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 10000}}, `"yarn"`},
+		"llama3 of nothing": {scaling(map[string]any{"rope_type": "llama3"}), "llama3"},
+		"llama3 reversed": {scaling(map[string]any{"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1,
+			"original_max_position_embeddings": 64}), "HighFreqFactor"},
+		"part of a head": {field("partial_rotary_factor", 0.5), "partial_rotary_factor"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copyFolder(t, base)
+			editJSON(t, filepath.Join(dir, "config.json"), c.fields)
+			refused(t, dir, c.want)
+		})
+	}
+	for name, text := range map[string]string{
+		"empty": "", "an array": "[1]", "half": `{"model_type": "llama", `, "deep": strings.Repeat("[", 1<<20), "null": "null",
+		"deep in a field": `{"model_type":"llama","x":` + strings.Repeat(`{"x":`, 1<<18),
+	} {
+		t.Run("config "+name, func(t *testing.T) {
+			dir := copyFolder(t, base)
+			write(t, filepath.Join(dir, "config.json"), text)
+			refused(t, dir, "config.json")
+		})
+	}
+}
+
+// TestHostileFolder damages the other files of a Hugging Face folder.
+func TestHostileFolder(t *testing.T) {
+	base := filepath.Dir(golden.Glob(t, "models/*/hf/config.json")[0])
+	weights, err := filepath.Glob(filepath.Join(base, "*.safetensors"))
+	if err != nil || len(weights) == 0 {
+		t.Fatal("no weights", err)
+	}
+	index := func(t *testing.T, dir, target string) {
+		t.Helper()
+		names := map[string]string{}
+		for _, file := range weights {
+			for name := range golden.Safetensors(t, file) {
+				names[name] = target
+			}
+		}
+		b, err := json.Marshal(map[string]any{"weight_map": names})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "model.safetensors.index.json"), string(b))
+	}
+	for name, c := range map[string]struct {
+		damage func(t *testing.T, dir string)
+		want   string
+	}{
+		"index above":     {func(t *testing.T, dir string) { index(t, dir, "../"+filepath.Base(weights[0])) }, ".."},
+		"index at root":   {func(t *testing.T, dir string) { index(t, dir, "/etc/passwd") }, "passwd"},
+		"index backslash": {func(t *testing.T, dir string) { index(t, dir, `..\x.safetensors`) }, "x.safetensors"},
+		"a missing shard": {func(t *testing.T, dir string) { index(t, dir, "model-00009-of-00009.safetensors") }, "model-00009"},
+		"no weights": {func(t *testing.T, dir string) {
+			for _, pattern := range []string{"*.safetensors", "*.index.json"} {
+				files, _ := filepath.Glob(filepath.Join(dir, pattern))
+				for _, f := range files {
+					os.Remove(f)
+				}
+			}
+		}, "model.safetensors"},
+		"half the weights": {func(t *testing.T, dir string) {
+			path := filepath.Join(dir, filepath.Base(weights[0]))
+			info, err := os.Stat(path)
+			if err == nil {
+				err = os.Truncate(path, info.Size()/2)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, ".safetensors"},
+		"weights of noise": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, filepath.Base(weights[0])), strings.Repeat("\xff", 4096))
+		}, ".safetensors"},
+		"a bad tokenizer":  {func(t *testing.T, dir string) { write(t, filepath.Join(dir, "tokenizer.json"), "{") }, "tokenizer"},
+		"a bad generation": {func(t *testing.T, dir string) { write(t, filepath.Join(dir, "generation_config.json"), "{") }, "generation_config.json"},
+		"a temperature": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "generation_config.json"), `{"do_sample": true, "temperature": -3}`)
+		}, "Temperature"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copyFolder(t, base)
+			c.damage(t, dir)
+			refused(t, dir, c.want)
+		})
+	}
+}
+
+// TestHostileMeta damages a Meta folder.
+func TestHostileMeta(t *testing.T) {
+	base := filepath.Dir(golden.Glob(t, "models/*/meta/params.json")[0])
+	for name, c := range map[string]struct {
+		fields map[string]any
+		want   string
+	}{
+		"no heads":     {map[string]any{"n_heads": 0}, "n_heads"},
+		"no width":     {map[string]any{"dim": 0}, "dim"},
+		"huge width":   {map[string]any{"dim": 1 << 40}, ""},
+		"no layers":    {map[string]any{"n_layers": 0}, "Layers"},
+		"many layers":  {map[string]any{"n_layers": 1 << 30}, "Layers"},
+		"more layers":  {map[string]any{"n_layers": 50}, "missing"},
+		"multiple 0":   {map[string]any{"multiple_of": 0}, ""},
+		"multiplier":   {map[string]any{"ffn_dim_multiplier": 1e30}, ""},
+		"width text":   {map[string]any{"dim": "wide"}, "params.json"},
+		"epsilon":      {map[string]any{"norm_eps": 7}, "NormEps"},
+		"vocabulary 1": {map[string]any{"vocab_size": 1}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copyFolder(t, base)
+			editJSON(t, filepath.Join(dir, "params.json"), c.fields)
+			refused(t, dir, c.want)
+		})
+	}
+	for _, dir := range golden.Glob(t, "models/*/meta") {
+		shards, err := filepath.Glob(filepath.Join(dir, "consolidated.*.pth"))
+		if err != nil || len(shards) < 2 {
+			continue
+		}
+		t.Run("a shard less", func(t *testing.T) {
+			damaged := copyFolder(t, dir)
+			if err := os.Remove(filepath.Join(damaged, filepath.Base(shards[0]))); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, damaged, "consolidated")
+		})
+	}
+	t.Run("a damaged shard", func(t *testing.T) {
+		damaged := copyFolder(t, base)
+		write(t, filepath.Join(damaged, "consolidated.00.pth"), "PK\x03\x04 and no more")
+		refused(t, damaged, "consolidated.00.pth")
+	})
+	t.Run("no shard", func(t *testing.T) {
+		damaged := t.TempDir()
+		b, err := os.ReadFile(filepath.Join(base, "params.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(damaged, "params.json"), string(b))
+		refused(t, damaged, "consolidated")
+	})
+}
+
+// TestWrongPath opens what is no model.
+func TestWrongPath(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		write(t, path, text)
+		return path
+	}
+	folder := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	tokens := folder("tokens")
+	write(t, filepath.Join(tokens, "tokenizer.json"), "{}")
+	for _, c := range []struct{ path, want string }{
+		{folder("empty"), "config.json"},
+		{tokens, "config.json"},
+		{folder("folder.gguf"), "folder"},
+		{file("empty.gguf", ""), "EOF"},
+		{file("picture.png", "\x89PNG\r\n\x1a\n0000000000000000000000000000"), "GGUF"},
+		{file("lower.gguf", "gguf\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), "GGUF"},
+		{file("weights.safetensors", "x"), "folder"},
+		{file("consolidated.00.pth", "x"), "folder"},
+		{file("config.json", "{}"), "folder"},
+	} {
+		refused(t, c.path, c.want)
+	}
+	if err := refused(t, filepath.Join(dir, "nothing.gguf"), "nothing.gguf"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v is not fs.ErrNotExist", err)
+	}
+	var typed *gguf.Error
+	if err := refused(t, filepath.Join(dir, "picture.png")); !errors.As(err, &typed) || typed.Reason == "" {
+		t.Errorf("%v is not a *gguf.Error", err)
+	}
+}
