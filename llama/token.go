@@ -13,7 +13,7 @@ type Token struct {
 	ID int32
 	// Text is what can be shown now. It is empty while an unfinished UTF-8
 	// sequence or the start of a stop text is held back, and holds what was held
-	// back once that is decided.
+	// back once that is decided. Bytes that are not UTF-8 are kept.
 	Text string
 	// Logprob is the natural logarithm of the token's probability, and Top the
 	// most likely tokens, when GenerateOptions asks for them.

@@ -1,0 +1,186 @@
+package llama
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/herd-ml/herd/internal/golden"
+	"github.com/herd-ml/herd/llama/sample"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// script is a Step that makes a generation say given tokens.
+func script(ids []int32) sample.Step {
+	return sample.StepFunc(func(c *sample.Candidates) {
+		want := ids[0]
+		ids = ids[1:]
+		for i, id := range c.IDs {
+			if id != want {
+				c.Logits[i] = float32(math.Inf(-1))
+			}
+		}
+	})
+}
+
+// say runs a generation that follows a script, and returns the text of each
+// token and why it ended.
+func say(t *testing.T, m *Model, ids []int32, o GenerateOptions) (texts []string, finish Finish) {
+	t.Helper()
+	s, err := m.NewSession(SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	o.Steps = []sample.Step{script(ids)}
+	if o.MaxTokens == 0 {
+		o.MaxTokens = len(ids)
+	}
+	for tok, err := range s.GenerateIDs(context.Background(), []int32{1}, o) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tok.ID != ids[len(texts)] {
+			t.Fatalf("token %d is %d, want %d", len(texts), tok.ID, ids[len(texts)])
+		}
+		texts, finish = append(texts, tok.Text), tok.Finish
+	}
+	return texts, finish
+}
+
+// bytesOf gives the tokens of single bytes of a text, so that it can be cut
+// anywhere.
+func bytesOf(t *testing.T, tok *tokenizer.Tokenizer, text string) (ids []int32) {
+	t.Helper()
+	single := map[string]int32{}
+	for id := range int32(tok.VocabSize()) {
+		if b := tok.TokenBytes(id); len(b) == 1 && !tok.IsSpecial(id) {
+			single[string(b)] = id
+		}
+	}
+	for i := range len(text) {
+		id, ok := single[text[i:i+1]]
+		if !ok {
+			t.Fatalf("no token for byte %q", text[i])
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func openCommitted(t *testing.T) *Model {
+	t.Helper()
+	m, err := Open(context.Background(), golden.Glob(t, "models/*/model.gguf")[0], Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// TestStopTexts: no part of a stop text is shown, everything before it is,
+// UTF-8 sequences come whole, and other bytes are kept.
+func TestStopTexts(t *testing.T) {
+	m := openCommitted(t)
+	for _, c := range []struct {
+		text   string
+		stop   []string
+		want   string
+		finish Finish
+	}{
+		{"plain", nil, "plain", FinishLength},
+		{"a stop b", []string{"stop"}, "a ", FinishStop},
+		{"a sto", []string{"stop"}, "a sto", FinishLength},
+		{"ababac!", []string{"abac"}, "ab", FinishStop},
+		{"aaaab", []string{"aab"}, "aa", FinishStop},
+		{"one two", []string{"two", "one two"}, "", FinishStop},
+		{"x END", []string{"END", "x END"}, "", FinishStop},
+		{"naïve 🦙!", nil, "naïve 🦙!", FinishLength},
+		{"naïve 🦙!", []string{"🦙"}, "naïve ", FinishStop},
+		{"🦙", []string{"\xf0\x9f\xa6\x99x"}, "🦙", FinishLength},
+		{"cut \xf0\x9f\xa6", nil, "cut \xf0\x9f\xa6", FinishLength},
+		{"bad \xff end", nil, "bad \xff end", FinishLength},
+	} {
+		ids := bytesOf(t, m.Tokenizer(), c.text)
+		texts, finish := say(t, m, ids, GenerateOptions{Stop: c.stop, IgnoreEOS: true})
+		if got := strings.Join(texts, ""); got != c.want || finish != c.finish {
+			t.Errorf("%q with stops %q: %q, %v; want %q, %v", c.text, c.stop, got, finish, c.want, c.finish)
+		}
+		for _, piece := range texts {
+			if utf8.ValidString(c.text) && !utf8.ValidString(piece) {
+				t.Errorf("%q: shown in part: %q", c.text, piece)
+			}
+		}
+	}
+}
+
+// TestStopTokens: the token that ends a generation is yielded without text,
+// with what was held back before it.
+func TestStopTokens(t *testing.T) {
+	m := openCommitted(t)
+	if len(m.StopTokens()) == 0 {
+		t.Fatal("the model has no stop token")
+	}
+	eos := m.StopTokens()[0]
+	ids := append(bytesOf(t, m.Tokenizer(), "ab st"), eos, bytesOf(t, m.Tokenizer(), "x")[0])
+	texts, finish := say(t, m, ids, GenerateOptions{Stop: []string{"stop"}})
+	if len(texts) != 6 || strings.Join(texts, "") != "ab st" || finish != FinishStop {
+		t.Errorf("%q, %v; want the text and the stop token", texts, finish)
+	}
+	texts, finish = say(t, m, ids, GenerateOptions{IgnoreEOS: true})
+	if len(texts) != 7 || strings.Join(texts, "") != "ab stx" || finish != FinishLength {
+		t.Errorf("with IgnoreEOS: %q, %v", texts, finish)
+	}
+	texts, finish = say(t, m, ids, GenerateOptions{StopTokens: []int32{ids[1]}})
+	if len(texts) != 2 || strings.Join(texts, "") != "a" || finish != FinishStop {
+		t.Errorf("with a stop token of its own: %q, %v", texts, finish)
+	}
+	// A stop text in the last token counts before the length.
+	ids = bytesOf(t, m.Tokenizer(), "abc")
+	if texts, finish = say(t, m, ids, GenerateOptions{Stop: []string{"c"}, MaxTokens: 3}); finish != FinishStop || strings.Join(texts, "") != "ab" {
+		t.Errorf("a stop text at the length: %q, %v", texts, finish)
+	}
+}
+
+// FuzzTextStream compares text shown piece by piece with a search in the whole.
+func FuzzTextStream(f *testing.F) {
+	f.Add("a stop b", "stop", "top", uint64(1))
+	f.Add("aaaaab", "aab", "b", uint64(2))
+	f.Add("🦙 naïve \xff", "\xff", "🦙", uint64(3))
+	f.Fuzz(func(t *testing.T, text, first, second string, seed uint64) {
+		if first == "" || second == "" || len(text) > 1<<12 {
+			t.Skip()
+		}
+		want, stopped := text, false
+		rng := rand.New(rand.NewPCG(seed, 0))
+		s := &textStream{stop: []string{first, second}}
+		var got string
+		given := 0
+		for given < len(text) {
+			n := 1 + rng.IntN(min(5, len(text)-given))
+			piece, found := s.add(text[given : given+n])
+			given += n
+			got += piece
+			if found {
+				stopped = true
+				break
+			}
+		}
+		if !stopped {
+			got += s.held
+		}
+		// The stop text whose end comes first decides; of several that are
+		// complete with one piece, the one that starts first.
+		for _, stop := range []string{first, second} {
+			if i := strings.Index(text[:given], stop); i >= 0 {
+				want = want[:min(len(want), i)]
+			}
+		}
+		if got != want || stopped != (len(want) < len(text)) {
+			t.Errorf("%q with stops %q, %q: shown %q, want %q", text, first, second, got, want)
+		}
+	})
+}
