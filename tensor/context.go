@@ -19,6 +19,7 @@ type Context struct {
 	opts   Options
 	ctx    context.Context // of the step
 	layout *backend.Layout
+	none   backend.Layout // of a step that has no layout
 	kv     backend.KV
 	step   uint64 // counts Begin and End, so that old tensors are recognised
 	args   backend.Args
@@ -37,7 +38,9 @@ func NewContext(b backend.Backend, o Options) (*Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Context{exec: exec, opts: o}, nil
+	c := &Context{exec: exec, opts: o}
+	c.layout = &c.none
+	return c, nil
 }
 
 // Begin waits for the backend's workers and starts a step of the given layout.
@@ -51,7 +54,7 @@ func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) e
 	c.step++
 	c.used = 0
 	if l == nil {
-		l = &backend.Layout{}
+		l = &c.none
 	}
 	c.ctx, c.layout, c.kv = ctx, l, kv
 	return nil
@@ -61,11 +64,11 @@ func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) e
 // results are not to be used.
 func (c *Context) End() error {
 	c.step++
-	c.ctx, c.layout = nil, nil
+	c.ctx, c.layout = nil, &c.none
 	return c.exec.End()
 }
 
-// Layout is the layout of the step.
+// Layout is the layout of the step, empty where there is none.
 func (c *Context) Layout() *backend.Layout { return c.layout }
 
 // Scratch is the most arena memory that any step has used, in bytes.
@@ -91,8 +94,8 @@ func (c *Context) tensor() *Tensor {
 	return x
 }
 
-// parity alternates from step to step, of which each counts twice.
-func (c *Context) parity() uint64 { return c.step / 2 % 2 }
+// parity is the same from Begin to the next Begin, and then the other.
+func (c *Context) parity() uint64 { return (c.step + 1) / 2 % 2 }
 
 // at is tensor i of the step.
 func (c *Context) at(i int) *Tensor { return &c.slabs[c.parity()][i/slab][i%slab] }

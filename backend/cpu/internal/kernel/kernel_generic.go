@@ -8,28 +8,27 @@ import (
 )
 
 func f32Generic(out []float32, outStride int, x []float32, xStride int, w []float32, rows, k int, accumulate bool) {
-	same := func(dst *[Panel]float32, w []float32) { copy(dst[:], w) }
+	same := func(w []float32) [Panel]float32 { return [Panel]float32(w) }
 	productGeneric(same, out, outStride, x, xStride, w, rows, k, accumulate)
 }
 
 func f16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
-	widen := func(dst *[Panel]float32, w []uint16) { block.DecodeF16(dst[:], w) }
+	widen := func(w []uint16) (y [Panel]float32) { block.DecodeF16(y[:], w); return y }
 	productGeneric(widen, out, outStride, x, xStride, w, rows, k, accumulate)
 }
 
 func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
-	widen := func(dst *[Panel]float32, w []uint16) { block.DecodeBF16(dst[:], w) }
+	widen := func(w []uint16) (y [Panel]float32) { block.DecodeBF16(y[:], w); return y }
 	productGeneric(widen, out, outStride, x, xStride, w, rows, k, accumulate)
 }
 
 // productGeneric widens the weights of one input at a time, for all rows. The
 // conversion of the product keeps the compiler from fusing it with the sum, so
 // that all platforms give the same bits.
-func productGeneric[W float32 | uint16](widen func(*[Panel]float32, []W), out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
+func productGeneric[W float32 | uint16](widen func([]W) [Panel]float32, out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
 	clearRows(out, outStride, rows, accumulate)
-	var wi [Panel]float32
 	for i := range k {
-		widen(&wi, w[i*Panel:][:Panel])
+		wi := widen(w[i*Panel:][:Panel])
 		for r := range rows {
 			acc, v := (*[Panel]float32)(out[r*outStride:]), x[r*xStride+i]
 			for j := range acc {
