@@ -1,0 +1,301 @@
+package tensor_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/tensor"
+)
+
+func TestReadWrite(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		alone(t, b, func(c *tensor.Context) {
+			for _, dims := range [][]int{{1}, {7}, {3, 5}, {2, 3, 4}, {0, 4}} {
+				x := c.New(backend.F32, backend.Dims(dims...))
+				values := random(x.Shape().Elems())
+				c.Write(x, values)
+				if got := read(c, x); !slices.Equal(got, values) {
+					t.Errorf("%v: wrote %v, read %v", dims, values, got)
+				}
+				if rows, cols := x.Rows(), x.Cols(); cols != dims[len(dims)-1] || rows*cols != len(values) {
+					t.Errorf("%v is a matrix of %d by %d", dims, rows, cols)
+				}
+			}
+			if v := c.IDs([]int32{4, 5}).View(); v.Type != backend.I32 || v.Shape != backend.Dims(2) {
+				t.Errorf("IDs are %v %v", v.Type, v.Shape)
+			}
+		})
+	})
+}
+
+// TestManyTensors: more tensors than are allocated at once stay apart.
+func TestManyTensors(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		c := newContext(t, b, tensor.Options{})
+		for range 3 {
+			step(t, c, nil, backend.KV{}, func() {
+				var xs []*tensor.Tensor
+				for i := range 600 {
+					xs = append(xs, write(c, []float32{float32(i)}, 1))
+				}
+				for i, x := range xs {
+					compare(t, "a tensor", read(c, x), []number{exact(float32(i))})
+				}
+			})
+		}
+	})
+}
+
+// TestKeep: the result of a layer moves to where its input was, the layer's
+// memory is used again, and what was made before stays.
+func TestKeep(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		const n = 4096
+		c := newContext(t, b, tensor.Options{})
+		var peak [2]int64
+		for i, layers := range []int{2, 50} {
+			step(t, c, nil, backend.KV{}, func() {
+				before := write(c, random(3), 3)
+				held := read(c, before)
+				x, one := write(c, make([]float32, n), n), write(c, slices.Repeat([]float32{1}, n), n)
+				mark := c.Mark()
+				for layer := range layers {
+					input := x
+					y := tensor.Add(c, x, one)
+					x = c.Keep(mark, x, y)
+					if x != input {
+						t.Fatal("Keep returns another tensor")
+					}
+					compare(t, "the residual", read(c, x), slices.Repeat([]number{exact(float32(layer + 1))}, n))
+					panics[*tensor.StaleError](t, "a result that was moved", nil, func() { read(c, y) })
+				}
+				if !slices.Equal(read(c, before), held) {
+					t.Error("Keep changed another tensor")
+				}
+			})
+			peak[i] = c.Scratch()
+		}
+		if peak[0] < 3*4*n || peak[0] != peak[1] {
+			t.Errorf("2 layers take %d bytes, 50 take %d", peak[0], peak[1])
+		}
+	})
+}
+
+// TestStale: a tensor is refused after Release, after End, in the next step,
+// although that step's tensors take its place, and in another context.
+func TestStale(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		c, other := newContext(t, b, tensor.Options{}), newContext(t, b, tensor.Options{})
+		uses := func(c *tensor.Context, x *tensor.Tensor) {
+			t.Helper()
+			w, v := pack(t, b, random(4), 2, 2), vector(t, b, random(2), 1)
+			for name, use := range map[string]func(){
+				"Read":         func() { read(c, x) },
+				"Write":        func() { c.Write(x, []float32{1, 2}) },
+				"MatMul":       func() { tensor.MatMul(c, x, w) },
+				"RMSNorm":      func() { tensor.RMSNorm(c, x, v, 1) },
+				"Embedding":    func() { tensor.Embedding(c, x, w) },
+				"RoPE":         func() { tensor.RoPE(c, x, x) },
+				"Attention":    func() { tensor.Attention(c, x, x, x, 0, 1) },
+				"SwiGLU":       func() { tensor.SwiGLU(c, x, x) },
+				"Add":          func() { tensor.Add(c, v.Value(), x) },
+				"Gather":       func() { tensor.Gather(c, x, []int32{0}) },
+				"SliceRows":    func() { tensor.SliceRows(c, x, 0, 1) },
+				"Keep's input": func() { c.Keep(c.Mark(), x, v.Value()) },
+			} {
+				panics[*tensor.StaleError](t, name, []string{"[1 2]", "used after"}, use)
+			}
+		}
+		var x, released *tensor.Tensor
+		step(t, c, nil, backend.KV{}, func() {
+			x = write(c, []float32{1, 2}, 1, 2)
+			outer := c.Mark()
+			first := write(c, []float32{3, 4}, 1, 2)
+			inner := c.Mark()
+			released = write(c, []float32{5, 6}, 1, 2)
+			c.Release(inner)
+			uses(c, released)
+			write(c, []float32{7, 8}, 1, 2)
+			uses(c, released)
+			compare(t, "what is older than the mark", read(c, first), []number{{3, 0}, {4, 0}})
+			c.Release(outer)
+			uses(c, first)
+			compare(t, "what is older than both marks", read(c, x), []number{{1, 0}, {2, 0}})
+		})
+		uses(c, x)
+		step(t, c, nil, backend.KV{}, func() {
+			write(c, []float32{9, 9}, 1, 2)
+			write(c, []float32{9, 9}, 1, 2)
+			uses(c, x)
+			uses(c, released)
+			x = write(c, []float32{1, 2}, 1, 2)
+		})
+		// As many steps as x's context has seen.
+		step(t, other, nil, backend.KV{}, func() {})
+		step(t, other, nil, backend.KV{}, func() { uses(other, x) })
+	})
+}
+
+// TestShapes: operands that do not fit panic with the operation and both
+// shapes.
+func TestShapes(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		layout := &backend.Layout{Pos: make([]int32, 2), Segments: []backend.Segment{{Rows: 2, Spans: []backend.Span{{Len: 2}}}}}
+		c := newContext(t, b, tensor.Options{})
+		check(t, c.Begin(t.Context(), layout, backend.KV{Layers: 1, Heads: 1, HeadDim: 4}))
+		defer c.End()
+		zeros := func(dims ...int) *tensor.Tensor {
+			return write(c, make([]float32, backend.Dims(dims...).Elems()), dims...)
+		}
+		w := pack(t, b, make([]float32, 20), 4, 5)
+		v := vector(t, b, make([]float32, 3), 1)
+		for name, test := range map[string]struct {
+			parts []string
+			work  func()
+		}{
+			"MatMul":            {[]string{"MatMul", "3 columns", "[4 5]"}, func() { tensor.MatMul(c, zeros(2, 3), w) }},
+			"MatMul, unbound":   {[]string{"MatMul", "[2 3]", "no numbers"}, func() { tensor.MatMul(c, zeros(2, 3), tensor.NewParam(2, 3)) }},
+			"Embedding":         {[]string{"Embedding", "id 4 of 4"}, func() { tensor.Embedding(c, c.IDs([]int32{4}), w) }},
+			"Embedding, below":  {[]string{"Embedding", "id -1 of 4"}, func() { tensor.Embedding(c, c.IDs([]int32{-1}), w) }},
+			"Embedding, type":   {[]string{"Embedding", "F32", "I32"}, func() { tensor.Embedding(c, zeros(2), w) }},
+			"Embedding unbound": {[]string{"Embedding", "[4 5]", "no numbers"}, func() { tensor.Embedding(c, c.IDs([]int32{1}), tensor.NewParam(4, 5)) }},
+			"RMSNorm":           {[]string{"RMSNorm", "[3]", "4]"}, func() { tensor.RMSNorm(c, zeros(2, 4), v, 1) }},
+			"RMSNorm, unbound":  {[]string{"[4]", "no numbers"}, func() { tensor.RMSNorm(c, zeros(2, 4), tensor.NewParam(4), 1) }},
+			"RoPE":              {[]string{"RoPE", "[2 6]", "[2 4]"}, func() { tensor.RoPE(c, zeros(2, 6), zeros(2, 4)) }},
+			"RoPE, rows":        {[]string{"RoPE", "[3 4]", "[2 4]"}, func() { tensor.RoPE(c, zeros(2, 4), zeros(3, 4)) }},
+			"Attention, keys":   {[]string{"Attention", "[2 8]", "[2 4]"}, func() { tensor.Attention(c, zeros(2, 4), zeros(2, 8), zeros(2, 4), 0, 1) }},
+			"Attention, rows":   {[]string{"Attention", "2 rows", "3 rows"}, func() { tensor.Attention(c, zeros(3, 4), zeros(3, 4), zeros(3, 4), 0, 1) }},
+			"Attention, heads":  {[]string{"Attention", "[2 6]", "1 heads of 4"}, func() { tensor.Attention(c, zeros(2, 6), zeros(2, 4), zeros(2, 4), 0, 1) }},
+			"SwiGLU":            {[]string{"SwiGLU", "[2 3]", "[3 2]"}, func() { tensor.SwiGLU(c, zeros(2, 3), zeros(3, 2)) }},
+			"Add":               {[]string{"Add", "[2 3]", "[3 2]"}, func() { tensor.Add(c, zeros(2, 3), zeros(3, 2)) }},
+			"Add, vector":       {[]string{"Add", "[2 4]", "[3]"}, func() { tensor.Add(c, zeros(2, 4), v.Value()) }},
+			"Add, rank":         {[]string{"Add", "[2 4]", "[3 2 4]"}, func() { tensor.Add(c, zeros(3, 2, 4), zeros(2, 4)) }},
+			"Gather":            {[]string{"Gather", "2 of 2"}, func() { tensor.Gather(c, zeros(2, 3), []int32{2}) }},
+			"SliceRows":         {[]string{"Slice", "[1:3]", "[2 4]"}, func() { tensor.SliceRows(c, zeros(2, 4), 1, 2) }},
+			"Keep":              {[]string{"Copy", "[2 4]", "[4 2]"}, func() { c.Keep(c.Mark(), zeros(2, 4), zeros(4, 2)) }},
+			"Read":              {[]string{"Read", "3", "[2 2]"}, func() { c.Read(make([]float32, 3), zeros(2, 2)) }},
+			"Write":             {[]string{"Write", "3", "[2 2]"}, func() { c.Write(zeros(2, 2), make([]float32, 3)) }},
+			"Write ids":         {[]string{"Write", "F32", "I32"}, func() { c.Write(c.IDs([]int32{1}), make([]float32, 1)) }},
+			"BindWeight":        {[]string{"BindWeight", "[5 4]", "[4 5]"}, func() { tensor.NewParam(5, 4).BindWeight(w.Weight()) }},
+			"BindValue":         {[]string{"BindValue", "[4]", "[3]"}, func() { tensor.NewParam(4).BindValue(v.Value().View()) }},
+		} {
+			panics[*backend.ShapeError](t, name, test.parts, test.work)
+		}
+		// The context is as good as before.
+		compare(t, "Add after all that", read(c, tensor.Add(c, zeros(1, 2), zeros(1, 2))), []number{{}, {}})
+	})
+}
+
+// TestNoLayout: what needs a layout says so where the step has none.
+func TestNoLayout(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		alone(t, b, func(c *tensor.Context) {
+			x := write(c, make([]float32, 8), 2, 4)
+			panics[*backend.ShapeError](t, "Attention", []string{"Attention"}, func() { tensor.Attention(c, x, x, x, 0, 1) })
+			table := tensor.RoPETable(c, vector(t, b, make([]float32, 2), 1))
+			panics[*backend.ShapeError](t, "RoPE", []string{"RoPE", "[0 4]", "[2 4]"}, func() { tensor.RoPE(c, x, table) })
+		})
+	})
+}
+
+// TestStop: a context that ends stops its step, and the next one works.
+func TestStop(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		c := newContext(t, b, tensor.Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		check(t, c.Begin(ctx, nil, backend.KV{}))
+		x := write(c, []float32{1}, 1)
+		if c.Stopped() {
+			t.Error("stopped before its context ended")
+		}
+		cancel()
+		tensor.Add(c, x, x)
+		if !c.Stopped() {
+			t.Error("not stopped although its context has ended")
+		}
+		if err := c.End(); !errors.Is(err, context.Canceled) {
+			t.Errorf("End of a cancelled step: %v", err)
+		}
+		if err := c.Begin(ctx, nil, backend.KV{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("Begin with a cancelled context: %v", err)
+		}
+		step(t, c, nil, backend.KV{}, func() {
+			x := write(c, []float32{1}, 1)
+			compare(t, "the next step", read(c, tensor.Add(c, x, x)), []number{{2, 0}})
+		})
+	})
+}
+
+// TestStepAllocatesNothing: after two steps the next ones use what those took.
+func TestStepAllocatesNothing(t *testing.T) {
+	b := cpu.Default()
+	c := newContext(t, b, tensor.Options{})
+	w, v := pack(t, b, random(16), 4, 4), vector(t, b, random(4), 1)
+	x, ctx := random(8), t.Context()
+	work := func() {
+		check(t, c.Begin(ctx, nil, backend.KV{}))
+		y := c.New(backend.F32, backend.Dims(2, 4))
+		c.Write(y, x)
+		mark := c.Mark()
+		for range 100 {
+			z := tensor.RMSNorm(c, tensor.SwiGLU(c, tensor.MatMul(c, y, w), y), v, 1)
+			y = c.Keep(mark, y, tensor.Add(c, z, v.Value()))
+		}
+		check(t, c.End())
+	}
+	work()
+	if n := testing.AllocsPerRun(5, work); n != 0 {
+		t.Errorf("a step makes %v allocations", n)
+	}
+}
+
+func TestLayout(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		c, l := newContext(t, b, tensor.Options{}), &backend.Layout{Pos: []int32{4}}
+		if c.Layout().Rows() != 0 {
+			t.Error("a layout before the first step")
+		}
+		step(t, c, l, backend.KV{}, func() {
+			if c.Layout() != l {
+				t.Error("Layout is not the step's")
+			}
+		})
+		if c.Layout().Rows() != 0 {
+			t.Error("the layout outlives its step")
+		}
+	})
+}
+
+func TestParam(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		m, v := pack(t, b, random(6), 3, 2), vector(t, b, []float32{1, 2}, 1)
+		if !m.Matrix() || v.Matrix() || m.Shape != backend.Dims(3, 2) || v.Shape != backend.Dims(2) {
+			t.Errorf("shapes %v and %v", m.Shape, v.Shape)
+		}
+		if w := m.Weight(); w == nil || w.Rows() != 3 || w.Cols() != 2 || tensor.NewParam(3, 2).Weight() != nil {
+			t.Errorf("weight %v", w)
+		}
+		// A vector outlives steps.
+		c := newContext(t, b, tensor.Options{})
+		for range 3 {
+			step(t, c, nil, backend.KV{}, func() {
+				compare(t, "a vector", read(c, v.Value()), []number{{1, 0}, {2, 0}})
+			})
+		}
+	})
+}
+
+// failing makes no execution contexts.
+type failing struct{ backend.Backend }
+
+func (failing) NewExec() (backend.Exec, error) { return nil, errors.New("no memory") }
+
+func TestNewContext(t *testing.T) {
+	if _, err := tensor.NewContext(failing{}, tensor.Options{}); err == nil {
+		t.Error("the backend's error is lost")
+	}
+}
