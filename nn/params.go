@@ -15,13 +15,15 @@ type Named struct {
 
 // Params lists the parameters of a layer, or of a struct of layers, in the
 // order of the fields. Names are made of the `name` tags and of indices into
-// slices; a parameter that is shared (tied embeddings) appears once, under its
-// first name.
+// slices; fields without a tag are not looked at. A parameter that is shared
+// (tied embeddings) appears once, under its first name.
 func Params(model any) []Named {
 	w := walker{seen: map[*tensor.Param]bool{}}
 	w.walk(reflect.ValueOf(model), "")
 	return w.list
 }
+
+var paramType = reflect.TypeFor[*tensor.Param]()
 
 type walker struct {
 	list []Named
@@ -34,7 +36,8 @@ func (w *walker) walk(v reflect.Value, name string) {
 		if v.IsNil() {
 			return
 		}
-		if p, ok := v.Interface().(*tensor.Param); ok {
+		if v.Type() == paramType {
+			p := (*tensor.Param)(v.UnsafePointer()) // of an unexported field too
 			if !w.seen[p] {
 				w.seen[p] = true
 				w.list = append(w.list, Named{name, p})
