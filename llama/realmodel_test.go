@@ -61,6 +61,15 @@ func TestRealModelLogprobs(t *testing.T) {
 	}
 }
 
+// vectors skips what takes minutes in portable code; the log-probabilities of
+// the real model are compared there too.
+func vectors(t *testing.T, m *llama.Model) {
+	t.Helper()
+	if d := m.Describe(); d.Variant == "generic" {
+		t.Skip("long without vector kernels")
+	}
+}
+
 func TestRealModelPerplexity(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
@@ -74,6 +83,7 @@ func TestRealModelPerplexity(t *testing.T) {
 	}
 	golden.JSON(t, filepath.Join(dir, "perplexity.json"), &cases)
 	m := open(t, file, llama.Options{})
+	vectors(t, m)
 	for _, c := range cases {
 		t.Run(c.File, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join(dir, c.File))
@@ -112,6 +122,7 @@ func TestRealModelGreedy(t *testing.T) {
 	}
 	golden.JSON(t, filepath.Join(dir, "greedy.json"), &cases)
 	m := open(t, file, llama.Options{})
+	vectors(t, m)
 	for _, c := range cases {
 		t.Run(strings.Fields(c.Prompt + " -")[0], func(t *testing.T) {
 			ids, err := m.Encode(c.Prompt)
