@@ -3,6 +3,7 @@ package cpu_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -66,4 +67,39 @@ func ExampleDefault() {
 	b := cpu.Default()
 	fmt.Println(b.Describe().Device, b == cpu.Default())
 	// Output: cpu true
+}
+
+// What runs here, for a log or a user who wonders why it is slow.
+func ExampleBackend_Describe() {
+	b, err := cpu.New(cpu.Options{Workers: 3, Variant: "generic"})
+	if err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	d := b.Describe()
+	fmt.Println(d.Device, d.Variant, d.Workers, len(d.Vector))
+	// Output: cpu generic 3 0
+}
+
+// A closed backend lets no step in.
+func ExampleBackend_Close() {
+	b, err := cpu.New(cpu.Options{Workers: 1})
+	if err != nil {
+		panic(err)
+	}
+	e, err := b.NewExec()
+	if err != nil {
+		panic(err)
+	}
+	b.Close()
+	fmt.Println(e.Begin(context.Background()))
+	// Output: cpu: closed
+}
+
+// More memory than there is comes back as an error.
+func ExampleMemoryError() {
+	_, err := cpu.Default().Alloc(math.MaxInt64)
+	var memory *cpu.MemoryError
+	fmt.Println(errors.As(err, &memory), memory.Bytes == math.MaxInt64)
+	// Output: true true
 }

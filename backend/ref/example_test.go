@@ -48,3 +48,18 @@ func ExampleValues() {
 	fmt.Println(x.Out[0][0] > x.Out[0][1])
 	// Output: true
 }
+
+// One operation on memory that the host can address, without a step.
+func ExampleRun() {
+	b := ref.New()
+	buf, err := b.Alloc(4 * 3)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(3))
+	ref.Run(backend.Exp, &backend.Args{In: [backend.MaxIn]backend.View{v}, Out: [backend.MaxOut]backend.View{v}})
+	x := ref.Load(&backend.Args{In: [backend.MaxIn]backend.View{v}})
+	fmt.Println(x.In[0]) // exp(0)
+	// Output: [1 1 1]
+}
