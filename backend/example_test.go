@@ -168,12 +168,12 @@ func ExampleKV() {
 // Slices, transposes and repeated rows are views: no number moves.
 func ExampleView() {
 	v := backend.Contiguous(page{}, backend.F32, 0, backend.Dims(3, 4))
-	t := v.Slice(1, 2, 2).Transpose(0, 1)
+	t := v.Slice(0, 1, 2).Transpose(0, 1)
 	fmt.Println(t.Shape, t.Stride[:2], t.Off, t.IsContiguous())
 	r := v.Reshape(backend.Dims(2, 6))
 	fmt.Println(r.Shape, r.Stride[:2])
 	// Output:
-	// [2 3] [1 4] 2 false
+	// [4 2] [1 4] 4 false
 	// [2 6] [6 1]
 }
 
