@@ -124,6 +124,14 @@ func (c *checkpoint) stop() []int32 {
 	return slices.Compact(ids)
 }
 
+// checkTokenizer compares the sizes of the vocabularies. Fewer tokens than rows
+// of the embedding are common, more make some texts impossible.
+func (c *checkpoint) checkTokenizer() {
+	if c.tok != nil && c.tok.VocabSize() > c.config.Vocab {
+		c.problem("the tokenizer has %d tokens, the model only %d: text that needs the others is refused", c.tok.VocabSize(), c.config.Vocab)
+	}
+}
+
 func (c *checkpoint) close() error {
 	var first error
 	for _, cl := range c.closers {

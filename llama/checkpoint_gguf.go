@@ -159,8 +159,8 @@ func (g *ggufConfig) read(c *checkpoint) error {
 	if n := g.sizeOr("llama.expert_count", 0); n > 0 {
 		return &FileError{File: g.file, Err: fmt.Errorf("a mixture of %d experts is %w", n, ErrUnsupported)}
 	}
-	if cfg.Heads <= 0 {
-		return fileErr(g.file, "", "llama.attention.head_count is %d", cfg.Heads)
+	if cfg.Heads <= 0 || cfg.Dim <= 0 {
+		return fileErr(g.file, "", "llama.attention.head_count is %d and llama.embedding_length %d: both must be positive", cfg.Heads, cfg.Dim)
 	}
 	cfg.HeadDim = g.sizeOr("llama.attention.key_length", cfg.Dim/cfg.Heads)
 	if v := g.sizeOr("llama.attention.value_length", cfg.HeadDim); v != cfg.HeadDim {

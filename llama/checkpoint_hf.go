@@ -70,7 +70,9 @@ func openHF(dir fs.FS, shown string) (*checkpoint, error) {
 	if err != nil {
 		return nil, &FileError{File: path.Join(shown, "config.json"), Err: err}
 	}
-	c.eos = ids(raw.EOS)
+	if err := c.addEOS("config.json", raw.EOS); err != nil {
+		return nil, err
+	}
 	if err := c.generationConfig(dir, shown); err != nil {
 		return nil, err
 	}
@@ -94,6 +96,7 @@ func openHF(dir fs.FS, shown string) (*checkpoint, error) {
 		}
 		c.problem("no tokenizer: %v", err)
 	}
+	c.checkTokenizer()
 	c.chat = hfChatTemplate(dir)
 	return c, nil
 }
@@ -230,7 +233,9 @@ func (c *checkpoint) generationConfig(dir fs.FS, shown string) error {
 	if err := readJSON(dir, "generation_config.json", shown, &g); err != nil {
 		return err
 	}
-	c.eos = append(c.eos, ids(g.EOS)...)
+	if err := c.addEOS("generation_config.json", g.EOS); err != nil {
+		return err
+	}
 	if g.DoSample == nil && g.Temperature == nil && g.TopP == nil && g.TopK == nil {
 		return nil // says nothing about sampling
 	}
@@ -256,16 +261,25 @@ func set[T any](dst, src *T) {
 	}
 }
 
-// ids reads a token id that may be a number, a list or null.
-func ids(raw json.RawMessage) []int32 {
-	var one int32
-	if json.Unmarshal(raw, &one) == nil && string(raw) != "null" {
-		return []int32{one}
+// addEOS adds stop tokens: a number, a list or null.
+func (c *checkpoint) addEOS(file string, raw json.RawMessage) error {
+	var (
+		one  *int32
+		list []int32
+	)
+	if len(raw) > 0 && json.Unmarshal(raw, &one) != nil {
+		if json.Unmarshal(raw, &list) != nil {
+			return fileErr(path.Join(c.path, file), "", "eos_token_id is %.40s, want a number or a list of numbers", raw)
+		}
+	} else if one != nil {
+		list = []int32{*one}
 	}
-	var many []int32
-	if json.Unmarshal(raw, &many) == nil {
-		return many
+	for _, id := range list {
+		if id < 0 || int(id) >= c.config.Vocab {
+			return fileErr(path.Join(c.path, file), "", "eos_token_id %d is outside the vocabulary of %d", id, c.config.Vocab)
+		}
 	}
+	c.eos = append(c.eos, list...)
 	return nil
 }
 

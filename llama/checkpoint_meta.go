@@ -71,6 +71,7 @@ func openMeta(dir fs.FS, shown string) (*checkpoint, error) {
 		}
 		c.problem("no tokenizer: %v", err)
 	}
+	c.checkTokenizer()
 	return c, nil
 }
 
@@ -152,7 +153,7 @@ func (c *checkpoint) readMeta(p metaParams, shards []*pth.File) error {
 	}
 	c.config.Vocab = embed.rows()
 	if p.Vocab > 0 && p.Vocab != c.config.Vocab {
-		return fileErr(c.path, embed.name, "has %d rows, vocab_size is %d", c.config.Vocab, p.Vocab)
+		return fileErr(embed.file, embed.name, "has %d rows in %d files, vocab_size is %d", c.config.Vocab, len(shards), p.Vocab)
 	}
 	out := shards[0].Tensor("output.weight")
 	c.config.TiedEmbeddings = out == nil || len(shards) == 1 && out.SameData(shards[0].Tensor("tok_embeddings.weight"))

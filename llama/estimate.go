@@ -65,6 +65,9 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 		return Memory{}, fileErr(c.path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
 	m.Scratch = scratch(c.config, o.batchRows())
+	if m.Session > math.MaxInt64-m.Weights || m.Scratch > math.MaxInt64-m.Weights-m.Session {
+		return Memory{}, fileErr(c.path, "", "%v do not fit 63 bits together", m)
+	}
 	return m, nil
 }
 

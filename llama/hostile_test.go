@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -21,6 +20,8 @@ import (
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/pth"
+	"github.com/herd-ml/herd/llama/safetensors"
 )
 
 // Bounds on what refusing a bad model may take; the models here are small.
@@ -69,15 +70,28 @@ func (p *parts) set(key string, value any) {
 	}
 }
 
-// zeros replaces a tensor, or adds one.
-func (p *parts) zeros(name string, dtype backend.DType, shape ...int) {
+// resize cuts or fills the array of a key, where there is one.
+func resize[T any](p *parts, key string, n int, fill T) {
+	if v, ok := p.meta[key].([]T); ok {
+		v = append(slices.Clone(v), slices.Repeat([]T{fill}, max(0, n-len(v)))...)
+		p.set(key, v[:n])
+	}
+}
+
+// add replaces a tensor, or adds one.
+func (p *parts) add(name string, dtype backend.DType, data []byte, shape ...int) {
 	p.drop(name)
+	p.tensors = append(p.tensors, part{name, dtype, shape, bytes.NewReader(data)})
+}
+
+// zeros adds a tensor of zeros.
+func (p *parts) zeros(name string, dtype backend.DType, shape ...int) {
 	n := int64(1)
 	for _, d := range shape[:len(shape)-1] {
 		n *= int64(d)
 	}
 	row, _ := dtype.RowBytes(int64(shape[len(shape)-1]))
-	p.tensors = append(p.tensors, part{name, dtype, shape, bytes.NewReader(make([]byte, n*row))})
+	p.add(name, dtype, make([]byte, n*row), shape...)
 }
 
 func (p *parts) drop(name string) {
@@ -93,7 +107,7 @@ func (p *parts) shape(name string) []int {
 	return nil
 }
 
-func (p *parts) write(t *testing.T) string {
+func (p *parts) bytes(t *testing.T) []byte {
 	t.Helper()
 	w := &gguf.Writer{}
 	for _, k := range p.keys {
@@ -106,10 +120,17 @@ func (p *parts) write(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	path := filepath.Join(t.TempDir(), "bad.gguf")
-	if err := w.WriteFile(path); err != nil {
+	var b bytes.Buffer
+	if _, err := w.WriteTo(&b); err != nil {
 		t.Fatal(err)
 	}
+	return b.Bytes()
+}
+
+func (p *parts) write(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "bad.gguf")
+	write(t, path, string(p.bytes(t)))
 	return path
 }
 
@@ -151,10 +172,22 @@ func refused(t *testing.T, path string, want ...string) error {
 // TestHostileGGUF takes a model that is right and makes one thing wrong: rows
 // 19 to 21 of the list of bad files, and the settings beside them.
 func TestHostileGGUF(t *testing.T) {
-	base := golden.Glob(t, "models/*/model.gguf")[0]
+	for _, base := range golden.Glob(t, "models/*/model.gguf") {
+		t.Run(golden.Name(base), func(t *testing.T) { hostileGGUF(t, base) })
+	}
+}
+
+func hostileGGUF(t *testing.T, base string) {
 	key := func(key string, value any) func(*parts) { return func(p *parts) { p.set(key, value) } }
 	const attention, rope, vocab = "llama.attention.", "llama.rope.", "tokenizer.ggml."
 	embed := takeApart(t, base).shape("token_embd.weight")
+	tokens := func(n int) func(*parts) {
+		return func(p *parts) {
+			resize(p, vocab+"tokens", n, "one more")
+			resize(p, vocab+"token_type", n, int32(1))
+			resize(p, vocab+"scores", n, float32(0))
+		}
+	}
 	for name, c := range map[string]struct {
 		edit func(*parts)
 		want string
@@ -171,22 +204,25 @@ func TestHostileGGUF(t *testing.T) {
 		"a layer more":         {func(p *parts) { p.set("llama.block_count", p.meta["llama.block_count"].(uint32)+1) }, "missing"},
 		"layers below zero":    {key("llama.block_count", int32(-1)), "block_count"},
 		"no layer count":       {key("llama.block_count", nil), "block_count"},
-		"no width":             {key("llama.embedding_length", uint32(0)), "head size 0"},
+		"no width":             {key("llama.embedding_length", uint32(0)), "embedding_length"},
 		"another width":        {key("llama.embedding_length", uint32(1<<19)), ""},
 		"no hidden width":      {key("llama.feed_forward_length", uint32(0)), "HiddenDim"},
 		"another hidden width": {key("llama.feed_forward_length", uint32(48)), "ffn"},
+		"context of 2^32":      {key("llama.context_length", uint64(1<<32)), "context_length"},
 		"no context":           {key("llama.context_length", uint32(0)), "Context"},
 		"rope beyond the head": {key(rope+"dimension_count", uint32(1<<16)), "dimension_count"},
 		"an odd head": {func(p *parts) {
 			p.set(attention+"key_length", uint32(15))
 			p.set(attention+"value_length", uint32(15))
 			p.set(rope+"dimension_count", uint32(15))
+			p.drop("rope_freqs.weight")
 		}, "HeadDim"},
 		"unequal heads":      {key(attention+"value_length", uint32(6)), "value_length"},
 		"epsilon 0":          {key(attention+"layer_norm_rms_epsilon", float32(0)), "epsilon"},
 		"epsilon NaN":        {key(attention+"layer_norm_rms_epsilon", float32(math.NaN())), "NormEps"},
 		"epsilon below zero": {key(attention+"layer_norm_rms_epsilon", float32(-1)), "NormEps"},
 		"base 0":             {key(rope+"freq_base", float32(0)), "RopeTheta"},
+		"base below zero":    {key(rope+"freq_base", float32(-1)), "RopeTheta"},
 		"base infinite":      {key(rope+"freq_base", float32(math.Inf(1))), "RopeTheta"},
 		"base NaN":           {key(rope+"freq_base", float32(math.NaN())), "RopeTheta"},
 		"scaling by 0": {func(p *parts) {
@@ -194,13 +230,28 @@ func TestHostileGGUF(t *testing.T) {
 			p.set(rope+"scaling.factor", float32(0))
 			p.drop("rope_freqs.weight")
 		}, "Factor"},
+		"scaling by NaN": {func(p *parts) {
+			p.set(rope+"scaling.factor", float32(math.NaN()))
+			p.drop("rope_freqs.weight")
+		}, "Factor"},
 		"yarn":     {func(p *parts) { p.set(rope+"scaling.type", "yarn"); p.drop("rope_freqs.weight") }, `"yarn"`},
 		"longrope": {func(p *parts) { p.set(rope+"scaling.type", "longrope"); p.drop("rope_freqs.weight") }, `"longrope"`},
 		"factors of zero": {func(p *parts) {
 			p.set(rope+"scaling.type", nil)
+			p.set(rope+"scaling.factor", nil)
 			p.zeros("rope_freqs.weight", backend.F32, headDim(p)/2)
 		}, "factor"},
-		"too few factors":      {func(p *parts) { p.set(rope+"scaling.type", nil); p.zeros("rope_freqs.weight", backend.F32, 1) }, "rope_freqs.weight"},
+		"factors of NaN": {func(p *parts) {
+			p.set(rope+"scaling.type", nil)
+			p.set(rope+"scaling.factor", nil)
+			p.add("rope_freqs.weight", backend.F32, bytes.Repeat([]byte{0xff}, 2*headDim(p)), headDim(p)/2)
+		}, "factor"},
+		"too few factors": {func(p *parts) { p.zeros("rope_freqs.weight", backend.F32, 1) }, "rope_freqs.weight"},
+		"factors and a type": {func(p *parts) {
+			p.set(rope+"scaling.type", "linear")
+			p.set(rope+"scaling.factor", float32(2))
+			p.zeros("rope_freqs.weight", backend.F32, headDim(p)/2)
+		}, "rope_freqs.weight"},
 		"experts":              {key("llama.expert_count", uint32(8)), "experts"},
 		"another architecture": {key("general.architecture", "gemma2"), `"gemma2"`},
 		"no architecture":      {key("general.architecture", nil), "general.architecture"},
@@ -209,6 +260,8 @@ func TestHostileGGUF(t *testing.T) {
 		"BOS outside":          {key(vocab+"bos_token_id", uint32(1<<30)), "bos_token_id"},
 		"EOS outside":          {key(vocab+"eos_token_id", uint32(embed[0])), "eos_token_id"},
 		"types too short":      {key(vocab+"token_type", []int32{1}), "token_type"},
+		"fewer tokens":         {tokens(embed[0] - 1), ""},
+		"more tokens":          {tokens(embed[0] + 1), "rows"},
 		"no embedding":         {func(p *parts) { p.drop("token_embd.weight") }, "token_embd.weight"},
 		"fewer embeddings":     {func(p *parts) { p.zeros("token_embd.weight", backend.F32, embed[0]-1, embed[1]) }, ""},
 		"a flat embedding":     {func(p *parts) { p.zeros("token_embd.weight", backend.F32, embed[0]*embed[1]) }, "token_embd.weight"},
@@ -234,6 +287,13 @@ func TestHostileGGUF(t *testing.T) {
 
 func headDim(p *parts) int {
 	return p.shape("blk.0.attn_q.weight")[0] / int(p.meta["llama.attention.head_count"].(uint32))
+}
+
+// eachFolder runs a test for the folder of each model in a format.
+func eachFolder(t *testing.T, format string, test func(t *testing.T, base string)) {
+	for _, base := range golden.Glob(t, "models/*/"+format) {
+		t.Run(golden.Name(base), func(t *testing.T) { test(t, base) })
+	}
 }
 
 // copyFolder copies a golden folder, so that it can be damaged.
@@ -272,8 +332,9 @@ func write(t *testing.T, path, text string) {
 }
 
 // TestHostileConfig damages config.json of a Hugging Face folder.
-func TestHostileConfig(t *testing.T) {
-	base := filepath.Dir(golden.Glob(t, "models/*/hf/config.json")[0])
+func TestHostileConfig(t *testing.T) { eachFolder(t, "hf", hostileConfig) }
+
+func hostileConfig(t *testing.T, base string) {
 	field := func(name string, value any) map[string]any { return map[string]any{name: value} }
 	scaling := func(s map[string]any) map[string]any {
 		return map[string]any{"rope_scaling": s, "rope_parameters": nil}
@@ -291,9 +352,10 @@ func TestHostileConfig(t *testing.T) {
 		"no heads":          {field("num_attention_heads", 0), "Heads"},
 		"key-value heads":   {field("num_key_value_heads", 7), "KVHeads"},
 		"odd head size":     {field("head_dim", 7), "HeadDim"},
-		"huge width":        {field("hidden_size", 1<<40), "Dim"},
+		"huge width":        {field("hidden_size", int64(1<<40)), "Dim"},
 		"another width":     {field("hidden_size", 8), ""},
-		"vocabulary":        {field("vocab_size", 3), "embed_tokens"},
+		"vocabulary":        {field("vocab_size", 3), ""},
+		"more vocabulary":   {field("vocab_size", 1<<20), "embed_tokens"},
 		"epsilon":           {field("rms_norm_eps", -1e-5), "NormEps"},
 		"context":           {field("max_position_embeddings", 0), "Context"},
 		"activation":        {field("hidden_act", "gelu"), `"gelu"`},
@@ -304,6 +366,13 @@ func TestHostileConfig(t *testing.T) {
 		"longrope":          {scaling(map[string]any{"rope_type": "longrope"}), `"longrope"`},
 		"dynamic":           {scaling(map[string]any{"rope_type": "dynamic", "factor": 2}), `"dynamic"`},
 		"yarn, new":         {map[string]any{"rope_scaling": nil, "rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 10000}}, `"yarn"`},
+		"linear by 0":       {scaling(map[string]any{"type": "linear", "factor": 0}), "Factor"},
+		"linear, new":       {map[string]any{"rope_scaling": nil, "rope_parameters": map[string]any{"rope_type": "linear", "factor": -2}}, "Factor"},
+		"scaling as text":   {field("rope_parameters", "llama3"), "rope_parameters"},
+		"base 0":            {map[string]any{"rope_theta": 0, "rope_parameters": nil}, "RopeTheta"},
+		"stop as text":      {field("eos_token_id", "last"), "eos_token_id"},
+		"stop outside":      {field("eos_token_id", []int{1, 1 << 30}), "eos_token_id"},
+		"experts":           {field("num_local_experts", 8), "experts"},
 		"llama3 of nothing": {scaling(map[string]any{"rope_type": "llama3"}), "llama3"},
 		"llama3 reversed": {scaling(map[string]any{"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1,
 			"original_max_position_embeddings": 64}), "HighFreqFactor"},
@@ -315,11 +384,18 @@ func TestHostileConfig(t *testing.T) {
 			refused(t, dir, c.want)
 		})
 	}
+}
+
+// TestHostileJSON puts other texts than a configuration into config.json.
+func TestHostileJSON(t *testing.T) {
+	base := filepath.Dir(golden.Glob(t, "models/*/hf/config.json")[0])
 	for name, text := range map[string]string{
 		"empty": "", "an array": "[1]", "half": `{"model_type": "llama", `, "deep": strings.Repeat("[", 1<<20), "null": "null",
+		"too large": strings.Repeat(" ", 100<<20), "text": `"llama"`, "not UTF-8": "\xff\xfe{",
+		"a key twice":     `{"model_type": "llama", "model_type": "gemma"}`,
 		"deep in a field": `{"model_type":"llama","x":` + strings.Repeat(`{"x":`, 1<<18),
 	} {
-		t.Run("config "+name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			dir := copyFolder(t, base)
 			write(t, filepath.Join(dir, "config.json"), text)
 			refused(t, dir, "config.json")
@@ -327,9 +403,41 @@ func TestHostileConfig(t *testing.T) {
 	}
 }
 
+// rewrite replaces the weights of a Hugging Face folder by one file of what edit
+// makes of them.
+func rewrite(t *testing.T, dir string, edit func([]safetensors.Source) []safetensors.Source) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []safetensors.Source
+	for _, path := range files {
+		f, err := safetensors.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for _, w := range f.Tensors() {
+			all = append(all, safetensors.Source{Name: w.Name, Type: w.Type, Shape: slices.Clone(w.Shape), Data: w})
+		}
+	}
+	var b bytes.Buffer
+	if err := safetensors.Write(&b, edit(all), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(files, filepath.Join(dir, "model.safetensors.index.json")) {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "model.safetensors"), b.String())
+}
+
 // TestHostileFolder damages the other files of a Hugging Face folder.
-func TestHostileFolder(t *testing.T) {
-	base := filepath.Dir(golden.Glob(t, "models/*/hf/config.json")[0])
+func TestHostileFolder(t *testing.T) { eachFolder(t, "hf", hostileFolder) }
+
+func hostileFolder(t *testing.T, base string) {
 	weights, err := filepath.Glob(filepath.Join(base, "*.safetensors"))
 	if err != nil || len(weights) == 0 {
 		t.Fatal("no weights", err)
@@ -364,6 +472,30 @@ func TestHostileFolder(t *testing.T) {
 				}
 			}
 		}, "model.safetensors"},
+		"a tensor less": {func(t *testing.T, dir string) {
+			rewrite(t, dir, func(s []safetensors.Source) []safetensors.Source {
+				return slices.DeleteFunc(s, func(s safetensors.Source) bool { return s.Name == "model.norm.weight" })
+			})
+		}, "model.norm.weight"},
+		"a tensor of another shape": {func(t *testing.T, dir string) {
+			rewrite(t, dir, func(s []safetensors.Source) []safetensors.Source {
+				i := slices.IndexFunc(s, func(s safetensors.Source) bool { return s.Name == "model.layers.0.self_attn.q_proj.weight" })
+				s[i].Shape[0], s[i].Shape[1] = s[i].Shape[0]*s[i].Shape[1], 1
+				return s
+			})
+		}, "model.layers.0.self_attn.q_proj.weight"},
+		"a tensor of integers": {func(t *testing.T, dir string) {
+			rewrite(t, dir, func(s []safetensors.Source) []safetensors.Source {
+				i := slices.IndexFunc(s, func(s safetensors.Source) bool { return s.Name == "model.norm.weight" })
+				n := s[i].Shape[0]
+				s[i].Type, s[i].Data = backend.I32, bytes.NewReader(make([]byte, 4*n))
+				return s
+			})
+		}, "I32"},
+		"a tensor that its shard lacks": {func(t *testing.T, dir string) {
+			rewrite(t, dir, func(s []safetensors.Source) []safetensors.Source { return s })
+			write(t, filepath.Join(dir, "model.safetensors.index.json"), `{"weight_map": {"lm_head.weight2": "model.safetensors"}}`)
+		}, "lm_head.weight2"},
 		"half the weights": {func(t *testing.T, dir string) {
 			path := filepath.Join(dir, filepath.Base(weights[0]))
 			info, err := os.Stat(path)
@@ -379,6 +511,9 @@ func TestHostileFolder(t *testing.T) {
 		}, ".safetensors"},
 		"a bad tokenizer":  {func(t *testing.T, dir string) { write(t, filepath.Join(dir, "tokenizer.json"), "{") }, "tokenizer"},
 		"a bad generation": {func(t *testing.T, dir string) { write(t, filepath.Join(dir, "generation_config.json"), "{") }, "generation_config.json"},
+		"a stop text": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "generation_config.json"), `{"eos_token_id": {"a": 1}}`)
+		}, "eos_token_id"},
 		"a temperature": {func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "generation_config.json"), `{"do_sample": true, "temperature": -3}`)
 		}, "Temperature"},
@@ -392,15 +527,16 @@ func TestHostileFolder(t *testing.T) {
 }
 
 // TestHostileMeta damages a Meta folder.
-func TestHostileMeta(t *testing.T) {
-	base := filepath.Dir(golden.Glob(t, "models/*/meta/params.json")[0])
+func TestHostileMeta(t *testing.T) { eachFolder(t, "meta", hostileMeta) }
+
+func hostileMeta(t *testing.T, base string) {
 	for name, c := range map[string]struct {
 		fields map[string]any
 		want   string
 	}{
 		"no heads":     {map[string]any{"n_heads": 0}, "n_heads"},
 		"no width":     {map[string]any{"dim": 0}, "dim"},
-		"huge width":   {map[string]any{"dim": 1 << 40}, ""},
+		"huge width":   {map[string]any{"dim": int64(1 << 40)}, ""},
 		"no layers":    {map[string]any{"n_layers": 0}, "Layers"},
 		"many layers":  {map[string]any{"n_layers": 1 << 30}, "Layers"},
 		"more layers":  {map[string]any{"n_layers": 50}, "missing"},
@@ -416,19 +552,33 @@ func TestHostileMeta(t *testing.T) {
 			refused(t, dir, c.want)
 		})
 	}
-	for _, dir := range golden.Glob(t, "models/*/meta") {
-		shards, err := filepath.Glob(filepath.Join(dir, "consolidated.*.pth"))
-		if err != nil || len(shards) < 2 {
-			continue
-		}
-		t.Run("a shard less", func(t *testing.T) {
-			damaged := copyFolder(t, dir)
-			if err := os.Remove(filepath.Join(damaged, filepath.Base(shards[0]))); err != nil {
-				t.Fatal(err)
-			}
-			refused(t, damaged, "consolidated")
-		})
+	shards, err := filepath.Glob(filepath.Join(base, "consolidated.*.pth"))
+	if err != nil || len(shards) == 0 {
+		t.Fatal("no shards", err)
 	}
+	if len(shards) > 1 {
+		for i, what := range []string{"the first shard", "the last shard"} {
+			t.Run("without "+what, func(t *testing.T) {
+				damaged := copyFolder(t, base)
+				if err := os.Remove(filepath.Join(damaged, filepath.Base(shards[i*(len(shards)-1)]))); err != nil {
+					t.Fatal(err)
+				}
+				refused(t, damaged, "consolidated")
+			})
+		}
+	}
+	t.Run("a shard of a smaller model", func(t *testing.T) {
+		damaged := copyFolder(t, base)
+		path := filepath.Join(damaged, fmt.Sprintf("consolidated.%02d.pth", len(shards)))
+		var tensors []pth.Source
+		for _, name := range []string{"tok_embeddings.weight", "norm.weight"} {
+			tensors = append(tensors, pth.Source{Name: name, Type: backend.F32, Shape: []int{2, 2}, Data: bytes.NewReader(make([]byte, 16))})
+		}
+		if err := pth.WriteFile(path, tensors); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, damaged, "tok_embeddings.weight")
+	})
 	t.Run("a damaged shard", func(t *testing.T) {
 		damaged := copyFolder(t, base)
 		write(t, filepath.Join(damaged, "consolidated.00.pth"), "PK\x03\x04 and no more")
@@ -443,43 +593,4 @@ func TestHostileMeta(t *testing.T) {
 		write(t, filepath.Join(damaged, "params.json"), string(b))
 		refused(t, damaged, "consolidated")
 	})
-}
-
-// TestWrongPath opens what is no model.
-func TestWrongPath(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		write(t, path, text)
-		return path
-	}
-	folder := func(name string) string {
-		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	tokens := folder("tokens")
-	write(t, filepath.Join(tokens, "tokenizer.json"), "{}")
-	for _, c := range []struct{ path, want string }{
-		{folder("empty"), "config.json"},
-		{tokens, "config.json"},
-		{folder("folder.gguf"), "folder"},
-		{file("empty.gguf", ""), "EOF"},
-		{file("picture.png", "\x89PNG\r\n\x1a\n0000000000000000000000000000"), "GGUF"},
-		{file("lower.gguf", "gguf\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), "GGUF"},
-		{file("weights.safetensors", "x"), "folder"},
-		{file("consolidated.00.pth", "x"), "folder"},
-		{file("config.json", "{}"), "folder"},
-	} {
-		refused(t, c.path, c.want)
-	}
-	if err := refused(t, filepath.Join(dir, "nothing.gguf"), "nothing.gguf"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%v is not fs.ErrNotExist", err)
-	}
-	var typed *gguf.Error
-	if err := refused(t, filepath.Join(dir, "picture.png")); !errors.As(err, &typed) || typed.Reason == "" {
-		t.Errorf("%v is not a *gguf.Error", err)
-	}
 }

@@ -5,18 +5,25 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/gguf"
 )
 
 // sameLogits compares a model with one opened from a path.
@@ -250,7 +257,12 @@ func TestLimits(t *testing.T) {
 	c := &countingFS{FS: os.DirFS(filepath.Dir(path))}
 	_, err = llama.OpenFS(context.Background(), c, filepath.Base(path), llama.Options{MemoryLimit: need.Total() - 1})
 	if !errors.Is(err, llama.ErrMemory) {
-		t.Errorf("a model above the limit: %v", err)
+		t.Fatalf("a model above the limit: %v", err)
+	}
+	for _, n := range []int64{need.Total(), need.Total() - 1} {
+		if !strings.Contains(err.Error(), strconv.FormatInt(n, 10)) {
+			t.Errorf("%q does not say %d", err, n)
+		}
 	}
 	header := c.read.Load()
 	var steps []llama.Progress
@@ -274,7 +286,7 @@ func TestLimits(t *testing.T) {
 	if last.Done != last.Total {
 		t.Errorf("progress ends at %+v", last)
 	}
-	bad := llama.Options{Precision: 9, KVType: backend.Q4_0, MemoryLimit: -1, Context: -1, BatchRows: -5}
+	bad := llama.Options{Precision: 9, KVType: backend.Q4_0, MemoryLimit: -1, Context: -1, BatchRows: math.MaxInt}
 	_, err = llama.Open(context.Background(), path, bad)
 	for _, part := range []string{"Precision", "Q4_0", "MemoryLimit", "Context", "BatchRows"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
@@ -293,6 +305,169 @@ func TestCancelLoading(t *testing.T) {
 		}
 		if _, err := llama.Open(ctx, path, llama.Options{}); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: cancelled before: %v", golden.Name(path), err)
+		}
+	}
+}
+
+// leakBackend counts the weights that are not freed.
+type leakBackend struct {
+	backend.Backend
+	packed, live atomic.Int64
+}
+
+type leakWeight struct {
+	backend.Weight
+	b *leakBackend
+}
+
+func (b *leakBackend) Pack(ctx context.Context, src backend.WeightSource) (backend.Weight, error) {
+	w, err := b.Backend.Pack(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	b.packed.Add(1)
+	b.live.Add(1)
+	return &leakWeight{w, b}, nil
+}
+
+func (w *leakWeight) Free() {
+	w.b.live.Add(-1)
+	w.Weight.Free()
+}
+
+// TestCancelFrees: a load that ends early gives back what it had taken.
+func TestCancelFrees(t *testing.T) {
+	for _, path := range golden.Glob(t, "models/*/model.gguf") {
+		b := &leakBackend{Backend: cpu.Default()}
+		ctx, cancel := context.WithCancel(context.Background())
+		late := func(p llama.Progress) {
+			if p.Done > p.Total/2 {
+				cancel()
+			}
+		}
+		_, err := llama.Open(ctx, path, llama.Options{Backend: b, Progress: late})
+		if !errors.Is(err, context.Canceled) || b.packed.Load() == 0 || b.live.Load() != 0 {
+			t.Errorf("%s: %v, with %d of %d weights left", golden.Name(path), err, b.live.Load(), b.packed.Load())
+		}
+	}
+}
+
+// TestChangingBytes: a reader that gives other bytes later gives another model,
+// or an error.
+func TestChangingBytes(t *testing.T) {
+	path, ids := tiny(t, 3)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(7, 7))
+	noise := func(p []byte) (int, error) {
+		for i := range p {
+			p[i] = byte(rng.Uint32())
+		}
+		return len(p), nil
+	}
+	b, err := cpu.New(cpu.Options{Workers: 1}) // readers are called in order
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	opened := 0
+	for after := int64(0); after < 64; after += 3 {
+		r := &failing{ReaderAt: bytes.NewReader(content), after: after, with: noise}
+		m, err := llama.OpenReader(context.Background(), r, int64(len(content)), "memory", llama.Options{Backend: b})
+		if err != nil {
+			if !strings.Contains(err.Error(), "memory") {
+				t.Errorf("%q does not name the file", err)
+			}
+			continue
+		}
+		opened++
+		if _, err := session(t, m).Logits(context.Background(), ids); err != nil {
+			t.Errorf("after %d reads: %v", after, err)
+		}
+		m.Close()
+	}
+	if opened == 0 {
+		t.Error("noise in the weights is refused too: nothing ran")
+	}
+}
+
+// TestSplit opens a model cut into three files, and lacks one.
+func TestSplit(t *testing.T) {
+	const count = 3
+	for _, path := range golden.Glob(t, "models/*/model.gguf") {
+		t.Run(golden.Name(path), func(t *testing.T) {
+			all := takeApart(t, path)
+			files := fstest.MapFS{}
+			part := func(i int) string { return fmt.Sprintf("m-%05d-of-%05d.gguf", i+1, count) }
+			for i := range count {
+				p := &parts{meta: map[string]any{}, tensors: all.tensors[i*len(all.tensors)/count : (i+1)*len(all.tensors)/count]}
+				if i == 0 {
+					p.keys, p.meta = all.keys, all.meta
+				}
+				p.set("split.no", uint16(i))
+				p.set("split.count", uint16(count))
+				p.set("split.tensors.count", int32(len(all.tensors)))
+				files[part(i)] = &fstest.MapFile{Data: p.bytes(t)}
+			}
+			m, err := llama.OpenFS(context.Background(), files, part(0), llama.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			sameLogits(t, path, m)
+			for i := range count {
+				without := maps.Clone(files)
+				delete(without, part(i))
+				_, err := llama.OpenFS(context.Background(), without, part(0), llama.Options{})
+				if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), part(i)) {
+					t.Errorf("without part %d: %v", i+1, err)
+				}
+			}
+		})
+	}
+}
+
+// TestLinkedShard: a shard may be a link to another place, as download caches
+// make them; only names in an index must stay in their folder.
+func TestLinkedShard(t *testing.T) {
+	from := filepath.Dir(golden.Glob(t, "models/*/hf/config.json")[0])
+	dir := copyFolder(t, from)
+	shards, err := filepath.Glob(filepath.Join(dir, "*.safetensors"))
+	if err != nil || len(shards) == 0 {
+		t.Fatal("no weights", err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "blob")
+	if err := os.Rename(shards[0], elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, shards[0]); err != nil {
+		t.Skip(err) // a system without links
+	}
+	sameLogits(t, from, open(t, dir, llama.Options{}))
+}
+
+// TestLargeTokenizer: a vocabulary with more tokens than the embedding has rows
+// is a warning, and text that needs them an error.
+func TestLargeTokenizer(t *testing.T) {
+	dir := copyFolder(t, filepath.Dir(golden.Glob(t, "models/*/hf/tokenizer.json")[0]))
+	path := filepath.Join(dir, "tokenizer.json")
+	var tok struct {
+		Added []map[string]any `json:"added_tokens"`
+	}
+	golden.JSON(t, path, &tok)
+	vocab := open(t, dir, llama.Options{}).Config().Vocab
+	extra := map[string]any{"id": vocab, "content": "<|one more|>", "special": true, "normalized": false,
+		"single_word": false, "lstrip": false, "rstrip": false}
+	editJSON(t, path, map[string]any{"added_tokens": append(tok.Added, extra)})
+	m := open(t, dir, llama.Options{})
+	if w := strings.Join(m.Warnings(), " "); !strings.Contains(w, "tokens") {
+		t.Errorf("warnings %q do not speak of the tokens", w)
+	}
+	for _, err := range session(t, m).Generate(context.Background(), "<|one more|>", llama.GenerateOptions{MaxTokens: 1}) {
+		if err == nil || !strings.Contains(err.Error(), "outside the vocabulary") {
+			t.Errorf("a token without an embedding: %v", err)
 		}
 	}
 }
@@ -317,5 +492,44 @@ func TestNoTokenizer(t *testing.T) {
 	}
 	if got := collect(t, s, []int32{1, 2}, llama.GenerateOptions{MaxTokens: 2, IgnoreEOS: true}); len(got) != 2 {
 		t.Errorf("from ids: %v", got)
+	}
+}
+
+// TestWrongPath opens what is no model.
+func TestWrongPath(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		write(t, path, text)
+		return path
+	}
+	folder := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	tokens := folder("tokens")
+	write(t, filepath.Join(tokens, "tokenizer.json"), "{}")
+	for _, c := range []struct{ path, want string }{
+		{folder("empty"), "config.json"},
+		{tokens, "config.json"},
+		{folder("folder.gguf"), "folder"},
+		{file("empty.gguf", ""), "EOF"},
+		{file("picture.png", "\x89PNG\r\n\x1a\n0000000000000000000000000000"), "GGUF"},
+		{file("lower.gguf", "gguf\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), "GGUF"},
+		{file("weights.safetensors", "x"), "folder"},
+		{file("consolidated.00.pth", "x"), "folder"},
+		{file("config.json", "{}"), "folder"},
+	} {
+		refused(t, c.path, c.want)
+	}
+	if err := refused(t, filepath.Join(dir, "nothing.gguf"), "nothing.gguf"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v is not fs.ErrNotExist", err)
+	}
+	var typed *gguf.Error
+	if err := refused(t, filepath.Join(dir, "picture.png")); !errors.As(err, &typed) || typed.Reason == "" {
+		t.Errorf("%v is not a *gguf.Error", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/bits"
 
 	"github.com/herd-ml/herd/backend"
@@ -35,7 +36,8 @@ type Options struct {
 	// Context is the most positions of a session that does not ask for its own
 	// number; 0 is the model's, at most DefaultContext.
 	Context int
-	// BatchRows is the most rows of one forward step in prefill; 0 is 512. It
+	// BatchRows is the most rows of one forward step in prefill, up to 1<<20; 0 is
+	// 512. It
 	// changes speed and memory, not results.
 	BatchRows int
 	// MemoryLimit in bytes bounds weights, scratch and cached keys and values
@@ -53,7 +55,10 @@ type Progress struct {
 	Done, Total int64 // bytes of weights
 }
 
-const defaultBatchRows = 512
+const (
+	defaultBatchRows = 512
+	maxBatchRows     = 1 << 20 // keeps sums of sizes in 63 bits
+)
 
 // Validate lists every violation.
 func (o Options) Validate() error {
@@ -65,11 +70,14 @@ func (o Options) Validate() error {
 		errs = append(errs, err)
 	}
 	for _, f := range []struct {
-		name  string
-		value int64
-	}{{"Context", int64(o.Context)}, {"BatchRows", int64(o.BatchRows)}, {"MemoryLimit", o.MemoryLimit}} {
-		if f.value < 0 {
-			errs = append(errs, fmt.Errorf("llama: %s is %d, want 0 or more", f.name, f.value))
+		name        string
+		value, most int64
+	}{
+		{"Context", int64(o.Context), math.MaxInt32}, {"BatchRows", int64(o.BatchRows), maxBatchRows},
+		{"MemoryLimit", o.MemoryLimit, math.MaxInt64},
+	} {
+		if f.value < 0 || f.value > f.most {
+			errs = append(errs, fmt.Errorf("llama: %s is %d, want 0 to %d", f.name, f.value, f.most))
 		}
 	}
 	return errors.Join(errs...)

@@ -26,11 +26,11 @@ func script(ids []int32) sample.Step {
 	})
 }
 
-// say runs a generation that follows a script, and returns the text of each
-// token and why it ended.
-func say(t *testing.T, m *Model, ids []int32, o GenerateOptions) (texts []string, finish Finish) {
+// say runs a generation that follows a script in a session of some positions,
+// and returns the text of each token and why it ended.
+func say(t *testing.T, m *Model, positions int, ids []int32, o GenerateOptions) (texts []string, finish Finish) {
 	t.Helper()
-	s, err := m.NewSession(SessionOptions{})
+	s, err := m.NewSession(SessionOptions{Context: positions})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,20 +71,43 @@ func bytesOf(t *testing.T, tok *tokenizer.Tokenizer, text string) (ids []int32) 
 	return ids
 }
 
-func openCommitted(t *testing.T) *Model {
-	t.Helper()
-	m, err := Open(context.Background(), golden.Glob(t, "models/*/model.gguf")[0], Options{})
-	if err != nil {
-		t.Fatal(err)
+// eachModel runs a test on every model that has a tokenizer.
+func eachModel(t *testing.T, test func(t *testing.T, m *Model)) {
+	for _, path := range golden.Glob(t, "models/*/model.gguf") {
+		t.Run(golden.Name(path), func(t *testing.T) {
+			m, err := Open(context.Background(), path, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			test(t, m)
+		})
 	}
-	t.Cleanup(func() { m.Close() })
-	return m
+}
+
+// TestTextIsDecode: the texts of any tokens, put together, are what the
+// tokenizer decodes.
+func TestTextIsDecode(t *testing.T) {
+	eachModel(t, func(t *testing.T, m *Model) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		ids := make([]int32, 200)
+		for i := range ids {
+			ids[i] = rng.Int32N(int32(m.Config().Vocab))
+		}
+		texts, _ := say(t, m, len(ids), ids, GenerateOptions{IgnoreEOS: true, Stop: []string{"never \x00 said"}})
+		want := m.Tokenizer().Decode(ids, tokenizer.DecodeOptions{SkipSpecial: true, Continued: true})
+		if got := strings.Join(texts, ""); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
 }
 
 // TestStopTexts: no part of a stop text is shown, everything before it is,
-// UTF-8 sequences come whole, and other bytes are kept.
-func TestStopTexts(t *testing.T) {
-	m := openCommitted(t)
+// UTF-8 sequences come whole, and other bytes are kept, whether tokens are bytes
+// or words.
+func TestStopTexts(t *testing.T) { eachModel(t, stopTexts) }
+
+func stopTexts(t *testing.T, m *Model) {
 	for _, c := range []struct {
 		text   string
 		stop   []string
@@ -104,14 +127,23 @@ func TestStopTexts(t *testing.T) {
 		{"cut \xf0\x9f\xa6", nil, "cut \xf0\x9f\xa6", FinishLength},
 		{"bad \xff end", nil, "bad \xff end", FinishLength},
 	} {
-		ids := bytesOf(t, m.Tokenizer(), c.text)
-		texts, finish := say(t, m, ids, GenerateOptions{Stop: c.stop, IgnoreEOS: true})
-		if got := strings.Join(texts, ""); got != c.want || finish != c.finish {
-			t.Errorf("%q with stops %q: %q, %v; want %q, %v", c.text, c.stop, got, finish, c.want, c.finish)
+		words, err := m.Tokenizer().Encode(c.text, tokenizer.EncodeOptions{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, piece := range texts {
-			if utf8.ValidString(c.text) && !utf8.ValidString(piece) {
-				t.Errorf("%q: shown in part: %q", c.text, piece)
+		for _, ids := range [][]int32{bytesOf(t, m.Tokenizer(), c.text), words} {
+			texts, finish := say(t, m, 0, ids, GenerateOptions{Stop: c.stop, IgnoreEOS: true})
+			got := strings.Join(texts, "")
+			// SentencePiece puts a space before words.
+			whole := m.Tokenizer().Decode(ids, tokenizer.DecodeOptions{Continued: true})
+			got = strings.TrimPrefix(got, strings.TrimSuffix(whole, c.text))
+			if got != c.want || finish != c.finish {
+				t.Errorf("%q as %v with stops %q: %q, %v; want %q, %v", c.text, ids, c.stop, got, finish, c.want, c.finish)
+			}
+			for _, piece := range texts {
+				if utf8.ValidString(c.text) && !utf8.ValidString(piece) {
+					t.Errorf("%q: shown in part: %q", c.text, piece)
+				}
 			}
 		}
 	}
@@ -119,30 +151,53 @@ func TestStopTexts(t *testing.T) {
 
 // TestStopTokens: the token that ends a generation is yielded without text,
 // with what was held back before it.
-func TestStopTokens(t *testing.T) {
-	m := openCommitted(t)
+func TestStopTokens(t *testing.T) { eachModel(t, stopTokens) }
+
+func stopTokens(t *testing.T, m *Model) {
 	if len(m.StopTokens()) == 0 {
 		t.Fatal("the model has no stop token")
 	}
 	eos := m.StopTokens()[0]
 	ids := append(bytesOf(t, m.Tokenizer(), "ab st"), eos, bytesOf(t, m.Tokenizer(), "x")[0])
-	texts, finish := say(t, m, ids, GenerateOptions{Stop: []string{"stop"}})
+	texts, finish := say(t, m, 0, ids, GenerateOptions{Stop: []string{"stop"}})
 	if len(texts) != 6 || strings.Join(texts, "") != "ab st" || finish != FinishStop {
 		t.Errorf("%q, %v; want the text and the stop token", texts, finish)
 	}
-	texts, finish = say(t, m, ids, GenerateOptions{IgnoreEOS: true})
+	texts, finish = say(t, m, 0, ids, GenerateOptions{IgnoreEOS: true})
 	if len(texts) != 7 || strings.Join(texts, "") != "ab stx" || finish != FinishLength {
 		t.Errorf("with IgnoreEOS: %q, %v", texts, finish)
 	}
-	texts, finish = say(t, m, ids, GenerateOptions{StopTokens: []int32{ids[1]}})
+	texts, finish = say(t, m, 0, ids, GenerateOptions{StopTokens: []int32{ids[1]}})
 	if len(texts) != 2 || strings.Join(texts, "") != "a" || finish != FinishStop {
 		t.Errorf("with a stop token of its own: %q, %v", texts, finish)
 	}
-	// A stop text in the last token counts before the length.
-	ids = bytesOf(t, m.Tokenizer(), "abc")
-	if texts, finish = say(t, m, ids, GenerateOptions{Stop: []string{"c"}, MaxTokens: 3}); finish != FinishStop || strings.Join(texts, "") != "ab" {
-		t.Errorf("a stop text at the length: %q, %v", texts, finish)
-	}
+}
+
+// TestFinishOrder: of the reasons to end at one token, a stop counts before the
+// length, and that before a full context.
+func TestFinishOrder(t *testing.T) {
+	eachModel(t, func(t *testing.T, m *Model) {
+		ids := bytesOf(t, m.Tokenizer(), "abcdef")
+		for _, c := range []struct {
+			o    GenerateOptions
+			n    int
+			text string
+			want Finish
+		}{
+			{GenerateOptions{}, 4, "abcd", FinishContext},
+			{GenerateOptions{MaxTokens: 4}, 4, "abcd", FinishLength},
+			{GenerateOptions{MaxTokens: 4, Stop: []string{"d"}}, 4, "abc", FinishStop},
+			{GenerateOptions{MaxTokens: 4, StopTokens: ids[3:4]}, 4, "abc", FinishStop},
+			{GenerateOptions{MaxTokens: 3, Stop: []string{"cd"}}, 3, "abc", FinishLength},
+			{GenerateOptions{Stop: []string{"de"}}, 4, "abcd", FinishContext},
+		} {
+			c.o.IgnoreEOS = true
+			texts, finish := say(t, m, 4, ids, c.o)
+			if len(texts) != c.n || strings.Join(texts, "") != c.text || finish != c.want {
+				t.Errorf("%+v: %q, %v; want %d tokens, %q, %v", c.o, texts, finish, c.n, c.text, c.want)
+			}
+		}
+	})
 }
 
 // FuzzTextStream compares text shown piece by piece with a search in the whole.
