@@ -37,8 +37,7 @@ type Options struct {
 	// number; 0 is the model's, at most DefaultContext.
 	Context int
 	// BatchRows is the most rows of one forward step in prefill, up to 1<<20; 0 is
-	// 512. It
-	// changes speed and memory, not results.
+	// 512. It changes speed and memory, not results.
 	BatchRows int
 	// MemoryLimit in bytes bounds weights, scratch and cached keys and values
 	// together; 0 is no limit. A model that cannot fit with one full session is
@@ -76,8 +75,11 @@ func (o Options) Validate() error {
 		{"Context", int64(o.Context), math.MaxInt32}, {"BatchRows", int64(o.BatchRows), maxBatchRows},
 		{"MemoryLimit", o.MemoryLimit, math.MaxInt64},
 	} {
-		if f.value < 0 || f.value > f.most {
-			errs = append(errs, fmt.Errorf("llama: %s is %d, want 0 to %d", f.name, f.value, f.most))
+		switch {
+		case f.value < 0:
+			errs = append(errs, fmt.Errorf("llama: %s is %d, want 0 or more", f.name, f.value))
+		case f.value > f.most:
+			errs = append(errs, fmt.Errorf("llama: %s is %d, want at most %d", f.name, f.value, f.most))
 		}
 	}
 	return errors.Join(errs...)
