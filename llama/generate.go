@@ -79,6 +79,9 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	if err := g.o.Validate(); err != nil {
 		return err
 	}
+	if g.s.m.tok == nil && len(g.o.Stop) > 0 {
+		return fmt.Errorf("llama: stop texts need a tokenizer, which the model's files do not hold: %w", ErrUnsupported)
+	}
 	var err error
 	if g.sampler, err = sample.New(g.o.Sampling, g.o.Steps...); err != nil {
 		return err

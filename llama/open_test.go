@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -485,10 +486,16 @@ func TestNoTokenizer(t *testing.T) {
 		t.Errorf("warnings %q do not say that there is no tokenizer", w)
 	}
 	s := session(t, m)
-	for _, err := range s.Generate(context.Background(), "text", llama.GenerateOptions{MaxTokens: 1}) {
-		if !errors.Is(err, llama.ErrUnsupported) {
-			t.Errorf("a text prompt: %v", err)
+	last := func(tokens iter.Seq2[llama.Token, error]) (err error) {
+		for _, err = range tokens {
 		}
+		return err
+	}
+	if err := last(s.Generate(context.Background(), "text", llama.GenerateOptions{MaxTokens: 1})); !errors.Is(err, llama.ErrUnsupported) {
+		t.Errorf("a text prompt: %v", err)
+	}
+	if err := last(s.GenerateIDs(context.Background(), []int32{1}, llama.GenerateOptions{MaxTokens: 1, Stop: []string{"x"}})); !errors.Is(err, llama.ErrUnsupported) {
+		t.Errorf("a stop text: %v", err)
 	}
 	if got := collect(t, s, []int32{1, 2}, llama.GenerateOptions{MaxTokens: 2, IgnoreEOS: true}); len(got) != 2 {
 		t.Errorf("from ids: %v", got)

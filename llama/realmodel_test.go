@@ -21,6 +21,9 @@ type scoredID struct {
 
 // TestRealModelLogprobs holds both precisions to the stored log-probabilities.
 func TestRealModelLogprobs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
 	file, dir := golden.RealModel(t)
 	rows := golden.JSONLines[struct {
 		ID   int32      `json:"id"`

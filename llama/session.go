@@ -3,6 +3,7 @@ package llama
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -47,8 +48,8 @@ type Usage struct {
 
 // NewSession returns an empty session. It takes memory as positions fill.
 func (m *Model) NewSession(o SessionOptions) (*Session, error) {
-	if o.Context < 0 {
-		return nil, fmt.Errorf("llama: SessionOptions.Context is %d, want 0 or more", o.Context)
+	if int64(o.Context) < 0 || int64(o.Context) > math.MaxInt32 {
+		return nil, fmt.Errorf("llama: SessionOptions.Context is %d, want 0 to %d", o.Context, math.MaxInt32)
 	}
 	if m.life.Err() != nil {
 		return nil, ErrClosed

@@ -23,12 +23,26 @@ var table = sync.OnceValue(func() []*testCase {
 	return cs
 })
 
+// cases are those of the table that a test takes: with -short one in five, so
+// that the race detector is done in time.
+func cases() []*testCase {
+	cs := table()
+	if !testing.Short() {
+		return cs
+	}
+	var some []*testCase
+	for i := 0; i < len(cs); i += 5 {
+		some = append(some, cs[i])
+	}
+	return some
+}
+
 // Run checks b against the oracle, one subtest an operation, then the promises
 // of the interface: packing, float weights, rows alone or in a batch, memory,
 // steps. What b does not support is skipped, by name, with the error b gives.
 func Run(t *testing.T, b backend.Backend) {
 	byOp := map[backend.Op][]*testCase{}
-	for _, c := range table() {
+	for _, c := range cases() {
 		byOp[c.op] = append(byOp[c.op], c)
 	}
 	for _, op := range backend.Ops() {
@@ -95,7 +109,7 @@ func runCases(t *testing.T, b backend.Backend, cs []*testCase) {
 // RunSame checks that two backends, of different numbers of workers for
 // example, give the same bits for every case of the table and for larger ones.
 func RunSame(t *testing.T, a, b backend.Backend) {
-	for _, c := range slices.Concat(table(), largeCases(a)) {
+	for _, c := range slices.Concat(cases(), largeCases(a)) {
 		if err := same(a, b, c); errors.Is(err, backend.ErrUnsupported) {
 			t.Logf("%v %s: skipped: %v", c.op, c.name, err)
 		} else if err != nil {
