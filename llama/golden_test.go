@@ -53,9 +53,10 @@ func open(t *testing.T, path string, o llama.Options) *llama.Model {
 	return m
 }
 
+// session has room for what the model was trained for, and for the tests.
 func session(t testing.TB, m *llama.Model) *llama.Session {
 	t.Helper()
-	s, err := m.NewSession(llama.SessionOptions{Context: m.Config().Context})
+	s, err := m.NewSession(llama.SessionOptions{Context: max(m.Config().Context, 4096)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,11 +25,16 @@ func tiny(t testing.TB, n int) (path string, ids []int32) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return path, randomIDs(m.Config, n)
+}
+
+// randomIDs makes n ids, the same at each call.
+func randomIDs(c llama.Config, n int) (ids []int32) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range n {
-		ids = append(ids, rng.Int32N(int32(m.Config.Vocab)))
+		ids = append(ids, rng.Int32N(int32(c.Vocab)))
 	}
-	return path, ids
+	return ids
 }
 
 func collect(t testing.TB, s *llama.Session, ids []int32, o llama.GenerateOptions) []int32 {
@@ -49,14 +54,11 @@ func collect(t testing.TB, s *llama.Session, ids []int32, o llama.GenerateOption
 func TestChunkingInvariance(t *testing.T) {
 	for _, path := range golden.Glob(t, "models/*/model.gguf") {
 		t.Run(golden.Name(path), func(t *testing.T) {
-			_, ids := tiny(t, 150)
 			info, err := llama.ReadInfo(context.Background(), path, llama.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i := range ids {
-				ids[i] %= int32(info.Config.Vocab)
-			}
+			ids := randomIDs(info.Config, 150)
 			var want []float32
 			for _, rows := range []int{512, 1, 7, 64, 65} {
 				s := session(t, open(t, path, llama.Options{BatchRows: rows}))
@@ -511,8 +513,7 @@ func TestEstimate(t *testing.T) {
 		}
 		limited := open(t, path, llama.Options{MemoryLimit: est.Total()})
 		full := session(t, limited)
-		_, ids := tiny(t, 64)
-		if _, err := full.Logits(context.Background(), ids); err != nil {
+		if _, err := full.Logits(context.Background(), randomIDs(m.Config(), 64)); err != nil {
 			t.Error("within the limit:", err)
 		}
 	}

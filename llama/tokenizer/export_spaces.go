@@ -89,9 +89,9 @@ func (n *notes) likeSPM(t *Tokenizer, target string) (spacing, error) {
 	}
 	switch s.prefix {
 	case "always":
-		n.add(true, "a text that starts with a space gets another in front")
+		n.add(true, "a text that starts with a space or ▁ gets another in front")
 	case "first":
-		n.add(true, "a text that starts with a space gets another in front, and so does text after a control token")
+		n.add(true, "a text that starts with a space or ▁ gets another in front, and so does text after a control token")
 	}
 	if s.cut {
 		for _, r := range t.model.merges() {
