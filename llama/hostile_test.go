@@ -267,11 +267,13 @@ func hostileGGUF(t *testing.T, base string) {
 		"a flat embedding":     {func(p *parts) { p.zeros("token_embd.weight", backend.F32, embed[0]*embed[1]) }, "token_embd.weight"},
 		"no norm":              {func(p *parts) { p.drop("output_norm.weight") }, "output_norm.weight"},
 		"no q":                 {func(p *parts) { p.drop("blk.0.attn_q.weight") }, "attn_q"},
-		"q of another shape":   {func(p *parts) { p.zeros("blk.0.attn_q.weight", backend.F32, p.shape("blk.0.attn_q.weight")[0]+2, embed[1]) }, "blk.0.attn_q.weight"},
-		"k of another shape":   {func(p *parts) { p.zeros("blk.0.attn_k.weight", backend.F32, 8, embed[1]+8) }, "blk.0.attn_k.weight"},
-		"a norm too long":      {func(p *parts) { p.zeros("blk.0.attn_norm.weight", backend.F32, embed[1]+1) }, "blk.0.attn_norm.weight"},
-		"down of integers":     {func(p *parts) { p.zeros("blk.0.ffn_down.weight", backend.I32, p.shape("blk.0.ffn_down.weight")...) }, "blk.0.ffn_down.weight"},
-		"a bias too short":     {func(p *parts) { p.zeros("blk.0.attn_q.bias", backend.F32, 1) }, "attn_q.bias"},
+		"q of another shape": {func(p *parts) {
+			p.zeros("blk.0.attn_q.weight", backend.F32, p.shape("blk.0.attn_q.weight")[0]+2, embed[1])
+		}, "blk.0.attn_q.weight"},
+		"k of another shape": {func(p *parts) { p.zeros("blk.0.attn_k.weight", backend.F32, 8, embed[1]+8) }, "blk.0.attn_k.weight"},
+		"a norm too long":    {func(p *parts) { p.zeros("blk.0.attn_norm.weight", backend.F32, embed[1]+1) }, "blk.0.attn_norm.weight"},
+		"down of integers":   {func(p *parts) { p.zeros("blk.0.ffn_down.weight", backend.I32, p.shape("blk.0.ffn_down.weight")...) }, "blk.0.ffn_down.weight"},
+		"a bias too short":   {func(p *parts) { p.zeros("blk.0.attn_q.bias", backend.F32, 1) }, "attn_q.bias"},
 		"a bias on one of many": {func(p *parts) {
 			p.zeros("blk.0.attn_q.bias", backend.F32, p.shape("blk.0.attn_q.weight")[0])
 			p.drop("blk.0.attn_k.bias")
