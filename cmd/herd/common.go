@@ -39,13 +39,32 @@ func (c *common) add(f *pflag.FlagSet) {
 func (c *common) check(cmd *cobra.Command) error {
 	switch {
 	case c.threads < 0:
-		return usagef("-t is %d, want 1 or more", c.threads)
+		return usagef("-t is %d, want 1 or more, or 0 for the default", c.threads)
 	case c.kernel != "" && !slices.Contains(kernels, c.kernel):
 		return usagef("--kernel is %q, want one of %s", c.kernel, strings.Join(kernels, ", "))
 	case c.precision != "" && c.precision != "auto" && c.precision != "f32":
 		return usagef("--precision is %q, want auto or f32", c.precision)
 	}
-	return checkLater(cmd.Flags())
+	if err := checkLater(cmd.Flags()); err != nil || c.kernel == "" {
+		return err
+	}
+	b, err := cpu.New(cpu.Options{Workers: 1, Variant: c.kernel})
+	if err != nil {
+		return fmt.Errorf("--kernel %s: %w; here are %s", c.kernel, err, strings.Join(variants(), ", "))
+	}
+	b.Close()
+	return nil
+}
+
+// variants are the kernels that run here.
+func variants() (names []string) {
+	for _, name := range kernels {
+		if b, err := cpu.New(cpu.Options{Workers: 1, Variant: name}); err == nil {
+			b.Close()
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (c *common) resolvedPrecision() llama.Precision {
@@ -92,6 +111,9 @@ func (c *common) load(cmd *cobra.Command, o llama.Options, open func(llama.Optio
 	}
 	for _, w := range m.Warnings() {
 		c.note(cmd, "%s", w)
+	}
+	if trained := m.Config().Context; o.Context > trained {
+		c.note(cmd, "a context of %d is more than the %d positions the model was trained for", o.Context, trained)
 	}
 	return &model{m, b}, nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,8 +27,8 @@ func newConvert(c *common) *cobra.Command {
 Float tensors keep their values and, without --type, their type; quantised ones
 are decoded to F32.`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 2 {
-				return usagef("%d arguments, want IN and OUT", len(args))
+			if len(args) != 2 || args[0] == "" || args[1] == "" {
+				return usagef("want two arguments, IN and OUT")
 			}
 			return nil
 		},
@@ -55,9 +57,13 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 	default:
 		return usagef("--to is %q, want gguf, safetensors or meta", v.to)
 	}
+	out := filepath.Clean(args[1]) // a slash after a folder that is not there yet would be in the way
+	if f, err := os.Stat(out); v.to == "gguf" && err == nil && f.IsDir() {
+		return fmt.Errorf("%s: is a folder; name a file to write, %s for one", out, filepath.Join(out, "model.gguf"))
+	}
 	bar := v.bar(cmd, "converting", true)
 	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
-	r, err := llama.Convert(cmd.Context(), args[0], args[1], o)
+	r, err := llama.Convert(cmd.Context(), args[0], out, o)
 	bar.stop()
 	if err != nil {
 		return err
@@ -67,15 +73,15 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 			Out      string             `json:"out"`
 			Tensors  []llama.TensorInfo `json:"tensors"`
 			Warnings []string           `json:"warnings"`
-		}{args[1], list(r.Tensors), list(r.Warnings)})
+		}{out, list(r.Tensors), list(r.Warnings)})
 	}
-	for _, w := range r.Warnings {
-		v.note(cmd, "%s", w)
+	for _, w := range r.Warnings { // with -q too: the copy may differ
+		fmt.Fprintln(cmd.ErrOrStderr(), oneLine(w))
 	}
 	var bytes int64
 	for _, t := range r.Tensors {
 		bytes += t.Bytes
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d tensors, %s\n", printable(args[1]), len(r.Tensors), size(bytes))
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d tensors, %s\n", printable(out), len(r.Tensors), size(bytes))
 	return err
 }

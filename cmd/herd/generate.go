@@ -100,7 +100,7 @@ func (g *generateFlags) text(cmd *cobra.Command) (string, error) {
 		return g.prompt, nil
 	}
 	file := g.file
-	if file == "" {
+	if !cmd.Flags().Changed("file") {
 		file = "-"
 	}
 	s, err := readInput(cmd, file)
@@ -163,22 +163,21 @@ func (g *generateFlags) run(cmd *cobra.Command, _ []string) error {
 		}
 	}
 	if len(ids) == 0 {
-		return usagef("the prompt is empty and the model adds no first token: give a text")
-	}
-	if c := m.Config().Context; g.context > c {
-		g.note(cmd, "-c %d is more than the %d positions the model was trained for", g.context, c)
+		return usagef("the prompt has no tokens: give a text or ids")
 	}
 	return g.generate(cmd, m, ids)
 }
 
 // generate continues ids and prints what comes.
 func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) error {
-	if g.sampling.draw() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", g.sampling.seed)
-	}
 	params, err := g.sampling.apply(cmd.Flags(), m.DefaultSampling())
 	if err != nil {
 		return err
+	}
+	for id := range params.LogitBias {
+		if n := m.Config().Vocab; int(id) >= n {
+			return fmt.Errorf("--logit-bias: id %d is outside the vocabulary of %d tokens", id, n)
+		}
 	}
 	s, err := m.NewSession(llama.SessionOptions{})
 	if err != nil {
@@ -211,6 +210,9 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 		err = printJSON(cmd.OutOrStdout(), r)
 	} else {
 		_, err = fmt.Fprintln(w)
+	}
+	if g.sampling.drawn() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", r.Seed)
 	}
 	g.note(cmd, "loaded in %.2f s; prompt %s; generated %s; ended by %s", float64(r.Timings.Load),
 		speed(len(ids), u.PrefillTokens, u.PrefillTime), speed(len(r.Tokens), u.DecodeTokens, u.DecodeTime), r.Finish)

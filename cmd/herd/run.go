@@ -83,7 +83,22 @@ or a Meta folder.
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args refuses first
 	}
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 80 "))
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		text, _, _ := strings.Cut(err.Error(), ": strconv.") // how it was parsed helps nobody
+		return usagef("%s", text)
+	})
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("there is no command %q", strings.Join(args, " "))
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	})
 	c.add(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "now", Title: "Commands:"}, &cobra.Group{ID: "later", Title: "Not built yet:"})
 	for _, cmd := range []*cobra.Command{
@@ -128,6 +143,7 @@ func printable(s string) string {
 // advice says what to do about an error, where the error does not.
 func advice(err error) string {
 	var (
+		f *fs.PathError
 		g *gguf.Error
 		s *safetensors.Error
 		p *pth.Error
@@ -138,7 +154,7 @@ func advice(err error) string {
 		return ": check the path"
 	case errors.Is(err, llama.ErrContextFull):
 		return ": give a larger -c or a shorter prompt"
-	case errors.Is(err, llama.ErrUnsupported):
+	case errors.Is(err, llama.ErrUnsupported), errors.As(err, &f): // the system says what is wrong
 		return ""
 	case errors.As(err, &g), errors.As(err, &s), errors.As(err, &p), errors.As(err, &t):
 		return ": the file is incomplete, damaged or of another kind; fetch or convert it again"

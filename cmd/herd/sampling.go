@@ -17,7 +17,7 @@ type samplingFlags struct {
 	temp, topP, minP            float32
 	repeat, presence, frequency float32
 	topK, lastN                 int
-	seed                        int64
+	seed                        string
 	bias                        []string
 }
 
@@ -30,7 +30,7 @@ func (s *samplingFlags) add(f *pflag.FlagSet) {
 	f.Float32Var(&s.presence, "presence-penalty", 0, "subtract `X` from the logits of recent tokens")
 	f.Float32Var(&s.frequency, "frequency-penalty", 0, "subtract `X` times their number")
 	f.IntVar(&s.lastN, "repeat-last-n", sample.DefaultPenaltyLastN, "`N` tokens are recent; 0 is none, -1 all")
-	f.Int64VarP(&s.seed, "seed", "s", -1, "`SEED` of the draw; -1 takes a random one and prints it")
+	f.StringVarP(&s.seed, "seed", "s", "-1", "`SEED` of the draw; -1 takes a random one and prints it")
 	f.StringArrayVarP(&s.bias, "logit-bias", "l", nil, "add to a token's logit: `ID(+/-)BIAS`, as 15043+1 or 15043-inf; repeatable")
 }
 
@@ -43,18 +43,20 @@ var laterSampling = []string{
 
 // check refuses values that no model allows, before one is loaded.
 func (s *samplingFlags) check(f *pflag.FlagSet) error {
-	if s.seed < -1 {
-		return usagef("--seed is %d, want 0 or more, or -1 for a random one", s.seed)
-	}
 	p, err := s.apply(f, sample.Params{})
 	if err != nil {
 		return err
 	}
 	if err := p.Validate(); err != nil {
-		return usageError{err}
+		return usagef("%s", fieldFlags.Replace(err.Error()))
 	}
 	return nil
 }
+
+// fieldFlags replaces the names of fields in messages of sample by flags.
+var fieldFlags = strings.NewReplacer("sample: ", "", "Temperature", "--temp", "TopP", "--top-p", "MinP", "--min-p",
+	"RepeatPenalty", "--repeat-penalty", "PresencePenalty", "--presence-penalty", "FrequencyPenalty", "--frequency-penalty",
+	"PenaltyLastN", "--repeat-last-n", "LogitBias", "--logit-bias ")
 
 // apply puts the flags that were given over p.
 func (s *samplingFlags) apply(f *pflag.FlagSet, p sample.Params) (sample.Params, error) {
@@ -88,19 +90,20 @@ func (s *samplingFlags) apply(f *pflag.FlagSet, p sample.Params) (sample.Params,
 		}
 		p.LogitBias[id] = bias
 	}
-	p.Seed = uint64(s.seed)
+	if s.drawn() {
+		p.Seed = uint64(rand.Uint32()) // 32 bits, which every reader of JSON keeps exactly
+		return p, nil
+	}
+	seed, err := strconv.ParseUint(s.seed, 10, 64)
+	if err != nil {
+		return p, usagef("--seed is %q, want 0 to %d, or -1 for a random one", s.seed, uint64(math.MaxUint64))
+	}
+	p.Seed = seed
 	return p, nil
 }
 
-// draw chooses the seed where none was given. It has 32 bits, which every
-// reader of JSON keeps exactly. It reports whether it chose.
-func (s *samplingFlags) draw() bool {
-	if s.seed >= 0 {
-		return false
-	}
-	s.seed = int64(rand.Uint32())
-	return true
-}
+// drawn says whether the seed is a random one.
+func (s *samplingFlags) drawn() bool { return s.seed == "-1" }
 
 // parseBias reads ID+BIAS or ID-BIAS.
 func parseBias(s string) (id int32, bias float32, err error) {

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// cancelReader is stdin whose Read returns when the context ends, though the
-// system's read may go on waiting. It serves one goroutine.
+// cancelReader is a file or stdin whose Read returns when the context ends,
+// though the system's read may go on waiting. It serves one goroutine.
 type cancelReader struct {
 	ctx  context.Context
 	r    io.Reader
@@ -53,17 +53,28 @@ func (c *cancelReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// maxInput is how many bytes of text are read at most.
+const maxInput = 1 << 30
+
 // readInput reads a file whole, or stdin for "-".
 func readInput(cmd *cobra.Command, path string) (string, error) {
+	in := cmd.InOrStdin()
 	if path != "-" {
-		b, err := os.ReadFile(path)
-		return string(b), err
-	}
-	if isTerminal(cmd.InOrStdin()) {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = &cancelReader{ctx: cmd.Context(), r: f}
+	} else if isTerminal(in) {
 		fmt.Fprintln(cmd.ErrOrStderr(), "reading from the keyboard; Ctrl-D on an empty line ends the text")
 	}
-	b, err := io.ReadAll(cmd.InOrStdin())
-	return string(b), err
+	var text strings.Builder
+	n, err := io.Copy(&text, io.LimitReader(in, maxInput+1))
+	if n > maxInput {
+		return "", fmt.Errorf("%s: the text is longer than %s: give a shorter one", path, size(maxInput))
+	}
+	return text.String(), err
 }
 
 // parseIDs reads token ids: a JSON array, or numbers between commas or white

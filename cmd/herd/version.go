@@ -55,20 +55,12 @@ func readBuild() (build, error) {
 			}
 		}
 	}
-	for _, name := range append([]string{""}, kernels...) {
-		k, err := cpu.New(cpu.Options{Variant: name})
-		switch {
-		case err != nil && name == "":
-			return b, err
-		case err != nil: // not built, or not on this processor
-			continue
-		case name == "":
-			d := k.Describe()
-			b.CPU, b.Kernel = d.CPU, d.Variant
-		default:
-			b.Variants = append(b.Variants, name)
-		}
-		k.Close()
+	k, err := cpu.New(cpu.Options{})
+	if err != nil {
+		return b, err
 	}
+	defer k.Close()
+	d := k.Describe()
+	b.CPU, b.Kernel, b.Variants = d.CPU, d.Variant, variants()
 	return b, nil
 }
