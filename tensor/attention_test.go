@@ -192,3 +192,33 @@ func TestAttentionPages(t *testing.T) {
 		}
 	})
 }
+
+// TestStaleKeys: stale keys and values do not reach a page, which outlives the
+// step.
+func TestStaleKeys(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		c := newContext(t, b, tensor.Options{})
+		page, err := b.Alloc(geometry.PageBytes())
+		check(t, err)
+		t.Cleanup(page.Free)
+		layout := &backend.Layout{Pos: make([]int32, 1), Segments: []backend.Segment{
+			{Rows: 1, Pages: []backend.Buffer{page}, Spans: []backend.Span{{Len: 1}}},
+		}}
+		step(t, c, layout, geometry, func() {
+			q, fresh := write(c, random(width), 1, width), write(c, random(kvWidth), 1, kvWidth)
+			mark := c.Mark()
+			stale := write(c, random(kvWidth), 1, kvWidth)
+			c.Release(mark)
+			for name, work := range map[string]func(){
+				"keys":   func() { tensor.Attention(c, q, stale, fresh, 0, 1) },
+				"values": func() { tensor.Attention(c, q, fresh, stale, 0, 1) },
+			} {
+				clear(page.Bytes())
+				panics[*tensor.StaleError](t, name, nil, work)
+				if slices.ContainsFunc(page.Bytes(), func(x byte) bool { return x != 0 }) {
+					t.Errorf("%s: the page has changed", name)
+				}
+			}
+		})
+	})
+}

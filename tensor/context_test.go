@@ -93,19 +93,26 @@ func TestStale(t *testing.T) {
 		uses := func(c *tensor.Context, x *tensor.Tensor) {
 			t.Helper()
 			w, v := pack(t, b, random(4), 2, 2), vector(t, b, random(2), 1)
+			fresh := v.Value()
 			for name, use := range map[string]func(){
-				"Read":         func() { read(c, x) },
-				"Write":        func() { c.Write(x, []float32{1, 2}) },
-				"MatMul":       func() { tensor.MatMul(c, x, w) },
-				"RMSNorm":      func() { tensor.RMSNorm(c, x, v, 1) },
-				"Embedding":    func() { tensor.Embedding(c, x, w) },
-				"RoPE":         func() { tensor.RoPE(c, x, x) },
-				"Attention":    func() { tensor.Attention(c, x, x, x, 0, 1) },
-				"SwiGLU":       func() { tensor.SwiGLU(c, x, x) },
-				"Add":          func() { tensor.Add(c, v.Value(), x) },
-				"Gather":       func() { tensor.Gather(c, x, []int32{0}) },
-				"SliceRows":    func() { tensor.SliceRows(c, x, 0, 1) },
-				"Keep's input": func() { c.Keep(c.Mark(), x, v.Value()) },
+				"Read":          func() { read(c, x) },
+				"Write":         func() { c.Write(x, []float32{1, 2}) },
+				"MatMul":        func() { tensor.MatMul(c, x, w) },
+				"RMSNorm":       func() { tensor.RMSNorm(c, x, v, 1) },
+				"Embedding":     func() { tensor.Embedding(c, x, w) },
+				"RoPE":          func() { tensor.RoPE(c, x, fresh) },
+				"its table":     func() { tensor.RoPE(c, fresh, x) },
+				"Attention":     func() { tensor.Attention(c, x, fresh, fresh, 0, 1) },
+				"its keys":      func() { tensor.Attention(c, fresh, x, fresh, 0, 1) },
+				"its values":    func() { tensor.Attention(c, fresh, fresh, x, 0, 1) },
+				"SwiGLU":        func() { tensor.SwiGLU(c, x, fresh) },
+				"its up":        func() { tensor.SwiGLU(c, fresh, x) },
+				"Add":           func() { tensor.Add(c, x, fresh) },
+				"Add's second":  func() { tensor.Add(c, fresh, x) },
+				"Gather":        func() { tensor.Gather(c, x, []int32{0}) },
+				"SliceRows":     func() { tensor.SliceRows(c, x, 0, 1) },
+				"Keep's input":  func() { c.Keep(c.Mark(), x, fresh) },
+				"Keep's result": func() { c.Keep(c.Mark(), fresh, x) },
 			} {
 				panics[*tensor.StaleError](t, name, []string{"[1 2]", "used after"}, use)
 			}
