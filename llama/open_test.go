@@ -307,49 +307,6 @@ func TestCancelLoading(t *testing.T) {
 	}
 }
 
-// leakBackend counts the weights that are not freed.
-type leakBackend struct {
-	backend.Backend
-	packed, live atomic.Int64
-}
-
-type leakWeight struct {
-	backend.Weight
-	b *leakBackend
-}
-
-func (b *leakBackend) Pack(ctx context.Context, src backend.WeightSource) (backend.Weight, error) {
-	w, err := b.Backend.Pack(ctx, src)
-	if err != nil {
-		return nil, err
-	}
-	b.packed.Add(1)
-	b.live.Add(1)
-	return &leakWeight{w, b}, nil
-}
-
-func (w *leakWeight) Free() {
-	w.b.live.Add(-1)
-	w.Weight.Free()
-}
-
-// TestCancelFrees: a load that ends early gives back what it had taken.
-func TestCancelFrees(t *testing.T) {
-	for _, path := range golden.Glob(t, "models/*/model.gguf") {
-		b := &leakBackend{Backend: cpu.Default()}
-		ctx, cancel := context.WithCancel(context.Background())
-		late := func(p llama.Progress) {
-			if p.Done > p.Total/2 {
-				cancel()
-			}
-		}
-		_, err := llama.Open(ctx, path, llama.Options{Backend: b, Progress: late})
-		if !errors.Is(err, context.Canceled) || b.packed.Load() == 0 || b.live.Load() != 0 {
-			t.Errorf("%s: %v, with %d of %d weights left", golden.Name(path), err, b.live.Load(), b.packed.Load())
-		}
-	}
-}
-
 // TestChangingBytes: a reader that gives other bytes later gives another model,
 // or an error.
 func TestChangingBytes(t *testing.T) {

@@ -102,6 +102,40 @@ func TestTextIsDecode(t *testing.T) {
 	})
 }
 
+// TestAnyStop: wherever in the text of any tokens a stop text lies, the text
+// ends before it, with the token that completes it.
+func TestAnyStop(t *testing.T) {
+	decode := tokenizer.DecodeOptions{SkipSpecial: true, Continued: true}
+	eachModel(t, func(t *testing.T, m *Model) {
+		rng := rand.New(rand.NewPCG(5, 6))
+		for range 50 {
+			ids := make([]int32, 12)
+			for i := range ids {
+				ids[i] = rng.Int32N(int32(m.Config().Vocab))
+			}
+			whole := m.Tokenizer().Decode(ids, decode)
+			if whole == "" {
+				continue // all control tokens
+			}
+			at := rng.IntN(len(whole))
+			stop := whole[at:min(len(whole), at+1+rng.IntN(8))]
+			n := 1 // tokens that complete the stop text
+			for !strings.Contains(m.Tokenizer().Decode(ids[:n], decode), stop) {
+				n++
+			}
+			texts, finish := say(t, m, 0, ids, GenerateOptions{IgnoreEOS: true, Stop: []string{stop}})
+			if got, want := strings.Join(texts, ""), whole[:strings.Index(whole, stop)]; got != want || finish != FinishStop {
+				t.Errorf("ids %v with stop %q: %q, %v; want %q", ids, stop, got, finish, want)
+			}
+			// An unfinished UTF-8 sequence is looked at once it is whole.
+			complete := utf8.ValidString(m.Tokenizer().Decode(ids[:n], decode))
+			if len(texts) < n || complete && len(texts) > n {
+				t.Errorf("ids %v with stop %q: stopped after %d tokens, want %d", ids, stop, len(texts), n)
+			}
+		}
+	})
+}
+
 // TestStopTexts: no part of a stop text is shown, everything before it is,
 // UTF-8 sequences come whole, and other bytes are kept, whether tokens are bytes
 // or words.
