@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"sort"
 	"unicode"
 	"unicode/utf8"
 )
@@ -22,6 +23,7 @@ type trieNode struct {
 type addedToken struct {
 	id             int32
 	special        bool // matches only when special tokens are allowed
+	mark           bool // in brackets: not found in plain text
 	word           bool // must not touch a letter, digit or underscore
 	lstrip, rstrip bool // takes the white space beside it along
 }
@@ -69,6 +71,7 @@ func (m *matcher) add(text string, a addedToken) error {
 	}
 	if m.nodes[at].token < 0 {
 		m.nodes[at].token = int32(len(m.tokens))
+		a.mark = a.special || bracketed(text)
 		m.tokens = append(m.tokens, a)
 	}
 	m.starts[text[0]] = true
@@ -76,7 +79,8 @@ func (m *matcher) add(text string, a addedToken) error {
 }
 
 // find returns the first added token at or after from. A nil matcher finds none.
-func (m *matcher) find(text string, from int, special bool) match {
+// Nothing special is found that touches p.
+func (m *matcher) find(text string, from int, special bool, p plain) match {
 	if m == nil || len(m.tokens) == 0 {
 		return match{len(text), len(text), -1}
 	}
@@ -84,7 +88,7 @@ func (m *matcher) find(text string, from int, special bool) match {
 		if !m.starts[text[i]] {
 			continue
 		}
-		if a, n := m.longest(text, i, special); n > 0 {
+		if a, n := m.longest(text, i, special, p); n > 0 {
 			start, end := i, i+n
 			if a.lstrip {
 				for start > from {
@@ -111,7 +115,7 @@ func (m *matcher) find(text string, from int, special bool) match {
 }
 
 // longest returns the longest allowed token that starts at text[i].
-func (m *matcher) longest(text string, i int, special bool) (a *addedToken, n int) {
+func (m *matcher) longest(text string, i int, special bool, p plain) (a *addedToken, n int) {
 	at := int32(0)
 	for j := i; j < len(text); j++ {
 		next, ok := m.nodes[at].child[text[j]]
@@ -121,12 +125,32 @@ func (m *matcher) longest(text string, i int, special bool) (a *addedToken, n in
 		at = next
 		if k := m.nodes[at].token; k >= 0 {
 			t := &m.tokens[k]
-			if (!t.special || special) && (!t.word || alone(text, i, j+1)) {
+			if (!t.special || special) && (!t.word || alone(text, i, j+1)) && !(t.mark && p.touches(i, j+1)) {
 				a, n = t, j+1-i
 			}
 		}
 	}
 	return a, n
+}
+
+// bracketed reports whether a token looks like a mark of a chat template.
+func bracketed(text string) bool {
+	first, last := text[0], text[len(text)-1]
+	return len(text) > 2 && (first == '<' && last == '>' || first == '[' && last == ']')
+}
+
+// plain are the ranges of a text in which special tokens are ordinary text; at
+// is where the part of the text begins that is looked at.
+type plain struct {
+	ranges []Range
+	at     int
+}
+
+// touches reports whether [start, end) of the part shares a byte with a range.
+func (p plain) touches(start, end int) bool {
+	start, end = p.at+start, p.at+end
+	i := sort.Search(len(p.ranges), func(i int) bool { return p.ranges[i].End > start })
+	return i < len(p.ranges) && p.ranges[i].Start < end
 }
 
 // alone reports whether text[i:j] touches no word character.

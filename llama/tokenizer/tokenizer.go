@@ -101,7 +101,15 @@ type EncodeOptions struct {
 	AddEOS bool
 	// Special lets the text of control tokens become those tokens.
 	Special bool
+	// Plain are byte ranges of the text, ascending and apart, that hold what came
+	// from outside: no control token is found that touches one, Special or not,
+	// and no user-defined token in angle or square brackets, which chat templates
+	// use as marks. The text is cut into words as if it had no ranges.
+	Plain []Range
 }
+
+// Range is a part of a text, [Start, End) in bytes.
+type Range struct{ Start, End int }
 
 // Info describes a tokenizer for people.
 type Info struct {
@@ -194,16 +202,23 @@ func (t *Tokenizer) Append(dst []int32, text string, o EncodeOptions) ([]int32, 
 	if len(text) > maxText {
 		return dst, fail("", "text of %d bytes, at most %d are allowed", len(text), maxText)
 	}
+	last := 0
+	for i, r := range o.Plain {
+		if r.Start < last || r.End < r.Start || r.End > len(text) {
+			return dst, fail("", "plain range %d is [%d, %d) after %d in a text of %d bytes", i, r.Start, r.End, last, len(text))
+		}
+		last = r.End
+	}
 	if o.AddBOS {
 		dst = append(dst, t.before...)
 	}
 	s := t.getScratch()
 	defer t.putScratch(s)
 	for i := 0; i < len(text); {
-		m := t.added.find(text, i, o.Special)
+		m := t.added.find(text, i, o.Special, plain{o.Plain, 0})
 		if m.start > i {
 			var err error
-			if dst, err = t.segment(dst, text[i:m.start], i == 0, o.Special, s); err != nil {
+			if dst, err = t.segment(dst, text[i:m.start], i == 0, o.Special, plain{o.Plain, i}, s); err != nil {
 				return dst, err
 			}
 		}
@@ -220,15 +235,19 @@ func (t *Tokenizer) Append(dst []int32, text string, o EncodeOptions) ([]int32, 
 
 // segment encodes the text between two added tokens. first says that it starts
 // the whole text.
-func (t *Tokenizer) segment(dst []int32, text string, first, special bool, s *scratch) ([]int32, error) {
+func (t *Tokenizer) segment(dst []int32, text string, first, special bool, p plain, s *scratch) ([]int32, error) {
 	limit := int(min(maxText, maxGrowth*int64(len(text))+4096))
+	raw := text
 	for _, edit := range t.normalize {
 		if text = edit(text, first); len(text) > limit {
 			return dst, fail("normalizer", "it makes %d bytes of a text, at most %d are allowed", len(text), limit)
 		}
 	}
+	if text != raw && p.touches(0, len(raw)) { // where the ranges are now is not known
+		p = plain{[]Range{{0, len(text)}}, 0}
+	}
 	for i := 0; i < len(text); {
-		m := t.addedAfter.find(text, i, special)
+		m := t.addedAfter.find(text, i, special, p)
 		if m.start > i {
 			part := text[i:m.start]
 			for _, edit := range t.prepare {
