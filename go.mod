@@ -20,5 +20,6 @@ require (
 	github.com/clipperhouse/uax29/v2 v2.7.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mattn/go-runewidth v0.0.30 // indirect
+	github.com/peterh/liner v1.2.2 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 )

@@ -19,7 +19,6 @@ import (
 	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
-	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/sample"
 )
 
@@ -582,15 +581,4 @@ func ExampleSession_Context() {
 	_, err = session.Logits(context.Background(), []int32{1, 2, 3, 4, 5})
 	fmt.Println(session.Context(), errors.Is(err, llama.ErrContextFull))
 	// Output: 4 true
-}
-
-// Chat is not built yet.
-func ExampleSession_Chat() {
-	model, session := openSmall()
-	defer model.Close()
-	conversation := []chat.Message{chat.Text("user", "Who are you?")}
-	for _, err := range session.Chat(context.Background(), conversation, llama.ChatOptions{}) {
-		fmt.Println(errors.Is(err, llama.ErrUnsupported))
-	}
-	// Output: true
 }

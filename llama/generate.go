@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -28,14 +27,6 @@ func (s *Session) Generate(ctx context.Context, prompt string, o GenerateOptions
 // GenerateIDs is Generate for a prompt of token ids, to which nothing is added.
 func (s *Session) GenerateIDs(ctx context.Context, ids []int32, o GenerateOptions) iter.Seq2[Token, error] {
 	return s.sequence(ctx, o, func() ([]int32, error) { return ids, nil })
-}
-
-// Chat answers a conversation. It is not built yet: the sequence yields an
-// error that wraps ErrUnsupported.
-func (s *Session) Chat(_ context.Context, _ []chat.Message, _ ChatOptions) iter.Seq2[Token, error] {
-	return func(yield func(Token, error) bool) {
-		yield(Token{}, fmt.Errorf("llama: Chat is not built yet: %w", ErrUnsupported))
-	}
 }
 
 // Encode returns the ids of a prompt as Generate takes it: special tokens
@@ -71,6 +62,7 @@ type generation struct {
 	sampler *sample.Sampler
 	text    *textStream
 	count   int // tokens generated
+	keep    int // tokens of the prompt that stay when the context shifts
 }
 
 // run yields tokens until the generation ends; an error it returns is still to
@@ -98,6 +90,7 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	if err != nil {
 		return err
 	}
+	g.keep = g.kept(ids)
 	g.text = newTextStream(g.s.m.tok, g.o.Stop)
 	for _, id := range ids {
 		g.sampler.Accept(id)
@@ -111,7 +104,7 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		if !yield(t, nil) || t.Finish != NotFinished {
 			return nil
 		}
-		err = g.compute(func() error { return g.s.decode(call, t.ID) })
+		err = g.compute(func() error { return g.feed(call, t.ID) })
 	}
 	return err
 }
@@ -123,6 +116,31 @@ func (g *generation) compute(work func() error) error {
 	}
 	defer g.s.work.Unlock()
 	return work()
+}
+
+// feed computes a generated token, after making room for it if need be.
+func (g *generation) feed(ctx context.Context, id int32) error {
+	if len(g.s.ids) < g.s.limit {
+		return g.s.decode(ctx, id)
+	}
+	keep := min(g.keep, len(g.s.ids)-1)
+	from := keep + (len(g.s.ids)-keep+1)/2
+	g.s.usage.Shifts++
+	return g.s.prefill(ctx, append(slices.Concat(g.s.ids[:keep], g.s.ids[from:]), id))
+}
+
+// kept is the number of tokens that a context shift keeps of a prompt.
+func (g *generation) kept(prompt []int32) int {
+	keep := g.o.Keep
+	if t := g.s.m.tok; t != nil && keep == 0 {
+		if bos, ok := t.BOS(); ok && len(prompt) > 0 && prompt[0] == bos {
+			keep = 1
+		}
+	}
+	if keep < 0 || keep > len(prompt) {
+		keep = len(prompt)
+	}
+	return keep
 }
 
 // decode feeds one generated token back.
@@ -170,7 +188,7 @@ func (g *generation) next() (Token, error) {
 		t.Finish = FinishStop
 	case g.count == g.o.MaxTokens:
 		t.Finish = FinishLength
-	case len(g.s.ids) == g.s.limit:
+	case len(g.s.ids) == g.s.limit && !(g.o.ContextShift && g.s.limit > 1):
 		t.Finish = FinishContext
 	}
 	if t.Finish != NotFinished && !found {

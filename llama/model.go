@@ -14,6 +14,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -22,20 +23,22 @@ import (
 
 // Model is a loaded model. It is safe for concurrent use.
 type Model struct {
-	config   Config
-	opts     Options
-	b        backend.Backend
-	net      *transformer
-	cx       *tensor.Context
-	tok      *tokenizer.Tokenizer
-	stop     []int32 // tokens that end a generation, ascending
-	sampling *sample.Params
-	warnings []string
-	loader   *loader
-	estimate Memory
-	pages    pagePool
-	loadTime time.Duration
-	host     []float32 // logits on their way out; belongs to the running step
+	config    Config
+	opts      Options
+	b         backend.Backend
+	net       *transformer
+	cx        *tensor.Context
+	tok       *tokenizer.Tokenizer
+	stop      []int32 // tokens that end a generation, ascending
+	sampling  *sample.Params
+	format    chat.Format // how conversations are written; nil for formatErr
+	formatErr error
+	warnings  []string
+	loader    *loader
+	estimate  Memory
+	pages     pagePool
+	loadTime  time.Duration
+	host      []float32 // logits on their way out; belongs to the running step
 
 	mu    sync.Mutex      // orders begin and Close
 	life  context.Context // ends first thing in Close
@@ -129,6 +132,9 @@ func newModel(o Options, c *checkpoint) (*Model, error) {
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = pagePool{m: m, kv: c.kv(o)}
 	m.stop = c.stop()
+	if m.format, m.formatErr = c.chatFormat(); c.chat != "" && m.formatErr != nil {
+		m.warnings = append(m.warnings, m.formatErr.Error())
+	}
 	if c.tok != nil {
 		m.warnings = append(m.warnings, c.tok.Info().Warnings...)
 	}

@@ -139,6 +139,14 @@ type GenerateOptions struct {
 	// model's own distribution, before sampling.
 	Logprobs    bool
 	TopLogprobs int
+	// ContextShift goes on when the context is full: of what follows the first
+	// Keep tokens the older half is forgotten, and the rest computed anew, so that
+	// it knows nothing of what was forgotten. That takes the time of a prompt of
+	// this length.
+	ContextShift bool
+	// Keep is how many tokens of the prompt a context shift keeps, at least BOS;
+	// -1 is all of them.
+	Keep int
 }
 
 // Validate lists every violation.
@@ -150,17 +158,15 @@ func (o GenerateOptions) Validate() error {
 	if o.TopLogprobs < 0 {
 		errs = append(errs, fmt.Errorf("llama: TopLogprobs is %d, want 0 or more", o.TopLogprobs))
 	}
+	if o.Keep < -1 {
+		errs = append(errs, fmt.Errorf("llama: Keep is %d, want -1 or more", o.Keep))
+	}
 	for i, s := range o.Stop {
 		if s == "" {
 			errs = append(errs, fmt.Errorf("llama: Stop[%d] is empty", i))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// ChatOptions are the settings of one reply.
-type ChatOptions struct {
-	GenerateOptions
 }
 
 // ceilDiv is n/d rounded up, for n >= 0.

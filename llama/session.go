@@ -44,6 +44,7 @@ type Usage struct {
 	PrefillTime   time.Duration // for them
 	DecodeTokens  int           // generated tokens fed back
 	DecodeTime    time.Duration // for them
+	Shifts        int           // times that a full context was halved
 }
 
 // NewSession returns an empty session. It takes memory as positions fill.

@@ -17,14 +17,10 @@ import (
 // generateFlags are those of generate beyond the common ones.
 type generateFlags struct {
 	*common
+	generation
 	model, prompt, file, ids string
-	predict, context         int
-	sampling                 samplingFlags
-	stop                     []string
 	ignoreEOS                bool
 	logprobs                 int
-	kvType                   string
-	ubatch                   int
 }
 
 func newGenerate(c *common) *cobra.Command {
@@ -47,16 +43,10 @@ says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
 	f.StringVarP(&g.prompt, "prompt", "p", "", "`TEXT` to continue")
 	f.StringVarP(&g.file, "file", "f", "", "`FILE` with the text; - is stdin, as without -p and -f")
 	f.StringVar(&g.ids, "ids", "", "the text as token ids, `1,2,3`")
-	f.IntVarP(&g.predict, "predict", "n", -1, "at most `N` tokens; -1 goes on until the model stops or the context is full")
-	f.IntVarP(&g.context, "ctx-size", "c", 0, "`CTX` positions at most (default the model's, at most 4096)")
-	g.sampling.add(f)
-	f.StringArrayVar(&g.stop, "stop", nil, "end before this `TEXT`; repeatable")
+	g.generation.add(f)
 	f.BoolVar(&g.ignoreEOS, "ignore-eos", false, "go on past the model's end tokens")
 	f.IntVar(&g.logprobs, "logprobs", 0, "with --json, each token's log-probability and the `K` best")
-	f.StringVar(&g.kvType, "kv-type", "", "`TYPE` of cached keys and values: f32, f16; bf16, q8_0 (not built yet) (default f16, and f32 with precision f32 or F32 weights)")
-	f.IntVar(&g.ubatch, "ubatch", 0, "`N` prompt tokens a step (default 512)")
-	laterFlags(f, laterSampling...)
-	laterFlags(f, "context-shift?", "keep", "lora", "draft", "lookup?", "batch")
+	laterFlags(f, "lora", "draft", "lookup?", "batch")
 	f.SortFlags = false
 	return cmd
 }
@@ -70,28 +60,16 @@ func (g *generateFlags) options(cmd *cobra.Command) (llama.Options, error) {
 			given++
 		}
 	}
-	kv, err := parseKVType(g.kvType)
 	switch {
-	case err != nil:
 	case given > 1:
-		err = usagef("-p, -f and --ids exclude each other: give one")
+		return llama.Options{}, usagef("-p, -f and --ids exclude each other: give one")
 	case f.Changed("logprobs") && !g.json:
-		err = usagef("--logprobs needs --json")
+		return llama.Options{}, usagef("--logprobs needs --json")
 	}
-	for _, check := range []error{
-		err, g.sampling.check(f), checkRange("--logprobs", g.logprobs, 0), checkRange("-n", g.predict, -1),
-		checkRange("-c", g.context, 0), checkRange("--ubatch", g.ubatch, 0),
-	} {
-		if check != nil {
-			return llama.Options{}, check
-		}
+	if err := checkRange("--logprobs", g.logprobs, 0); err != nil {
+		return llama.Options{}, err
 	}
-	for _, s := range g.stop {
-		if s == "" {
-			return llama.Options{}, usagef("--stop is empty")
-		}
-	}
-	return llama.Options{KVType: kv, Context: g.context, BatchRows: g.ubatch}, nil
+	return g.generation.options(f)
 }
 
 // text is the prompt, where it is not given as ids.
@@ -170,14 +148,9 @@ func (g *generateFlags) run(cmd *cobra.Command, _ []string) error {
 
 // generate continues ids and prints what comes.
 func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) error {
-	params, err := g.sampling.apply(cmd.Flags(), m.DefaultSampling())
+	params, err := g.params(cmd.Flags(), m.Model)
 	if err != nil {
 		return err
-	}
-	for id := range params.LogitBias {
-		if n := m.Config().Vocab; int(id) >= n {
-			return fmt.Errorf("--logit-bias: id %d is outside the vocabulary of %d tokens", id, n)
-		}
 	}
 	s, err := m.NewSession(llama.SessionOptions{})
 	if err != nil {
@@ -193,10 +166,9 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	if logprobs {
 		r.Logprobs = []tokenLogprob{}
 	}
-	failed := r.collect(g.tokens(cmd.Context(), s, ids, llama.GenerateOptions{
-		MaxTokens: max(g.predict, 0), Sampling: params, Stop: g.stop, IgnoreEOS: g.ignoreEOS,
-		Logprobs: logprobs, TopLogprobs: g.logprobs,
-	}), w)
+	o := g.generateOptions(params)
+	o.IgnoreEOS, o.Logprobs, o.TopLogprobs = g.ignoreEOS, logprobs, g.logprobs
+	failed := r.collect(g.tokens(cmd.Context(), s, ids, o), w)
 	if failed != nil && r.Finish == "" {
 		return failed
 	}
@@ -217,18 +189,6 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	g.note(cmd, "loaded in %.2f s; prompt %s; generated %s; ended by %s", float64(r.Timings.Load),
 		speed(len(ids), u.PrefillTokens, u.PrefillTime), speed(len(r.Tokens), u.DecodeTokens, u.DecodeTime), r.Finish)
 	return errors.Join(failed, err)
-}
-
-// tokens is the generation; -n 0 only computes the prompt.
-func (g *generateFlags) tokens(ctx context.Context, s *llama.Session, ids []int32, o llama.GenerateOptions) iter.Seq2[llama.Token, error] {
-	if g.predict != 0 {
-		return s.GenerateIDs(ctx, ids, o)
-	}
-	return func(yield func(llama.Token, error) bool) {
-		if _, err := s.Logits(ctx, ids); err != nil {
-			yield(llama.Token{}, err)
-		}
-	}
 }
 
 // collect runs a generation, writing its text to w as it comes. After Ctrl-C

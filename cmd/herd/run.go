@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	switch {
 	case err == nil:
 		return exitDone
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, errInterrupted):
 		fmt.Fprintln(stderr, "herd: interrupted")
 		return exitCancelled
 	case errors.As(err, &usage):
@@ -102,7 +102,7 @@ or a Meta folder.
 	c.add(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "now", Title: "Commands:"}, &cobra.Group{ID: "later", Title: "Not built yet:"})
 	for _, cmd := range []*cobra.Command{
-		newGenerate(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newBench(c), newVersion(c),
+		newGenerate(c), newChat(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newBench(c), newVersion(c),
 	} {
 		cmd.GroupID = "now"
 		root.AddCommand(cmd)
@@ -193,7 +193,6 @@ func checkLater(f *pflag.FlagSet) (err error) {
 func laterCommands() []*cobra.Command {
 	var cmds []*cobra.Command
 	for _, c := range [][2]string{
-		{"chat", "Talk to a model"},
 		{"quantize", "Make a model smaller"},
 		{"imatrix", "Measure which weights matter"},
 		{"train", "Train a model"},

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"github.com/peterh/liner"
+	"github.com/spf13/cobra"
+
+	"github.com/herd-ml/herd/llama/chat"
+)
+
+// lines reads what a person types.
+type lines interface {
+	// read returns a line without its end; io.EOF ends the conversation, and
+	// liner.ErrPromptAborted says that Ctrl-C was pressed.
+	read(prompt string) (string, error)
+	close()
+}
+
+// pipe reads lines of a file or a pipe.
+type pipe struct{ r *bufio.Reader }
+
+func (p pipe) read(string) (string, error) {
+	line, err := p.r.ReadString('\n')
+	if len(line) > maxLine {
+		return "", fmt.Errorf("a line of %s, at most %s are allowed", size(int64(len(line))), size(maxLine))
+	}
+	if err == io.EOF && line != "" {
+		err = nil
+	}
+	return strings.TrimRight(line, "\r\n"), err
+}
+
+func (p pipe) close() {}
+
+// maxLine is the longest message that can be typed.
+const maxLine = 16 << 20
+
+// terminal edits lines, with a history that is kept between conversations.
+type terminal struct {
+	*liner.State
+	history string // a file, or empty
+}
+
+func newTerminal() terminal {
+	t := terminal{State: liner.NewLiner()}
+	t.SetCtrlCAborts(true)
+	t.SetMultiLineMode(true)
+	t.SetCompleter(func(line string) (found []string) {
+		for _, c := range commands {
+			if strings.HasPrefix("/"+c.name, line) {
+				found = append(found, "/"+c.name)
+			}
+		}
+		return found
+	})
+	if dir, err := os.UserCacheDir(); err == nil {
+		t.history = filepath.Join(dir, "herd", "history")
+		if f, err := os.Open(t.history); err == nil {
+			_, _ = t.ReadHistory(f) // a history is a convenience: without one nothing fails
+			f.Close()
+		}
+	}
+	return t
+}
+
+func (t terminal) read(prompt string) (string, error) {
+	line, err := t.Prompt(prompt)
+	if err == nil && strings.TrimSpace(line) != "" {
+		t.AppendHistory(line)
+	}
+	return line, err
+}
+
+func (t terminal) close() {
+	if t.history != "" && os.MkdirAll(filepath.Dir(t.history), 0o700) == nil {
+		if f, err := os.OpenFile(t.history, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err == nil {
+			_, _ = t.WriteHistory(f)
+			f.Close()
+		}
+	}
+	t.Close()
+}
+
+// converse talks until the input ends.
+func (t *talk) converse(cmd *cobra.Command) error {
+	var in lines = pipe{bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxInput))}
+	hint := false
+	if isTerminal(cmd.InOrStdin()) && isTerminal(cmd.OutOrStdout()) && liner.TerminalSupported() {
+		in, hint = newTerminal(), true
+		t.g.note(cmd, "/help lists the commands; Ctrl-D ends")
+	}
+	defer in.close()
+	if t.g.sampling.drawn() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", t.params.Seed)
+	}
+	// From here on Ctrl-C is about the reply, not the program.
+	t.interrupts = make(chan os.Signal, 1)
+	signal.Reset(os.Interrupt)
+	signal.Notify(t.interrupts, os.Interrupt)
+	defer signal.Stop(t.interrupts)
+	for {
+		text, err := t.next(in)
+		switch {
+		case errors.Is(err, liner.ErrPromptAborted) && hint:
+			t.g.note(cmd, "Ctrl-D ends the conversation")
+			continue
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if strings.HasPrefix(text, "/") {
+			if err := t.command(text); errors.Is(err, errBye) {
+				return nil
+			} else if err != nil {
+				t.say("%s", oneLine(err.Error()))
+			}
+			continue
+		}
+		if strings.TrimSpace(text) != "" {
+			if err := t.ask(chat.Text("user", text)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// next reads a message or a command. One that begins with """ goes on to the
+// next """, one that ends with \ to the next line.
+func (t *talk) next(in lines) (string, error) {
+	line, err := t.line(in, ">>> ")
+	if err != nil {
+		return "", err
+	}
+	block, quoted := strings.CutPrefix(strings.TrimLeft(line, " \t"), `"""`)
+	if !quoted {
+		for strings.HasSuffix(line, `\`) {
+			more, err := t.line(in, "... ")
+			if err != nil && err != io.EOF {
+				return "", err
+			}
+			line = strings.TrimSuffix(line, `\`) + "\n" + more
+			if err == io.EOF {
+				break
+			}
+		}
+		return line, nil
+	}
+	var text strings.Builder
+	text.WriteString(block)
+	for from := 0; ; {
+		if end := strings.Index(text.String()[from:], `"""`); end >= 0 {
+			return strings.Trim(text.String()[:from+end], "\n"), nil
+		}
+		from = max(0, text.Len()-2)
+		more, err := t.line(in, "... ")
+		if err == io.EOF {
+			return strings.Trim(text.String(), "\n"), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if text.Len()+len(more) > maxLine {
+			return "", fmt.Errorf("a message of more than %s", size(maxLine))
+		}
+		text.WriteString("\n" + more)
+	}
+}
+
+// line reads a line. Ctrl-C ends the program where no terminal takes it.
+func (t *talk) line(in lines, prompt string) (string, error) {
+	if _, ok := in.(terminal); ok {
+		return in.read(prompt)
+	}
+	type result struct {
+		line string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		line, err := in.read(prompt)
+		done <- result{line, err}
+	}()
+	select {
+	case r := <-done:
+		return r.line, r.err
+	case <-t.interrupts:
+		return "", errInterrupted
+	}
+}
+
+// errInterrupted is Ctrl-C where no reply is to be stopped.
+var errInterrupted = errors.New("interrupted")
+
+// ask takes a message of the user and shows the reply. Ctrl-C stops the reply:
+// what there is of it stays in the conversation. A message that cannot be
+// answered is taken back.
+func (t *talk) ask(m chat.Message) error {
+	before := len(t.messages)
+	t.messages = append(t.messages, m)
+	ctx, stop := context.WithCancel(t.cmd.Context())
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-t.interrupts:
+			stop()
+		case <-done:
+		}
+	}()
+	err := t.reply(ctx)
+	close(done)
+	switch {
+	case errors.Is(err, context.Canceled) && t.cmd.Context().Err() == nil:
+		t.say("stopped")
+	case err != nil && t.cmd.Context().Err() != nil:
+		return err
+	case err != nil:
+		t.messages = t.messages[:before]
+		t.say("%s", oneLine(err.Error()+advice(err)))
+	}
+	if t.verbose {
+		t.showStats()
+	}
+	return nil
+}
+
+// say prints a message to the person, beside the replies.
+func (t *talk) say(format string, a ...any) {
+	fmt.Fprintf(t.cmd.ErrOrStderr(), format+"\n", a...)
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/spf13/pflag"
+
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/sample"
+)
+
+// generation are the flags of every command that generates.
+type generation struct {
+	predict, context int
+	sampling         samplingFlags
+	stop             []string
+	kvType           string
+	ubatch           int
+	shift            bool
+	keep             int
+}
+
+func (g *generation) add(f *pflag.FlagSet) {
+	f.IntVarP(&g.predict, "predict", "n", -1, "at most `N` tokens; -1 goes on until the model stops or the context is full")
+	f.IntVarP(&g.context, "ctx-size", "c", 0, "`CTX` positions at most (default the model's, at most 4096)")
+	g.sampling.add(f)
+	f.StringArrayVar(&g.stop, "stop", nil, "end before this `TEXT`; repeatable")
+	f.BoolVar(&g.shift, "context-shift", false, "when the context is full, forget the older half and go on")
+	f.IntVar(&g.keep, "keep", 0, "`N` tokens of the prompt that --context-shift keeps; -1 is all")
+	f.StringVar(&g.kvType, "kv-type", "", "`TYPE` of cached keys and values: f32, f16; bf16, q8_0 (not built yet) (default f16, and f32 with precision f32 or F32 weights)")
+	f.IntVar(&g.ubatch, "ubatch", 0, "`N` prompt tokens a step (default 512)")
+}
+
+// options checks the flags and gives what the model is opened with.
+func (g *generation) options(f *pflag.FlagSet) (llama.Options, error) {
+	kv, err := parseKVType(g.kvType)
+	for _, check := range []error{
+		err, g.sampling.check(f), checkRange("-n", g.predict, -1), checkRange("-c", g.context, 0),
+		checkRange("--ubatch", g.ubatch, 0), checkRange("--keep", g.keep, -1),
+	} {
+		if check != nil {
+			return llama.Options{}, check
+		}
+	}
+	for _, s := range g.stop {
+		if s == "" {
+			return llama.Options{}, usagef("--stop is empty")
+		}
+	}
+	return llama.Options{KVType: kv, Context: g.context, BatchRows: g.ubatch}, nil
+}
+
+// params are the model's sampling settings with the flags over them.
+func (g *generation) params(f *pflag.FlagSet, m *llama.Model) (sample.Params, error) {
+	params, err := g.sampling.apply(f, m.DefaultSampling())
+	for id := range params.LogitBias {
+		if n := m.Config().Vocab; int(id) >= n {
+			return params, fmt.Errorf("--logit-bias: id %d is outside the vocabulary of %d tokens", id, n)
+		}
+	}
+	return params, err
+}
+
+func (g *generation) generateOptions(p sample.Params) llama.GenerateOptions {
+	return llama.GenerateOptions{MaxTokens: max(g.predict, 0), Sampling: p, Stop: g.stop, ContextShift: g.shift, Keep: g.keep}
+}
+
+// tokens is the generation; -n 0 only computes the prompt.
+func (g *generation) tokens(ctx context.Context, s *llama.Session, ids []int32, o llama.GenerateOptions) iter.Seq2[llama.Token, error] {
+	if g.predict != 0 {
+		return s.GenerateIDs(ctx, ids, o)
+	}
+	return func(yield func(llama.Token, error) bool) {
+		if _, err := s.Logits(ctx, ids); err != nil {
+			yield(llama.Token{}, err)
+		}
+	}
+}

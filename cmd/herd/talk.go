@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/chat"
+	"github.com/herd-ml/herd/llama/sample"
+)
+
+// talk is a conversation with a model.
+type talk struct {
+	g        *chatFlags
+	cmd      *cobra.Command
+	out      io.Writer // replies
+	model    *model
+	session  *llama.Session
+	format   chat.Format
+	prompt   chat.Options
+	params   sample.Params
+	messages []chat.Message
+	verbose  bool // figures after each reply
+	last     reply
+
+	interrupts chan os.Signal // Ctrl-C
+}
+
+// reply is what is known of the last reply.
+type reply struct {
+	tokens  []int32
+	finish  string
+	prompt  int // tokens
+	timings timings
+	err     error // of a malformed tool call
+}
+
+func (g *chatFlags) newTalk(cmd *cobra.Command, m *model, prompt chat.Options) (*talk, error) {
+	t := &talk{g: g, cmd: cmd, out: cmd.OutOrStdout(), model: m, prompt: prompt}
+	var err error
+	if t.format, err = g.format(cmd, m.Tokenizer(), m.ChatFormat); err != nil {
+		return nil, err
+	}
+	if t.params, err = g.params(cmd.Flags(), m.Model); err != nil {
+		return nil, err
+	}
+	t.session, err = m.NewSession(llama.SessionOptions{})
+	return t, err
+}
+
+// reply asks for the next message, shows it as it comes, and appends it to the
+// conversation: what there is of it if ctx ends.
+func (t *talk) reply(ctx context.Context) error {
+	o := llama.ChatOptions{GenerateOptions: t.g.generateOptions(t.params), Prompt: t.prompt, Format: t.format}
+	r, err := t.model.NewReply(o)
+	if err != nil {
+		return err
+	}
+	p, err := t.model.ChatPrompt(t.messages, o)
+	if err != nil {
+		return err
+	}
+	before := t.session.Usage()
+	t.last = reply{tokens: []int32{}, prompt: len(p.IDs)}
+	end := "\n"
+	show := func(text string) error {
+		if text == "" {
+			return nil
+		}
+		end = "\n"
+		if strings.HasSuffix(text, "\n") {
+			end = ""
+		}
+		_, err := io.WriteString(t.out, text)
+		return err
+	}
+	var failed error
+	for token, err := range t.g.tokens(ctx, t.session, p.IDs, o.GenerateOptions) {
+		if err == nil {
+			t.last.tokens = append(t.last.tokens, token.ID)
+			t.last.finish = token.Finish.String()
+			err = show(r.Add(token))
+		}
+		if err != nil {
+			failed = err
+			break
+		}
+	}
+	switch {
+	case errors.Is(failed, context.Canceled):
+		t.last.finish = "cancelled"
+	case failed == nil && t.last.finish == "":
+		t.last.finish = llama.FinishLength.String()
+	case failed != nil:
+		return failed
+	}
+	t.count(before)
+	m, rest, malformed := r.Message()
+	err = show(rest)
+	for _, c := range m.ToolCalls {
+		err = errors.Join(err, show(fmt.Sprintf("%s%s %s", end, c.Function.Name, c.Function.Arguments)))
+		end = "\n"
+	}
+	t.last.err = malformed
+	if malformed != nil {
+		t.g.note(t.cmd, "%s", malformed)
+	}
+	_, ending := io.WriteString(t.out, end)
+	t.messages = append(t.messages, m)
+	return errors.Join(failed, err, ending)
+}
+
+// count takes the figures of a reply from the session.
+func (t *talk) count(before llama.Usage) {
+	u := t.session.Usage()
+	t.last.timings = timings{
+		Load:    number(t.model.LoadTime().Seconds()),
+		Prefill: number((u.PrefillTime - before.PrefillTime).Seconds()), PrefillTokens: u.PrefillTokens - before.PrefillTokens,
+		Decode: number((u.DecodeTime - before.DecodeTime).Seconds()), DecodeTokens: u.DecodeTokens - before.DecodeTokens,
+	}
+}
+
+// stats says how the last reply went and how much of the context is used.
+func (t *talk) stats() []string {
+	l := t.last
+	rate := func(n int, s number) string {
+		if n == 0 || s <= 0 {
+			return ""
+		}
+		return fmt.Sprintf(", %.1f/s", float64(n)/float64(s))
+	}
+	var lines []string
+	if l.finish != "" {
+		lines = append(lines,
+			fmt.Sprintf("prompt %d tokens, %d new%s", l.prompt, l.timings.PrefillTokens, rate(l.timings.PrefillTokens, l.timings.Prefill)),
+			fmt.Sprintf("reply %d tokens%s, ended by %s", len(l.tokens), rate(l.timings.DecodeTokens, l.timings.Decode), l.finish))
+	}
+	return append(lines, fmt.Sprintf("context %d of %d tokens", t.session.Len(), t.session.Context()))
+}
