@@ -365,11 +365,21 @@ func (in *interp) member(v Value, name string) (Value, bool) {
 			return clean(x.name), true
 		}
 	case Str, *list, *Dict:
+		if l, ok := v.(*list); ok {
+			for i, n := range l.names {
+				if n == name {
+					return l.items[i], true
+				}
+			}
+		}
 		if refused[typeName(unsafeType(v))][name] {
 			return undefined{"access to attribute " + quote(name) + " of " + quote(typeName(v)) + " object is unsafe.", securityError}, true
 		}
 		if m := methodOf(v, name); m != nil {
-			return &function{name: name, text: "<built-in method " + name + " of " + typeName(v) + " object>", call: func(in *interp, a args) Value { return m(in, v, a) }}, true
+			return &function{name: name, text: "<built-in method " + name + " of " + typeName(v) + " object>", call: func(in *interp, a args) Value {
+				in.looked(v)
+				return m(in, v, a)
+			}}, true
 		}
 	}
 	return nil, false

@@ -30,6 +30,7 @@ const (
 	filterError    = "FilterArgumentError"
 	runtimeError   = "TemplateRuntimeError"
 	raised         = "raise_exception"
+	recursionError = "RecursionError"
 	limitError     = "limit"
 )
 
@@ -41,7 +42,7 @@ func fail(kind, format string, args ...any) {
 
 // Limits bound what a template may take; zero fields have defaults.
 type Limits struct {
-	Source int // bytes of source, 1 MB
+	Source int // bytes of source, 256 KB
 	Depth  int // nesting of source and of calls, 100
 	Steps  int // operations, 4 million
 	String int // bytes of one string and of the output, 16 MB
@@ -52,7 +53,7 @@ func (l Limits) resolved() Limits {
 	for _, f := range []struct {
 		at *int
 		or int
-	}{{&l.Source, 1 << 20}, {&l.Depth, 100}, {&l.Steps, 4 << 20}, {&l.String, 16 << 20}, {&l.Bytes, 24 << 20}} {
+	}{{&l.Source, 1 << 18}, {&l.Depth, 100}, {&l.Steps, 4 << 20}, {&l.String, 16 << 20}, {&l.Bytes, 24 << 20}} {
 		if *f.at <= 0 {
 			*f.at = f.or
 		}

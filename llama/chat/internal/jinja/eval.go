@@ -70,9 +70,16 @@ func (in *interp) step(n int) {
 	}
 }
 
+// looked counts a look at a whole value.
+func (in *interp) looked(v Value) {
+	if s, ok := v.(Str); ok {
+		in.step(len(s.s) / 64)
+	}
+}
+
 func (in *interp) enter() {
 	if in.depth++; in.depth > in.limits.Depth {
-		fail(limitError, "calls are nested deeper than %d", in.limits.Depth)
+		fail(recursionError, "calls are nested deeper than %d", in.limits.Depth)
 	}
 }
 
@@ -106,6 +113,16 @@ func (in *interp) listed(n int) {
 		in.tooLong()
 	}
 	in.made(16 * n)
+	in.step(n)
+}
+
+// items counts n strings that are made as values: 64 bytes each.
+func (in *interp) items(n int) {
+	if n > in.limits.Bytes/64 {
+		fail(limitError, "the template makes more than %d bytes", in.limits.Bytes)
+	}
+	in.bytes += 64*n - 16
+	in.made(16)
 	in.step(n)
 }
 

@@ -49,6 +49,7 @@ func (in *interp) evalNode(n *node, s *scope) Value {
 		v := in.eval(n.kids[0], s)
 		a := in.arguments(n.args, s)
 		in.at = n.at
+		in.looked(v)
 		return in.t.tests[n.name](in, v, a) != n.not
 	case "if":
 		if truth(in.eval(n.kids[0], s)) {
@@ -162,7 +163,7 @@ func (in *interp) item(v, key Value) Value {
 	in.defined(v)
 	switch x := v.(type) {
 	case *Dict:
-		if _, bad := key.(*list); !bad {
+		if l, ok := key.(*list); !ok || l.kind == "tuple" {
 			if found, ok := x.get(key); ok {
 				return found
 			}
@@ -174,7 +175,7 @@ func (in *interp) item(v, key Value) Value {
 			break
 		}
 		if text, ok := x.(Str); ok {
-			in.step(len(text.s) / 64)
+			in.step(len(text.s) / 16)
 			n := text.length()
 			if i < 0 {
 				i += int64(n)
@@ -186,7 +187,7 @@ func (in *interp) item(v, key Value) Value {
 			break
 		}
 		items := x.(*list)
-		if strings.HasPrefix(items.kind, "dict_") {
+		if !items.sequence() {
 			break
 		}
 		if i < 0 {
@@ -224,10 +225,14 @@ func (in *interp) slice(v Value, parts [3]Value) Value {
 	in.defined(v)
 	text, isText := v.(Str)
 	items, isList := v.(*list)
-	if !isText && !isList || isList && strings.HasPrefix(items.kind, "dict_") {
-		return undefined{objectName(v) + " has no element slice", undefinedError}
+	if _, ok := v.(*Dict); ok {
+		fail(typeError, "unhashable type: 'slice'")
+	}
+	if !isText && (!isList || !items.sequence()) {
+		fail(typeError, "'%s' object is not subscriptable", typeName(v))
 	}
 	n := 0
+	in.looked(v)
 	if isText {
 		n = text.length()
 	} else {

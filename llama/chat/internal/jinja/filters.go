@@ -17,7 +17,7 @@ type filterFunc func(in *interp, v Value, a args) Value
 func (in *interp) filterNode(n *node, v Value, s *scope) Value {
 	a := in.arguments(n.args, s)
 	in.at = n.at
-	in.step(1)
+	in.looked(v)
 	return in.t.filters[n.name](in, v, a)
 }
 
@@ -160,6 +160,7 @@ func (in *interp) joinWords(s Str, sep string) Str {
 
 func filterFloat(in *interp, v Value, a args) Value {
 	or := in.bind("float", a, "default").or(0, 0.0)
+	in.defined(v)
 	if f, ok := number(v); ok {
 		return f
 	}
@@ -189,6 +190,7 @@ func parseFloat(s string) (float64, bool) {
 func filterInt(in *interp, v Value, a args) Value {
 	b := in.bind("int", a, "default", "base")
 	or, base := b.or(0, int64(0)), b.int(1, 10)
+	in.defined(v)
 	switch x := v.(type) {
 	case Str:
 		text := strings.ReplaceAll(strings.TrimFunc(x.s, pySpace), "_", "")
@@ -244,6 +246,14 @@ func filterRound(in *interp, v Value, a args) Value {
 			r, _ := strconv.ParseFloat(strconv.FormatFloat(f, 'f', int(p), 64), 64)
 			return r
 		}
+		if i, ok := bigInt(v); ok && p > -30 { // half to even
+			unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(-p), nil)
+			q, r := new(big.Int).DivMod(i, unit, new(big.Int))
+			if c := new(big.Int).Lsh(r, 1).Cmp(unit); c > 0 || c == 0 && q.Bit(0) == 1 {
+				q.Add(q, big.NewInt(1))
+			}
+			return fromBig(q.Mul(q, unit))
+		}
 		scale := math.Pow(10, float64(-p))
 		return math.RoundToEven(f/scale) * scale
 	}
@@ -280,7 +290,7 @@ func filterTrim(in *interp, v Value, a args) Value {
 
 // stripped takes characters, or white space, off the ends.
 func (in *interp) stripped(s Str, chars Value, left, right bool) Value {
-	in.step(len(s.s) / 64)
+	in.step(len(s.s) / 16)
 	cut := pySpace
 	switch c := chars.(type) {
 	case none:
@@ -303,9 +313,7 @@ func filterReplace(in *interp, v Value, a args) Value {
 	if _, isNone := b.or(2, none{}).(none); !isNone {
 		n = b.int(2, -1)
 	}
-	if s.safe {
-		from, to = in.escape(from), in.escape(to)
-	}
+	s.safe = false // as without autoescape
 	return in.replaced(s, from, to, n)
 }
 
@@ -503,6 +511,8 @@ func filterURLEncode(in *interp, v Value, a args) Value {
 			var b strings.Builder
 			for i := range len(part) {
 				switch c := part[i]; {
+				case c == ' ' && !slash:
+					b.WriteByte('+')
 				case c < 0x80 && (unicode.IsLetter(rune(c)) || unicode.IsDigit(rune(c))), strings.IndexByte("_.-~", c) >= 0, slash && c == '/':
 					b.WriteByte(c)
 				default:
@@ -615,10 +625,10 @@ func pairsOf(d *Dict) []Value {
 func filterItems(in *interp, v Value, a args) Value {
 	switch x := v.(type) {
 	case undefined:
-		return List()
+		return generator(nil)
 	case *Dict:
 		in.listed(4 * len(x.keys))
-		return List(pairsOf(x)...)
+		return generator(pairsOf(x))
 	}
 	fail(typeError, "Can only get item pairs from a mapping.")
 	return nil
@@ -630,7 +640,7 @@ func filterReverse(in *interp, v Value, a args) Value {
 	out := slices.Clone(items)
 	slices.Reverse(out)
 	if _, ok := v.(Str); !ok {
-		return List(out...)
+		return generator(out)
 	}
 	var b builder
 	for _, c := range out {

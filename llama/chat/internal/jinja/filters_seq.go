@@ -7,6 +7,11 @@ import (
 )
 
 func filterFirst(in *interp, v Value, a args) Value {
+	if g, ok := v.(*list); ok && g.kind == "generator" && len(g.items) > 0 {
+		first := g.items[0]
+		g.items = g.items[1:]
+		return first
+	}
 	if items := in.iterate(v); len(items) > 0 {
 		return items[0]
 	}
@@ -14,6 +19,9 @@ func filterFirst(in *interp, v Value, a args) Value {
 }
 
 func filterLast(in *interp, v Value, a args) Value {
+	if g, ok := v.(*list); ok && g.kind == "generator" {
+		fail(typeError, "'generator' object is not reversible")
+	}
 	if items := in.iterate(v); len(items) > 0 {
 		return items[len(items)-1]
 	}
@@ -27,7 +35,9 @@ func filterLength(in *interp, v Value, a args) Value {
 	case *Dict:
 		return int64(len(x.keys))
 	case *list:
-		return int64(len(x.items))
+		if x.kind != "generator" {
+			return int64(len(x.items))
+		}
 	case undefined:
 		return int64(0)
 	}
@@ -99,6 +109,9 @@ func (in *interp) getter(attribute, or Value) func(Value) Value {
 }
 
 func filterMap(in *interp, v Value, a args) Value {
+	if !truth(v) { // none too
+		return generator(nil)
+	}
 	items := in.iterate(v)
 	in.listed(len(items))
 	out := make([]Value, len(items))
@@ -122,12 +135,15 @@ func filterMap(in *interp, v Value, a args) Value {
 		in.step(1)
 		out[i] = apply(item)
 	}
-	return List(out...)
+	return generator(out)
 }
 
 // choose makes select, reject, selectattr and rejectattr.
 func choose(attribute, keep bool) filterFunc {
 	return func(in *interp, v Value, a args) Value {
+		if !truth(v) { // none too
+			return generator(nil)
+		}
 		get := func(v Value) Value { return v }
 		pos := a.pos
 		if attribute {
@@ -152,7 +168,7 @@ func choose(attribute, keep bool) filterFunc {
 			}
 		}
 		in.listed(len(out))
-		return List(out...)
+		return generator(out)
 	}
 }
 
@@ -214,7 +230,9 @@ func (in *interp) keyBy(attribute Value, exact bool) func(Value) Value {
 
 func filterSort(in *interp, v Value, a args) Value {
 	b := in.bind("sort", a, "reverse", "case_sensitive", "attribute")
-	return List(in.sorted(in.iterate(v), in.keyBy(b.or(2, none{}), truth(b.or(1, false))), truth(b.or(0, false)))...)
+	key := in.keyBy(b.or(2, none{}), truth(b.or(1, false)))
+	// A list of one, as in the reference: equal keys need not have an order.
+	return List(in.sorted(in.iterate(v), func(v Value) Value { return List(key(v)) }, truth(b.or(0, false)))...)
 }
 
 func filterDictSort(in *interp, v Value, a args) Value {
@@ -245,7 +263,7 @@ func filterUnique(in *interp, v Value, a args) Value {
 		}
 	}
 	in.listed(4 * len(out))
-	return List(out...)
+	return generator(out)
 }
 
 // extreme makes min and max.
@@ -299,6 +317,7 @@ func filterGroupBy(in *interp, v Value, a args) Value {
 		if members == nil || !in.equal(k, last) {
 			members, last = &list{kind: "list"}, k
 			group := tuple(get(item), members)
+			group.names = []string{"grouper", "list"}
 			groups = append(groups, group)
 		}
 		members.items = append(members.items, item)
@@ -331,7 +350,7 @@ func filterBatch(in *interp, v Value, a args) Value {
 		}
 		out = append(out, List(row...))
 	}
-	return List(out...)
+	return generator(out)
 }
 
 func filterSlice(in *interp, v Value, a args) Value {
@@ -361,5 +380,5 @@ func filterSlice(in *interp, v Value, a args) Value {
 		at += size
 		out = append(out, List(row...))
 	}
-	return List(out...)
+	return generator(out)
 }

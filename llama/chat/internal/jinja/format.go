@@ -77,6 +77,9 @@ func (in *interp) percent(f Str, v Value) Str {
 			if arg == nil {
 				arg = next()
 			}
+			if f.safe {
+				arg = in.escaped(arg)
+			}
 			text := in.percentItem(s, arg)
 			in.made(len(text.s))
 			out.add(text)
@@ -93,6 +96,14 @@ func (in *interp) percent(f Str, v Value) Str {
 	text := out.str()
 	text.safe = f.safe
 	return text
+}
+
+// escaped is what a Markup takes for an argument of a format.
+func (in *interp) escaped(v Value) Value {
+	if s, ok := v.(Str); ok {
+		return in.escape(s)
+	}
+	return v
 }
 
 // percentSpec reads flags, width and precision and returns where the verb is.
@@ -421,6 +432,9 @@ func (in *interp) formatField(field Str, a args, auto *int, depth int) Str {
 	}
 	switch conversion {
 	case "":
+		if field.safe {
+			v = in.escaped(v)
+		}
 	case "s":
 		v = in.str(v)
 	case "r", "a":

@@ -243,10 +243,6 @@ func (w *jsonWriter) text(s string) {
 		case r == '\f':
 			w.b.WriteString(`\f`)
 		case r < 0x20 || w.ascii && r >= 0x7f && r < 0x10000:
-			if r == 0x7f {
-				w.b.WriteRune(r)
-				continue
-			}
 			fmt.Fprintf(&w.b, `\u%04x`, r)
 		case w.ascii && r >= 0x10000:
 			a, b := utf16.EncodeRune(r)

@@ -150,6 +150,9 @@ func (l *lexer) raw() bool {
 // rawBody emits the text up to endraw.
 func (l *lexer) rawBody(open int) {
 	start := l.at
+	if start == len(l.src) {
+		return // as the reference: nothing is missing where nothing follows
+	}
 	for at := start; ; {
 		i := strings.Index(l.src[at:], "{%")
 		if i < 0 {

@@ -38,6 +38,7 @@ func dictMethod(name string) method {
 	switch name {
 	case "get":
 		return func(in *interp, v Value, a args) Value {
+			positional("dict.get", a)
 			b := in.bind("get", a, "key", "default")
 			if found, ok := v.(*Dict).get(b.need(0)); ok {
 				return found
@@ -61,12 +62,13 @@ func dictMethod(name string) method {
 }
 
 func listMethod(l *list, name string) method {
-	if strings.HasPrefix(l.kind, "dict_") {
+	if !l.sequence() {
 		return nil
 	}
 	switch name {
 	case "index":
 		return func(in *interp, v Value, a args) Value {
+			positional("list.index", a)
 			b := in.bind("index", a, "value", "start", "stop")
 			parts := [3]Value{b.or(1, none{}), b.or(2, none{}), none{}}
 			start, stop, _ := in.sliceBounds(parts, len(l.items))
@@ -80,6 +82,7 @@ func listMethod(l *list, name string) method {
 		}
 	case "count":
 		return func(in *interp, v Value, a args) Value {
+			positional("list.count", a)
 			n, x := int64(0), in.bind("count", a, "value").need(0)
 			for _, item := range l.items {
 				if in.equal(item, x) {
@@ -132,11 +135,11 @@ func capitalize(s Str) Str {
 // titleFilter is jinja2's title: words are apart by white space, hyphens and
 // opening brackets.
 func titleFilter(s Str) Str {
-	return titled(s, func(r rune) bool { return pySpace(r) || strings.ContainsRune("-({[<", r) })
+	return titled(s, cases.Upper(language.Und).String, func(r rune) bool { return pySpace(r) || strings.ContainsRune("-({[<", r) })
 }
 
 // titled makes the first letter of each word a capital and the others small.
-func titled(s Str, apart func(rune) bool) Str {
+func titled(s Str, first func(string) string, apart func(rune) bool) Str {
 	start := true
 	var b builder
 	for at := 0; at < len(s.s); {
@@ -147,7 +150,7 @@ func titled(s Str, apart func(rune) bool) Str {
 		case apart(r):
 			start = true
 		case start:
-			part = part.mapped(cases.Title(language.Und, cases.NoLower).String)
+			part = part.mapped(first)
 			start = false
 		default:
 			part = part.mapped(func(t string) string { return strings.ToLower(t) })
@@ -182,8 +185,9 @@ func (in *interp) words(s Str, n int64) []Value {
 		if rest == "" {
 			break
 		}
+		in.items(1)
 		if n >= 0 && int64(len(out)) == n {
-			out = append(out, s.sub(at, len(strings.TrimRightFunc(s.s, pySpace))))
+			out = append(out, s.sub(at, len(s.s)))
 			break
 		}
 		end := strings.IndexFunc(rest, pySpace)
@@ -215,6 +219,7 @@ func (in *interp) lines(s Str, keep bool) []Value {
 		default:
 			continue
 		}
+		in.items(1)
 		if keep {
 			out = append(out, s.sub(start, at))
 		} else {

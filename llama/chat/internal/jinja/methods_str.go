@@ -5,12 +5,15 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/language"
 )
 
 // strMethod finds a method of str; nil if there is none.
 func strMethod(name string) method {
 	if m, ok := map[string]func(Str) Str{
-		"upper": upper, "lower": lower, "title": titleMethod, "capitalize": capitalize, "swapcase": swapCase, "casefold": lower,
+		"upper": upper, "lower": lower, "title": titleMethod, "capitalize": capitalize, "swapcase": swapCase, "casefold": func(s Str) Str { return s.mapped(cases.Fold().String) },
 	}[name]; ok {
 		return func(in *interp, v Value, a args) Value {
 			in.bind(name, a)
@@ -47,6 +50,22 @@ func strMethod(name string) method {
 			return is(v.(Str).s)
 		}
 	}
+	m := strMethodOf(name)
+	switch name {
+	case "split", "rsplit", "splitlines", "expandtabs", "format":
+		return m
+	}
+	if m == nil {
+		return nil
+	}
+	return func(in *interp, v Value, a args) Value {
+		positional("str."+name, a)
+		return m(in, v, a)
+	}
+}
+
+// strMethodOf finds a method with arguments.
+func strMethodOf(name string) method {
 	switch name {
 	case "strip", "lstrip", "rstrip":
 		return func(in *interp, v Value, a args) Value {
@@ -129,6 +148,13 @@ func strMethod(name string) method {
 	return nil
 }
 
+// positional refuses keyword arguments.
+func positional(name string, a args) {
+	if len(a.names) > 0 {
+		fail(typeError, "%s() takes no keyword arguments", name)
+	}
+}
+
 // spread makes keyword arguments of a dict.
 func (in *interp) spread(v Value) (a args) {
 	d, ok := v.(*Dict)
@@ -143,7 +169,9 @@ func (in *interp) spread(v Value) (a args) {
 	return a
 }
 
-func titleMethod(s Str) Str { return titled(s, func(r rune) bool { return !unicode.IsLetter(r) }) }
+func titleMethod(s Str) Str {
+	return titled(s, cases.Title(language.Und, cases.NoLower).String, func(r rune) bool { return !unicode.IsLetter(r) })
+}
 
 // every makes a test that all of one rune at least pass.
 func every(is func(rune) bool) func(string) bool {
@@ -175,7 +203,7 @@ func (in *interp) split(s Str, a args, name string) Value {
 			if i < 0 {
 				break
 			}
-			in.step(1)
+			in.items(1)
 			out = append(out, s.sub(i+len(sep), end))
 			end = i
 		}
@@ -188,7 +216,7 @@ func (in *interp) split(s Str, a args, name string) Value {
 			if i < 0 {
 				break
 			}
-			in.step(1)
+			in.items(1)
 			out = append(out, s.sub(at, at+i))
 			at += i + len(sep)
 		}
@@ -212,7 +240,7 @@ func (in *interp) lastWords(s Str, n int64) []Value {
 		out = append(out, rest.sub(i+w, len(rest.s)))
 		rest = rest.sub(0, i).strip(false, true, pySpace)
 	}
-	out = append(out, rest.strip(true, false, pySpace))
+	out = append(out, rest)
 	slices.Reverse(out)
 	return out
 }

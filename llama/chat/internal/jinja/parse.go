@@ -258,7 +258,7 @@ func (p *parser) statement(end []string) *node {
 		return n
 	case "break", "continue":
 		if p.loops == 0 {
-			fail(syntaxError, "'%s' outside loop", t.text)
+			fail("SyntaxError", "'%s' outside loop", t.text)
 		}
 		return &node{op: t.text, at: t.pos}
 	case "include", "import", "extends", "from":

@@ -8,7 +8,8 @@ import (
 
 // strftime is Python's datetime.strftime without a locale.
 func (in *interp) strftime(format string) string {
-	in.made(len(format) * 8)
+	in.made(len(format) * 32)
+	in.step(len(format))
 	t := in.now
 	var b strings.Builder
 	for i := 0; i < len(format); i++ {

@@ -53,7 +53,7 @@ func testTable() map[string]testFunc {
 			case Str, *Dict, undefined:
 				return true
 			case *list:
-				return v.kind == "list" || v.kind == "tuple" || v.kind == "range"
+				return v.sequence()
 			}
 			return false
 		}),

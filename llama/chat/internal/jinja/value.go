@@ -27,8 +27,9 @@ type undefined struct {
 // list is a list, a tuple or a range.
 type list struct {
 	items []Value
-	kind  string // "list", "tuple", "range", or a view: "dict_keys", ...
-	shown string // of a range
+	kind  string   // "list", "tuple", "range", a view as "dict_keys", "generator"
+	shown string   // of a range
+	names []string // of items that are attributes too
 }
 
 // Dict is a dict, ordered.
@@ -64,6 +65,12 @@ func Int(i int64) Value               { return i }
 func String(s string) Value           { return clean(s) }
 func Data(s string, source int) Value { return marked(s, source, true) }
 func List(items ...Value) Value       { return &list{items: items, kind: "list"} }
+
+// sequence reports whether a list can be indexed.
+func (l *list) sequence() bool { return l.kind == "list" || l.kind == "tuple" || l.kind == "range" }
+
+// generator makes what can be gone over once, and is true even if empty.
+func generator(items []Value) *list { return &list{items: items, kind: "generator"} }
 
 func tuple(items ...Value) *list { return &list{items: items, kind: "tuple"} }
 
@@ -109,6 +116,9 @@ func hashAt(v Value, depth int) any {
 	}
 	switch v := v.(type) {
 	case Str:
+		if len(v.s) > 1<<16 {
+			fail(limitError, "a key of %d bytes, at most %d are allowed", len(v.s), 1<<16)
+		}
 		return v.s
 	case bool:
 		if v {
@@ -199,7 +209,7 @@ func truth(v Value) bool {
 	case Str:
 		return v.s != ""
 	case *list:
-		return len(v.items) > 0
+		return len(v.items) > 0 || v.kind == "generator"
 	case *Dict:
 		return len(v.keys) > 0
 	}
@@ -330,6 +340,8 @@ func (in *interp) writeRepr(b *strings.Builder, v Value) {
 			items("(", ")", v.items)
 		case v.kind == "list":
 			items("[", "]", v.items)
+		case v.kind == "generator":
+			b.WriteString("<generator object>")
 		default:
 			items(v.kind+"([", "])", v.items)
 		}
@@ -455,6 +467,9 @@ func (in *interp) equal(a, b Value) bool {
 	switch x := a.(type) {
 	case Str:
 		y, ok := b.(Str)
+		if ok && len(x.s) == len(y.s) {
+			in.step(len(x.s) / 64)
+		}
 		return ok && x.s == y.s
 	case none:
 		_, ok := b.(none)
@@ -464,7 +479,10 @@ func (in *interp) equal(a, b Value) bool {
 		return ok
 	case *list:
 		y, ok := b.(*list)
-		if !ok || x.kind != y.kind || len(x.items) != len(y.items) {
+		if x == y {
+			return true
+		}
+		if !ok || x.kind != y.kind || x.kind == "generator" || len(x.items) != len(y.items) {
 			return false
 		}
 		for i := range x.items {
@@ -553,13 +571,18 @@ func (in *interp) iterate(v Value) []Value {
 	case undefined:
 		return nil
 	case *list:
-		return v.items
+		items := v.items
+		if v.kind == "generator" {
+			v.items = nil
+		}
+		return items
 	case *Dict:
 		return v.keys
 	case Str:
 		in.step(len(v.s))
-		in.made(len(v.s) * 16)
-		out := make([]Value, 0, v.length())
+		n := v.length()
+		in.items(n)
+		out := make([]Value, 0, n)
 		for at := 0; at < len(v.s); {
 			_, n := utf8.DecodeRuneInString(v.s[at:])
 			out = append(out, v.sub(at, at+n))
