@@ -19,6 +19,8 @@ type Candidates struct {
 	logits  []float32 // the buffer behind Logits
 	keys    []uint64  // scratch of the selection
 	weights []uint64  // [n] of the last weigh
+	probs   []float64 // [n] of the last probabilities
+	order   []int32   // scratch of a sort
 }
 
 // Index returns the place of id in IDs, or -1. While the candidates are the

@@ -3,12 +3,13 @@
 // A [Sampler] runs a chain of steps over the candidates for the next token and
 // then draws one. The order is llama.cpp's:
 //
-//	logit bias, penalties, the caller's own steps, top-k, top-p, min-p,
-//	temperature, draw
+//	logit bias, penalties, DRY, the caller's own steps, top-n-sigma, top-k,
+//	typical, top-p, min-p, XTC, temperature (or dynamic temperature), draw
 //
 // With Temperature 0 the chain ends after the caller's steps and the largest
 // logit wins, of equal ones the lowest id: the filters cannot change that.
-// Steps whose setting is off are not in the chain.
+// Steps whose setting is off are not in the chain. Params.Order puts the stages
+// in another order; mirostat replaces all but temperature.
 //
 // The vocabulary is never sorted as a whole. Selection keeps a bounded heap,
 // and probabilities become 40-bit fixed-point weights: integer sums do not

@@ -88,3 +88,23 @@ func ExampleTopLogprobs() {
 	// 1 -0.408
 	// 2 -1.408
 }
+
+func ExampleParseOrder() {
+	order, err := sample.ParseOrder("top_k;temperature")
+	fmt.Println(order, err)
+	// Output: [top_k temperature] <nil>
+}
+
+func ExampleDefaultOrder() {
+	fmt.Println(sample.DefaultOrder())
+	// Output: [penalties dry top_n_sigma top_k typ_p top_p min_p xtc temperature]
+}
+
+// The tokens at which DRY lets repetition begin anew, of a small vocabulary.
+func ExampleDRYBreakers() {
+	vocab := []string{"a", "b:", "\n", "\n\n", "c"}
+	breakers := sample.DRYBreakers(sample.DRYBreakerTexts(), len(vocab), func(id int32) string { return vocab[id] }, nil)
+	_, err := sample.New(sample.Params{Temperature: 1, DRYMultiplier: 0.8, DRYBreakers: breakers})
+	fmt.Println(breakers, err)
+	// Output: [[1] [2] [3]] <nil>
+}

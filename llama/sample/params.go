@@ -25,6 +25,41 @@ type Params struct {
 	// MinP keeps the tokens at least MinP times as likely as the most likely
 	// one, in [0, 1]; 0 is off. Source: https://arxiv.org/abs/2407.01082.
 	MinP float32
+	// TypicalP keeps the tokens whose surprise is nearest to the expected one,
+	// the fewest that hold at least TypicalP of the probability; 0 and 1 are off.
+	// Source: Meister et al. 2022, https://arxiv.org/abs/2202.00666.
+	TypicalP float32
+	// TopNSigma keeps the logits at most TopNSigma standard deviations below the
+	// largest; 0 is off. Source: https://arxiv.org/abs/2411.07641.
+	TopNSigma float32
+	// XTCProbability is how often all tokens that are at least XTCThreshold likely
+	// are removed but the least likely of them; 0, and a threshold above 0.5, are
+	// off. Source: https://github.com/oobabooga/text-generation-webui/pull/6335.
+	XTCProbability, XTCThreshold float32
+	// DynatempRange lets the temperature follow the entropy, between Temperature
+	// less and plus the range: low + (high-low) * (entropy / largest)^exponent; 0
+	// is off, and an exponent of 0 is 1.
+	DynatempRange, DynatempExponent float32
+	// Mirostat 2 replaces all stages but temperature by one that keeps the
+	// surprise of tokens near MirostatTau bits (0 is 5), learning at the rate
+	// MirostatEta (0 is 0.1); 0 is off. Source: Basu et al. 2020, algorithm 2,
+	// https://arxiv.org/abs/2007.14966.
+	Mirostat                 int
+	MirostatTau, MirostatEta float32
+
+	// DRYMultiplier lowers the logit of a token that would go on with a repeated
+	// sequence of n >= DRYAllowedLength (0 is 2) tokens, by DRYMultiplier *
+	// DRYBase^(n-DRYAllowedLength) (0 is 1.75); 0 is off. It looks at the last
+	// DRYLastN tokens accepted, all for 0. No sequence goes across one of
+	// DRYBreakers; the function of that name makes them of texts.
+	// Source: https://github.com/oobabooga/text-generation-webui/pull/5677.
+	DRYMultiplier, DRYBase     float32
+	DRYAllowedLength, DRYLastN int
+	DRYBreakers                [][]int32
+
+	// Order is the order of the stages; one that it leaves out is off. Empty is
+	// DefaultOrder.
+	Order []Stage
 
 	// RepeatPenalty divides positive and multiplies other logits of tokens in
 	// the window; above 1 discourages; 0 and 1 are off.
@@ -59,6 +94,22 @@ func (p Params) Validate() error {
 	check(p.TopK >= 0, "TopK", p.TopK, ">= 0")
 	check(p.TopP >= 0 && p.TopP <= 1, "TopP", p.TopP, "a number in [0, 1]")
 	check(p.MinP >= 0 && p.MinP <= 1, "MinP", p.MinP, "a number in [0, 1]")
+	check(p.TypicalP >= 0 && p.TypicalP <= 1, "TypicalP", p.TypicalP, "a number in [0, 1]")
+	check(finite(p.TopNSigma) && p.TopNSigma >= 0, "TopNSigma", p.TopNSigma, "a finite number >= 0")
+	check(p.XTCProbability >= 0 && p.XTCProbability <= 1, "XTCProbability", p.XTCProbability, "a number in [0, 1]")
+	check(p.XTCThreshold >= 0 && p.XTCThreshold <= 1, "XTCThreshold", p.XTCThreshold, "a number in [0, 1]")
+	check(finite(p.DynatempRange) && p.DynatempRange >= 0, "DynatempRange", p.DynatempRange, "a finite number >= 0")
+	check(finite(p.DynatempExponent) && p.DynatempExponent >= 0, "DynatempExponent", p.DynatempExponent, "a finite number >= 0")
+	check(p.Mirostat == 0 || p.Mirostat == 2, "Mirostat", p.Mirostat, "0 or 2 (version 1 is not built)")
+	check(finite(p.MirostatTau) && p.MirostatTau >= 0, "MirostatTau", p.MirostatTau, "a finite number >= 0")
+	check(finite(p.MirostatEta) && p.MirostatEta >= 0, "MirostatEta", p.MirostatEta, "a finite number >= 0")
+	check(finite(p.DRYMultiplier) && p.DRYMultiplier >= 0, "DRYMultiplier", p.DRYMultiplier, "a finite number >= 0")
+	check(finite(p.DRYBase) && (p.DRYBase == 0 || p.DRYBase >= 1), "DRYBase", p.DRYBase, "a finite number >= 1, or 0")
+	check(p.DRYAllowedLength >= 0, "DRYAllowedLength", p.DRYAllowedLength, ">= 0")
+	check(p.DRYLastN >= 0, "DRYLastN", p.DRYLastN, ">= 0")
+	if err := checkOrder(p.Order); err != nil {
+		errs = append(errs, err)
+	}
 	check(finite(p.RepeatPenalty) && p.RepeatPenalty >= 0, "RepeatPenalty", p.RepeatPenalty, "a finite number >= 0")
 	check(finite(p.FrequencyPenalty), "FrequencyPenalty", p.FrequencyPenalty, "a finite number")
 	check(finite(p.PresencePenalty), "PresencePenalty", p.PresencePenalty, "a finite number")

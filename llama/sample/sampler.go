@@ -43,18 +43,19 @@ type Cloner interface {
 // Sampler draws tokens with fixed settings. It serves one sequence, and one
 // goroutine at a time.
 type Sampler struct {
-	greedy bool
-	chain  []Step
-	seed   uint64
-	rng    rand.PCG
-	cand   Candidates
-	iota   []int32 // [vocabulary] 0, 1, 2, ...
+	greedy   bool
+	chain    []Step
+	mirostat *mirostat // nil: off
+	seed     uint64
+	rng      rand.PCG
+	cand     Candidates
+	iota     []int32 // [vocabulary] 0, 1, 2, ...
 }
 
 // New returns a sampler for p. The caller's steps come after logit bias and
-// penalties and before the filters, in the order given: they see the whole
-// vocabulary in id order, and what they set to -Inf or remove is never chosen,
-// greedy or not. The error lists every violation.
+// after the penalties and DRY, as far as these come first in p.Order, and before
+// every other stage, in the order given: they see the whole vocabulary in id
+// order, and what they set to -Inf or remove is never chosen, greedy or not. The error lists every violation.
 func New(p Params, steps ...Step) (*Sampler, error) {
 	err := p.Validate()
 	for i, step := range steps {
@@ -65,36 +66,12 @@ func New(p Params, steps ...Step) (*Sampler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sampler{greedy: p.Temperature == 0}
-	if len(p.LogitBias) > 0 {
-		s.chain = append(s.chain, newBias(p.LogitBias))
-	}
-	if p.penalised() {
-		s.chain = append(s.chain, newPenalties(p))
-	}
-	s.chain = append(s.chain, steps...)
-	if !s.greedy {
-		s.chain = append(s.chain, filters(p)...)
+	s := &Sampler{greedy: p.Temperature == 0, chain: p.chain(steps)}
+	if p.Mirostat > 0 && !s.greedy {
+		s.mirostat = newMirostat(p)
 	}
 	s.Reseed(p.Seed)
 	return s, nil
-}
-
-// filters returns the steps after the caller's own.
-func filters(p Params) (chain []Step) {
-	if p.TopK > 0 {
-		chain = append(chain, topK(p.TopK))
-	}
-	if p.TopP > 0 && p.TopP < 1 {
-		chain = append(chain, topP(p.TopP))
-	}
-	if p.MinP > 0 {
-		chain = append(chain, newMinP(p.MinP))
-	}
-	if p.Temperature != 1 {
-		chain = append(chain, temperature(p.Temperature))
-	}
-	return chain
 }
 
 // Sample chooses the next token from logits [vocabulary], where logits[i]
@@ -128,7 +105,13 @@ func (s *Sampler) Sample(logits []float32) (int32, error) {
 	if s.greedy {
 		return c.lowest(max), nil
 	}
-	return c.IDs[s.draw(max)], nil
+	if s.mirostat == nil {
+		return c.IDs[s.draw(max)], nil
+	}
+	s.mirostat.truncate(c)
+	at := s.draw(max)
+	s.mirostat.drawn(c, at)
+	return c.IDs[at], nil
 }
 
 // load makes the candidates the whole vocabulary with these logits.
@@ -167,6 +150,9 @@ func (s *Sampler) Accept(id int32) {
 			a.Accept(id)
 		}
 	}
+	if s.mirostat != nil {
+		s.mirostat.accept(id)
+	}
 }
 
 // Reset makes the sampler as New returned it: nothing accepted, the random
@@ -177,6 +163,9 @@ func (s *Sampler) Reset() {
 			r.Reset()
 		}
 	}
+	if s.mirostat != nil {
+		s.mirostat.reset()
+	}
 	s.Reseed(s.seed)
 }
 
@@ -185,6 +174,11 @@ func (s *Sampler) Reset() {
 func (s *Sampler) Reseed(seed uint64) {
 	s.seed = seed
 	s.rng.Seed(seed, pcgStream)
+	for _, step := range s.chain {
+		if x, ok := step.(*xtc); ok {
+			x.reseed(seed)
+		}
+	}
 }
 
 // pcgStream is the second seed word of PCG. It is part of what a seed means:
@@ -200,6 +194,10 @@ func (s *Sampler) Clone() *Sampler {
 			step = c.Clone()
 		}
 		n.chain[i] = step
+	}
+	if s.mirostat != nil {
+		m := *s.mirostat
+		n.mirostat = &m
 	}
 	return n
 }
