@@ -60,8 +60,9 @@
 // Weights are never rounded: they are multiplied as the file holds them.
 // Under PrecisionAuto activations may be rounded to the type that suits the
 // weights, 8 bits for quantised ones, where the processor gains by it;
-// PrecisionF32 keeps them. Results do not depend on the number of workers, on
-// how a prompt was cut into steps, or on what the cache held.
+// PrecisionF32 keeps them. The inputs of the output layer are never rounded.
+// Results do not depend on the number of workers, on how a prompt was cut into
+// steps, or on what the cache held.
 //
 // # Names
 //

@@ -38,6 +38,9 @@ func newTransformer(c Config) *transformer {
 	if !c.TiedEmbeddings {
 		t.Output = nn.NewLinear(c.Dim, c.Vocab, false)
 	}
+	// Nothing comes after the logits that could absorb a rounding: two tokens that
+	// are nearly as likely would change places.
+	t.Output.Weight.Exact = true
 	for range c.Layers {
 		t.Layers = append(t.Layers, &layer{
 			AttnNorm:  nn.NewRMSNorm(c.Dim, float32(c.NormEps)),

@@ -26,12 +26,12 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 		if w[i] == nil || done[i] {
 			continue
 		}
-		round := c.rounding(w[i].bound("MatMul"))
+		round := c.rounding(w[i])
 		a := c.begin()
 		a.In[0], a.Round = c.use(x), round
 		n := 0
 		for j := i; j < len(w); j++ {
-			if w[j] != nil && c.rounding(w[j].bound("MatMul")) == round {
+			if w[j] != nil && c.rounding(w[j]) == round {
 				a.W[n], a.Out[n] = w[j].weight, c.use(y[j])
 				done[j] = true
 				n++
@@ -42,8 +42,9 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 	return y
 }
 
-func (c *Context) rounding(w backend.Weight) backend.Rounding {
-	if c.opts.Precision == backend.PrecisionF32 {
+func (c *Context) rounding(p *Param) backend.Rounding {
+	w := p.bound("MatMul")
+	if c.opts.Precision == backend.PrecisionF32 || p.Exact {
 		return backend.RoundNone
 	}
 	r := c.exec.Backend().Rounding(w.Type())

@@ -29,7 +29,10 @@ func (x *Tensor) Cols() int { return x.view.Cols() }
 // it by their field tags; a loader binds the numbers.
 type Param struct {
 	// Shape is [outputs, inputs] for a matrix, [n] for a vector.
-	Shape  backend.Shape
+	Shape backend.Shape
+	// Exact keeps the inputs of the matrix from being rounded, whatever the
+	// context's precision.
+	Exact  bool
 	weight backend.Weight
 	value  Tensor
 }

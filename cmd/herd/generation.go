@@ -9,6 +9,7 @@ import (
 
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/sample"
+	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
 // generation are the flags of every command that generates.
@@ -55,6 +56,13 @@ func (g *generation) options(f *pflag.FlagSet) (llama.Options, error) {
 // params are the model's sampling settings with the flags over them.
 func (g *generation) params(f *pflag.FlagSet, m *llama.Model) (sample.Params, error) {
 	params, err := g.sampling.apply(f, m.DefaultSampling())
+	if tok := m.Tokenizer(); tok != nil && params.DRYMultiplier > 0 {
+		params.DRYBreakers = sample.DRYBreakers(g.sampling.breakers(), tok.VocabSize(), func(id int32) string { return string(tok.TokenBytes(id)) },
+			func(text string) []int32 {
+				ids, _ := tok.Encode(text, tokenizer.EncodeOptions{}) // a text without tokens breaks nothing
+				return ids
+			})
+	}
 	for id := range params.LogitBias {
 		if n := m.Config().Vocab; int(id) >= n {
 			return params, fmt.Errorf("--logit-bias: id %d is outside the vocabulary of %d tokens", id, n)

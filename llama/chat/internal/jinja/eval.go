@@ -73,7 +73,7 @@ func (in *interp) step(n int) {
 // looked counts a look at a whole value.
 func (in *interp) looked(v Value) {
 	if s, ok := v.(Str); ok {
-		in.step(len(s.s) / 64)
+		in.step(len(s.s) / 16)
 	}
 }
 
