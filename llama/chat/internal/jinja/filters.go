@@ -3,7 +3,6 @@ package jinja
 import (
 	"math"
 	"math/big"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -584,67 +583,4 @@ func filterFormat(in *interp, v Value, a args) Value {
 func filterPPrint(in *interp, v Value, a args) Value {
 	source, from := in.sourceOf(v)
 	return marked(in.repr(v), source, from)
-}
-
-func filterToJSON(in *interp, v Value, a args) Value {
-	b := in.bind("tojson", a, "ensure_ascii", "indent", "separators", "sort_keys")
-	w := jsonWriter{in: in, item: ", ", key: ": ", ascii: truth(b.or(0, false)), sort: truth(b.or(3, false))}
-	switch x := b.or(1, none{}).(type) {
-	case none:
-	case Str:
-		w.indent, w.pretty, w.item = x.s, true, ","
-	default:
-		n := b.int(1, 0)
-		if n > maxIndent {
-			fail(limitError, "an indent of %d, at most %d are allowed", n, maxIndent)
-		}
-		w.indent, w.pretty, w.item = strings.Repeat(" ", int(max(n, 0))), true, ","
-	}
-	if s, isNone := b.or(2, none{}).(none); !isNone || s != (none{}) {
-		pair := in.iterate(b.v[2])
-		if len(pair) != 2 {
-			fail(valueError, "not enough values to unpack (expected 2, got %d)", len(pair))
-		}
-		w.item, w.key = in.str(pair[0]).s, in.str(pair[1]).s
-	}
-	w.write(v, 0)
-	in.made(w.b.Len())
-	source, from := in.sourceOf(v)
-	return marked(w.b.String(), source, from)
-}
-
-// pairsOf are the items of a dict.
-func pairsOf(d *Dict) []Value {
-	out := make([]Value, len(d.keys))
-	for i, k := range d.keys {
-		out[i] = tuple(k, d.values[i])
-	}
-	return out
-}
-
-func filterItems(in *interp, v Value, a args) Value {
-	switch x := v.(type) {
-	case undefined:
-		return generator(nil)
-	case *Dict:
-		in.listed(4 * len(x.keys))
-		return generator(pairsOf(x))
-	}
-	fail(typeError, "Can only get item pairs from a mapping.")
-	return nil
-}
-
-func filterReverse(in *interp, v Value, a args) Value {
-	items := in.iterate(v)
-	in.listed(len(items))
-	out := slices.Clone(items)
-	slices.Reverse(out)
-	if _, ok := v.(Str); !ok {
-		return generator(out)
-	}
-	var b builder
-	for _, c := range out {
-		b.add(c.(Str))
-	}
-	return b.str()
 }

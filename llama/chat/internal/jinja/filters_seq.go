@@ -382,3 +382,39 @@ func filterSlice(in *interp, v Value, a args) Value {
 	}
 	return generator(out)
 }
+
+// pairsOf are the items of a dict.
+func pairsOf(d *Dict) []Value {
+	out := make([]Value, len(d.keys))
+	for i, k := range d.keys {
+		out[i] = tuple(k, d.values[i])
+	}
+	return out
+}
+
+func filterItems(in *interp, v Value, a args) Value {
+	switch x := v.(type) {
+	case undefined:
+		return generator(nil)
+	case *Dict:
+		in.listed(4 * len(x.keys))
+		return generator(pairsOf(x))
+	}
+	fail(typeError, "Can only get item pairs from a mapping.")
+	return nil
+}
+
+func filterReverse(in *interp, v Value, a args) Value {
+	items := in.iterate(v)
+	in.listed(len(items))
+	out := slices.Clone(items)
+	slices.Reverse(out)
+	if _, ok := v.(Str); !ok {
+		return generator(out)
+	}
+	var b builder
+	for _, c := range out {
+		b.add(c.(Str))
+	}
+	return b.str()
+}

@@ -253,3 +253,30 @@ func (w *jsonWriter) text(s string) {
 	}
 	w.b.WriteByte('"')
 }
+
+func filterToJSON(in *interp, v Value, a args) Value {
+	b := in.bind("tojson", a, "ensure_ascii", "indent", "separators", "sort_keys")
+	w := jsonWriter{in: in, item: ", ", key: ": ", ascii: truth(b.or(0, false)), sort: truth(b.or(3, false))}
+	switch x := b.or(1, none{}).(type) {
+	case none:
+	case Str:
+		w.indent, w.pretty, w.item = x.s, true, ","
+	default:
+		n := b.int(1, 0)
+		if n > maxIndent {
+			fail(limitError, "an indent of %d, at most %d are allowed", n, maxIndent)
+		}
+		w.indent, w.pretty, w.item = strings.Repeat(" ", int(max(n, 0))), true, ","
+	}
+	if s, isNone := b.or(2, none{}).(none); !isNone || s != (none{}) {
+		pair := in.iterate(b.v[2])
+		if len(pair) != 2 {
+			fail(valueError, "not enough values to unpack (expected 2, got %d)", len(pair))
+		}
+		w.item, w.key = in.str(pair[0]).s, in.str(pair[1]).s
+	}
+	w.write(v, 0)
+	in.made(w.b.Len())
+	source, from := in.sourceOf(v)
+	return marked(w.b.String(), source, from)
+}

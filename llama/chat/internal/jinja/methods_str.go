@@ -105,18 +105,7 @@ func strMethodOf(name string) method {
 			return in.padded(v.(Str), b.int(0, 0), fill[0], how)
 		}
 	case "removeprefix", "removesuffix":
-		return func(in *interp, v Value, a args) Value {
-			s, b := v.(Str), in.bind(name, a, "affix")
-			b.need(0)
-			cut := b.text(0, "").s
-			switch {
-			case name == "removeprefix" && strings.HasPrefix(s.s, cut):
-				return s.sub(len(cut), len(s.s))
-			case name == "removesuffix" && strings.HasSuffix(s.s, cut):
-				return s.sub(0, len(s.s)-len(cut))
-			}
-			return s
-		}
+		return func(in *interp, v Value, a args) Value { return in.without(v.(Str), a, name) }
 	case "join":
 		return func(in *interp, v Value, a args) Value {
 			n := -1
@@ -153,6 +142,20 @@ func positional(name string, a args) {
 	if len(a.names) > 0 {
 		fail(typeError, "%s() takes no keyword arguments", name)
 	}
+}
+
+// without is str.removeprefix and str.removesuffix.
+func (in *interp) without(s Str, a args, name string) Value {
+	b := in.bind(name, a, "affix")
+	b.need(0)
+	cut := b.text(0, "").s
+	switch {
+	case name == "removeprefix" && strings.HasPrefix(s.s, cut):
+		return s.sub(len(cut), len(s.s))
+	case name == "removesuffix" && strings.HasSuffix(s.s, cut):
+		return s.sub(0, len(s.s)-len(cut))
+	}
+	return s
 }
 
 // spread makes keyword arguments of a dict.

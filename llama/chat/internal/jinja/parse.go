@@ -245,8 +245,7 @@ func (p *parser) statement(end []string) *node {
 		return n
 	case "autoescape":
 		p.expression()
-		n := &node{op: "autoescape", at: t.pos, more: p.body("endautoescape")}
-		return n
+		return &node{op: "autoescape", at: t.pos, more: p.body("endautoescape")}
 	case "print":
 		n := &node{op: "output", at: t.pos}
 		for !p.is("end block") {
@@ -267,16 +266,21 @@ func (p *parser) statement(end []string) *node {
 		}
 		return &node{op: "load", at: t.pos}
 	}
-	m := "Encountered unknown tag '" + t.text + "'."
+	p.i--
+	p.unknown(t.text, end)
+	return nil
+}
+
+// unknown refuses a tag.
+func (p *parser) unknown(name string, end []string) {
+	m := "Encountered unknown tag '" + name + "'."
 	if end != nil {
 		m += " Jinja was looking for the following tags: " + quoted(end) + "."
 		if n := len(p.open); n > 1 {
 			m += " The innermost block that needs to be closed is '" + p.open[n-2] + "'."
 		}
 	}
-	p.i--
 	fail(syntaxError, "%s", m)
-	return nil
 }
 
 // scoped is body for blocks in which the loops around do not count.

@@ -1,7 +1,6 @@
 package jinja
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"math/big"
@@ -44,10 +43,9 @@ type namespace struct{ attrs *Dict }
 
 // function is what a template can call.
 type function struct {
-	name   string
-	call   func(in *interp, a args) Value
-	text   string // how it prints
-	unsafe bool   // the sandbox refuses a call
+	name string
+	call func(in *interp, a args) Value
+	text string // how it prints
 }
 
 // args are the arguments of a call.
@@ -57,14 +55,23 @@ type args struct {
 	named []Value
 }
 
-// None, Bool, Int, String, Data and List make values. String is text of the
-// program itself, Data text from outside, with a number >= 0 for where from.
-func None() Value                     { return none{} }
-func Bool(b bool) Value               { return b }
-func Int(i int64) Value               { return i }
-func String(s string) Value           { return clean(s) }
+// None is Python's None.
+func None() Value { return none{} }
+
+// Bool is a bool.
+func Bool(b bool) Value { return b }
+
+// Int is an int.
+func Int(i int64) Value { return i }
+
+// String is text of the program itself.
+func String(s string) Value { return clean(s) }
+
+// Data is text from outside; source >= 0 says from where.
 func Data(s string, source int) Value { return marked(s, source, true) }
-func List(items ...Value) Value       { return &list{items: items, kind: "list"} }
+
+// List is a list.
+func List(items ...Value) Value { return &list{items: items, kind: "list"} }
 
 // sequence reports whether a list can be indexed.
 func (l *list) sequence() bool { return l.kind == "list" || l.kind == "tuple" || l.kind == "range" }
@@ -457,112 +464,6 @@ func fromBig(b *big.Int) Value {
 		fail(limitError, "an integer of %d bits, at most %d are allowed", b.BitLen(), 1<<12)
 	}
 	return b
-}
-
-// equal is Python's ==.
-func (in *interp) equal(a, b Value) bool {
-	in.step(1)
-	in.into()
-	defer in.outOf()
-	switch x := a.(type) {
-	case Str:
-		y, ok := b.(Str)
-		if ok && len(x.s) == len(y.s) {
-			in.step(len(x.s) / 64)
-		}
-		return ok && x.s == y.s
-	case none:
-		_, ok := b.(none)
-		return ok
-	case undefined:
-		_, ok := b.(undefined)
-		return ok
-	case *list:
-		y, ok := b.(*list)
-		if x == y {
-			return true
-		}
-		if !ok || x.kind != y.kind || x.kind == "generator" || len(x.items) != len(y.items) {
-			return false
-		}
-		for i := range x.items {
-			if !in.equal(x.items[i], y.items[i]) {
-				return false
-			}
-		}
-		return true
-	case *Dict:
-		y, ok := b.(*Dict)
-		if !ok || len(x.keys) != len(y.keys) {
-			return false
-		}
-		for i, k := range x.keys {
-			if v, ok := y.get(k); !ok || !in.equal(x.values[i], v) {
-				return false
-			}
-		}
-		return true
-	case bool, int64, float64, *big.Int:
-		c, ok := compareNumbers(a, b)
-		return ok && c == 0
-	}
-	return a == b
-}
-
-// compareNumbers orders two numbers; ok is false for other values and NaN.
-func compareNumbers(a, b Value) (c int, ok bool) {
-	x, okx := bigInt(a)
-	y, oky := bigInt(b)
-	if okx && oky {
-		return x.Cmp(y), true
-	}
-	f, okx := number(a)
-	g, oky := number(b)
-	switch {
-	case !okx || !oky || math.IsNaN(f) || math.IsNaN(g):
-		return 0, false
-	case f < g:
-		return -1, true
-	case f > g:
-		return 1, true
-	}
-	return 0, true
-}
-
-// compare orders two values as Python's < does.
-func (in *interp) compare(op string, a, b Value) int {
-	in.step(1)
-	in.into()
-	defer in.outOf()
-	for _, v := range []Value{a, b} {
-		in.defined(v)
-	}
-	if x, ok := a.(Str); ok {
-		if y, ok := b.(Str); ok {
-			in.step(min(len(x.s), len(y.s)) / 64)
-			return strings.Compare(x.s, y.s)
-		}
-	}
-	if x, ok := a.(*list); ok {
-		if y, ok := b.(*list); ok && x.kind == y.kind {
-			for i := range min(len(x.items), len(y.items)) {
-				if !in.equal(x.items[i], y.items[i]) {
-					return in.compare(op, x.items[i], y.items[i])
-				}
-			}
-			return cmp.Compare(len(x.items), len(y.items))
-		}
-	}
-	if _, ok := number(a); ok {
-		if _, ok := number(b); ok {
-			if c, ok := compareNumbers(a, b); ok {
-				return c
-			}
-			return 2 // NaN: nothing holds
-		}
-	}
-	fail(typeError, "'%s' not supported between instances of '%s' and '%s'", op, typeName(a), typeName(b))
-	return 0
 }
 
 // iterate lists the items of a value.
