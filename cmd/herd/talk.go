@@ -68,14 +68,14 @@ func (t *talk) reply(ctx context.Context) error {
 	}
 	before := t.session.Usage()
 	t.last = reply{tokens: []int32{}, prompt: len(p.IDs)}
-	end := "\n"
+	start, end := "", "\n" // before a call, and at the end
 	show := func(text string) error {
 		if text == "" {
 			return nil
 		}
-		end = "\n"
+		start, end = "\n", "\n"
 		if strings.HasSuffix(text, "\n") {
-			end = ""
+			start, end = "", ""
 		}
 		_, err := io.WriteString(t.out, text)
 		return err
@@ -104,8 +104,7 @@ func (t *talk) reply(ctx context.Context) error {
 	m, rest, malformed := r.Message()
 	err = show(rest)
 	for _, c := range m.ToolCalls {
-		err = errors.Join(err, show(fmt.Sprintf("%s%s %s", end, c.Function.Name, c.Function.Arguments)))
-		end = "\n"
+		err = errors.Join(err, show(fmt.Sprintf("%s%s %s", start, c.Function.Name, c.Function.Arguments)))
 	}
 	t.last.err = malformed
 	if malformed != nil {

@@ -152,7 +152,7 @@ var (
 
 // clear reports whether malformed text was meant to be a call.
 func (p *Parser) clear() bool {
-	head := p.held[:min(len(p.held), maxHead)]
+	head := p.held[:min(len(p.held), p.scan.at, maxHead)] // not what comes after
 	if p.list() {
 		return len(p.o.Names) > 0 // mayList has seen one of them
 	}

@@ -245,7 +245,7 @@ func (p *Parser) bare(end bool) bool {
 		}
 		if p.clear() {
 			p.state = text
-			p.fail(len(p.held), bad)
+			p.fail(min(n+1, len(p.held)), bad)
 			return true
 		}
 		p.state = text
