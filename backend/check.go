@@ -154,7 +154,7 @@ func checkKV(a *Args, name string) {
 // see.
 func paged(a *Args, name string) {
 	g := a.KV
-	if g.Type != F32 && g.Type != F16 || a.Layer < 0 || a.Layer >= g.Layers {
+	if !g.Type.Float() || a.Layer < 0 || a.Layer >= g.Layers {
 		panic(shapeErr(name, "pages of %v, layer %d of %d", g.Type, a.Layer, g.Layers))
 	}
 	size := g.PageBytes()

@@ -44,18 +44,28 @@ type Layout struct {
 func (l *Layout) Rows() int { return len(l.Pos) }
 
 // KV is the geometry of a page: for each layer, keys then values, for each
-// key-value head, PageLen positions of HeadDim elements.
+// key-value head a block: of keys [HeadDim, PageLen], of values
+// [PageLen, HeadDim]. So both products of attention read rows of what they sum
+// over, and neither has to transpose.
 type KV struct {
-	Type    DType // F32 or F16
+	Type    DType // F32, F16 or BF16
 	Layers  int
 	Heads   int // key-value heads
 	HeadDim int
 }
 
-// Offset is where a head's block [PageLen, HeadDim] starts, in elements.
-// value is 0 for keys and 1 for values.
+// Offset is where a head's block starts, in elements. value is 0 for keys and 1
+// for values.
 func (g KV) Offset(layer, value, head int) int {
 	return ((layer*2+value)*g.Heads + head) * PageLen * g.HeadDim
+}
+
+// At is where element i of a position of a head's keys or values lies.
+func (g KV) At(layer, value, head, slot, i int) int {
+	if value == 0 {
+		return g.Offset(layer, value, head) + i*PageLen + slot
+	}
+	return g.Offset(layer, value, head) + slot*g.HeadDim + i
 }
 
 // PageBytes is the size of a page.

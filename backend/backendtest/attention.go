@@ -126,11 +126,16 @@ func (c *testCase) layout(s scene, paged bool) {
 // rows that a row of the step may see, NaN in all others.
 func (c *testCase) addPages() {
 	g := c.args.KV
-	seen := map[[2]int]bool{} // page and slot
+	type place struct{ page, at int }
+	seen := map[place]bool{}
 	for i, s := range c.args.Layout.Segments {
 		for _, sp := range s.Spans {
 			for t := sp.Start; t < sp.Start+sp.Len; t++ {
-				seen[[2]int{c.tables[i][t/backend.PageLen], t % backend.PageLen}] = true
+				for e := range 2 * g.Layers * g.Heads * g.HeadDim {
+					h := e / g.HeadDim
+					at := g.At(h/g.Heads/2, h/g.Heads%2, h%g.Heads, t%backend.PageLen, e%g.HeadDim)
+					seen[place{c.tables[i][t/backend.PageLen], at}] = true
+				}
 			}
 		}
 	}
@@ -139,7 +144,7 @@ func (c *testCase) addPages() {
 			page := len(c.pages)
 			n := int(g.PageBytes()) / g.Type.BlockBytes()
 			o := newOperand(g.Type, dense, func(i int) float64 {
-				if !seen[[2]int{page, i / g.HeadDim % backend.PageLen}] {
+				if !seen[place{page, i}] {
 					return math.NaN()
 				}
 				return c.rng.NormFloat64()

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 // groupHeads is how many query heads of rows are computed together, so that
@@ -40,25 +41,27 @@ type attending struct {
 	*attendTask
 	w        *worker
 	s        *backend.Segment
-	g        int       // key-value head
-	row, n   int       // rows [row, row+n) of the segment
-	q        []float32 // [nq, hd]
-	scores   []float32 // [nq, PageLen]
-	keys     panelBuf  // a block's keys as panels [keys/16][hd][16]
-	values   panelBuf  // a block's values as panels [hd/16][keys][16]
-	part     []float32 // [nq, wide] of one block
-	sum      []float32 // [nq, wide] of all blocks so far
-	top, all []float32 // [nq] largest score and sum of exp(score - top) so far
-	blockTop []float32 // [nq] the same of the block
+	g        int        // key-value head
+	row, n   int        // rows [row, row+n) of the segment
+	q        []float32  // [nq, hd]
+	scores   []float32  // [nq, PageLen]
+	keys     columns    // [hd][keys] of a block
+	values   columns    // [keys][hd]
+	buf      [2]columns // for keys and values that must be laid out first
+	part     []float32  // [nq, wide] of one block
+	sum      []float32  // [nq, wide] of all blocks so far
+	top, all []float32  // [nq] largest score and sum of exp(score - top) so far
+	blockTop []float32  // [nq] the same of the block
 	blockAll []float32
 	wide     int     // hd rounded up to whole panels
 	widths   []int32 // [n] keys that each row sees of the block
 }
 
-// panelBuf holds panels of F32 or F16.
-type panelBuf struct {
-	f []float32
-	h []uint16
+// columns is a matrix of F32, F16 or BF16 whose rows are summed over.
+type columns struct {
+	f      []float32
+	h      []uint16
+	stride int // of rows
 }
 
 func (t *attendTask) run(w *worker, chunk int) {
@@ -91,10 +94,14 @@ func (c *attending) begin() {
 	c.q = slice[float32](sc, nq*c.hd)
 	c.scores = slice[float32](sc, nq*backend.PageLen)
 	size := c.wide * backend.PageLen
-	if c.half() {
-		c.keys.h, c.values.h = slice[uint16](sc, size), slice[uint16](sc, size)
-	} else {
-		c.keys.f, c.values.f = slice[float32](sc, size), slice[float32](sc, size)
+	for i := range c.buf {
+		switch {
+		case c.direct(i):
+		case c.half():
+			c.buf[i].h = slice[uint16](sc, size)
+		default:
+			c.buf[i].f = slice[float32](sc, size)
+		}
 	}
 	c.part, c.sum = slice[float32](sc, nq*c.wide), slice[float32](sc, nq*c.wide)
 	c.top, c.all = slice[float32](sc, nq), slice[float32](sc, nq)
@@ -111,8 +118,15 @@ func (c *attending) begin() {
 	}
 }
 
-// half reports whether keys and values are F16.
-func (c *attending) half() bool { return c.s.Pages != nil && c.a.KV.Type == backend.F16 }
+// half reports whether keys and values have 16 bits.
+func (c *attending) half() bool { return c.s.Pages != nil && c.a.KV.Type != backend.F32 }
+
+// direct reports whether the keys (0) or values (1) are read where they lie:
+// pages hold them as the products want, but for values of heads that are not
+// whole panels, which a product would read beyond.
+func (c *attending) direct(value int) bool {
+	return c.s.Pages != nil && (value == 0 || c.hd%panel == 0)
+}
 
 // span adds the keys of a span, block by block. Blocks are cut at multiples of
 // PageLen of the key row, so how rows are grouped into chunks or steps does not
@@ -145,7 +159,7 @@ func (c *attending) block(at, n int) {
 	c.load(at, n)
 	nq := c.n * c.heads
 	for p := range panels(n) { // scores of keys beyond n are not used
-		c.product(c.scores[p*panel:], backend.PageLen, c.q, c.hd, &c.keys, p*c.hd*panel, nq, c.hd)
+		c.product(c.scores[p*panel:], backend.PageLen, c.q, c.hd, &c.keys, p*panel, nq, c.hd)
 	}
 	full := int(c.widths[0]) == n
 	if full { // all rows see all keys
@@ -163,52 +177,33 @@ func (c *attending) weigh(from, nq, n int) {
 		return
 	}
 	for i := from; i < from+nq; i++ {
-		c.blockTop[i], c.blockAll[i] = exps(c.scores[i*backend.PageLen:][:n], c.a.Scale)
+		c.blockTop[i], c.blockAll[i] = c.w.kernels.Exps(c.scores[i*backend.PageLen:][:n], c.a.Scale)
 	}
 	for p := range c.wide / panel {
 		c.product(c.part[from*c.wide+p*panel:], c.wide, c.scores[from*backend.PageLen:], backend.PageLen,
-			&c.values, p*backend.PageLen*panel, nq, n)
+			&c.values, p*panel, nq, n)
 	}
 	for i := from; i < from+nq; i++ {
 		if math.IsInf(float64(c.blockTop[i]), -1) {
 			continue
 		}
 		top := max(c.top[i], c.blockTop[i])
-		old, add := exp32(c.top[i]-top), exp32(c.blockTop[i]-top)
+		old, add := kernel.Exp(c.top[i]-top), kernel.Exp(c.blockTop[i]-top)
 		c.top[i] = top
 		c.all[i] = float32(c.all[i]*old) + float32(c.blockAll[i]*add)
-		part := c.part[i*c.wide:][:c.wide]
-		for j, v := range c.sum[i*c.wide:][:c.wide] {
-			c.sum[i*c.wide+j] = float32(v*old) + float32(part[j]*add)
-		}
+		c.w.kernels.Mix(c.sum[i*c.wide:][:c.wide], c.part[i*c.wide:], old, add)
 	}
 }
 
-// exps replaces scores by exp(scale*score - top), top the largest; it returns
-// top and the sum.
-func exps(s []float32, scale float32) (top, sum float32) {
-	top = float32(math.Inf(-1))
-	for i, v := range s {
-		s[i] = v * scale
-		top = max(top, s[i])
-	}
-	if math.IsInf(float64(top), -1) {
-		clear(s)
-		return top, 0
-	}
-	for i, v := range s {
-		s[i] = exp32(v - top)
-		sum += s[i]
-	}
-	return top, sum
-}
-
-// product multiplies rows of x with the panel of p that starts at element at.
-func (c *attending) product(out []float32, outStride int, x []float32, xStride int, p *panelBuf, at, rows, k int) {
-	if p.h != nil {
-		c.w.kernels.F16(out, outStride, x, xStride, p.h[at:], rows, k, false)
-	} else {
-		c.w.kernels.F32(out, outStride, x, xStride, p.f[at:], rows, k, false)
+// product multiplies rows of x with 16 columns of p from column at on.
+func (c *attending) product(out []float32, outStride int, x []float32, xStride int, p *columns, at, rows, k int) {
+	switch {
+	case p.h == nil:
+		c.w.kernels.F32(out, outStride, x, xStride, p.f[at:], p.stride, rows, k, false)
+	case c.a.KV.Type == backend.F16:
+		c.w.kernels.F16(out, outStride, x, xStride, p.h[at:], p.stride, rows, k, false)
+	default:
+		c.w.kernels.BF16(out, outStride, x, xStride, p.h[at:], p.stride, rows, k, false)
 	}
 }
 
@@ -224,49 +219,48 @@ func (c *attending) finish() {
 	}
 }
 
-// load lays out keys and values [at, at+n) as panels.
+// load finds keys and values [at, at+n), or lays them out.
 func (c *attending) load(at, n int) {
+	k, v := &c.buf[0], &c.buf[1]
+	k.stride, v.stride = backend.PageLen, c.wide
 	if c.s.Pages == nil {
-		k, v := &c.a.In[1], &c.a.In[2]
-		ks, vs := k.RowStride(), v.RowStride()
-		layOut(c.keys.f, c.values.f, elems[float32](k)[at*ks+c.g*c.hd:], ks, elems[float32](v)[at*vs+c.g*c.hd:], vs, n, c.hd)
+		in, stride := &c.a.In[1], c.a.In[1].RowStride()
+		for t, x := 0, elems[float32](in)[at*stride+c.g*c.hd:]; t < n; t++ {
+			for i, e := range x[t*stride:][:c.hd] {
+				k.f[i*backend.PageLen+t] = e
+			}
+		}
+		in, stride = &c.a.In[2], c.a.In[2].RowStride()
+		widenRows(v.f, c.wide, elems[float32](in)[at*stride+c.g*c.hd:], stride, n, c.hd)
+		c.keys, c.values = *k, *v
 		return
 	}
 	page, slot := c.s.Pages[at/backend.PageLen].Bytes(), at%backend.PageLen
-	k := c.a.KV.Offset(c.a.Layer, 0, c.g) + slot*c.hd
-	v := c.a.KV.Offset(c.a.Layer, 1, c.g) + slot*c.hd
+	kAt, vAt := c.a.KV.At(c.a.Layer, 0, c.g, slot, 0), c.a.KV.At(c.a.Layer, 1, c.g, slot, 0)
 	if c.half() {
 		mem := as[uint16](page)
-		layOut(c.keys.h, c.values.h, mem[k:], c.hd, mem[v:], c.hd, n, c.hd)
+		k.h = mem[kAt:]
+		if c.direct(1) {
+			v.h, v.stride = mem[vAt:], c.hd
+		} else {
+			widenRows(v.h, c.wide, mem[vAt:], c.hd, n, c.hd)
+		}
 	} else {
 		mem := as[float32](page)
-		layOut(c.keys.f, c.values.f, mem[k:], c.hd, mem[v:], c.hd, n, c.hd)
+		k.f = mem[kAt:]
+		if c.direct(1) {
+			v.f, v.stride = mem[vAt:], c.hd
+		} else {
+			widenRows(v.f, c.wide, mem[vAt:], c.hd, n, c.hd)
+		}
 	}
+	c.keys, c.values = *k, *v
 }
 
-// layOut writes n keys as panels [n/16][hd][16], padded with zeros, and n values
-// as panels [hd/16][PageLen][16].
-func layOut[T number](keys, values, k []T, kStride int, v []T, vStride, n, hd int) {
-	for t := 0; t < n; t += panel {
-		dst := keys[t*hd:][:panel*hd]
-		if n-t >= panel {
-			transpose(dst, k[t*kStride:], hd, kStride)
-			continue
-		}
-		clear(dst)
-		for r := range n - t {
-			for i, x := range k[(t+r)*kStride:][:hd] {
-				dst[i*panel+r] = x
-			}
-		}
-	}
+// widenRows copies n rows of hd to rows of wide, the rest zeros.
+func widenRows[T number](dst []T, wide int, src []T, stride, n, hd int) {
 	for t := range n {
-		row := v[t*vStride:][:hd]
-		for i := 0; i < hd; i += panel {
-			dst := values[(i*backend.PageLen + t*panel):][:panel]
-			if copied := copy(dst, row[i:]); copied < panel {
-				clear(dst[copied:])
-			}
-		}
+		row := dst[t*wide:][:wide]
+		clear(row[copy(row, src[t*stride:][:hd]):])
 	}
 }

@@ -93,12 +93,14 @@ func (b *Backend) Describe() backend.Description {
 	}
 	if b.vector() {
 		d.Vector = []string{
-			"MatMul F32", "MatMul F16", "MatMul BF16", "MatMul Q8_0",
-			"RoundI8", "Attention",
+			"MatMul F32", "MatMul F16", "MatMul BF16", "RoundI8", "Attention",
 		}
 		for _, t := range backend.DTypes() {
-			if t.Quantized() && t != backend.Q8_0 {
-				d.Vector = append(d.Vector, "MatMul "+t.String()+" (decoded to F32)")
+			switch {
+			case b.kernels.Format(t) != nil:
+				d.Vector = append(d.Vector, "MatMul "+t.String())
+			case t.Quantized():
+				d.Scalar = append(d.Scalar, "MatMul "+t.String()+" (decoded to F32)")
 			}
 		}
 	}
@@ -113,13 +115,16 @@ func (b *Backend) Describe() backend.Description {
 // vector reports whether kernels use vector instructions.
 func (b *Backend) vector() bool { return b.kernels.Name() != "generic" }
 
-// Rounding implements backend.Backend: int8 against Q8_0 where there is a
-// vector kernel for it, else none. The generic variant never rounds.
+// Rounding implements backend.Backend: int8 where there are kernels for a
+// type's codes, else none. The generic variant never rounds.
 func (b *Backend) Rounding(t backend.DType) backend.Rounding {
-	if t == backend.Q8_0 && b.vector() {
-		return backend.RoundI8x32
+	switch f := b.kernels.Format(t); {
+	case f == nil:
+		return backend.RoundNone
+	case f.Group == 256:
+		return backend.RoundI8x256
 	}
-	return backend.RoundNone
+	return backend.RoundI8x32
 }
 
 // Supports implements backend.Backend: all operations are.

@@ -80,14 +80,14 @@ func TestOptions(t *testing.T) {
 func TestExp(t *testing.T) {
 	var worst float64
 	check := func(x float32) {
-		got, want := exp32(x), float32(math.Exp(float64(x)))
+		got, want := kernel.Exp(x), float32(math.Exp(float64(x)))
 		if got == want || got != got && want != want {
 			return
 		}
 		ulp := float64(math.Nextafter32(want, math.MaxFloat32) - want)
 		off := math.Abs(float64(got)-math.Exp(float64(x))) / ulp
 		if worst = max(worst, off); !(off < 2) {
-			t.Fatalf("exp32(%g) = %g, want %g", x, got, want)
+			t.Fatalf("kernel.Exp(%g) = %g, want %g", x, got, want)
 		}
 	}
 	for b := uint64(0); b < 1<<32; b += 4001 {

@@ -19,6 +19,7 @@ type exec struct {
 	rows   rowTask
 	lines  lineTask
 	matmul matmulTask
+	round  roundTask
 	attend attendTask
 	inner  backend.Args // of the MatMul in LogProb
 }

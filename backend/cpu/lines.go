@@ -19,7 +19,7 @@ func (l *line) set(i int, v float32) { l.s[i*l.stride] = v }
 // lineTask is an element-wise operation of views of one shape: chunks are runs
 // of lines.
 type lineTask struct {
-	fn             func(y, p, q line)
+	fn             func(w *worker, y, p, q line)
 	a              *backend.Args
 	lines, perLine int // perLine is 0 for lines as the views have them
 	perChunk       int
@@ -31,7 +31,7 @@ const flatLine = 1 << 10
 
 // eachLine runs fn over all elements. cost is that of an element, 1 for an
 // addition. cut allows lines shorter than the last axis.
-func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(y, p, q line)) {
+func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(w *worker, y, p, q line)) {
 	n, lines := a.Out[0].Cols(), a.Out[0].Rows()
 	t := &e.lines
 	*t = lineTask{fn: fn, a: a, lines: lines}
@@ -50,7 +50,7 @@ func (t *lineTask) run(w *worker, chunk int) {
 		if t.a.In[1].Present() {
 			q = t.line(&t.a.In[1], l)
 		}
-		t.fn(t.line(&t.a.Out[0], l), t.line(&t.a.In[0], l), q)
+		t.fn(w, t.line(&t.a.Out[0], l), t.line(&t.a.In[0], l), q)
 	}
 }
 

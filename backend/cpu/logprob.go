@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 // logProbRows is how many rows of logits are in memory at once.
@@ -49,7 +50,7 @@ func reduceLogits(_ *worker, a *backend.Args, from, to int) {
 		}
 		var sum float64
 		for _, x := range z {
-			sum += float64(exp32(x - top))
+			sum += float64(kernel.Exp(x - top))
 		}
 		l := float64(top) + math.Log(sum)
 		lse[r], logp[r] = float32(l), float32(float64(z[ids[r]])-l)

@@ -1,7 +1,6 @@
 package cpu
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/herd-ml/herd/backend"
@@ -20,17 +19,21 @@ type matmulTask struct {
 	rows, k int
 	x       []float32 // [rows, k], rounded if asked for
 	xStride int
-	xq      []int8    // [rows, k] codes of x, where a weight takes them
-	xd      []float32 // [rows, k/32]
-	xsum    []int32   // [rows, k/16]
-	part    [backend.MaxWeights]struct {
-		w       backend.Weight
-		out     []float32
-		stride  int
-		first   int  // panels of the weights before
-		rounded bool // multiplied with xq
-	}
+	xq      []int8 // [rows, qStride] codes of x, where a weight takes them
+	qStride int
+	part    [backend.MaxWeights]matmulPart
+
 	parts, panels, perChunk int
+}
+
+// matmulPart is one weight of a MatMul.
+type matmulPart struct {
+	w      backend.Weight
+	out    []float32
+	stride int
+	first  int            // panels of the weights before
+	format *kernel.Format // of a packed weight with kernels for its codes, or nil
+	meta   []kernel.Meta  // [rows, k/Sub] where the weight takes codes of x
 }
 
 func (e *exec) matMul(a *backend.Args) {
@@ -43,23 +46,26 @@ func (e *exec) matMul(a *backend.Args) {
 	}
 	m.x, m.xStride = elems[float32](in), in.RowStride()
 	codes, values := false, false
+	mark := e.arena.mark()
 	for i := range m.parts {
 		p, w := &m.part[i], a.W[i]
 		p.w, p.first = w, m.panels
 		p.out, p.stride = elems[float32](&a.Out[i]), a.Out[i].RowStride()
 		switch w := w.(type) {
 		case *packed:
-			p.rounded = w.typ == backend.Q8_0 && a.Round == backend.RoundI8x32
+			p.format = e.b.kernels.Format(w.typ)
 		case *float:
-			p.rounded = false
 		default:
 			panic(&backend.ShapeError{Op: "MatMul", Detail: fmt.Sprintf("weight %s is of another backend", w.Name())})
 		}
-		codes = codes || p.rounded
-		values = values || !p.rounded
+		rounded := p.format != nil && p.format.Group == a.Round.Group()
+		if rounded {
+			p.meta = slice[kernel.Meta](&e.arena, m.rows*m.k/p.format.Sub)
+		}
+		codes = codes || rounded
+		values = values || !rounded
 		m.panels += panels(w.Rows())
 	}
-	mark := e.arena.mark()
 	if a.Round != backend.RoundNone {
 		e.roundInput(a, codes, values)
 	}
@@ -72,33 +78,63 @@ func (e *exec) matMul(a *backend.Args) {
 	*m = matmulTask{} // keeps no operand alive
 }
 
+// roundTask rounds the input of a MatMul: chunks are runs of rows.
+type roundTask struct {
+	m        *matmulTask
+	round    backend.Rounding
+	in       []float32 // [rows, stride]
+	stride   int
+	perChunk int
+	codes    bool // fill m.xq and the parts' meta
+	values   bool // fill m.x
+}
+
 // roundInput replaces x by its rounded form: codes for weights that take them,
 // values for those that do not.
 func (e *exec) roundInput(a *backend.Args, codes, values bool) {
-	m := &e.matmul
-	x, xStride := m.x, m.xStride
+	m, t := &e.matmul, &e.round
+	*t = roundTask{m, a.Round, m.x, m.xStride, max(1, chunkElems/m.k), codes, values}
 	if values {
 		m.x, m.xStride = slice[float32](&e.arena, m.rows*m.k), m.k
 	}
-	if a.Round == backend.RoundToBF16 {
-		for r := range m.rows {
-			for i, v := range x[r*xStride:][:m.k] {
+	if codes {
+		// A cache line more, since rows a power of two apart compete for the same
+		// lines of the first-level cache.
+		m.qStride = m.k + 64
+		m.xq = slice[int8](&e.arena, m.rows*m.qStride)
+	}
+	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
+	*t = roundTask{}
+}
+
+func (t *roundTask) run(w *worker, chunk int) {
+	m, from := t.m, chunk*t.perChunk
+	group := t.round.Group()
+	for r := from; r < min(from+t.perChunk, m.rows); r++ {
+		x := t.in[r*t.stride:][:m.k]
+		if group == 0 {
+			for i, v := range x {
 				m.x[r*m.k+i] = block.BF16ToF32(block.F32ToBF16(v))
 			}
+			continue
 		}
-		return
-	}
-	group := a.Round.Group()
-	n := m.k / group
-	m.xq = slice[int8](&e.arena, m.rows*m.k)
-	m.xd = slice[float32](&e.arena, m.rows*n)
-	m.xsum = slice[int32](&e.arena, m.rows*m.k/16)
-	for r := range m.rows {
-		q, d := m.xq[r*m.k:][:m.k], m.xd[r*n:][:n]
-		e.b.kernels.RoundI8(q, d, m.xsum[r*m.k/16:], x[r*xStride:][:m.k], group)
-		for i := 0; values && i < m.k; i++ {
+		mark := w.scratch.mark()
+		d, sums := slice[float32](&w.scratch, m.k/group), slice[int32](&w.scratch, m.k/16)
+		q := slice[int8](&w.scratch, m.k)
+		if t.codes {
+			q = m.xq[r*m.qStride:][:m.k]
+		}
+		w.kernels.RoundI8(q, d, sums, x, group)
+		for i := range m.part[:m.parts] {
+			if p := &m.part[i]; p.meta != nil {
+				n := m.k / p.format.Sub
+				p.format.Metas(p.meta[r*n:][:n], sums, d)
+			}
+		}
+		for i := 0; t.values && i < m.k; i++ {
 			m.x[r*m.k+i] = float32(q[i]) * d[i/group]
 		}
+		w.scratch.release(mark)
 	}
 }
 
@@ -132,8 +168,8 @@ func (m *matmulTask) panel(w *worker, part, i int) {
 	switch weight := p.w.(type) {
 	case *packed:
 		switch {
-		case p.rounded:
-			m.int8(w, out, stride, weight.panel(i))
+		case p.format != nil:
+			m.unpacked(w, p, out, stride, weight.panel(i))
 		case weight.typ == backend.F32:
 			multiply(m, w, w.kernels.F32, out, stride, as[float32](weight.panel(i)), 0, m.k)
 		case weight.typ == backend.F16:
@@ -162,19 +198,42 @@ func rowsPerCall(k int) int {
 	return max(callWork/max(k, 1)/kernel.MaxRows, 1) * kernel.MaxRows
 }
 
-func (m *matmulTask) int8(w *worker, out []float32, stride int, p []byte) {
-	step, blocks := rowsPerCall(m.k), m.k/32
-	for r := 0; r < m.rows; r += step {
-		if r > 0 && w.pause() {
-			return
+// unpackLen is the inputs of a panel that are unpacked at once: their codes are
+// 16 KiB, and stay in the first-level cache with the codes of a tile of rows.
+const unpackLen = 1024
+
+// unpacked multiplies with a panel whose codes are unpacked part by part, once
+// for all rows.
+func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride int, mem []byte) {
+	f, length := p.format, unpackLen
+	var tile []float32
+	if p.meta == nil {
+		length = tileLen
+		tile = slice[float32](&w.scratch, tileLen*panel)
+	}
+	codes, scales := slice[byte](&w.scratch, length*panel), slice[float32](&w.scratch, f.Scales(length))
+	step := rowsPerCall(length)
+	for col := 0; col < m.k; col += length {
+		n := min(length, m.k-col)
+		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
+		if p.meta == nil {
+			f.Tile(tile, codes, scales, n)
+			multiply(m, w, w.kernels.F32, out, stride, tile, col, n)
+			continue
 		}
-		w.kernels.Q8_0(out[r*stride:], stride, m.xq[r*m.k:], m.k, m.xd[r*blocks:], blocks,
-			m.xsum[r*2*blocks:], 2*blocks, p, min(step, m.rows-r), blocks, false)
+		subs := m.k / f.Sub
+		for r := 0; r < m.rows; r += step {
+			if r > 0 && w.pause() {
+				return
+			}
+			f.Product(&w.call, out[r*stride:], stride, m.xq[r*m.qStride+col:], m.qStride,
+				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, m.rows-r), n, col > 0)
+		}
 	}
 }
 
 // kernelFunc is a float kernel of a kernel.Set.
-type kernelFunc[W number] = func(out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool)
+type kernelFunc[W number] = func(out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool)
 
 // multiply adds the product of columns [col, col+n) of the input with w
 // [n, 16] to out, or writes it where col is 0.
@@ -184,7 +243,7 @@ func multiply[W number](m *matmulTask, wk *worker, f kernelFunc[W], out []float3
 		if r > 0 && wk.pause() {
 			return
 		}
-		f(out[r*stride:], stride, m.x[r*m.xStride+col:], m.xStride, w, min(step, m.rows-r), n, col > 0)
+		f(out[r*stride:], stride, m.x[r*m.xStride+col:], m.xStride, w, panel, min(step, m.rows-r), n, col > 0)
 	}
 }
 
@@ -207,39 +266,10 @@ func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packe
 // tile decodes columns [col, col+cols) of a panel into dst [cols, 16]. tmp is
 // as large.
 func (w *packed) tile(dst, tmp []float32, i, col, cols int) {
-	p := w.panel(i)
-	if w.typ == backend.Q8_0 {
-		tileQ8(dst, p[col/32*kernel.Q8Bytes:], cols/32)
-		return
+	for r := range panel {
+		w.rowTile(tmp[r*cols:][:cols], i*panel+r, col)
 	}
-	e, n := w.typ.BlockElems(), w.typ.BlockBytes()*panel
-	blocks := cols / e
-	p = p[col/e*n:][:blocks*n]
-	if w.typ == backend.Q4_1 {
-		tileQ4_1(dst, p, blocks)
-		return
-	}
-	w.decode(tmp[:cols*panel], p)
-	for b := range blocks {
-		transpose(dst[b*e*panel:], tmp[b*e*panel:], e, e)
-	}
-}
-
-// tileQ8 decodes blocks of a Q8_0 panel into dst [blocks*32, 16].
-func tileQ8(dst []float32, p []byte, blocks int) {
-	for b := range blocks {
-		p := p[b*kernel.Q8Bytes:][:kernel.Q8Bytes]
-		for r := range panel {
-			d := block.F16ToF32(binary.LittleEndian.Uint16(p[2*r:]))
-			for g := range 8 {
-				q, y := p[2*panel+(g*panel+r)*4:][:4], dst[(b*32+g*4)*panel+r:][:3*panel+1]
-				y[0] = d * float32(int8(q[0]))
-				y[panel] = d * float32(int8(q[1]))
-				y[2*panel] = d * float32(int8(q[2]))
-				y[3*panel] = d * float32(int8(q[3]))
-			}
-		}
-	}
+	transpose(dst, tmp, cols, cols)
 }
 
 // transpose writes the 16 rows of n that are stride apart in src as dst [n, 16].

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 // MemoryError says that memory could not be had. Alloc and Pack return it; it
@@ -62,7 +63,7 @@ func (b *buffer) Free() {
 
 // number is an element of a buffer.
 type number interface {
-	~int8 | ~uint8 | ~uint16 | ~int32 | ~float32
+	~int8 | ~uint8 | ~uint16 | ~int32 | ~float32 | kernel.Meta
 }
 
 // as reads memory as numbers.

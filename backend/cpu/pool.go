@@ -59,6 +59,7 @@ type worker struct {
 	pool    *pool
 	kernels *kernel.Set
 	scratch arena // empty when a chunk starts
+	call    kernel.Call
 	yielded time.Time
 	parked  atomic.Bool
 	wake    chan struct{}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 // rowTask is an operation whose rows are independent: chunks are runs of them.
@@ -125,39 +126,40 @@ func (e *exec) kvAppend(a *backend.Args) {
 func appendKV(page []byte, slot, value int, x []float32, a *backend.Args) {
 	hd := a.KV.HeadDim
 	for g := range a.KV.Heads {
-		at := a.KV.Offset(a.Layer, value, g) + slot*hd
-		if a.KV.Type == backend.F32 {
-			copy(as[float32](page)[at:][:hd], x[g*hd:])
-		} else {
-			block.EncodeF16(as[uint16](page)[at:][:hd], x[g*hd:][:hd])
+		at, stride := a.KV.At(a.Layer, value, g, slot, 0), 1
+		if value == 0 {
+			stride = backend.PageLen
+		}
+		x := x[g*hd:][:hd]
+		switch a.KV.Type {
+		case backend.F32:
+			move(as[float32](page)[at:], stride, x, 1, hd)
+		case backend.F16:
+			convert(as[uint16](page)[at:], stride, x, 1, hd, block.F32ToF16)
+		default:
+			convert(as[uint16](page)[at:], stride, x, 1, hd, block.F32ToBF16)
 		}
 	}
 }
 
 func (e *exec) swiGLU(a *backend.Args) {
 	// Any strides are allowed; the model's are rows.
-	e.eachLine(a, 4, true, func(y, gate, up line) {
+	e.eachLine(a, 4, true, func(w *worker, y, gate, up line) {
 		if y.unit() && gate.unit() && up.unit() {
-			g, u, y := gate.s, up.s[:len(gate.s)], y.s[:len(gate.s)]
-			for i, z := range g {
-				y[i] = z / (1 + exp32(-z)) * u[i]
-			}
+			w.kernels.SwiGLU(y.s, gate.s, up.s)
 			return
 		}
 		for i := range y.n {
 			z := gate.at(i)
-			y.set(i, z/(1+exp32(-z))*up.at(i))
+			y.set(i, z/(1+kernel.Exp(-z))*up.at(i))
 		}
 	})
 }
 
 func (e *exec) add(a *backend.Args) {
-	e.eachLine(a, 1, true, func(y, p, q line) {
+	e.eachLine(a, 1, true, func(w *worker, y, p, q line) {
 		if y.unit() && p.unit() && q.unit() {
-			q, y := q.s[:len(p.s)], y.s[:len(p.s)]
-			for i, v := range p.s {
-				y[i] = v + q[i]
-			}
+			w.kernels.Add(y.s, p.s, q.s)
 			return
 		}
 		for i := range y.n {
@@ -167,7 +169,7 @@ func (e *exec) add(a *backend.Args) {
 }
 
 func (e *exec) mul(a *backend.Args) {
-	e.eachLine(a, 1, true, func(y, p, q line) {
+	e.eachLine(a, 1, true, func(_ *worker, y, p, q line) {
 		if y.unit() && p.unit() && q.unit() {
 			q, y := q.s[:len(p.s)], y.s[:len(p.s)]
 			for i, v := range p.s {
@@ -182,14 +184,14 @@ func (e *exec) mul(a *backend.Args) {
 }
 
 func (e *exec) softmax(a *backend.Args) {
-	e.eachLine(a, 4, false, func(y, x, _ line) {
+	e.eachLine(a, 4, false, func(_ *worker, y, x, _ line) {
 		m := float32(math.Inf(-1))
 		for i := range x.n {
 			m = max(m, x.at(i))
 		}
 		var sum float64
 		for i := range x.n {
-			p := exp32(x.at(i) - m)
+			p := kernel.Exp(x.at(i) - m)
 			y.set(i, p)
 			sum += float64(p)
 		}

@@ -120,46 +120,80 @@ func (w *packed) fill(ctx context.Context, src *backend.WeightSource, next *atom
 		if err := src.ReadRows(rows[:n*w.rowBytes], i*panel, n); err != nil {
 			return fmt.Errorf("cpu: weight %s: %w", w.name, err)
 		}
-		w.exchange(w.panel(i), rows, true)
+		for r := range panel {
+			exchange(w.typ, w.panel(i), r, rows[r*w.rowBytes:][:w.rowBytes], true)
+		}
 		if src.Progress != nil {
 			src.Progress(int64(n * w.rowBytes))
 		}
 	}
 }
 
-// exchange copies between a panel p and its 16 rows as the file has them.
-func (w *packed) exchange(p, rows []byte, pack bool) {
-	move := func(p, row []byte) {
-		if pack {
-			copy(p, row)
-		} else {
-			copy(row, p)
+// fields are the parts of a block, in the file's order: bytes, and the bytes of
+// an output that stay together in a panel. A panel has the same parts of its 16
+// rows interleaved by units, so that a vector holds one unit of each.
+var fields = [...][]struct{ bytes, unit int }{
+	backend.F32:    {{4, 4}},
+	backend.F16:    {{2, 2}},
+	backend.BF16:   {{2, 2}},
+	backend.Q4_0:   {{2, 2}, {16, 4}},
+	backend.Q4_1:   {{2, 2}, {2, 2}, {16, 4}},
+	backend.Q5_0:   {{2, 2}, {4, 4}, {16, 4}},
+	backend.Q5_1:   {{2, 2}, {2, 2}, {4, 4}, {16, 4}},
+	backend.Q8_0:   {{2, 2}, {32, 4}},
+	backend.Q2_K:   {{16, 1}, {64, 4}, {2, 2}, {2, 2}},
+	backend.Q3_K:   {{32, 4}, {64, 4}, {12, 1}, {2, 2}},
+	backend.Q4_K:   {{2, 2}, {2, 2}, {12, 1}, {128, 4}},
+	backend.Q5_K:   {{2, 2}, {2, 2}, {12, 1}, {32, 4}, {128, 4}},
+	backend.Q6_K:   {{128, 4}, {64, 4}, {16, 1}, {2, 2}},
+	backend.IQ4_NL: {{2, 2}, {16, 4}},
+	backend.IQ4_XS: {{2, 2}, {2, 2}, {4, 1}, {128, 4}},
+}
+
+// exchange copies between blocks of a panel p and of row r, as the file has it.
+func exchange(t backend.DType, p []byte, r int, row []byte, pack bool) {
+	n := t.BlockBytes()
+	if int(t) >= len(fields) || fields[t] == nil { // whole blocks
+		for ; len(row) > 0; p, row = p[panel*n:], row[n:] {
+			if pack {
+				copy(p[r*n:][:n], row)
+			} else {
+				copy(row[:n], p[r*n:])
+			}
+		}
+		return
+	}
+	for ; len(row) > 0; p = p[panel*n:] {
+		at := 0
+		for _, f := range fields[t] {
+			swap(p[panel*at:][:panel*f.bytes], r, row[:f.bytes], f.unit, pack)
+			row, at = row[f.bytes:], at+f.bytes
 		}
 	}
-	for r := range panel {
-		row := rows[r*w.rowBytes:][:w.rowBytes]
-		switch w.typ {
-		case backend.F32:
-			for k := range w.cols {
-				move(p[(k*panel+r)*4:][:4], row[k*4:][:4])
-			}
-		case backend.F16, backend.BF16:
-			for k := range w.cols {
-				move(p[(k*panel+r)*2:][:2], row[k*2:][:2])
-			}
-		case backend.Q8_0: // d; 32 codes
-			for b := range w.cols / 32 {
-				p, row := p[b*kernel.Q8Bytes:][:kernel.Q8Bytes], row[b*34:][:34]
-				move(p[2*r:][:2], row[:2])
-				for g := range 8 {
-					move(p[2*panel+(g*panel+r)*4:][:4], row[2+4*g:][:4])
-				}
-			}
-		default:
-			n := w.typ.BlockBytes()
-			for b := range w.rowBytes / n {
-				move(p[(b*panel+r)*n:][:n], row[b*n:][:n])
-			}
+}
+
+// swap copies between units of row r in p and row.
+func swap(p []byte, r int, row []byte, unit int, pack bool) {
+	switch {
+	case unit == 4 && pack:
+		for i := 0; i+4 <= len(row); i += 4 {
+			binary.LittleEndian.PutUint32(p[panel*i+4*r:], binary.LittleEndian.Uint32(row[i:]))
+		}
+	case unit == 4:
+		for i := 0; i+4 <= len(row); i += 4 {
+			binary.LittleEndian.PutUint32(row[i:], binary.LittleEndian.Uint32(p[panel*i+4*r:]))
+		}
+	case unit == 2 && pack:
+		binary.LittleEndian.PutUint16(p[2*r:], binary.LittleEndian.Uint16(row))
+	case unit == 2:
+		binary.LittleEndian.PutUint16(row, binary.LittleEndian.Uint16(p[2*r:]))
+	case pack:
+		for i, b := range row {
+			p[panel*i+r] = b
+		}
+	default:
+		for i := range row {
+			row[i] = p[panel*i+r]
 		}
 	}
 }
@@ -167,12 +201,8 @@ func (w *packed) exchange(p, rows []byte, pack bool) {
 // Unpack implements backend.Weight.
 func (w *packed) Unpack(dst []byte, row, n int) {
 	w.check("Unpack", row, n, 0, w.cols)
-	rows := make([]byte, panel*w.rowBytes)
-	for n > 0 {
-		w.exchange(w.panel(row/panel), rows, false)
-		m := min(n, panel-row%panel)
-		copy(dst[:m*w.rowBytes], rows[row%panel*w.rowBytes:])
-		dst, row, n = dst[m*w.rowBytes:], row+m, n-m
+	for ; n > 0; dst, row, n = dst[w.rowBytes:], row+1, n-1 {
+		exchange(w.typ, w.panel(row/panel), row%panel, dst[:w.rowBytes], false)
 	}
 }
 
@@ -187,34 +217,20 @@ func (w *packed) Tile(dst []float32, row, rows, col, cols int) {
 // rowTile decodes columns from col on of one row.
 func (w *packed) rowTile(dst []float32, row, col int) {
 	p, r := w.panel(row/panel), row%panel
-	switch w.typ {
-	case backend.F32:
-		for k := range dst {
-			dst[k] = math.Float32frombits(binary.LittleEndian.Uint32(p[((col+k)*panel+r)*4:]))
-		}
-	case backend.F16:
-		for k := range dst {
-			dst[k] = block.F16ToF32(binary.LittleEndian.Uint16(p[((col+k)*panel+r)*2:]))
-		}
-	case backend.BF16:
-		for k := range dst {
-			dst[k] = block.BF16ToF32(binary.LittleEndian.Uint16(p[((col+k)*panel+r)*2:]))
-		}
-	case backend.Q8_0:
-		for ; len(dst) > 0; dst, col = dst[32:], col+32 {
-			b := p[col/32*kernel.Q8Bytes:][:kernel.Q8Bytes]
-			d := block.F16ToF32(binary.LittleEndian.Uint16(b[2*r:]))
-			for k := range 32 {
-				dst[k] = d * float32(int8(b[2*panel+(k/4*panel+r)*4+k%4]))
-			}
-		}
-	default:
-		e, n := w.typ.BlockElems(), w.typ.BlockBytes()
-		for ; len(dst) > 0; dst, col = dst[e:], col+e {
-			w.decode(dst[:e], p[(col/e*panel+r)*n:][:n])
-		}
+	e, n := w.typ.BlockElems(), w.typ.BlockBytes()
+	var buf [maxRun]byte
+	run := min(len(dst), max(e, 64)) / e * e // of several blocks where they are small
+	for p = p[col/e*n*panel:]; len(dst) > 0; dst = dst[run:] {
+		run = min(run, len(dst))
+		b := buf[:run/e*n]
+		exchange(w.typ, p, r, b, false)
+		w.decode(dst[:run], b)
+		p = p[len(b)*panel:]
 	}
 }
+
+// maxRun is at least the size of a block, and of 64 floats.
+const maxRun = 512
 
 func (w *packed) check(what string, row, rows, col, cols int) {
 	inside(what, w, row, rows, col, cols)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 func TestPackErrors(t *testing.T) {
@@ -93,27 +94,42 @@ func TestPackBytes(t *testing.T) {
 	}
 }
 
-// TestTile: the tiles of MatMul have the values of Weight.Tile.
+// TestTile: the tiles of MatMul have the values of Weight.Tile, whether rows are
+// decoded one by one or a panel's codes by a vector kernel.
 func TestTile(t *testing.T) {
-	b := open(t, Options{Workers: 1})
-	const cols = 512
-	want, got, tmp := make([]float32, panel*cols), make([]float32, panel*cols), make([]float32, panel*cols)
-	for _, typ := range backend.DTypes() {
-		if !typ.Quantized() {
+	const cols = 768
+	for _, v := range kernel.Variants() {
+		if v.Err != nil {
+			t.Logf("%s: %v", v.Name, v.Err)
 			continue
 		}
-		w, err := b.Pack(t.Context(), randomSource(typ, 3*panel, cols))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Tile(want, panel, panel, 256, 256)
-		w.(*packed).tile(got, tmp, 1, 256, 256)
-		for i, x := range want[:panel*256] {
-			if y := got[i%256*panel+i/256]; math.Float32bits(x) != math.Float32bits(y) && (x == x || y == y) {
-				t.Fatalf("%v: row %d, column %d: %v in the panel, %v in the row", typ, i/256, i%256, y, x)
+		b := open(t, Options{Workers: 1, Variant: v.Name})
+		want, got, tmp := make([]float32, panel*cols), make([]float32, panel*cols), make([]float32, panel*cols)
+		for _, typ := range backend.DTypes() {
+			if !typ.Quantized() {
+				continue
 			}
+			w, err := b.Pack(t.Context(), randomSource(typ, 3*panel, cols))
+			if err != nil {
+				t.Fatal(err)
+			}
+			const col, n = 256, 512
+			w.Tile(want, panel, panel, col, n)
+			p := w.(*packed)
+			if f := b.kernels.Format(typ); f != nil {
+				codes, scales := make([]byte, n*panel), make([]float32, f.Scales(n))
+				f.Unpack(codes, scales, p.panel(1)[col/f.Block*f.Bytes:], n)
+				f.Tile(got, codes, scales, n)
+			} else {
+				p.tile(got, tmp, 1, col, n)
+			}
+			for i, x := range want[:panel*n] {
+				if y := got[i%n*panel+i/n]; math.Float32bits(x) != math.Float32bits(y) && (x == x || y == y) {
+					t.Fatalf("%s, %v: row %d, column %d: %v in the panel, %v in the row", v.Name, typ, i/n, i%n, y, x)
+				}
+			}
+			w.Free()
 		}
-		w.Free()
 	}
 }
 

@@ -47,7 +47,7 @@ func kvAppend(x *Values) {
 			for value := range 2 {
 				row := x.In[value][(s.Row+j)*g.Heads*g.HeadDim:]
 				for c := range g.Heads * g.HeadDim {
-					at := g.Offset(a.Layer, value, c/g.HeadDim) + t%backend.PageLen*g.HeadDim + c%g.HeadDim
+					at := g.At(a.Layer, value, c/g.HeadDim, t%backend.PageLen, c%g.HeadDim)
 					put(g.Type, mem, at, row[c])
 				}
 			}
@@ -80,9 +80,8 @@ func keys(x *Values, s *backend.Segment, value, head int) map[int][]float64 {
 			continue
 		}
 		mem, row := s.Pages[t/backend.PageLen].Bytes(), make([]float64, g.HeadDim)
-		at := g.Offset(a.Layer, value, head) + t%backend.PageLen*g.HeadDim
 		for c := range row {
-			row[c] = get(g.Type, mem, at+c)
+			row[c] = get(g.Type, mem, g.At(a.Layer, value, head, t%backend.PageLen, c))
 		}
 		rows[t] = row
 	}

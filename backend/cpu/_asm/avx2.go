@@ -13,10 +13,7 @@ var ymm = []reg.VecPhysical{
 }
 
 // Rows of a tile. Row r has the sums ymm[2*r] and ymm[2*r+1].
-const (
-	rows256   = 6
-	rows256Q8 = 4
-)
+const rows256 = 6
 
 func avx2(g gen) {
 	widen := map[string]func(Mem, reg.VecPhysical){
@@ -28,8 +25,12 @@ func avx2(g gen) {
 		g.begin(f.name+"AVX2", floatSignature(f.elem), append([]string{f.name + "AVX2 is the AVX2 product."}, floatDoc(rows256, f.doc)...)...)
 		g.float256(f.bytes, widen[f.name])
 	}
-	g.begin("q8AVX2", q8Signature, append([]string{"q8AVX2 is the AVX2 product. It does not read xsum."}, q8Doc(rows256Q8)...)...)
-	g.q8AVX2()
+	for _, r := range recipes256 {
+		g.int8x256(r)
+	}
+	tile(g)
+	g.peak("peakF32AVX2", "fused multiply-adds of 8 float32", ymm, func(a, b, c reg.VecPhysical) { g.VFMADD231PS(a, b, c) })
+	g.peak("peakInt8AVX2", "VPMADDUBSW, 32 products of bytes each,", ymm, func(a, b, c reg.VecPhysical) { g.VPMADDUBSW(a, b, c) })
 	g.round256()
 }
 
@@ -66,18 +67,21 @@ func (g gen) float256(bytes int, widen func(Mem, reg.VecPhysical)) {
 	const unroll = 4
 	x, xStride, w, k, tmp, stride := []reg.GPPhysical{reg.RSI, reg.R9}, reg.R8, reg.RDI, reg.RCX, reg.RAX, reg.RDX
 	low, high, b := reg.Y12, reg.Y13, reg.Y14
+	wStride, w3Stride := reg.R10, reg.R11
 	g.arg("x", x[0])
 	g.stride("xStride", 2, xStride)
 	g.LEAQ(Mem{Base: xStride, Index: xStride, Scale: 2}, x[1])
 	g.ADDQ(x[0], x[1])
 	g.arg("w", w)
+	g.stride("wStride", uint64(bytes/2), wStride)
+	g.LEAQ(Mem{Base: wStride, Index: wStride, Scale: 2}, w3Stride)
 	g.arg("k", k)
 	g.rowCases(rows256, tmp, func(rows int) {
 		label := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
 		step := func(n int) {
 			for u := range n {
-				widen(at(w, 16*bytes*u), low)
-				widen(at(w, 16*bytes*u+8*bytes), high)
+				widen(weightAt(w, wStride, w3Stride, u, 0), low)
+				widen(weightAt(w, wStride, w3Stride, u, 8*bytes), high)
 				for r := range rows {
 					g.VBROADCASTSS(rowAt(x, xStride, r, 4*u), b)
 					g.VFMADD231PS(low, b, ymm[2*r])
@@ -86,7 +90,7 @@ func (g gen) float256(bytes int, widen func(Mem, reg.VecPhysical)) {
 			}
 			g.ADDQ(U8(4*n), x[0])
 			g.ADDQ(U8(4*n), x[1])
-			g.ADDQ(U32(16*bytes*n), w)
+			g.LEAQ(Mem{Base: w, Index: wStride, Scale: uint8(n)}, w)
 			g.SUBQ(U8(n), k)
 		}
 		g.sums256(rows, tmp, stride)
@@ -103,63 +107,6 @@ func (g gen) float256(bytes int, widen func(Mem, reg.VecPhysical)) {
 		step(1)
 		g.JNE(LabelRef(label("one")))
 		g.Label(label("store"))
-		g.store256(rows, tmp, stride)
-	})
-}
-
-// q8AVX2 forms products of |w| as unsigned and x with the sign of w as signed
-// bytes. A pair is at most 2*128*127 < 2^15, so VPMADDUBSW does not saturate.
-func (g gen) q8AVX2() {
-	xq, xqStride, xd, xdStride := []reg.GPPhysical{reg.RSI, reg.R9}, reg.R8, []reg.GPPhysical{reg.RDI, reg.R10}, reg.R11
-	w, blocks, tmp, stride := reg.RBX, reg.RCX, reg.RAX, reg.RDX
-	ints, codes, abs, v, ones := ymm[8:12], reg.Y12, reg.Y13, reg.Y14, reg.Y15
-	g.arg("xq", xq[0])
-	g.arg("xqStride", xqStride)
-	g.LEAQ(Mem{Base: xqStride, Index: xqStride, Scale: 2}, xq[1])
-	g.ADDQ(xq[0], xq[1])
-	g.arg("xd", xd[0])
-	g.stride("xdStride", 2, xdStride)
-	g.LEAQ(Mem{Base: xdStride, Index: xdStride, Scale: 2}, xd[1])
-	g.ADDQ(xd[0], xd[1])
-	g.arg("w", w)
-	g.arg("blocks", blocks)
-	g.rowCases(rows256Q8, tmp, func(rows int) {
-		loop := fmt.Sprintf("loop%d", rows)
-		g.sums256(rows, tmp, stride)
-		g.Comment("Y15 is 16 words of 1.")
-		g.VPCMPEQW(ones, ones, ones)
-		g.VPSRLW(U8(15), ones, ones)
-		g.Label(loop)
-		for half := range 2 {
-			for r := range rows {
-				g.VPXOR(ints[r], ints[r], ints[r])
-			}
-			for i := range 8 {
-				g.VMOVDQU(at(w, q8Codes+64*i+32*half), codes)
-				g.VPABSB(codes, abs)
-				for r := range rows {
-					g.VPBROADCASTD(rowAt(xq, xqStride, r, 4*i), v)
-					g.VPSIGNB(codes, v, v)
-					g.VPMADDUBSW(v, abs, v)
-					g.VPMADDWD(ones, v, v)
-					g.VPADDD(v, ints[r], ints[r])
-				}
-			}
-			g.VCVTPH2PS(at(w, 16*half), codes)
-			for r := range rows {
-				g.VCVTDQ2PS(ints[r], ints[r])
-				g.VBROADCASTSS(rowAt(xd, xdStride, r, 0), v)
-				g.VMULPS(codes, v, v)
-				g.VFMADD231PS(ints[r], v, ymm[2*r+half])
-			}
-		}
-		g.ADDQ(U8(32), xq[0])
-		g.ADDQ(U8(32), xq[1])
-		g.ADDQ(U8(4), xd[0])
-		g.ADDQ(U8(4), xd[1])
-		g.ADDQ(U32(q8Bytes), w)
-		g.DECQ(blocks)
-		g.JNE(LabelRef(loop))
 		g.store256(rows, tmp, stride)
 	})
 }

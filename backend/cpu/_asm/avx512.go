@@ -27,8 +27,11 @@ func avx512(g gen) {
 		g.begin(f.name+"AVX512", floatSignature(f.elem), append([]string{f.name + "AVX512 is the AVX-512 product."}, floatDoc(rows512, f.doc)...)...)
 		g.float512(f.bytes, widen[f.name])
 	}
-	g.begin("q8AVX512", q8Signature, append([]string{"q8AVX512 is the AVX-512 VNNI product."}, q8Doc(rows512)...)...)
-	g.q8AVX512()
+	for _, r := range recipes512 {
+		g.int8x512(r)
+	}
+	g.peak("peakF32AVX512", "fused multiply-adds of 16 float32", zmm, func(a, b, c reg.VecPhysical) { g.VFMADD231PS(a, b, c) })
+	g.peak("peakInt8AVX512", "VPDPBUSD, 64 products of bytes each,", zmm, func(a, b, c reg.VecPhysical) { g.VPDPBUSD(a, b, c) })
 }
 
 // sums512 loads the sums from out, or zeros. It clobbers cur and stride.
@@ -65,16 +68,19 @@ const mix = 3
 func (g gen) float512(bytes int, widen func(Mem, reg.VecPhysical)) {
 	const unroll = 4
 	x, xStride, w, k, cur, tmp := reg.RSI, reg.R8, reg.RDI, reg.RCX, reg.RAX, reg.RDX
+	wStride, w3Stride := reg.R9, reg.R10
 	weights := zmm[12:16]
 	g.arg("x", x)
 	g.stride("xStride", 2, xStride)
 	g.arg("w", w)
+	g.stride("wStride", uint64(bytes/2), wStride)
+	g.LEAQ(Mem{Base: wStride, Index: wStride, Scale: 2}, w3Stride)
 	g.arg("k", k)
 	g.rowCases(rows512, cur, func(rows int) {
 		label := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
 		step := func(n int) {
 			for u := range n {
-				widen(at(w, 16*bytes*u), weights[u])
+				widen(weightAt(w, wStride, w3Stride, u, 0), weights[u])
 			}
 			g.MOVQ(x, cur)
 			for r := range rows {
@@ -97,7 +103,7 @@ func (g gen) float512(bytes int, widen func(Mem, reg.VecPhysical)) {
 				}
 			}
 			g.ADDQ(U8(4*n), x)
-			g.ADDQ(U32(16*bytes*n), w)
+			g.LEAQ(Mem{Base: w, Index: wStride, Scale: uint8(n)}, w)
 			g.SUBQ(U8(n), k)
 		}
 		g.sums512(rows, cur, tmp)
@@ -115,75 +121,5 @@ func (g gen) float512(bytes int, widen func(Mem, reg.VecPhysical)) {
 		g.JNE(LabelRef(label("one")))
 		g.Label(label("store"))
 		g.store512(rows, cur, tmp)
-	})
-}
-
-// q8AVX512 holds the codes of a block in registers, 128 added to make them
-// unsigned as VPDPBUSD wants: the integer sum of a row therefore starts at
-// -128 times the sum of its codes.
-func (g gen) q8AVX512() {
-	const group = 4 // rows whose integer sums are formed together
-	xq, xqStride, xd, xdStride, xsum, xsumStride := reg.RSI, reg.R8, reg.RDI, reg.R9, reg.R10, reg.R11
-	w, blocks, curD, curS, tmp, off := reg.RBX, reg.RCX, reg.RDX, reg.R12, reg.RAX, reg.R13
-	codes, scales, flip, ints, scale, four := zmm[12:20], reg.Z20, reg.Z21, zmm[22:26], zmm[26:30], zmm[30:32]
-	g.arg("xq", xq)
-	g.arg("xqStride", xqStride)
-	g.arg("xd", xd)
-	g.stride("xdStride", 2, xdStride)
-	g.arg("xsum", xsum)
-	g.stride("xsumStride", 2, xsumStride)
-	g.arg("w", w)
-	g.arg("blocks", blocks)
-	g.MOVL(U32(0x80808080), tmp.As32())
-	g.VPBROADCASTD(tmp.As32(), flip)
-	g.rowCases(rows512, tmp, func(rows int) {
-		loop := fmt.Sprintf("loop%d", rows)
-		g.sums512(rows, tmp, off)
-		g.Label(loop)
-		g.VCVTPH2PS(at(w, 0), scales)
-		for i := range codes {
-			g.VPXORD(at(w, q8Codes+64*i), flip, codes[i])
-		}
-		g.MOVQ(xq, off)
-		g.MOVQ(xd, curD)
-		g.MOVQ(xsum, curS)
-		for r0 := 0; r0 < rows; r0 += group {
-			n := min(group, rows-r0)
-			for r := range n {
-				g.MOVL(at(curS, 0), tmp.As32())
-				g.ADDL(at(curS, 4), tmp.As32())
-				g.IMUL3L(I8(-128), tmp.As32(), tmp.As32())
-				g.VPBROADCASTD(tmp.As32(), ints[r])
-				g.ADDQ(xsumStride, curS)
-			}
-			for r := range n {
-				for i := range codes {
-					if r%mix != mix-1 {
-						g.VPDPBUSD_BCST(at(off, 4*i), codes[i], ints[r])
-						continue
-					}
-					if i%4 == 0 {
-						g.VBROADCASTI32X4(at(off, 4*i), four[i/4])
-					}
-					// The registers of the scales are free until the sums are done.
-					g.VPSHUFD(U8(0x55*(i%4)), four[i/4], scale[i%4])
-					g.VPDPBUSD(scale[i%4], codes[i], ints[r])
-				}
-				g.ADDQ(xqStride, off)
-			}
-			for r := range n {
-				g.VCVTDQ2PS(ints[r], ints[r])
-				g.VMULPS_BCST(at(curD, 0), scales, scale[r])
-				g.VFMADD231PS(ints[r], scale[r], zmm[r0+r])
-				g.ADDQ(xdStride, curD)
-			}
-		}
-		g.ADDQ(U8(32), xq)
-		g.ADDQ(U8(4), xd)
-		g.ADDQ(U8(8), xsum)
-		g.ADDQ(U32(q8Bytes), w)
-		g.DECQ(blocks)
-		g.JNE(LabelRef(loop))
-		g.store512(rows, tmp, off)
 	})
 }

@@ -21,7 +21,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: go run . folder")
 		os.Exit(2)
 	}
-	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512} {
+	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512, "unpack": unpack, "exp": exponents} {
 		g := gen{build.NewContext()}
 		g.ConstraintExpr("!noasm")
 		write(g)
@@ -104,14 +104,14 @@ var floats = []struct {
 	name, elem, doc string
 	bytes           int
 }{
-	{"f32", "float32", "w[i*16+j]", 4},
-	{"f16", "uint16", "float16(w[i*16+j])", 2},
-	{"bf16", "uint16", "bfloat16(w[i*16+j])", 2},
+	{"f32", "float32", "w[i*wStride+j]", 4},
+	{"f16", "uint16", "float16(w[i*wStride+j])", 2},
+	{"bf16", "uint16", "bfloat16(w[i*wStride+j])", 2},
 }
 
 // floatSignature and floatDoc are those of a float kernel.
 func floatSignature(elem string) string {
-	return "func(out []float32, outStride int, x []float32, xStride int, w []" + elem + ", rows, k int, accumulate bool)"
+	return "func(out []float32, outStride int, x []float32, xStride int, w []" + elem + ", wStride, rows, k int, accumulate bool)"
 }
 
 func floatDoc(rows int, weight string) []string {
@@ -133,37 +133,6 @@ func floatDoc(rows int, weight string) []string {
 	}
 }
 
-const q8Signature = "func(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool)"
-
-func q8Doc(rows int) []string {
-	return []string{
-		fmt.Sprintf("For 0 < rows <= %d and 0 < blocks, with wd and wq the scales and codes of w:", rows),
-		"",
-		"\tfor r := range rows {",
-		"\t\tfor j := range 16 {",
-		"\t\t\tacc := float32(0)",
-		"\t\t\tif accumulate {",
-		"\t\t\t\tacc = out[r*outStride+j]",
-		"\t\t\t}",
-		"\t\t\tfor b := range blocks {",
-		"\t\t\t\tdot := int32(0)",
-		"\t\t\t\tfor i := range 32 {",
-		"\t\t\t\t\tdot += int32(xq[r*xqStride+32*b+i]) * int32(wq[b][i/4][j][i%4])",
-		"\t\t\t\t}",
-		"\t\t\t\tacc = fma(xd[r*xdStride+b]*float16(wd[b][j]), float32(dot), acc)",
-		"\t\t\t}",
-		"\t\t\tout[r*outStride+j] = acc",
-		"\t\t}",
-		"\t}",
-	}
-}
-
-// A block of a Q8_0 panel: scales, then codes.
-const (
-	q8Codes = 32
-	q8Bytes = 544
-)
-
 // at is the operand disp bytes after base.
 func at(base reg.Register, disp int) operand.Mem {
 	return operand.Mem{Base: base, Disp: disp}
@@ -175,6 +144,19 @@ func rowAt(bases []reg.GPPhysical, stride reg.Register, r, disp int) operand.Mem
 	m := at(bases[r/3], disp)
 	if r%3 > 0 {
 		m.Index, m.Scale = stride, uint8(r%3)
+	}
+	return m
+}
+
+// weightAt is the operand disp bytes after input u of four, where stride is the
+// distance of inputs in bytes and stride3 three times that.
+func weightAt(w, stride, stride3 reg.Register, u, disp int) operand.Mem {
+	m := at(w, disp)
+	switch u {
+	case 1, 2:
+		m.Index, m.Scale = stride, uint8(u)
+	case 3:
+		m.Index, m.Scale = stride3, 1
 	}
 	return m
 }

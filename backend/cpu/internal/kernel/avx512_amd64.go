@@ -14,14 +14,14 @@ package kernel
 //				acc = out[r*outStride+j]
 //			}
 //			for i := range k {
-//				acc = fma(x[r*xStride+i], w[i*16+j], acc)
+//				acc = fma(x[r*xStride+i], w[i*wStride+j], acc)
 //			}
 //			out[r*outStride+j] = acc
 //		}
 //	}
 //
 //go:noescape
-func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, rows int, k int, accumulate bool)
+func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, rows int, k int, accumulate bool)
 
 // f16AVX512 is the AVX-512 product.
 // For 0 < rows <= 12 and 0 < k:
@@ -33,14 +33,14 @@ func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float
 //				acc = out[r*outStride+j]
 //			}
 //			for i := range k {
-//				acc = fma(x[r*xStride+i], float16(w[i*16+j]), acc)
+//				acc = fma(x[r*xStride+i], float16(w[i*wStride+j]), acc)
 //			}
 //			out[r*outStride+j] = acc
 //		}
 //	}
 //
 //go:noescape
-func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, rows int, k int, accumulate bool)
+func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
 
 // bf16AVX512 is the AVX-512 product.
 // For 0 < rows <= 12 and 0 < k:
@@ -52,34 +52,162 @@ func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint1
 //				acc = out[r*outStride+j]
 //			}
 //			for i := range k {
-//				acc = fma(x[r*xStride+i], bfloat16(w[i*16+j]), acc)
+//				acc = fma(x[r*xStride+i], bfloat16(w[i*wStride+j]), acc)
 //			}
 //			out[r*outStride+j] = acc
 //		}
 //	}
 //
 //go:noescape
-func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, rows int, k int, accumulate bool)
+func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
 
-// q8AVX512 is the AVX-512 VNNI product.
-// For 0 < rows <= 12 and 0 < blocks, with wd and wq the scales and codes of w:
+// int8x32AVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
 //
-//	for r := range rows {
-//		for j := range 16 {
-//			acc := float32(0)
-//			if accumulate {
-//				acc = out[r*outStride+j]
-//			}
-//			for b := range blocks {
-//				dot := int32(0)
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 1 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
 //				for i := range 32 {
-//					dot += int32(xq[r*xqStride+32*b+i]) * int32(wq[b][i/4][j][i%4])
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
 //				}
-//				acc = fma(xd[r*xdStride+b]*float16(wd[b][j]), float32(dot), acc)
+//				t += c.scales[b][s][j] * float32(dot)
 //			}
-//			out[r*outStride+j] = acc
+//			c.out[r][j] += m.Scale * t
 //		}
 //	}
 //
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
 //go:noescape
-func q8AVX512(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows int, blocks int, accumulate bool)
+func int8x32AVX512(c *int64)
+
+// int8x32MinsAVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 1 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 32 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//				t += c.mins[b][s][j] * m.Sum
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x32MinsAVX512(c *int64)
+
+// int8x256x32AVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 8 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 32 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x256x32AVX512(c *int64)
+
+// int8x256x32MinsAVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 8 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 32 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//				t += c.mins[b][s][j] * m.Sum
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x256x32MinsAVX512(c *int64)
+
+// int8x256x16AVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 16 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 16 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x256x16AVX512(c *int64)
+
+// int8x256x16MinsAVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 16 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 16 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//				t += c.mins[b][s][j] * m.Sum
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x256x16MinsAVX512(c *int64)
+
+// peakF32AVX512 runs n rounds of 12 fused multiply-adds of 16 float32 on registers. 0 < n.
+//
+//go:noescape
+func peakF32AVX512(n int)
+
+// peakInt8AVX512 runs n rounds of 12 VPDPBUSD, 64 products of bytes each, on registers. 0 < n.
+//
+//go:noescape
+func peakInt8AVX512(n int)

@@ -4,15 +4,18 @@
 
 #include "textflag.h"
 
-// func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, rows int, k int, accumulate bool)
+// func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
-TEXT ·f32AVX512(SB), NOSPLIT, $0-105
+TEXT ·f32AVX512(SB), NOSPLIT, $0-113
 	MOVQ x_base+32(FP), SI
 	MOVQ xStride+56(FP), R8
 	SHLQ $0x02, R8
 	MOVQ w_base+64(FP), DI
-	MOVQ k+96(FP), CX
-	MOVQ rows+88(FP), AX
+	MOVQ wStride+88(FP), R9
+	SHLQ $0x02, R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ k+104(FP), CX
+	MOVQ rows+96(FP), AX
 	CMPQ AX, $0x01
 	JEQ  rows1
 	CMPQ AX, $0x02
@@ -37,7 +40,7 @@ TEXT ·f32AVX512(SB), NOSPLIT, $0-105
 	JEQ  rows11
 
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -72,9 +75,9 @@ TEXT ·f32AVX512(SB), NOSPLIT, $0-105
 
 loop12:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -156,7 +159,7 @@ loop12:
 	VPERMILPS        $0xff, Z19, Z31
 	VFMADD231PS      Z31, Z15, Z11
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop12
@@ -192,7 +195,7 @@ one12:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z11
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one12
 
@@ -229,7 +232,7 @@ store12:
 
 rows11:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -262,9 +265,9 @@ rows11:
 
 loop11:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -336,7 +339,7 @@ loop11:
 	VFMADD231PS.BCST 8(AX), Z14, Z10
 	VFMADD231PS.BCST 12(AX), Z15, Z10
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop11
@@ -370,7 +373,7 @@ one11:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z10
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one11
 
@@ -405,7 +408,7 @@ store11:
 
 rows10:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -436,9 +439,9 @@ rows10:
 
 loop10:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -505,7 +508,7 @@ loop10:
 	VFMADD231PS.BCST 8(AX), Z14, Z9
 	VFMADD231PS.BCST 12(AX), Z15, Z9
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop10
@@ -537,7 +540,7 @@ one10:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z9
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one10
 
@@ -570,7 +573,7 @@ store10:
 
 rows9:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -599,9 +602,9 @@ rows9:
 
 loop9:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -663,7 +666,7 @@ loop9:
 	VPERMILPS        $0xff, Z16, Z31
 	VFMADD231PS      Z31, Z15, Z8
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop9
@@ -693,7 +696,7 @@ one9:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z8
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one9
 
@@ -724,7 +727,7 @@ store9:
 
 rows8:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -751,9 +754,9 @@ rows8:
 
 loop8:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -805,7 +808,7 @@ loop8:
 	VFMADD231PS.BCST 8(AX), Z14, Z7
 	VFMADD231PS.BCST 12(AX), Z15, Z7
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop8
@@ -833,7 +836,7 @@ one8:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z7
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one8
 
@@ -862,7 +865,7 @@ store8:
 
 rows7:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -887,9 +890,9 @@ rows7:
 
 loop7:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -936,7 +939,7 @@ loop7:
 	VFMADD231PS.BCST 8(AX), Z14, Z6
 	VFMADD231PS.BCST 12(AX), Z15, Z6
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop7
@@ -962,7 +965,7 @@ one7:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z6
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one7
 
@@ -989,7 +992,7 @@ store7:
 
 rows6:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1012,9 +1015,9 @@ rows6:
 
 loop6:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1056,7 +1059,7 @@ loop6:
 	VPERMILPS        $0xff, Z17, Z31
 	VFMADD231PS      Z31, Z15, Z5
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop6
@@ -1080,7 +1083,7 @@ one6:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z5
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one6
 
@@ -1105,7 +1108,7 @@ store6:
 
 rows5:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1126,9 +1129,9 @@ rows5:
 
 loop5:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1160,7 +1163,7 @@ loop5:
 	VFMADD231PS.BCST 8(AX), Z14, Z4
 	VFMADD231PS.BCST 12(AX), Z15, Z4
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop5
@@ -1182,7 +1185,7 @@ one5:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z4
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one5
 
@@ -1205,7 +1208,7 @@ store5:
 
 rows4:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1224,9 +1227,9 @@ rows4:
 
 loop4:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1253,7 +1256,7 @@ loop4:
 	VFMADD231PS.BCST 8(AX), Z14, Z3
 	VFMADD231PS.BCST 12(AX), Z15, Z3
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop4
@@ -1273,7 +1276,7 @@ one4:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z3
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one4
 
@@ -1294,7 +1297,7 @@ store4:
 
 rows3:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1311,9 +1314,9 @@ rows3:
 
 loop3:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1335,7 +1338,7 @@ loop3:
 	VPERMILPS        $0xff, Z18, Z31
 	VFMADD231PS      Z31, Z15, Z2
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop3
@@ -1353,7 +1356,7 @@ one3:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z2
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one3
 
@@ -1372,7 +1375,7 @@ store3:
 
 rows2:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1387,9 +1390,9 @@ rows2:
 
 loop2:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1401,7 +1404,7 @@ loop2:
 	VFMADD231PS.BCST 8(AX), Z14, Z1
 	VFMADD231PS.BCST 12(AX), Z15, Z1
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop2
@@ -1417,7 +1420,7 @@ one2:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z1
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one2
 
@@ -1434,7 +1437,7 @@ store2:
 
 rows1:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1447,16 +1450,16 @@ rows1:
 
 loop1:
 	VMOVUPS          (DI), Z12
-	VMOVUPS          64(DI), Z13
-	VMOVUPS          128(DI), Z14
-	VMOVUPS          192(DI), Z15
+	VMOVUPS          (DI)(R9*1), Z13
+	VMOVUPS          (DI)(R9*2), Z14
+	VMOVUPS          (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 12(AX), Z15, Z0
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000100, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop1
@@ -1470,7 +1473,7 @@ one1:
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000040, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one1
 
@@ -1483,15 +1486,18 @@ store1:
 	VZEROUPPER
 	RET
 
-// func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, rows int, k int, accumulate bool)
+// func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
-TEXT ·f16AVX512(SB), NOSPLIT, $0-105
+TEXT ·f16AVX512(SB), NOSPLIT, $0-113
 	MOVQ x_base+32(FP), SI
 	MOVQ xStride+56(FP), R8
 	SHLQ $0x02, R8
 	MOVQ w_base+64(FP), DI
-	MOVQ k+96(FP), CX
-	MOVQ rows+88(FP), AX
+	MOVQ wStride+88(FP), R9
+	SHLQ $0x01, R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ k+104(FP), CX
+	MOVQ rows+96(FP), AX
 	CMPQ AX, $0x01
 	JEQ  rows1
 	CMPQ AX, $0x02
@@ -1516,7 +1522,7 @@ TEXT ·f16AVX512(SB), NOSPLIT, $0-105
 	JEQ  rows11
 
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1551,9 +1557,9 @@ TEXT ·f16AVX512(SB), NOSPLIT, $0-105
 
 loop12:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1635,7 +1641,7 @@ loop12:
 	VPERMILPS        $0xff, Z19, Z31
 	VFMADD231PS      Z31, Z15, Z11
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop12
@@ -1671,7 +1677,7 @@ one12:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z11
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one12
 
@@ -1708,7 +1714,7 @@ store12:
 
 rows11:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1741,9 +1747,9 @@ rows11:
 
 loop11:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1815,7 +1821,7 @@ loop11:
 	VFMADD231PS.BCST 8(AX), Z14, Z10
 	VFMADD231PS.BCST 12(AX), Z15, Z10
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop11
@@ -1849,7 +1855,7 @@ one11:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z10
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one11
 
@@ -1884,7 +1890,7 @@ store11:
 
 rows10:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -1915,9 +1921,9 @@ rows10:
 
 loop10:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -1984,7 +1990,7 @@ loop10:
 	VFMADD231PS.BCST 8(AX), Z14, Z9
 	VFMADD231PS.BCST 12(AX), Z15, Z9
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop10
@@ -2016,7 +2022,7 @@ one10:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z9
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one10
 
@@ -2049,7 +2055,7 @@ store10:
 
 rows9:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2078,9 +2084,9 @@ rows9:
 
 loop9:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2142,7 +2148,7 @@ loop9:
 	VPERMILPS        $0xff, Z16, Z31
 	VFMADD231PS      Z31, Z15, Z8
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop9
@@ -2172,7 +2178,7 @@ one9:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z8
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one9
 
@@ -2203,7 +2209,7 @@ store9:
 
 rows8:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2230,9 +2236,9 @@ rows8:
 
 loop8:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2284,7 +2290,7 @@ loop8:
 	VFMADD231PS.BCST 8(AX), Z14, Z7
 	VFMADD231PS.BCST 12(AX), Z15, Z7
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop8
@@ -2312,7 +2318,7 @@ one8:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z7
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one8
 
@@ -2341,7 +2347,7 @@ store8:
 
 rows7:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2366,9 +2372,9 @@ rows7:
 
 loop7:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2415,7 +2421,7 @@ loop7:
 	VFMADD231PS.BCST 8(AX), Z14, Z6
 	VFMADD231PS.BCST 12(AX), Z15, Z6
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop7
@@ -2441,7 +2447,7 @@ one7:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z6
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one7
 
@@ -2468,7 +2474,7 @@ store7:
 
 rows6:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2491,9 +2497,9 @@ rows6:
 
 loop6:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2535,7 +2541,7 @@ loop6:
 	VPERMILPS        $0xff, Z17, Z31
 	VFMADD231PS      Z31, Z15, Z5
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop6
@@ -2559,7 +2565,7 @@ one6:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z5
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one6
 
@@ -2584,7 +2590,7 @@ store6:
 
 rows5:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2605,9 +2611,9 @@ rows5:
 
 loop5:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2639,7 +2645,7 @@ loop5:
 	VFMADD231PS.BCST 8(AX), Z14, Z4
 	VFMADD231PS.BCST 12(AX), Z15, Z4
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop5
@@ -2661,7 +2667,7 @@ one5:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z4
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one5
 
@@ -2684,7 +2690,7 @@ store5:
 
 rows4:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2703,9 +2709,9 @@ rows4:
 
 loop4:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2732,7 +2738,7 @@ loop4:
 	VFMADD231PS.BCST 8(AX), Z14, Z3
 	VFMADD231PS.BCST 12(AX), Z15, Z3
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop4
@@ -2752,7 +2758,7 @@ one4:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z3
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one4
 
@@ -2773,7 +2779,7 @@ store4:
 
 rows3:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2790,9 +2796,9 @@ rows3:
 
 loop3:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2814,7 +2820,7 @@ loop3:
 	VPERMILPS        $0xff, Z18, Z31
 	VFMADD231PS      Z31, Z15, Z2
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop3
@@ -2832,7 +2838,7 @@ one3:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z2
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one3
 
@@ -2851,7 +2857,7 @@ store3:
 
 rows2:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2866,9 +2872,9 @@ rows2:
 
 loop2:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
@@ -2880,7 +2886,7 @@ loop2:
 	VFMADD231PS.BCST 8(AX), Z14, Z1
 	VFMADD231PS.BCST 12(AX), Z15, Z1
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop2
@@ -2896,7 +2902,7 @@ one2:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z1
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one2
 
@@ -2913,7 +2919,7 @@ store2:
 
 rows1:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -2926,16 +2932,16 @@ rows1:
 
 loop1:
 	VCVTPH2PS        (DI), Z12
-	VCVTPH2PS        32(DI), Z13
-	VCVTPH2PS        64(DI), Z14
-	VCVTPH2PS        96(DI), Z15
+	VCVTPH2PS        (DI)(R9*1), Z13
+	VCVTPH2PS        (DI)(R9*2), Z14
+	VCVTPH2PS        (DI)(R10*1), Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 4(AX), Z13, Z0
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 12(AX), Z15, Z0
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop1
@@ -2949,7 +2955,7 @@ one1:
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one1
 
@@ -2962,15 +2968,18 @@ store1:
 	VZEROUPPER
 	RET
 
-// func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, rows int, k int, accumulate bool)
+// func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
-TEXT ·bf16AVX512(SB), NOSPLIT, $0-105
+TEXT ·bf16AVX512(SB), NOSPLIT, $0-113
 	MOVQ x_base+32(FP), SI
 	MOVQ xStride+56(FP), R8
 	SHLQ $0x02, R8
 	MOVQ w_base+64(FP), DI
-	MOVQ k+96(FP), CX
-	MOVQ rows+88(FP), AX
+	MOVQ wStride+88(FP), R9
+	SHLQ $0x01, R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ k+104(FP), CX
+	MOVQ rows+96(FP), AX
 	CMPQ AX, $0x01
 	JEQ  rows1
 	CMPQ AX, $0x02
@@ -2995,7 +3004,7 @@ TEXT ·bf16AVX512(SB), NOSPLIT, $0-105
 	JEQ  rows11
 
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -3031,11 +3040,11 @@ TEXT ·bf16AVX512(SB), NOSPLIT, $0-105
 loop12:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -3118,7 +3127,7 @@ loop12:
 	VPERMILPS        $0xff, Z19, Z31
 	VFMADD231PS      Z31, Z15, Z11
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop12
@@ -3155,7 +3164,7 @@ one12:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z11
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one12
 
@@ -3192,7 +3201,7 @@ store12:
 
 rows11:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -3226,11 +3235,11 @@ rows11:
 loop11:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -3303,7 +3312,7 @@ loop11:
 	VFMADD231PS.BCST 8(AX), Z14, Z10
 	VFMADD231PS.BCST 12(AX), Z15, Z10
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop11
@@ -3338,7 +3347,7 @@ one11:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z10
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one11
 
@@ -3373,7 +3382,7 @@ store11:
 
 rows10:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -3405,11 +3414,11 @@ rows10:
 loop10:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -3477,7 +3486,7 @@ loop10:
 	VFMADD231PS.BCST 8(AX), Z14, Z9
 	VFMADD231PS.BCST 12(AX), Z15, Z9
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop10
@@ -3510,7 +3519,7 @@ one10:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z9
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one10
 
@@ -3543,7 +3552,7 @@ store10:
 
 rows9:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -3573,11 +3582,11 @@ rows9:
 loop9:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -3640,7 +3649,7 @@ loop9:
 	VPERMILPS        $0xff, Z16, Z31
 	VFMADD231PS      Z31, Z15, Z8
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop9
@@ -3671,7 +3680,7 @@ one9:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z8
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one9
 
@@ -3702,7 +3711,7 @@ store9:
 
 rows8:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -3730,11 +3739,11 @@ rows8:
 loop8:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -3787,7 +3796,7 @@ loop8:
 	VFMADD231PS.BCST 8(AX), Z14, Z7
 	VFMADD231PS.BCST 12(AX), Z15, Z7
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop8
@@ -3816,7 +3825,7 @@ one8:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z7
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one8
 
@@ -3845,7 +3854,7 @@ store8:
 
 rows7:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -3871,11 +3880,11 @@ rows7:
 loop7:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -3923,7 +3932,7 @@ loop7:
 	VFMADD231PS.BCST 8(AX), Z14, Z6
 	VFMADD231PS.BCST 12(AX), Z15, Z6
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop7
@@ -3950,7 +3959,7 @@ one7:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z6
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one7
 
@@ -3977,7 +3986,7 @@ store7:
 
 rows6:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -4001,11 +4010,11 @@ rows6:
 loop6:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -4048,7 +4057,7 @@ loop6:
 	VPERMILPS        $0xff, Z17, Z31
 	VFMADD231PS      Z31, Z15, Z5
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop6
@@ -4073,7 +4082,7 @@ one6:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z5
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one6
 
@@ -4098,7 +4107,7 @@ store6:
 
 rows5:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -4120,11 +4129,11 @@ rows5:
 loop5:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -4157,7 +4166,7 @@ loop5:
 	VFMADD231PS.BCST 8(AX), Z14, Z4
 	VFMADD231PS.BCST 12(AX), Z15, Z4
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop5
@@ -4180,7 +4189,7 @@ one5:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z4
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one5
 
@@ -4203,7 +4212,7 @@ store5:
 
 rows4:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -4223,11 +4232,11 @@ rows4:
 loop4:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -4255,7 +4264,7 @@ loop4:
 	VFMADD231PS.BCST 8(AX), Z14, Z3
 	VFMADD231PS.BCST 12(AX), Z15, Z3
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop4
@@ -4276,7 +4285,7 @@ one4:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z3
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one4
 
@@ -4297,7 +4306,7 @@ store4:
 
 rows3:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -4315,11 +4324,11 @@ rows3:
 loop3:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -4342,7 +4351,7 @@ loop3:
 	VPERMILPS        $0xff, Z18, Z31
 	VFMADD231PS      Z31, Z15, Z2
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop3
@@ -4361,7 +4370,7 @@ one3:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z2
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one3
 
@@ -4380,7 +4389,7 @@ store3:
 
 rows2:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -4396,11 +4405,11 @@ rows2:
 loop2:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -4413,7 +4422,7 @@ loop2:
 	VFMADD231PS.BCST 8(AX), Z14, Z1
 	VFMADD231PS.BCST 12(AX), Z15, Z1
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop2
@@ -4430,7 +4439,7 @@ one2:
 	ADDQ             R8, AX
 	VFMADD231PS.BCST (AX), Z12, Z1
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one2
 
@@ -4447,7 +4456,7 @@ store2:
 
 rows1:
 	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+104(FP), AX
+	MOVBQZX   accumulate+112(FP), AX
 	NEGQ      AX
 	KMOVW     AX, K1
 	MOVQ      out_base+0(FP), AX
@@ -4461,11 +4470,11 @@ rows1:
 loop1:
 	VPMOVZXWD        (DI), Z12
 	VPSLLD           $0x10, Z12, Z12
-	VPMOVZXWD        32(DI), Z13
+	VPMOVZXWD        (DI)(R9*1), Z13
 	VPSLLD           $0x10, Z13, Z13
-	VPMOVZXWD        64(DI), Z14
+	VPMOVZXWD        (DI)(R9*2), Z14
 	VPSLLD           $0x10, Z14, Z14
-	VPMOVZXWD        96(DI), Z15
+	VPMOVZXWD        (DI)(R10*1), Z15
 	VPSLLD           $0x10, Z15, Z15
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -4473,7 +4482,7 @@ loop1:
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 12(AX), Z15, Z0
 	ADDQ             $0x10, SI
-	ADDQ             $0x00000080, DI
+	LEAQ             (DI)(R9*4), DI
 	SUBQ             $0x04, CX
 	CMPQ             CX, $0x04
 	JAE              loop1
@@ -4488,7 +4497,7 @@ one1:
 	MOVQ             SI, AX
 	VFMADD231PS.BCST (AX), Z12, Z0
 	ADDQ             $0x04, SI
-	ADDQ             $0x00000020, DI
+	LEAQ             (DI)(R9*1), DI
 	SUBQ             $0x01, CX
 	JNE              one1
 
@@ -4501,2344 +4510,4658 @@ store1:
 	VZEROUPPER
 	RET
 
-// func q8AVX512(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows int, blocks int, accumulate bool)
+// func int8x32AVX512(c *int64)
 // Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·q8AVX512(SB), NOSPLIT, $0-169
-	MOVQ         xq_base+32(FP), SI
-	MOVQ         xqStride+56(FP), R8
-	MOVQ         xd_base+64(FP), DI
-	MOVQ         xdStride+88(FP), R9
-	SHLQ         $0x02, R9
-	MOVQ         xsum_base+96(FP), R10
-	MOVQ         xsumStride+120(FP), R11
-	SHLQ         $0x02, R11
-	MOVQ         w_base+128(FP), BX
-	MOVQ         blocks+160(FP), CX
-	MOVL         $0x80808080, AX
-	VPBROADCASTD AX, Z21
-	MOVQ         rows+152(FP), AX
-	CMPQ         AX, $0x01
-	JEQ          rows1
-	CMPQ         AX, $0x02
-	JEQ          rows2
-	CMPQ         AX, $0x03
-	JEQ          rows3
-	CMPQ         AX, $0x04
-	JEQ          rows4
-	CMPQ         AX, $0x05
-	JEQ          rows5
-	CMPQ         AX, $0x06
-	JEQ          rows6
-	CMPQ         AX, $0x07
-	JEQ          rows7
-	CMPQ         AX, $0x08
-	JEQ          rows8
-	CMPQ         AX, $0x09
-	JEQ          rows9
-	CMPQ         AX, $0x0a
-	JEQ          rows10
-	CMPQ         AX, $0x0b
-	JEQ          rows11
+TEXT ·int8x32AVX512(SB), NOSPLIT, $0-8
+	MOVQ    c+0(FP), AX
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), R10
+	MOVQ    R10, R11
+	SHLQ    $0x02, R11
+	MOVQ    32(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    56(AX), R9
+	CMPQ    72(AX), $0x08
+	JEQ     rows8
+	CMPQ    72(AX), $0x04
+	JEQ     rows4
+	CMPQ    72(AX), $0x02
+	JEQ     rows2
+	CMPQ    72(AX), $0x01
+	JEQ     rows1
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z2
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z3
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z4
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z5
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z6
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z7
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z8
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z9
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z10
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z11
+	ADDQ    8(AX), DX
 
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z10
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z11
-	ADDQ      R13, AX
-
-loop12:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
+block12:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
 	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
+	VMULPS.BCST     8(R12), Z20, Z29
 	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z6
-	ADDQ            R9, DX
+	VMULPS.BCST     8(R12), Z20, Z28
+	VFMADD231PS     Z24, Z28, Z2
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z23, Z23
+	VMULPS.BCST     8(R12), Z20, Z27
+	VFMADD231PS     Z23, Z27, Z1
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z22, Z22
+	VMULPS.BCST     8(R12), Z20, Z26
+	VFMADD231PS     Z22, Z26, Z0
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
 	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
+	VMULPS.BCST     8(R12), Z20, Z29
 	VFMADD231PS     Z25, Z29, Z7
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z8
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z9
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z10
-	ADDQ            R9, DX
+	VMULPS.BCST     8(R12), Z20, Z28
+	VFMADD231PS     Z24, Z28, Z6
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z23, Z23
+	VMULPS.BCST     8(R12), Z20, Z27
+	VFMADD231PS     Z23, Z27, Z5
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z22, Z22
+	VMULPS.BCST     8(R12), Z20, Z26
+	VFMADD231PS     Z22, Z26, Z4
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
 	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
+	VMULPS.BCST     8(R12), Z20, Z29
 	VFMADD231PS     Z25, Z29, Z11
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop12
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z6, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z7, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z8, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z9, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z10, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z11, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows11:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z10
-	ADDQ      R13, AX
-
-loop11:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z6
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z7
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z8
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z9
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
+	VMULPS.BCST     8(R12), Z20, Z28
 	VFMADD231PS     Z24, Z28, Z10
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop11
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z6, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z7, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z8, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z9, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z10, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows10:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R13, AX
-
-loop10:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z6
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z7
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z8
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
+	VMULPS.BCST     8(R12), Z20, Z27
 	VFMADD231PS     Z23, Z27, Z9
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop10
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z6, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z7, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z8, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z9, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows9:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R13, AX
-
-loop9:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z6
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z7
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
+	VMULPS.BCST     8(R12), Z20, Z26
 	VFMADD231PS     Z22, Z26, Z8
-	ADDQ            R9, DX
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
 	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop9
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z6, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z7, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z8, (AX)
-	ADDQ            R13, AX
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	ADDQ            $0x0c, DI
+	DECQ            64(AX)
+	JNE             block12
+	MOVQ            (AX), DX
+	VMOVUPS         Z0, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z1, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z2, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z3, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z4, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z5, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z6, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z7, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z8, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z9, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z10, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z11, (DX)
+	ADDQ            8(AX), DX
 	VZEROUPPER
 	RET
 
 rows8:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R13, AX
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z2
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z3
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z4
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z5
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z6
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z7
+	ADDQ    8(AX), DX
 
-loop8:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
+block8:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
 	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
+	VMULPS.BCST     8(R12), Z20, Z29
 	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z6
-	ADDQ            R9, DX
+	VMULPS.BCST     8(R12), Z20, Z28
+	VFMADD231PS     Z24, Z28, Z2
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z23, Z23
+	VMULPS.BCST     8(R12), Z20, Z27
+	VFMADD231PS     Z23, Z27, Z1
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z22, Z22
+	VMULPS.BCST     8(R12), Z20, Z26
+	VFMADD231PS     Z22, Z26, Z0
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
 	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
+	VMULPS.BCST     8(R12), Z20, Z29
 	VFMADD231PS     Z25, Z29, Z7
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop8
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z6, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z7, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows7:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-
-loop7:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
+	VMULPS.BCST     8(R12), Z20, Z28
 	VFMADD231PS     Z24, Z28, Z6
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop7
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z6, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows6:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-
-loop6:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
+	VMULPS.BCST     8(R12), Z20, Z27
 	VFMADD231PS     Z23, Z27, Z5
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop6
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z5, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows5:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-
-loop5:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
-	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
+	VMULPS.BCST     8(R12), Z20, Z26
 	VFMADD231PS     Z22, Z26, Z4
-	ADDQ            R9, DX
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
 	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop5
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z4, (AX)
-	ADDQ            R13, AX
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	ADDQ            $0x0c, DI
+	DECQ            64(AX)
+	JNE             block8
+	MOVQ            (AX), DX
+	VMOVUPS         Z0, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z1, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z2, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z3, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z4, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z5, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z6, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z7, (DX)
+	ADDQ            8(AX), DX
 	VZEROUPPER
 	RET
 
 rows4:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z2
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z3
+	ADDQ    8(AX), DX
 
-loop4:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z25
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z25
-	VPDPBUSD.BCST   4(R13), Z13, Z25
-	VPDPBUSD.BCST   8(R13), Z14, Z25
-	VPDPBUSD.BCST   12(R13), Z15, Z25
-	VPDPBUSD.BCST   16(R13), Z16, Z25
-	VPDPBUSD.BCST   20(R13), Z17, Z25
-	VPDPBUSD.BCST   24(R13), Z18, Z25
-	VPDPBUSD.BCST   28(R13), Z19, Z25
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
-	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
+block4:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
 	VCVTDQ2PS       Z25, Z25
-	VMULPS.BCST     (DX), Z20, Z29
+	VMULPS.BCST     8(R12), Z20, Z29
 	VFMADD231PS     Z25, Z29, Z3
-	ADDQ            R9, DX
-	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop4
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z3, (AX)
-	ADDQ            R13, AX
-	VZEROUPPER
-	RET
-
-rows3:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-
-loop3:
-	VCVTPH2PS       (BX), Z20
-	VPXORD          32(BX), Z21, Z12
-	VPXORD          96(BX), Z21, Z13
-	VPXORD          160(BX), Z21, Z14
-	VPXORD          224(BX), Z21, Z15
-	VPXORD          288(BX), Z21, Z16
-	VPXORD          352(BX), Z21, Z17
-	VPXORD          416(BX), Z21, Z18
-	VPXORD          480(BX), Z21, Z19
-	MOVQ            SI, R13
-	MOVQ            DI, DX
-	MOVQ            R10, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z22
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z23
-	ADDQ            R11, R12
-	MOVL            (R12), AX
-	ADDL            4(R12), AX
-	IMUL3L          $-128, AX, AX
-	VPBROADCASTD    AX, Z24
-	ADDQ            R11, R12
-	VPDPBUSD.BCST   (R13), Z12, Z22
-	VPDPBUSD.BCST   4(R13), Z13, Z22
-	VPDPBUSD.BCST   8(R13), Z14, Z22
-	VPDPBUSD.BCST   12(R13), Z15, Z22
-	VPDPBUSD.BCST   16(R13), Z16, Z22
-	VPDPBUSD.BCST   20(R13), Z17, Z22
-	VPDPBUSD.BCST   24(R13), Z18, Z22
-	VPDPBUSD.BCST   28(R13), Z19, Z22
-	ADDQ            R8, R13
-	VPDPBUSD.BCST   (R13), Z12, Z23
-	VPDPBUSD.BCST   4(R13), Z13, Z23
-	VPDPBUSD.BCST   8(R13), Z14, Z23
-	VPDPBUSD.BCST   12(R13), Z15, Z23
-	VPDPBUSD.BCST   16(R13), Z16, Z23
-	VPDPBUSD.BCST   20(R13), Z17, Z23
-	VPDPBUSD.BCST   24(R13), Z18, Z23
-	VPDPBUSD.BCST   28(R13), Z19, Z23
-	ADDQ            R8, R13
-	VBROADCASTI32X4 (R13), Z30
-	VPSHUFD         $0x00, Z30, Z26
-	VPDPBUSD        Z26, Z12, Z24
-	VPSHUFD         $0x55, Z30, Z27
-	VPDPBUSD        Z27, Z13, Z24
-	VPSHUFD         $0xaa, Z30, Z28
-	VPDPBUSD        Z28, Z14, Z24
-	VPSHUFD         $0xff, Z30, Z29
-	VPDPBUSD        Z29, Z15, Z24
-	VBROADCASTI32X4 16(R13), Z31
-	VPSHUFD         $0x00, Z31, Z26
-	VPDPBUSD        Z26, Z16, Z24
-	VPSHUFD         $0x55, Z31, Z27
-	VPDPBUSD        Z27, Z17, Z24
-	VPSHUFD         $0xaa, Z31, Z28
-	VPDPBUSD        Z28, Z18, Z24
-	VPSHUFD         $0xff, Z31, Z29
-	VPDPBUSD        Z29, Z19, Z24
-	ADDQ            R8, R13
-	VCVTDQ2PS       Z22, Z22
-	VMULPS.BCST     (DX), Z20, Z26
-	VFMADD231PS     Z22, Z26, Z0
-	ADDQ            R9, DX
-	VCVTDQ2PS       Z23, Z23
-	VMULPS.BCST     (DX), Z20, Z27
-	VFMADD231PS     Z23, Z27, Z1
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
 	VCVTDQ2PS       Z24, Z24
-	VMULPS.BCST     (DX), Z20, Z28
+	VMULPS.BCST     8(R12), Z20, Z28
 	VFMADD231PS     Z24, Z28, Z2
-	ADDQ            R9, DX
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z23, Z23
+	VMULPS.BCST     8(R12), Z20, Z27
+	VFMADD231PS     Z23, Z27, Z1
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z22, Z22
+	VMULPS.BCST     8(R12), Z20, Z26
+	VFMADD231PS     Z22, Z26, Z0
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
 	ADDQ            $0x20, SI
-	ADDQ            $0x04, DI
-	ADDQ            $0x08, R10
-	ADDQ            $0x00000220, BX
-	DECQ            CX
-	JNE             loop3
-	MOVQ            out_base+0(FP), AX
-	MOVQ            outStride+24(FP), R13
-	SHLQ            $0x02, R13
-	VMOVUPS         Z0, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z1, (AX)
-	ADDQ            R13, AX
-	VMOVUPS         Z2, (AX)
-	ADDQ            R13, AX
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	ADDQ            $0x0c, DI
+	DECQ            64(AX)
+	JNE             block4
+	MOVQ            (AX), DX
+	VMOVUPS         Z0, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z1, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z2, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z3, (DX)
+	ADDQ            8(AX), DX
 	VZEROUPPER
 	RET
 
 rows2:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
 
-loop2:
-	VCVTPH2PS     (BX), Z20
-	VPXORD        32(BX), Z21, Z12
-	VPXORD        96(BX), Z21, Z13
-	VPXORD        160(BX), Z21, Z14
-	VPXORD        224(BX), Z21, Z15
-	VPXORD        288(BX), Z21, Z16
-	VPXORD        352(BX), Z21, Z17
-	VPXORD        416(BX), Z21, Z18
-	VPXORD        480(BX), Z21, Z19
-	MOVQ          SI, R13
-	MOVQ          DI, DX
-	MOVQ          R10, R12
-	MOVL          (R12), AX
-	ADDL          4(R12), AX
-	IMUL3L        $-128, AX, AX
-	VPBROADCASTD  AX, Z22
-	ADDQ          R11, R12
-	MOVL          (R12), AX
-	ADDL          4(R12), AX
-	IMUL3L        $-128, AX, AX
-	VPBROADCASTD  AX, Z23
-	ADDQ          R11, R12
-	VPDPBUSD.BCST (R13), Z12, Z22
-	VPDPBUSD.BCST 4(R13), Z13, Z22
-	VPDPBUSD.BCST 8(R13), Z14, Z22
-	VPDPBUSD.BCST 12(R13), Z15, Z22
-	VPDPBUSD.BCST 16(R13), Z16, Z22
-	VPDPBUSD.BCST 20(R13), Z17, Z22
-	VPDPBUSD.BCST 24(R13), Z18, Z22
-	VPDPBUSD.BCST 28(R13), Z19, Z22
-	ADDQ          R8, R13
-	VPDPBUSD.BCST (R13), Z12, Z23
-	VPDPBUSD.BCST 4(R13), Z13, Z23
-	VPDPBUSD.BCST 8(R13), Z14, Z23
-	VPDPBUSD.BCST 12(R13), Z15, Z23
-	VPDPBUSD.BCST 16(R13), Z16, Z23
-	VPDPBUSD.BCST 20(R13), Z17, Z23
-	VPDPBUSD.BCST 24(R13), Z18, Z23
-	VPDPBUSD.BCST 28(R13), Z19, Z23
-	ADDQ          R8, R13
-	VCVTDQ2PS     Z22, Z22
-	VMULPS.BCST   (DX), Z20, Z26
-	VFMADD231PS   Z22, Z26, Z0
-	ADDQ          R9, DX
-	VCVTDQ2PS     Z23, Z23
-	VMULPS.BCST   (DX), Z20, Z27
-	VFMADD231PS   Z23, Z27, Z1
-	ADDQ          R9, DX
-	ADDQ          $0x20, SI
-	ADDQ          $0x04, DI
-	ADDQ          $0x08, R10
-	ADDQ          $0x00000220, BX
-	DECQ          CX
-	JNE           loop2
-	MOVQ          out_base+0(FP), AX
-	MOVQ          outStride+24(FP), R13
-	SHLQ          $0x02, R13
-	VMOVUPS       Z0, (AX)
-	ADDQ          R13, AX
-	VMOVUPS       Z1, (AX)
-	ADDQ          R13, AX
+block2:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z29
+	VPDPBUSD        Z29, Z13, Z23
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z30
+	VPDPBUSD        Z30, Z14, Z23
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z31
+	VPDPBUSD        Z31, Z15, Z23
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z29
+	VPDPBUSD        Z29, Z17, Z23
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z30
+	VPDPBUSD        Z30, Z18, Z23
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z31
+	VPDPBUSD        Z31, Z19, Z23
+	VCVTDQ2PS       Z23, Z23
+	VMULPS.BCST     8(R12), Z20, Z27
+	VFMADD231PS     Z23, Z27, Z1
+	SUBQ            40(AX), R12
+	VCVTDQ2PS       Z22, Z22
+	VMULPS.BCST     8(R12), Z20, Z26
+	VFMADD231PS     Z22, Z26, Z0
+	ADDQ            40(AX), R12
+	ADDQ            40(AX), R12
+	ADDQ            $0x20, SI
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	ADDQ            $0x0c, DI
+	DECQ            64(AX)
+	JNE             block2
+	MOVQ            (AX), DX
+	VMOVUPS         Z0, (DX)
+	ADDQ            8(AX), DX
+	VMOVUPS         Z1, (DX)
+	ADDQ            8(AX), DX
 	VZEROUPPER
 	RET
 
 rows1:
-	// K1 is all ones to accumulate, else the sums start at zero.
-	MOVBQZX   accumulate+168(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
 
-loop1:
-	VCVTPH2PS     (BX), Z20
-	VPXORD        32(BX), Z21, Z12
-	VPXORD        96(BX), Z21, Z13
-	VPXORD        160(BX), Z21, Z14
-	VPXORD        224(BX), Z21, Z15
-	VPXORD        288(BX), Z21, Z16
-	VPXORD        352(BX), Z21, Z17
-	VPXORD        416(BX), Z21, Z18
-	VPXORD        480(BX), Z21, Z19
-	MOVQ          SI, R13
-	MOVQ          DI, DX
-	MOVQ          R10, R12
-	MOVL          (R12), AX
-	ADDL          4(R12), AX
-	IMUL3L        $-128, AX, AX
-	VPBROADCASTD  AX, Z22
-	ADDQ          R11, R12
-	VPDPBUSD.BCST (R13), Z12, Z22
-	VPDPBUSD.BCST 4(R13), Z13, Z22
-	VPDPBUSD.BCST 8(R13), Z14, Z22
-	VPDPBUSD.BCST 12(R13), Z15, Z22
-	VPDPBUSD.BCST 16(R13), Z16, Z22
-	VPDPBUSD.BCST 20(R13), Z17, Z22
-	VPDPBUSD.BCST 24(R13), Z18, Z22
-	VPDPBUSD.BCST 28(R13), Z19, Z22
-	ADDQ          R8, R13
+block1:
+	VMOVDQU32     (R8), Z12
+	VMOVDQU32     64(R8), Z13
+	VMOVDQU32     128(R8), Z14
+	VMOVDQU32     192(R8), Z15
+	VMOVDQU32     256(R8), Z16
+	VMOVDQU32     320(R8), Z17
+	VMOVDQU32     384(R8), Z18
+	VMOVDQU32     448(R8), Z19
+	VMOVUPS       (R9), Z20
+	MOVQ          DI, R12
+	MOVQ          SI, DX
+	VPBROADCASTD  (R12), Z22
+	VPDPBUSD.BCST (DX), Z12, Z22
+	VPDPBUSD.BCST 4(DX), Z13, Z22
+	VPDPBUSD.BCST 8(DX), Z14, Z22
+	VPDPBUSD.BCST 12(DX), Z15, Z22
+	VPDPBUSD.BCST 16(DX), Z16, Z22
+	VPDPBUSD.BCST 20(DX), Z17, Z22
+	VPDPBUSD.BCST 24(DX), Z18, Z22
+	VPDPBUSD.BCST 28(DX), Z19, Z22
 	VCVTDQ2PS     Z22, Z22
-	VMULPS.BCST   (DX), Z20, Z26
+	VMULPS.BCST   8(R12), Z20, Z26
 	VFMADD231PS   Z22, Z26, Z0
-	ADDQ          R9, DX
+	ADDQ          40(AX), R12
 	ADDQ          $0x20, SI
-	ADDQ          $0x04, DI
-	ADDQ          $0x08, R10
-	ADDQ          $0x00000220, BX
+	ADDQ          $0x00000200, R8
+	ADDQ          $0x40, R9
+	ADDQ          $0x0c, DI
+	DECQ          64(AX)
+	JNE           block1
+	MOVQ          (AX), DX
+	VMOVUPS       Z0, (DX)
+	ADDQ          8(AX), DX
+	VZEROUPPER
+	RET
+
+// func int8x32MinsAVX512(c *int64)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·int8x32MinsAVX512(SB), NOSPLIT, $0-8
+	MOVQ    c+0(FP), AX
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), R10
+	MOVQ    R10, R11
+	SHLQ    $0x02, R11
+	MOVQ    32(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    56(AX), R9
+	CMPQ    72(AX), $0x08
+	JEQ     rows8
+	CMPQ    72(AX), $0x04
+	JEQ     rows4
+	CMPQ    72(AX), $0x02
+	JEQ     rows2
+	CMPQ    72(AX), $0x01
+	JEQ     rows1
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z2
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z3
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z4
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z5
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z6
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z7
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z8
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z9
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z10
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z11
+	ADDQ    8(AX), DX
+
+block12:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VMULPS.BCST      8(R12), Z20, Z29
+	VFMADD231PS      Z25, Z29, Z3
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z24, Z24
+	VMULPS.BCST      8(R12), Z20, Z28
+	VFMADD231PS      Z24, Z28, Z2
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z1
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z0
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z4
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z5
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z6
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z7
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VMULPS.BCST      8(R12), Z20, Z29
+	VFMADD231PS      Z25, Z29, Z7
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z24, Z24
+	VMULPS.BCST      8(R12), Z20, Z28
+	VFMADD231PS      Z24, Z28, Z6
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z5
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z4
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z8
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z9
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z10
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z11
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VMULPS.BCST      8(R12), Z20, Z29
+	VFMADD231PS      Z25, Z29, Z11
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z24, Z24
+	VMULPS.BCST      8(R12), Z20, Z28
+	VFMADD231PS      Z24, Z28, Z10
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z9
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z8
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block12
+	MOVQ             (AX), DX
+	VMOVUPS          Z0, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z1, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z2, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z3, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z4, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z5, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z6, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z7, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z8, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z9, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z10, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z11, (DX)
+	ADDQ             8(AX), DX
+	VZEROUPPER
+	RET
+
+rows8:
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z2
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z3
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z4
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z5
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z6
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z7
+	ADDQ    8(AX), DX
+
+block8:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VMULPS.BCST      8(R12), Z20, Z29
+	VFMADD231PS      Z25, Z29, Z3
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z24, Z24
+	VMULPS.BCST      8(R12), Z20, Z28
+	VFMADD231PS      Z24, Z28, Z2
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z1
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z0
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z4
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z5
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z6
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z7
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VMULPS.BCST      8(R12), Z20, Z29
+	VFMADD231PS      Z25, Z29, Z7
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z24, Z24
+	VMULPS.BCST      8(R12), Z20, Z28
+	VFMADD231PS      Z24, Z28, Z6
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z5
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z4
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block8
+	MOVQ             (AX), DX
+	VMOVUPS          Z0, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z1, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z2, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z3, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z4, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z5, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z6, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z7, (DX)
+	ADDQ             8(AX), DX
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z2
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z3
+	ADDQ    8(AX), DX
+
+block4:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VMULPS.BCST      8(R12), Z20, Z29
+	VFMADD231PS      Z25, Z29, Z3
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z24, Z24
+	VMULPS.BCST      8(R12), Z20, Z28
+	VFMADD231PS      Z24, Z28, Z2
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z1
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z0
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block4
+	MOVQ             (AX), DX
+	VMOVUPS          Z0, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z1, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z2, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z3, (DX)
+	ADDQ             8(AX), DX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+	VMOVUPS (DX), Z1
+	ADDQ    8(AX), DX
+
+block2:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z29
+	VPDPBUSD         Z29, Z13, Z23
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z30
+	VPDPBUSD         Z30, Z14, Z23
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z31
+	VPDPBUSD         Z31, Z15, Z23
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z29
+	VPDPBUSD         Z29, Z17, Z23
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z30
+	VPDPBUSD         Z30, Z18, Z23
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z31
+	VPDPBUSD         Z31, Z19, Z23
+	VCVTDQ2PS        Z23, Z23
+	VMULPS.BCST      8(R12), Z20, Z27
+	VFMADD231PS      Z23, Z27, Z1
+	SUBQ             40(AX), R12
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z0
+	ADDQ             40(AX), R12
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block2
+	MOVQ             (AX), DX
+	VMOVUPS          Z0, (DX)
+	ADDQ             8(AX), DX
+	VMOVUPS          Z1, (DX)
+	ADDQ             8(AX), DX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ    (AX), DX
+	VMOVUPS (DX), Z0
+	ADDQ    8(AX), DX
+
+block1:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VCVTDQ2PS        Z22, Z22
+	VMULPS.BCST      8(R12), Z20, Z26
+	VFMADD231PS      Z22, Z26, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block1
+	MOVQ             (AX), DX
+	VMOVUPS          Z0, (DX)
+	ADDQ             8(AX), DX
+	VZEROUPPER
+	RET
+
+// func int8x256x32AVX512(c *int64)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·int8x256x32AVX512(SB), NOSPLIT, $0-8
+	MOVQ c+0(FP), AX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), R10
+	MOVQ R10, R11
+	SHLQ $0x02, R11
+	MOVQ 32(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+	CMPQ 72(AX), $0x08
+	JEQ  rows8
+	CMPQ 72(AX), $0x04
+	JEQ  rows4
+	CMPQ 72(AX), $0x02
+	JEQ  rows2
+	CMPQ 72(AX), $0x01
+	JEQ  rows1
+
+block12:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVL   $0x00000008, CX
+
+sub12:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z3
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z2
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z7
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z6
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z5
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z4
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z11
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z10
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z9
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z8
+	ADDQ            40(AX), R12
+	ADDQ            $0x20, SI
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole12
+	ADDQ            $0x0c, DI
+	JMP             sub12
+
+whole12:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z8, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z9, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z10, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z11, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block12
+	VZEROUPPER
+	RET
+
+rows8:
+block8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVL   $0x00000008, CX
+
+sub8:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z3
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z2
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z7
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z6
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z5
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z4
+	ADDQ            40(AX), R12
+	ADDQ            $0x20, SI
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole8
+	ADDQ            $0x0c, DI
+	JMP             sub8
+
+whole8:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block8
+	VZEROUPPER
+	RET
+
+rows4:
+block4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVL   $0x00000008, CX
+
+sub4:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   16(R13), Z16, Z24
+	VBROADCASTI32X4 16(R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z16, Z25
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z17, Z23
+	VPDPBUSD.BCST   20(R13), Z17, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z17, Z25
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z18, Z23
+	VPDPBUSD.BCST   24(R13), Z18, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z18, Z25
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z19, Z23
+	VPDPBUSD.BCST   28(R13), Z19, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z19, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z3
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z2
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            $0x20, SI
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole4
+	ADDQ            $0x0c, DI
+	JMP             sub4
+
+whole4:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block4
+	VZEROUPPER
+	RET
+
+rows2:
+block2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVL   $0x00000008, CX
+
+sub2:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVDQU32       256(R8), Z16
+	VMOVDQU32       320(R8), Z17
+	VMOVDQU32       384(R8), Z18
+	VMOVDQU32       448(R8), Z19
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z29
+	VPDPBUSD        Z29, Z13, Z23
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z30
+	VPDPBUSD        Z30, Z14, Z23
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z31
+	VPDPBUSD        Z31, Z15, Z23
+	VPDPBUSD.BCST   16(DX), Z16, Z22
+	VBROADCASTI32X4 16(BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z16, Z23
+	VPDPBUSD.BCST   20(DX), Z17, Z22
+	VPSHUFD         $0x55, Z26, Z29
+	VPDPBUSD        Z29, Z17, Z23
+	VPDPBUSD.BCST   24(DX), Z18, Z22
+	VPSHUFD         $0xaa, Z26, Z30
+	VPDPBUSD        Z30, Z18, Z23
+	VPDPBUSD.BCST   28(DX), Z19, Z22
+	VPSHUFD         $0xff, Z26, Z31
+	VPDPBUSD        Z31, Z19, Z23
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            $0x20, SI
+	ADDQ            $0x00000200, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole2
+	ADDQ            $0x0c, DI
+	JMP             sub2
+
+whole2:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block2
+	VZEROUPPER
+	RET
+
+rows1:
+block1:
+	VPXORD Z0, Z0, Z0
+	MOVL   $0x00000008, CX
+
+sub1:
+	VMOVDQU32     (R8), Z12
+	VMOVDQU32     64(R8), Z13
+	VMOVDQU32     128(R8), Z14
+	VMOVDQU32     192(R8), Z15
+	VMOVDQU32     256(R8), Z16
+	VMOVDQU32     320(R8), Z17
+	VMOVDQU32     384(R8), Z18
+	VMOVDQU32     448(R8), Z19
+	VMOVUPS       (R9), Z20
+	MOVQ          DI, R12
+	MOVQ          SI, DX
+	VPBROADCASTD  (R12), Z22
+	VPDPBUSD.BCST (DX), Z12, Z22
+	VPDPBUSD.BCST 4(DX), Z13, Z22
+	VPDPBUSD.BCST 8(DX), Z14, Z22
+	VPDPBUSD.BCST 12(DX), Z15, Z22
+	VPDPBUSD.BCST 16(DX), Z16, Z22
+	VPDPBUSD.BCST 20(DX), Z17, Z22
+	VPDPBUSD.BCST 24(DX), Z18, Z22
+	VPDPBUSD.BCST 28(DX), Z19, Z22
+	VCVTDQ2PS     Z22, Z22
+	VFMADD231PS   Z22, Z20, Z0
+	ADDQ          40(AX), R12
+	ADDQ          $0x20, SI
+	ADDQ          $0x00000200, R8
+	ADDQ          $0x40, R9
 	DECQ          CX
-	JNE           loop1
-	MOVQ          out_base+0(FP), AX
-	MOVQ          outStride+24(FP), R13
-	SHLQ          $0x02, R13
-	VMOVUPS       Z0, (AX)
-	ADDQ          R13, AX
+	JEQ           whole1
+	ADDQ          $0x0c, DI
+	JMP           sub1
+
+whole1:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block1
+	VZEROUPPER
+	RET
+
+// func int8x256x32MinsAVX512(c *int64)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·int8x256x32MinsAVX512(SB), NOSPLIT, $0-8
+	MOVQ c+0(FP), AX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), R10
+	MOVQ R10, R11
+	SHLQ $0x02, R11
+	MOVQ 32(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+	CMPQ 72(AX), $0x08
+	JEQ  rows8
+	CMPQ 72(AX), $0x04
+	JEQ  rows4
+	CMPQ 72(AX), $0x02
+	JEQ  rows2
+	CMPQ 72(AX), $0x01
+	JEQ  rows1
+
+block12:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVL   $0x00000008, CX
+
+sub12:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z3
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z2
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z4
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z5
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z6
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z7
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z7
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z6
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z5
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z4
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z8
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z9
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z10
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z11
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z11
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z10
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z9
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z8
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole12
+	ADDQ             $0x0c, DI
+	JMP              sub12
+
+whole12:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z8, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z9, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z10, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z11, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block12
+	VZEROUPPER
+	RET
+
+rows8:
+block8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVL   $0x00000008, CX
+
+sub8:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z3
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z2
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z4
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z5
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z6
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z7
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z7
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z6
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z5
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z4
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole8
+	ADDQ             $0x0c, DI
+	JMP              sub8
+
+whole8:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block8
+	VZEROUPPER
+	RET
+
+rows4:
+block4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVL   $0x00000008, CX
+
+sub4:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    16(R13), Z16, Z24
+	VBROADCASTI32X4  16(R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z16, Z25
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z17, Z23
+	VPDPBUSD.BCST    20(R13), Z17, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z17, Z25
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z18, Z23
+	VPDPBUSD.BCST    24(R13), Z18, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z18, Z25
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z19, Z23
+	VPDPBUSD.BCST    28(R13), Z19, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z19, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z3
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z2
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole4
+	ADDQ             $0x0c, DI
+	JMP              sub4
+
+whole4:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block4
+	VZEROUPPER
+	RET
+
+rows2:
+block2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVL   $0x00000008, CX
+
+sub2:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z29
+	VPDPBUSD         Z29, Z13, Z23
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z30
+	VPDPBUSD         Z30, Z14, Z23
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z31
+	VPDPBUSD         Z31, Z15, Z23
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VBROADCASTI32X4  16(BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z16, Z23
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPSHUFD          $0x55, Z26, Z29
+	VPDPBUSD         Z29, Z17, Z23
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPSHUFD          $0xaa, Z26, Z30
+	VPDPBUSD         Z30, Z18, Z23
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VPSHUFD          $0xff, Z26, Z31
+	VPDPBUSD         Z31, Z19, Z23
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole2
+	ADDQ             $0x0c, DI
+	JMP              sub2
+
+whole2:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block2
+	VZEROUPPER
+	RET
+
+rows1:
+block1:
+	VPXORD Z0, Z0, Z0
+	MOVL   $0x00000008, CX
+
+sub1:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVDQU32        256(R8), Z16
+	VMOVDQU32        320(R8), Z17
+	VMOVDQU32        384(R8), Z18
+	VMOVDQU32        448(R8), Z19
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPDPBUSD.BCST    16(DX), Z16, Z22
+	VPDPBUSD.BCST    20(DX), Z17, Z22
+	VPDPBUSD.BCST    24(DX), Z18, Z22
+	VPDPBUSD.BCST    28(DX), Z19, Z22
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x20, SI
+	ADDQ             $0x00000200, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole1
+	ADDQ             $0x0c, DI
+	JMP              sub1
+
+whole1:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block1
+	VZEROUPPER
+	RET
+
+// func int8x256x16AVX512(c *int64)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·int8x256x16AVX512(SB), NOSPLIT, $0-8
+	MOVQ c+0(FP), AX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), R10
+	MOVQ R10, R11
+	SHLQ $0x02, R11
+	MOVQ 32(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+	CMPQ 72(AX), $0x08
+	JEQ  rows8
+	CMPQ 72(AX), $0x04
+	JEQ  rows4
+	CMPQ 72(AX), $0x02
+	JEQ  rows2
+	CMPQ 72(AX), $0x01
+	JEQ  rows1
+
+block12:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVL   $0x00000010, CX
+
+sub12:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z3
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z2
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z7
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z6
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z5
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z4
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z11
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z10
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z9
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z8
+	ADDQ            40(AX), R12
+	ADDQ            $0x10, SI
+	ADDQ            $0x00000100, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole12
+	ADDQ            $0x0c, DI
+	JMP             sub12
+
+whole12:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z8, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z9, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z10, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z11, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block12
+	VZEROUPPER
+	RET
+
+rows8:
+block8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVL   $0x00000010, CX
+
+sub8:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z3
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z2
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            R11, DX
+	ADDQ            R11, BX
+	ADDQ            R11, R13
+	ADDQ            R11, R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z7
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z6
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z5
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z4
+	ADDQ            40(AX), R12
+	ADDQ            $0x10, SI
+	ADDQ            $0x00000100, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole8
+	ADDQ            $0x0c, DI
+	JMP             sub8
+
+whole8:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block8
+	VZEROUPPER
+	RET
+
+rows4:
+block4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVL   $0x00000010, CX
+
+sub4:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	LEAQ            (DX)(R10*2), R13
+	LEAQ            (BX)(R10*2), R15
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z24
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z25
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   (R13), Z12, Z24
+	VBROADCASTI32X4 (R15), Z27
+	VPSHUFD         $0x00, Z27, Z29
+	VPDPBUSD        Z29, Z12, Z25
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z30
+	VPDPBUSD        Z30, Z13, Z23
+	VPDPBUSD.BCST   4(R13), Z13, Z24
+	VPSHUFD         $0x55, Z27, Z31
+	VPDPBUSD        Z31, Z13, Z25
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z28
+	VPDPBUSD        Z28, Z14, Z23
+	VPDPBUSD.BCST   8(R13), Z14, Z24
+	VPSHUFD         $0xaa, Z27, Z29
+	VPDPBUSD        Z29, Z14, Z25
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z30
+	VPDPBUSD        Z30, Z15, Z23
+	VPDPBUSD.BCST   12(R13), Z15, Z24
+	VPSHUFD         $0xff, Z27, Z31
+	VPDPBUSD        Z31, Z15, Z25
+	VCVTDQ2PS       Z25, Z25
+	VFMADD231PS     Z25, Z20, Z3
+	VCVTDQ2PS       Z24, Z24
+	VFMADD231PS     Z24, Z20, Z2
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            $0x10, SI
+	ADDQ            $0x00000100, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole4
+	ADDQ            $0x0c, DI
+	JMP             sub4
+
+whole4:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block4
+	VZEROUPPER
+	RET
+
+rows2:
+block2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVL   $0x00000010, CX
+
+sub2:
+	VMOVDQU32       (R8), Z12
+	VMOVDQU32       64(R8), Z13
+	VMOVDQU32       128(R8), Z14
+	VMOVDQU32       192(R8), Z15
+	VMOVUPS         (R9), Z20
+	MOVQ            DI, R12
+	MOVQ            SI, DX
+	LEAQ            (SI)(R10*1), BX
+	VPBROADCASTD    (R12), Z22
+	ADDQ            40(AX), R12
+	VPBROADCASTD    (R12), Z23
+	VPDPBUSD.BCST   (DX), Z12, Z22
+	VBROADCASTI32X4 (BX), Z26
+	VPSHUFD         $0x00, Z26, Z28
+	VPDPBUSD        Z28, Z12, Z23
+	VPDPBUSD.BCST   4(DX), Z13, Z22
+	VPSHUFD         $0x55, Z26, Z29
+	VPDPBUSD        Z29, Z13, Z23
+	VPDPBUSD.BCST   8(DX), Z14, Z22
+	VPSHUFD         $0xaa, Z26, Z30
+	VPDPBUSD        Z30, Z14, Z23
+	VPDPBUSD.BCST   12(DX), Z15, Z22
+	VPSHUFD         $0xff, Z26, Z31
+	VPDPBUSD        Z31, Z15, Z23
+	VCVTDQ2PS       Z23, Z23
+	VFMADD231PS     Z23, Z20, Z1
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z22, Z20, Z0
+	ADDQ            40(AX), R12
+	ADDQ            $0x10, SI
+	ADDQ            $0x00000100, R8
+	ADDQ            $0x40, R9
+	DECQ            CX
+	JEQ             whole2
+	ADDQ            $0x0c, DI
+	JMP             sub2
+
+whole2:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block2
+	VZEROUPPER
+	RET
+
+rows1:
+block1:
+	VPXORD Z0, Z0, Z0
+	MOVL   $0x00000010, CX
+
+sub1:
+	VMOVDQU32     (R8), Z12
+	VMOVDQU32     64(R8), Z13
+	VMOVDQU32     128(R8), Z14
+	VMOVDQU32     192(R8), Z15
+	VMOVUPS       (R9), Z20
+	MOVQ          DI, R12
+	MOVQ          SI, DX
+	VPBROADCASTD  (R12), Z22
+	VPDPBUSD.BCST (DX), Z12, Z22
+	VPDPBUSD.BCST 4(DX), Z13, Z22
+	VPDPBUSD.BCST 8(DX), Z14, Z22
+	VPDPBUSD.BCST 12(DX), Z15, Z22
+	VCVTDQ2PS     Z22, Z22
+	VFMADD231PS   Z22, Z20, Z0
+	ADDQ          40(AX), R12
+	ADDQ          $0x10, SI
+	ADDQ          $0x00000100, R8
+	ADDQ          $0x40, R9
+	DECQ          CX
+	JEQ           whole1
+	ADDQ          $0x0c, DI
+	JMP           sub1
+
+whole1:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block1
+	VZEROUPPER
+	RET
+
+// func int8x256x16MinsAVX512(c *int64)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·int8x256x16MinsAVX512(SB), NOSPLIT, $0-8
+	MOVQ c+0(FP), AX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), R10
+	MOVQ R10, R11
+	SHLQ $0x02, R11
+	MOVQ 32(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+	CMPQ 72(AX), $0x08
+	JEQ  rows8
+	CMPQ 72(AX), $0x04
+	JEQ  rows4
+	CMPQ 72(AX), $0x02
+	JEQ  rows2
+	CMPQ 72(AX), $0x01
+	JEQ  rows1
+
+block12:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVL   $0x00000010, CX
+
+sub12:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z3
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z2
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z4
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z5
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z6
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z7
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z7
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z6
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z5
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z4
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z8
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z9
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z10
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z11
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z11
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z10
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z9
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z8
+	ADDQ             40(AX), R12
+	ADDQ             $0x10, SI
+	ADDQ             $0x00000100, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole12
+	ADDQ             $0x0c, DI
+	JMP              sub12
+
+whole12:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z8, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z9, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z10, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z11, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block12
+	VZEROUPPER
+	RET
+
+rows8:
+block8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVL   $0x00000010, CX
+
+sub8:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z3
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z2
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             R11, DX
+	ADDQ             R11, BX
+	ADDQ             R11, R13
+	ADDQ             R11, R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z4
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z5
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z6
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z7
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z7
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z6
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z5
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z4
+	ADDQ             40(AX), R12
+	ADDQ             $0x10, SI
+	ADDQ             $0x00000100, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole8
+	ADDQ             $0x0c, DI
+	JMP              sub8
+
+whole8:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z26
+	VFMADD231PS.BCST 8(R12), Z4, Z26
+	VMOVUPS          Z26, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z27
+	VFMADD231PS.BCST 8(R12), Z5, Z27
+	VMOVUPS          Z27, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z28
+	VFMADD231PS.BCST 8(R12), Z6, Z28
+	VMOVUPS          Z28, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z29
+	VFMADD231PS.BCST 8(R12), Z7, Z29
+	VMOVUPS          Z29, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block8
+	VZEROUPPER
+	RET
+
+rows4:
+block4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVL   $0x00000010, CX
+
+sub4:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	LEAQ             (DX)(R10*2), R13
+	LEAQ             (BX)(R10*2), R15
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z24
+	VFMADD231PS.BCST 4(R12), Z21, Z2
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z25
+	VFMADD231PS.BCST 4(R12), Z21, Z3
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    (R13), Z12, Z24
+	VBROADCASTI32X4  (R15), Z27
+	VPSHUFD          $0x00, Z27, Z29
+	VPDPBUSD         Z29, Z12, Z25
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z30
+	VPDPBUSD         Z30, Z13, Z23
+	VPDPBUSD.BCST    4(R13), Z13, Z24
+	VPSHUFD          $0x55, Z27, Z31
+	VPDPBUSD         Z31, Z13, Z25
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z28
+	VPDPBUSD         Z28, Z14, Z23
+	VPDPBUSD.BCST    8(R13), Z14, Z24
+	VPSHUFD          $0xaa, Z27, Z29
+	VPDPBUSD         Z29, Z14, Z25
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z30
+	VPDPBUSD         Z30, Z15, Z23
+	VPDPBUSD.BCST    12(R13), Z15, Z24
+	VPSHUFD          $0xff, Z27, Z31
+	VPDPBUSD         Z31, Z15, Z25
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z25, Z20, Z3
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z24, Z20, Z2
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x10, SI
+	ADDQ             $0x00000100, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole4
+	ADDQ             $0x0c, DI
+	JMP              sub4
+
+whole4:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z24
+	VFMADD231PS.BCST 8(R12), Z2, Z24
+	VMOVUPS          Z24, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z25
+	VFMADD231PS.BCST 8(R12), Z3, Z25
+	VMOVUPS          Z25, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block4
+	VZEROUPPER
+	RET
+
+rows2:
+block2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVL   $0x00000010, CX
+
+sub2:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	LEAQ             (SI)(R10*1), BX
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	ADDQ             40(AX), R12
+	VPBROADCASTD     (R12), Z23
+	VFMADD231PS.BCST 4(R12), Z21, Z1
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VBROADCASTI32X4  (BX), Z26
+	VPSHUFD          $0x00, Z26, Z28
+	VPDPBUSD         Z28, Z12, Z23
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPSHUFD          $0x55, Z26, Z29
+	VPDPBUSD         Z29, Z13, Z23
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPSHUFD          $0xaa, Z26, Z30
+	VPDPBUSD         Z30, Z14, Z23
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VPSHUFD          $0xff, Z26, Z31
+	VPDPBUSD         Z31, Z15, Z23
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z23, Z20, Z1
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x10, SI
+	ADDQ             $0x00000100, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole2
+	ADDQ             $0x0c, DI
+	JMP              sub2
+
+whole2:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z23
+	VFMADD231PS.BCST 8(R12), Z1, Z23
+	VMOVUPS          Z23, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block2
+	VZEROUPPER
+	RET
+
+rows1:
+block1:
+	VPXORD Z0, Z0, Z0
+	MOVL   $0x00000010, CX
+
+sub1:
+	VMOVDQU32        (R8), Z12
+	VMOVDQU32        64(R8), Z13
+	VMOVDQU32        128(R8), Z14
+	VMOVDQU32        192(R8), Z15
+	VMOVUPS          (R9), Z20
+	VMOVUPS          64(R9), Z21
+	MOVQ             DI, R12
+	MOVQ             SI, DX
+	VPBROADCASTD     (R12), Z22
+	VFMADD231PS.BCST 4(R12), Z21, Z0
+	VPDPBUSD.BCST    (DX), Z12, Z22
+	VPDPBUSD.BCST    4(DX), Z13, Z22
+	VPDPBUSD.BCST    8(DX), Z14, Z22
+	VPDPBUSD.BCST    12(DX), Z15, Z22
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z22, Z20, Z0
+	ADDQ             40(AX), R12
+	ADDQ             $0x10, SI
+	ADDQ             $0x00000100, R8
+	ADDQ             $0x00000080, R9
+	DECQ             CX
+	JEQ              whole1
+	ADDQ             $0x0c, DI
+	JMP              sub1
+
+whole1:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z0, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             40(AX), R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block1
+	VZEROUPPER
+	RET
+
+// func peakF32AVX512(n int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·peakF32AVX512(SB), NOSPLIT, $0-8
+	MOVQ  n+0(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	VPXOR Y9, Y9, Y9
+	VPXOR Y10, Y10, Y10
+	VPXOR Y11, Y11, Y11
+	VPXOR Y12, Y12, Y12
+	VPXOR Y13, Y13, Y13
+
+loop:
+	VFMADD231PS Z12, Z13, Z0
+	VFMADD231PS Z12, Z13, Z1
+	VFMADD231PS Z12, Z13, Z2
+	VFMADD231PS Z12, Z13, Z3
+	VFMADD231PS Z12, Z13, Z4
+	VFMADD231PS Z12, Z13, Z5
+	VFMADD231PS Z12, Z13, Z6
+	VFMADD231PS Z12, Z13, Z7
+	VFMADD231PS Z12, Z13, Z8
+	VFMADD231PS Z12, Z13, Z9
+	VFMADD231PS Z12, Z13, Z10
+	VFMADD231PS Z12, Z13, Z11
+	DECQ        CX
+	JNE         loop
+	VZEROUPPER
+	RET
+
+// func peakInt8AVX512(n int)
+// Requires: AVX, AVX2, AVX512VNNI
+TEXT ·peakInt8AVX512(SB), NOSPLIT, $0-8
+	MOVQ  n+0(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	VPXOR Y9, Y9, Y9
+	VPXOR Y10, Y10, Y10
+	VPXOR Y11, Y11, Y11
+	VPXOR Y12, Y12, Y12
+	VPXOR Y13, Y13, Y13
+
+loop:
+	VPDPBUSD Z12, Z13, Z0
+	VPDPBUSD Z12, Z13, Z1
+	VPDPBUSD Z12, Z13, Z2
+	VPDPBUSD Z12, Z13, Z3
+	VPDPBUSD Z12, Z13, Z4
+	VPDPBUSD Z12, Z13, Z5
+	VPDPBUSD Z12, Z13, Z6
+	VPDPBUSD Z12, Z13, Z7
+	VPDPBUSD Z12, Z13, Z8
+	VPDPBUSD Z12, Z13, Z9
+	VPDPBUSD Z12, Z13, Z10
+	VPDPBUSD Z12, Z13, Z11
+	DECQ     CX
+	JNE      loop
 	VZEROUPPER
 	RET

@@ -6,17 +6,13 @@ const (
 	// MaxRows is the number of rows that use the registers best. Calls take
 	// any number of rows; a multiple of MaxRows is fastest.
 	MaxRows = 12
-	// Q8Bytes is the size of a block of a Q8_0 panel.
-	Q8Bytes = Panel * (2 + blockLen)
 
-	blockLen = 32 // inputs of a Q8_0 block
-	sumLen   = 16 // codes of a sum of RoundI8
+	sumLen = 16 // codes of a sum of RoundI8
 
 	// No assembly runs longer than 100 us without a safepoint of Go: a pass
 	// covers MaxRows rows and this many inputs. 256 KiB of F32 weights take
-	// 50 us even at 5 GB/s, 12 rows of avx2 int8 about as long.
-	chunkLen    = 4096
-	chunkBlocks = 256
+	// 50 us even at 5 GB/s.
+	chunkLen = 4096
 )
 
 // A Set is the kernels of one variant. It is immutable.
@@ -25,8 +21,13 @@ type Set struct {
 	f32   product[float32]
 	f16   product[uint16]
 	bf16  product[uint16]
-	q8    productQ8
 	round func(codes []int8, d []float32, sums []int32, x []float32, group int)
+	// formats is indexed by backend.DType; nil for types on portable code.
+	formats []*Format
+
+	peakF32, peakInt8 Peak
+
+	vector bool // there is assembly for the functions of exp.go
 }
 
 // Name is "generic", "avx2" or "avx512".
@@ -47,7 +48,6 @@ func Generic() *Set {
 		f32:   product[float32]{MaxRows, f32Generic},
 		f16:   product[uint16]{MaxRows, f16Generic},
 		bf16:  product[uint16]{MaxRows, bf16Generic},
-		q8:    productQ8{MaxRows, q8Generic},
 		round: roundGeneric,
 	}
 }
@@ -71,60 +71,48 @@ func Best() *Set {
 	return best
 }
 
+// A Peak is the arithmetic that one core does at most, with operands that never
+// leave the registers: in a round of run, Ops operations (two for a product).
+type Peak struct {
+	Ops int
+	run func(rounds int)
+}
+
+// Run runs rounds of at most some nanoseconds each.
+func (p Peak) Run(rounds int) {
+	for ; rounds > 0; rounds -= 1000 { // with a safepoint of Go now and then
+		callPeak(p.run, min(rounds, 1000))
+	}
+}
+
+//go:noinline
+func callPeak(f func(int), n int) { f(n) }
+
+// PeakF32 is the peak of the products of floats; ok is false for the generic
+// variant.
+func (s *Set) PeakF32() (p Peak, ok bool) { return s.peakF32, s.peakF32.run != nil }
+
+// PeakInt8 is the peak of the products of codes.
+func (s *Set) PeakInt8() (p Peak, ok bool) { return s.peakInt8, s.peakInt8.run != nil }
+
 // F32 multiplies rows by a panel of F32 weights:
 //
 //	out[r*outStride+j] = (accumulate ? out[r*outStride+j] : 0)
-//	                     + sum_i x[r*xStride+i] * w[i*16+j],  r < rows, i < k, j < 16.
+//	                     + sum_i x[r*xStride+i] * w[i*wStride+j],  r < rows, i < k, j < 16.
 //
 // out must not overlap x or w. Slices too short for that panic.
-func (s *Set) F32(out []float32, outStride int, x []float32, xStride int, w []float32, rows, k int, accumulate bool) {
-	multiply(s.f32, out, outStride, x, xStride, w, rows, k, accumulate)
+func (s *Set) F32(out []float32, outStride int, x []float32, xStride int, w []float32, wStride, rows, k int, accumulate bool) {
+	multiply(s.f32, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
 // F16 is F32 for IEEE half-precision weights, which are widened exactly.
-func (s *Set) F16(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
-	multiply(s.f16, out, outStride, x, xStride, w, rows, k, accumulate)
+func (s *Set) F16(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
+	multiply(s.f16, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
 // BF16 is F32 for bfloat16 weights, which are widened exactly.
-func (s *Set) BF16(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
-	multiply(s.bf16, out, outStride, x, xStride, w, rows, k, accumulate)
-}
-
-// Q8_0 multiplies rounded rows by a panel of Q8_0 weights. With wd[b][j] and
-// wq[b][i/4][j][i%4] the scales and codes of block b of the panel w,
-//
-//	dot = sum_i xq[r*xqStride+b*32+i] * wq[b][i/4][j][i%4]        (exact, i < 32)
-//	out[r*outStride+j] = (accumulate ? out[r*outStride+j] : 0)
-//	                     + sum_b (xd[r*xdStride+b] * wd[b][j]) * dot,  b < blocks.
-//
-// Codes of x lie in -127..127, those of w in -128..127. xsum holds the sums of
-// 16 codes of x each, as RoundI8 writes them. out must not overlap an input.
-// Slices too short for that panic.
-func (s *Set) Q8_0(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool) {
-	if rows < 0 || blocks < 0 {
-		panic("kernel: negative rows or blocks")
-	}
-	if !fits(len(out), rows, outStride, Panel) {
-		panic("kernel: output too short")
-	}
-	if rows > 0 && blocks > min(len(w)/Q8Bytes, len(xq)/blockLen) {
-		panic("kernel: Q8_0 weight or input too short") // also bounds the products below
-	}
-	if !fits(len(xq), rows, xqStride, blocks*blockLen) || !fits(len(xd), rows, xdStride, blocks) || !fits(len(xsum), rows, xsumStride, 2*blocks) {
-		panic("kernel: Q8_0 input too short")
-	}
-	if blocks == 0 {
-		clearRows(out, outStride, rows, accumulate)
-		return
-	}
-	for r := 0; r < rows; r += s.q8.rows {
-		for b := 0; b < blocks; b += chunkBlocks {
-			s.q8.call(out[r*outStride:], outStride, xq[r*xqStride+b*blockLen:], xqStride,
-				xd[r*xdStride+b:], xdStride, xsum[r*xsumStride+2*b:], xsumStride, w[b*Q8Bytes:],
-				min(s.q8.rows, rows-r), min(chunkBlocks, blocks-b), accumulate || b > 0)
-		}
-	}
+func (s *Set) BF16(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
+	multiply(s.bf16, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
 // RoundI8 rounds one row x [K] in groups of group elements to codes [K] in
@@ -154,32 +142,20 @@ func (s *Set) RoundI8(codes []int8, d []float32, sums []int32, x []float32, grou
 // inputs, at least one of each.
 type product[W float32 | uint16] struct {
 	rows int
-	run  func(out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool)
+	run  func(out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool)
 }
 
 // call is a framed function of its own so that Go has a safepoint between two
 // runs of assembly.
 //
 //go:noinline
-func (f product[W]) call(out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
-	f.run(out, outStride, x, xStride, w, rows, k, accumulate)
-}
-
-// productQ8 is the int8 kernel of one variant, for at most rows rows and
-// chunkBlocks blocks, at least one of each.
-type productQ8 struct {
-	rows int
-	run  func(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool)
-}
-
-//go:noinline
-func (f productQ8) call(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, xsum []int32, xsumStride int, w []byte, rows, blocks int, accumulate bool) {
-	f.run(out, outStride, xq, xqStride, xd, xdStride, xsum, xsumStride, w, rows, blocks, accumulate)
+func (f product[W]) call(out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
+	f.run(out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
 // multiply checks the operands and runs f over tiles of its rows and
 // chunkLen inputs.
-func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
+func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
 	if rows < 0 || k < 0 {
 		panic("kernel: negative rows or inputs")
 	}
@@ -189,7 +165,7 @@ func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x 
 	if !fits(len(x), rows, xStride, k) {
 		panic("kernel: input too short")
 	}
-	if rows > 0 && k > len(w)/Panel {
+	if rows > 0 && !fits(len(w), k, wStride, Panel) {
 		panic("kernel: weight too short")
 	}
 	if k == 0 {
@@ -198,7 +174,7 @@ func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x 
 	}
 	for r := 0; r < rows; r += f.rows {
 		for i := 0; i < k; i += chunkLen {
-			f.call(out[r*outStride:], outStride, x[r*xStride+i:], xStride, w[i*Panel:],
+			f.call(out[r*outStride:], outStride, x[r*xStride+i:], xStride, w[i*wStride:], wStride,
 				min(f.rows, rows-r), min(chunkLen, k-i), accumulate || i > 0)
 		}
 	}

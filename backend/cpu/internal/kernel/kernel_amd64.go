@@ -6,6 +6,8 @@ import (
 	"errors"
 
 	"github.com/klauspost/cpuid/v2"
+
+	"github.com/herd-ml/herd/backend"
 )
 
 // AVX2 returns the kernels for AVX2, FMA and F16C, or why they do not run here.
@@ -14,12 +16,19 @@ func AVX2() (*Set, error) {
 		return nil, err
 	}
 	return &Set{
-		name:  "avx2",
-		f32:   product[float32]{6, f32AVX2},
-		f16:   product[uint16]{6, f16AVX2},
-		bf16:  product[uint16]{6, bf16AVX2},
-		q8:    productQ8{4, q8AVX2},
-		round: roundAVX2,
+		name:   "avx2",
+		f32:    product[float32]{6, f32AVX2},
+		f16:    product[uint16]{6, f16AVX2},
+		bf16:   product[uint16]{6, bf16AVX2},
+		round:  roundAVX2,
+		vector: true,
+		formats: (&products{
+			x32: int8x32AVX2, x32Mins: int8x32MinsAVX2, x32Full: int8x32SignedAVX2,
+			x256x32Mins: int8x256x32MinsAVX2, x256x32Full: int8x256x32SignedAVX2,
+			x256x16: int8x256x16AVX2, x256x16Mins: int8x256x16MinsAVX2, rows: 2, signed: true,
+		}).formats(),
+		peakF32:  Peak{12 * 8 * 2, peakF32AVX2},
+		peakInt8: Peak{12 * 32 * 2, peakInt8AVX2},
 	}, nil
 }
 
@@ -29,12 +38,19 @@ func AVX512() (*Set, error) {
 		return nil, err
 	}
 	return &Set{
-		name:  "avx512",
-		f32:   product[float32]{12, f32AVX512},
-		f16:   product[uint16]{12, f16AVX512},
-		bf16:  product[uint16]{12, bf16AVX512},
-		q8:    productQ8{12, q8AVX512},
-		round: roundAVX2,
+		name:   "avx512",
+		f32:    product[float32]{12, f32AVX512},
+		f16:    product[uint16]{12, f16AVX512},
+		bf16:   product[uint16]{12, bf16AVX512},
+		round:  roundAVX2,
+		vector: true,
+		formats: (&products{
+			x32: int8x32AVX512, x32Mins: int8x32MinsAVX512, x32Full: int8x32AVX512,
+			x256x32Mins: int8x256x32MinsAVX512, x256x32Full: int8x256x32AVX512,
+			x256x16: int8x256x16AVX512, x256x16Mins: int8x256x16MinsAVX512, rows: 12,
+		}).formats(),
+		peakF32:  Peak{12 * 16 * 2, peakF32AVX512},
+		peakInt8: Peak{12 * 64 * 2, peakInt8AVX512},
 	}, nil
 }
 
@@ -46,4 +62,47 @@ func missing(need ...cpuid.FeatureID) error {
 		}
 	}
 	return nil
+}
+
+// products are the int8 products of a variant, by sub-block, minima and sign.
+type products struct {
+	x32, x32Mins, x32Full, x256x32Mins, x256x32Full, x256x16, x256x16Mins func(*int64)
+	rows                                                                  int
+	signed                                                                bool // codes of 8 bits stay signed, else 128 is added
+}
+
+// formats lists what has kernels for codes.
+func (p *products) formats() []*Format {
+	full := func(f Format, signed, biased func([]byte, []float32, []byte, int)) Format {
+		if p.signed {
+			f.unpack, f.flip = signed, 0x80808080
+		} else {
+			f.unpack, f.Offset = biased, 128
+		}
+		return f
+	}
+	list := map[backend.DType]Format{
+		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, product: p.x32},
+		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, product: p.x32Mins},
+		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, product: p.x32},
+		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, product: p.x32Mins},
+		backend.Q8_0:   full(Format{Sub: 32, product: p.x32Full}, unpackQ8_0, unpackQ8_0Biased),
+		backend.IQ4_NL: full(Format{Sub: 32, product: p.x32Full}, unpackIQ4_NL, unpackIQ4_NLBiased),
+		backend.IQ4_XS: full(Format{Sub: 32, product: p.x256x32Full}, unpackIQ4_XS, unpackIQ4_XSBiased),
+		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, product: p.x256x16Mins},
+		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, product: p.x256x16},
+		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, product: p.x256x32Mins},
+		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, product: p.x256x32Mins},
+		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, product: p.x256x16},
+	}
+	var fs []*Format
+	for t, f := range list {
+		for int(t) >= len(fs) {
+			fs = append(fs, nil)
+		}
+		f.Block, f.Bytes = t.BlockElems(), Panel*t.BlockBytes()
+		f.Group, f.rows, f.tile = f.Block, p.rows, tileAVX2
+		fs[t] = &f
+	}
+	return fs
 }

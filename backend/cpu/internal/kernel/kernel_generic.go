@@ -1,56 +1,37 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"math"
 
 	"github.com/herd-ml/herd/backend/block"
 )
 
-func f32Generic(out []float32, outStride int, x []float32, xStride int, w []float32, rows, k int, accumulate bool) {
+func f32Generic(out []float32, outStride int, x []float32, xStride int, w []float32, wStride, rows, k int, accumulate bool) {
 	same := func(w []float32) [Panel]float32 { return [Panel]float32(w) }
-	productGeneric(same, out, outStride, x, xStride, w, rows, k, accumulate)
+	productGeneric(same, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
-func f16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
+func f16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
 	widen := func(w []uint16) (y [Panel]float32) { block.DecodeF16(y[:], w); return y }
-	productGeneric(widen, out, outStride, x, xStride, w, rows, k, accumulate)
+	productGeneric(widen, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
-func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, rows, k int, accumulate bool) {
+func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
 	widen := func(w []uint16) (y [Panel]float32) { block.DecodeBF16(y[:], w); return y }
-	productGeneric(widen, out, outStride, x, xStride, w, rows, k, accumulate)
+	productGeneric(widen, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
 // productGeneric widens the weights of one input at a time, for all rows. The
 // conversion of the product keeps the compiler from fusing it with the sum, so
 // that all platforms give the same bits.
-func productGeneric[W float32 | uint16](widen func([]W) [Panel]float32, out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool) {
+func productGeneric[W float32 | uint16](widen func([]W) [Panel]float32, out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
 	clearRows(out, outStride, rows, accumulate)
 	for i := range k {
-		wi := widen(w[i*Panel:][:Panel])
+		wi := widen(w[i*wStride:][:Panel])
 		for r := range rows {
 			acc, v := (*[Panel]float32)(out[r*outStride:]), x[r*xStride+i]
 			for j := range acc {
 				acc[j] += float32(v * wi[j])
-			}
-		}
-	}
-}
-
-func q8Generic(out []float32, outStride int, xq []int8, xqStride int, xd []float32, xdStride int, _ []int32, _ int, w []byte, rows, blocks int, accumulate bool) {
-	clearRows(out, outStride, rows, accumulate)
-	for b := range blocks {
-		scales, codes := w[b*Q8Bytes:][:2*Panel], w[b*Q8Bytes+2*Panel:][:Panel*blockLen]
-		for r := range rows {
-			x, acc := xq[r*xqStride+b*blockLen:][:blockLen], (*[Panel]float32)(out[r*outStride:])
-			for j := range acc {
-				dot := int32(0)
-				for i, c := range x {
-					dot += int32(c) * int32(int8(codes[i/4*4*Panel+4*j+i%4]))
-				}
-				d := xd[r*xdStride+b] * block.F16ToF32(binary.LittleEndian.Uint16(scales[2*j:]))
-				acc[j] += float32(d * float32(dot))
 			}
 		}
 	}

@@ -12,3 +12,11 @@ func AVX2() (*Set, error) { return nil, errNoasm }
 
 // AVX512 returns the kernels for AVX-512 with VNNI, or why they do not run here.
 func AVX512() (*Set, error) { return nil, errNoasm }
+
+// Without assembly no Set has vector set, so that these are never called.
+
+func scaleMaxAVX2([]float32, float32, *float32) { panic(errNoasm) }
+func expSumAVX2([]float32, float32, *float32)   { panic(errNoasm) }
+func swigluAVX2(_, _, _ []float32)              { panic(errNoasm) }
+func addAVX2(_, _, _ []float32)                 { panic(errNoasm) }
+func mixAVX2(_, _ []float32, _, _ float32)      { panic(errNoasm) }

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bytes"
-	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 )
 
@@ -59,6 +59,9 @@ type problem struct {
 	// term is the exact addend of a step. It and the sum of its factors'
 	// magnitudes bound the error.
 	term func(r, j, i int) float64
+	// size bounds the magnitudes that are added up in a term; nil is that of the
+	// term itself.
+	size func(r, j, i int) float64
 	// tiny is how far underflow moves a term.
 	tiny float64
 }
@@ -99,6 +102,9 @@ func (p *problem) check(t *testing.T, s *Set, rnd *rand.Rand, accumulate bool) {
 			for i := range p.steps {
 				v := p.term(r, j, i)
 				want, size = want+v, size+math.Abs(v)
+				if p.size != nil {
+					size += p.size(r, j, i)
+				}
 			}
 			if g := float64(got[r*p.outStride+j]); !p.near(g, want, size) {
 				t.Fatalf("%d rows, %d steps, accumulate %v: out[%d,%d] = %g, want %g", p.rows, p.steps, accumulate, r, j, g, want)
@@ -118,7 +124,7 @@ func (p *problem) near(got, want, size float64) bool {
 	case math.IsInf(want, 0):
 		return got == want
 	case size == 0:
-		return got == 0 && math.Signbit(got) == math.Signbit(want)
+		return got == 0 && (p.size != nil || math.Signbit(got) == math.Signbit(want)) // a product's parts may be zeros of either sign
 	}
 	n := float64(p.steps)
 	return math.Abs(got-want) <= (n+2)*0x1p-23*size+n*p.tiny
@@ -184,7 +190,7 @@ func poison(rnd *rand.Rand, s []float32) {
 
 // floatProblem is a product whose weights are stored as W.
 func floatProblem[W float32 | uint16](rnd *rand.Rand, rows, k int, wild bool, narrow func(float32) W, widen func(W) float32,
-	run func(s *Set, out []float32, outStride int, x []float32, xStride int, w []W, rows, k int, accumulate bool)) *problem {
+	run func(s *Set, out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool)) *problem {
 	extra := rnd.IntN(2) * 5
 	outStride, xStride := Panel+extra, k+extra
 	v := values(rnd, wild)
@@ -199,7 +205,7 @@ func floatProblem[W float32 | uint16](rnd *rand.Rand, rows, k int, wild bool, na
 	return &problem{
 		rows: rows, steps: k, outStride: outStride, inputs: [][]byte{raw(wholeX), raw(wholeW)}, tiny: 0x1p-149,
 		run: func(s *Set, out []float32, r, rows, from, to int, accumulate bool) {
-			run(s, out, outStride, x[min(r*xStride+from, len(x)):], xStride, w[from*Panel:to*Panel], rows, to-from, accumulate)
+			run(s, out, outStride, x[min(r*xStride+from, len(x)):], xStride, w[from*Panel:to*Panel], Panel, rows, to-from, accumulate)
 		},
 		term: func(r, j, i int) float64 { return float64(x[r*xStride+i]) * float64(widen(w[i*Panel+j])) },
 	}
@@ -241,13 +247,13 @@ func TestWiden(t *testing.T) {
 			for j := range w {
 				w[j] = uint16(base + j)
 			}
-			s.F16(out[:], Panel, []float32{1}, 1, w, 1, 1, false)
+			s.F16(out[:], Panel, []float32{1}, 1, w, Panel, 1, 1, false)
 			for j, h := range w {
 				if want := block.F16ToF32(h); !same(out[j], want+0) {
 					t.Fatalf("float16 %#x is %g, want %g", h, out[j], want)
 				}
 			}
-			s.BF16(out[:], Panel, []float32{1}, 1, w, 1, 1, false)
+			s.BF16(out[:], Panel, []float32{1}, 1, w, Panel, 1, 1, false)
 			for j, h := range w {
 				if want := block.BF16ToF32(h); !same(out[j], want+0) {
 					t.Fatalf("bfloat16 %#x is %g, want %g", h, out[j], want)
@@ -257,69 +263,155 @@ func TestWiden(t *testing.T) {
 	})
 }
 
-// q8Problem has codes at their extremes where wild.
-func q8Problem(rnd *rand.Rand, rows, blocks int, wild bool) *problem {
+// formatProblem multiplies rounded rows by random blocks; codes and scales of x
+// are at their extremes where wild.
+func formatProblem(rnd *rand.Rand, f *Format, rows, groups int, wild bool) *problem {
 	extra := rnd.IntN(2) * 3
-	outStride, qStride, dStride, sumStride := Panel+extra, blocks*blockLen+16*extra, blocks+extra, 2*blocks+extra
+	per := f.Group / f.Sub // metas of a group
+	k := groups * f.Group
+	outStride, qStride, metaStride := Panel+extra, k+16*extra, groups*per+extra
 	v, last := values(rnd, wild), max(0, rows-1)
-	lowest := -127
 	code := func() int8 {
 		if wild && rnd.IntN(2) == 0 {
-			return []int8{int8(lowest), 127, 0}[rnd.IntN(3)]
+			return []int8{-127, 127, 0}[rnd.IntN(3)]
 		}
-		return int8(lowest + rnd.IntN(128-lowest))
+		return int8(rnd.IntN(255) - 127)
 	}
 	if wild && rnd.IntN(3) == 0 {
-		code = func() int8 { return int8(lowest) } // the largest sums
+		code = func() int8 { return -127 } // the largest sums
 	}
-	xq, wholeQ := guarded(last*qStride+blocks*blockLen, code)
-	xd, wholeD := guarded(last*dStride+blocks, v)
-	xsum, wholeS := guarded(last*sumStride+2*blocks, func() int32 { return rnd.Int32() })
+	xq, wholeQ := guarded(last*qStride+k, code)
+	meta, wholeM := guarded(last*metaStride+groups*per, func() Meta { return Meta{rnd.Int32(), v(), v()} })
+	d := make([]float32, rows*groups)
 	for r := range rows {
-		for i := range 2 * blocks {
-			xsum[r*sumStride+i] = 0
+		sums := make([]int32, k/sumLen)
+		for i := range sums {
 			for _, c := range xq[r*qStride+i*sumLen:][:sumLen] {
-				xsum[r*sumStride+i] += int32(c)
+				sums[i] += int32(c)
 			}
 		}
+		for g := range groups {
+			d[r*groups+g] = v()
+		}
+		f.Metas(meta[r*metaStride:][:groups*per], sums, d[r*groups:][:groups])
 	}
-	lowest = -128
-	w, wholeW := guarded(blocks*Q8Bytes, func() byte { return byte(code()) })
-	for b := range blocks {
-		for j := range Panel {
-			binary.LittleEndian.PutUint16(w[b*Q8Bytes+2*j:], block.F32ToF16(v()))
+	src := make([]byte, groups*f.Bytes)
+	for i := range src {
+		src[i] = byte(rnd.Uint32())
+		if wild && rnd.IntN(8) == 0 {
+			src[i] = 0xff
 		}
 	}
-	if wild && blocks > 0 && rnd.IntN(2) == 0 {
-		poison(rnd, xd)
-		bad := []float32{0}
-		poison(rnd, bad)
-		binary.LittleEndian.PutUint16(w[rnd.IntN(blocks)*Q8Bytes+2*rnd.IntN(Panel):], block.F32ToF16(bad[0]))
+	codes, wholeC := guarded(k*Panel, func() byte { return byte(rnd.Uint32()) })
+	scales, wholeS := guarded(f.Scales(k), v)
+	weights := make([]float32, k*Panel)
+	f.Unpack(codes, scales, src, k)
+	for i, s := range scales { // keep what is added together finite
+		if scales[i] = float32(math.Mod(float64(s), 4)); s != s || math.IsInf(float64(s), 0) {
+			scales[i] = 1
+		}
 	}
+	f.Tile(weights, codes, scales, k)
 	return &problem{
-		rows: rows, steps: blocks, outStride: outStride,
-		inputs: [][]byte{raw(wholeQ), raw(wholeD), raw(wholeS), raw(wholeW)},
-		tiny:   0x1p-149 * blockLen * 128 * 127, // the product of the scales may underflow
+		rows: rows, steps: groups, outStride: outStride,
+		inputs: [][]byte{raw(wholeQ), raw(wholeM), raw(wholeC), raw(wholeS)},
+		tiny:   0x1p-149 * float64(f.Group) * 128 * 127 * 64, // products of scales may underflow
 		run: func(s *Set, out []float32, r, rows, from, to int, accumulate bool) {
-			s.Q8_0(out, outStride, xq[min(r*qStride+from*blockLen, len(xq)):], qStride, xd[min(r*dStride+from, len(xd)):], dStride,
-				xsum[min(r*sumStride+2*from, len(xsum)):], sumStride, w[from*Q8Bytes:to*Q8Bytes], rows, to-from, accumulate)
+			var c Call
+			f.Product(&c, out, outStride, xq[min(r*qStride+from*f.Group, len(xq)):], qStride,
+				meta[min(r*metaStride+from*per, len(meta)):], metaStride, codes[from*f.Group*Panel:], scales[f.Scales(from*f.Group):],
+				rows, (to-from)*f.Group, accumulate)
 		},
-		term: func(r, j, b int) float64 {
-			panel, dot := w[b*Q8Bytes:][:Q8Bytes], 0
-			for i, c := range xq[r*qStride+b*blockLen:][:blockLen] {
-				dot += int(c) * int(int8(panel[2*Panel+i/4*4*Panel+4*j+i%4]))
+		term: func(r, j, g int) float64 {
+			dot := 0.0
+			for i, c := range xq[r*qStride+g*f.Group:][:f.Group] {
+				dot += float64(c) * float64(weights[(g*f.Group+i)*Panel+j])
 			}
-			return float64(xd[r*dStride+b]) * float64(block.F16ToF32(binary.LittleEndian.Uint16(panel[2*j:]))) * float64(dot)
+			return float64(d[r*groups+g]) * dot
+		},
+		// The scale and the minimum of a sub-block are multiplied apart.
+		size: func(r, j, g int) float64 {
+			sum := 0.0
+			for i := range f.Group {
+				at := (g*f.Group + i) / f.Sub * f.Scales(f.Sub)
+				w := 255 * math.Abs(float64(scales[at+j]))
+				if f.Mins {
+					w += math.Abs(float64(scales[at+Panel+j]))
+				}
+				sum += 127 * w
+			}
+			return float64(per+2) * math.Abs(float64(d[r*groups+g])) * sum
 		},
 	}
 }
 
-func TestQ8_0(t *testing.T) {
+// formats calls f with every format of a variant.
+func formats(t *testing.T, s *Set, f func(t *testing.T, typ backend.DType, f *Format)) {
+	for _, typ := range backend.DTypes() {
+		if format := s.Format(typ); format != nil {
+			t.Run(typ.String(), func(t *testing.T) { f(t, typ, format) })
+		}
+	}
+}
+
+func TestProduct(t *testing.T) {
 	forAll(t, func(t *testing.T, s *Set) {
-		rnd := rand.New(rand.NewPCG(3, 4))
-		grid(17, []int{chunkBlocks + 1, 32, chunkBlocks, 2*chunkBlocks + 3}, func(rows, blocks int) {
-			for i := range 4 {
-				q8Problem(rnd, rows, blocks, i%2 == 1).check(t, s, rnd, i < 2)
+		formats(t, s, func(t *testing.T, _ backend.DType, f *Format) {
+			rnd := rand.New(rand.NewPCG(3, 4))
+			grid(9, []int{17, 5, 16, 1}, func(rows, groups int) {
+				for i := range 4 {
+					formatProblem(rnd, f, rows, groups, i%2 == 1).check(t, s, rnd, i < 2)
+				}
+			})
+		})
+	})
+}
+
+// TestIntegers: with scales of 1 and sums below 2^24 products are exact, so
+// every variant gives the same bits.
+func TestIntegers(t *testing.T) {
+	forAll(t, func(t *testing.T, s *Set) {
+		formats(t, s, func(t *testing.T, typ backend.DType, f *Format) {
+			rnd := rand.New(rand.NewPCG(5, 6))
+			src, x := make([]byte, f.Bytes), make([]int8, f.Group)
+			for round := range 20 {
+				for i := range src {
+					src[i] = byte(rnd.Uint32())
+				}
+				for i := range x {
+					if x[i] = int8(rnd.IntN(255) - 127); round%4 == 3 {
+						x[i] = int8(127 - 254*(round/4%2))
+					}
+				}
+				codes, scales := make([]byte, f.Group*Panel), make([]float32, f.Scales(f.Group))
+				f.Unpack(codes, scales, src, f.Group)
+				for i := range scales {
+					scales[i] = 1
+					if f.Mins && i/Panel%2 == 1 {
+						scales[i] = 0
+					}
+				}
+				sums := make([]int32, f.Group/sumLen)
+				for i, c := range x {
+					sums[i/sumLen] += int32(c)
+				}
+				meta, out := make([]Meta, f.Group/f.Sub), make([]float32, Panel)
+				f.Metas(meta, sums, []float32{1})
+				var c Call
+				f.Product(&c, out, Panel, x, f.Group, meta, len(meta), codes, scales, 1, f.Group, false)
+				for j, got := range out {
+					want := 0
+					for i, c := range x {
+						w := int(codes[i/4*4*Panel+4*j+i%4])
+						if f.flip != 0 {
+							w = int(int8(w))
+						}
+						want += int(c) * (w - int(f.Offset))
+					}
+					if float32(want) != got {
+						t.Fatalf("%v: output %d is %v, want %d", typ, j, got, want)
+					}
+				}
 			}
 		})
 	})
@@ -339,21 +431,17 @@ func TestShort(t *testing.T) {
 			f32 := func(i, size int) []float32 { return make([]float32, n(i, size)) }
 			calls := map[string]func(){
 				"F32": func() {
-					s.F32(f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), f32(4, k*Panel), rows, k, false)
+					s.F32(f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), f32(4, k*Panel), Panel, rows, k, false)
 				},
 				"F16": func() {
-					s.F16(f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), make([]uint16, n(4, k*Panel)), rows, k, false)
-				},
-				"Q8_0": func() {
-					s.Q8_0(f32(0, 2*20+16), n(1, 20), make([]int8, n(2, 2*70+k)), 70, f32(3, 2*3+2), 3,
-						make([]int32, n(4, 2*6+4)), 6, make([]byte, n(5, 2*Q8Bytes)), rows, 2, false)
+					s.F16(f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), make([]uint16, n(4, k*Panel)), Panel, rows, k, false)
 				},
 				"RoundI8": func() {
 					s.RoundI8(make([]int8, n(0, k)), f32(2, k/32), make([]int32, n(4, k/16)), f32(5, k), n(6, 32))
 				},
 			}
 			// Strides one shorter still fit.
-			fits := map[string]string{"F32": "13567", "F16": "13567", "Q8_0": "167", "RoundI8": "137"}
+			fits := map[string]string{"F32": "13567", "F16": "13567", "RoundI8": "137"}
 			for name, call := range calls {
 				want := !strings.Contains(fits[name], string(rune('0'+bad)))
 				if got := panics(call); want != strings.HasPrefix(got, "kernel: ") || !want && got != "" {
@@ -362,21 +450,55 @@ func TestShort(t *testing.T) {
 			}
 		}
 		for name, call := range map[string]func(){
-			"overlap": func() { s.F32(make([]float32, 64), 15, make([]float32, 64), 8, make([]float32, 128), 2, 8, false) },
+			"overlap": func() { s.F32(make([]float32, 64), 15, make([]float32, 64), 8, make([]float32, 128), 16, 2, 8, false) },
 			"huge rows": func() {
-				s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), math.MaxInt, 8, false)
+				s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, math.MaxInt, 8, false)
 			},
 			"huge k": func() {
-				s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 1, math.MaxInt, false)
+				s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, 1, math.MaxInt, false)
 			},
-			"negative":     func() { s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), -1, 8, false) },
-			"huge blocks":  func() { s.Q8_0(make([]float32, 64), 16, nil, 0, nil, 0, nil, 0, nil, 1, math.MaxInt, false) },
-			"minus blocks": func() { s.Q8_0(make([]float32, 64), 16, nil, 0, nil, 0, nil, 0, nil, 1, -1, false) },
+			"negative": func() { s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, -1, 8, false) },
 		} {
 			if got := panics(call); !strings.HasPrefix(got, "kernel: ") {
 				t.Errorf("%s panics with %q", name, got)
 			}
 		}
+	})
+}
+
+// TestShortFormat takes one element from one operand at a time.
+func TestShortFormat(t *testing.T) {
+	forAll(t, func(t *testing.T, s *Set) {
+		formats(t, s, func(t *testing.T, _ backend.DType, f *Format) {
+			const rows = 3
+			k := 2 * f.Group
+			for bad := range 12 {
+				n := func(i, n int) int {
+					if i == bad {
+						return n - 1
+					}
+					return n
+				}
+				var c Call
+				subs := k / f.Sub
+				product := panics(func() {
+					f.Product(&c, make([]float32, n(0, 2*20+16)), 20, make([]int8, n(1, 2*(k+5)+k)), k+5,
+						make([]Meta, n(2, 3*subs)), subs, make([]byte, n(3, k*Panel)), make([]float32, n(4, f.Scales(k))), rows, n(5, k), false)
+				})
+				unpack := panics(func() {
+					f.Unpack(make([]byte, n(6, k*Panel)), make([]float32, n(7, f.Scales(k))), make([]byte, n(8, k/f.Block*f.Bytes)), k)
+				})
+				tile := panics(func() {
+					f.Tile(make([]float32, n(9, k*Panel)), make([]byte, n(10, k*Panel)), make([]float32, n(11, f.Scales(k))), k)
+				})
+				for i, got := range []string{product, unpack, tile} {
+					want := []bool{bad < 6, bad >= 6 && bad < 9, bad >= 9}[i]
+					if want != strings.HasPrefix(got, "kernel: ") || !want && got != "" {
+						t.Errorf("operand %d spoilt: function %d panics with %q", bad, i, got)
+					}
+				}
+			}
+		})
 	})
 }
 
@@ -421,15 +543,11 @@ func TestCallTime(t *testing.T) {
 		out, x := make([]float32, MaxRows*Panel), make([]float32, MaxRows*chunkLen)
 		q, sums := make([]int8, MaxRows*chunkLen), make([]int32, MaxRows*chunkLen/sumLen)
 		w, h := make([]float32, chunkLen*Panel), make([]uint16, chunkLen*Panel)
-		panel := make([]byte, chunkBlocks*Q8Bytes)
 		for name, run := range map[string]func(){
-			"F32":  func() { s.f32.run(out, Panel, x, chunkLen, w, s.f32.rows, chunkLen, true) },
-			"F16":  func() { s.f16.run(out, Panel, x, chunkLen, h, s.f16.rows, chunkLen, true) },
-			"BF16": func() { s.bf16.run(out, Panel, x, chunkLen, h, s.bf16.rows, chunkLen, true) },
-			"Q8_0": func() {
-				s.q8.run(out, Panel, q, chunkBlocks*blockLen, x, chunkBlocks, sums, 2*chunkBlocks, panel, s.q8.rows, chunkBlocks, true)
-			},
-			"RoundI8": func() { s.round(q, x[chunkLen:], sums, x[:chunkLen], blockLen) },
+			"F32":     func() { s.f32.run(out, Panel, x, chunkLen, w, Panel, s.f32.rows, chunkLen, true) },
+			"F16":     func() { s.f16.run(out, Panel, x, chunkLen, h, Panel, s.f16.rows, chunkLen, true) },
+			"BF16":    func() { s.bf16.run(out, Panel, x, chunkLen, h, Panel, s.bf16.rows, chunkLen, true) },
+			"RoundI8": func() { s.round(q, x[chunkLen:], sums, x[:chunkLen], 32) },
 		} {
 			best := time.Hour
 			for range 20 {

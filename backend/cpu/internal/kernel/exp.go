@@ -1,0 +1,126 @@
+package kernel
+
+import "math"
+
+// Exp is e^x to less than 2 ulp; denormals, infinities and NaN included.
+// With n = round(x/ln 2) and r = x - n ln 2, |r| <= 0.35, it is 2^n times the
+// Taylor series of e^r, whose first missing term r^8/8! is below 6e-9. ln 2 is
+// taken off in two parts, the first short enough for n*ln2Hi to be exact
+// (Cody and Waite, Software Manual for the Elementary Functions, 1980, ch. 6).
+// Conversions keep compilers from fusing, so all machines agree.
+func Exp(x float32) float32 {
+	const (
+		ln2Hi = 0.693359375 // 10 bits
+		ln2Lo = math.Ln2 - ln2Hi
+		round = 1.5 * (1 << 23) // x + round - round is the integer nearest x
+	)
+	switch {
+	case x > 89:
+		return float32(math.Inf(1))
+	case x < -104:
+		return 0
+	case x != x:
+		return x
+	}
+	n := float32(float32(x*math.Log2E)+round) - round
+	r := float32(x-float32(n*ln2Hi)) - float32(n*ln2Lo)
+	p := float32(1.0/5040)*r + 1.0/720
+	p = float32(p*r) + 1.0/120
+	p = float32(p*r) + 1.0/24
+	p = float32(p*r) + 1.0/6
+	p = float32(p*r) + 0.5
+	p = float32(float32(p*r)*r) + r
+	p += 1
+	// 2^n may not be a float32, its two halves are.
+	i := int32(n)
+	return p * pow2(i>>1) * pow2(i-i>>1)
+}
+
+// pow2 is 2^n for -126 <= n <= 127.
+func pow2(n int32) float32 { return math.Float32frombits(uint32(n+127) << 23) }
+
+// lanes is the number of sums that the functions below keep, of every eighth
+// element each: all variants add in the same order and give the same bits.
+const lanes = 8
+
+// Exps replaces x by exp(scale*x - top), top the largest of scale*x, and returns
+// top and the sum. Where all are minus infinity it writes zeros; where one is
+// NaN, NaN.
+func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
+	var m, t [lanes]float32
+	for i := range m {
+		m[i] = float32(math.Inf(-1))
+	}
+	n := 0
+	if s.vector {
+		if n = len(x) &^ (lanes - 1); n > 0 {
+			scaleMaxAVX2(x[:n], scale, &m[0])
+		}
+	}
+	for i := n; i < len(x); i++ {
+		x[i] *= scale
+		m[i%lanes] = max(m[i%lanes], x[i])
+	}
+	top = m[0]
+	for _, v := range m[1:] {
+		top = max(top, v)
+	}
+	if math.IsInf(float64(top), -1) {
+		clear(x)
+		return top, 0
+	}
+	if n > 0 {
+		expSumAVX2(x[:n], top, &t[0])
+	}
+	for i := n; i < len(x); i++ {
+		x[i] = Exp(x[i] - top)
+		t[i%lanes] += x[i]
+	}
+	for _, v := range t {
+		sum += v
+	}
+	return top, sum
+}
+
+// SwiGLU is y = gate / (1 + exp(-gate)) * up, all of the length of y.
+func (s *Set) SwiGLU(y, gate, up []float32) {
+	gate, up = gate[:len(y)], up[:len(y)]
+	n := 0
+	if s.vector {
+		if n = len(y) &^ (lanes - 1); n > 0 {
+			swigluAVX2(y[:n], gate, up)
+		}
+	}
+	for i := n; i < len(y); i++ {
+		z := gate[i]
+		y[i] = z / (1 + Exp(-z)) * up[i]
+	}
+}
+
+// Add is y = a + b, all of the length of y.
+func (s *Set) Add(y, a, b []float32) {
+	a, b = a[:len(y)], b[:len(y)]
+	n := 0
+	if s.vector {
+		if n = len(y) &^ (lanes - 1); n > 0 {
+			addAVX2(y[:n], a, b)
+		}
+	}
+	for i := n; i < len(y); i++ {
+		y[i] = a[i] + b[i]
+	}
+}
+
+// Mix is y = y*p + x*q, products rounded, all of the length of y.
+func (s *Set) Mix(y, x []float32, p, q float32) {
+	x = x[:len(y)]
+	n := 0
+	if s.vector {
+		if n = len(y) &^ (lanes - 1); n > 0 {
+			mixAVX2(y[:n], x, p, q)
+		}
+	}
+	for i := n; i < len(y); i++ {
+		y[i] = float32(y[i]*p) + float32(x[i]*q)
+	}
+}

@@ -1,0 +1,176 @@
+package kernel
+
+import (
+	"unsafe"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// A Format says how a variant multiplies with a block type: its codes are
+// spread to bytes in a small buffer, which then serves any number of rows.
+//
+// Unpacked, a panel is codes [inputs/4][16][4], unsigned bytes (signed ones in
+// avx2 where a type needs all 8 bits), and for each sub-block of Sub inputs 16
+// scales and, with Mins, 16 minima. Weight i of output j is
+//
+//	scale[i/Sub][j] * (code - Offset) (+ min[i/Sub][j]).
+type Format struct {
+	Block  int  // inputs of a block
+	Bytes  int  // of a block of a panel
+	Sub    int  // inputs that share a scale
+	Group  int  // inputs of a row that share a scale: 32 or 256
+	Mins   bool // the type has minima
+	Offset int32
+
+	flip    int // makes codes unsigned for tile
+	rows    int // of a tile
+	unpack  func(codes []byte, scales []float32, src []byte, blocks int)
+	product func(c *int64)
+	tile    func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
+}
+
+// Scales is the number of scales and minima of n inputs of a panel.
+func (f *Format) Scales(n int) int {
+	if f.Mins {
+		return n / f.Sub * 2 * Panel
+	}
+	return n / f.Sub * Panel
+}
+
+// Unpack spreads n inputs of a panel, whole blocks, from src: codes [n*16],
+// scales [Scales(n)]. Slices too short panic.
+func (f *Format) Unpack(codes []byte, scales []float32, src []byte, n int) {
+	blocks := n / f.Block
+	if n < 0 || n%f.Block != 0 || n > len(codes)/Panel || len(scales) < f.Scales(n) || blocks > len(src)/f.Bytes {
+		panic("kernel: Unpack operands too short")
+	}
+	if n > 0 {
+		call4(f.unpack, codes, scales, src, blocks)
+	}
+}
+
+// Tile turns n unpacked inputs into weights dst [n][16], those of package block
+// to the bit.
+func (f *Format) Tile(dst []float32, codes []byte, scales []float32, n int) {
+	if n < 0 || n%f.Sub != 0 || n > min(len(codes), len(dst))/Panel || len(scales) < f.Scales(n) {
+		panic("kernel: Tile operands too short")
+	}
+	if n == 0 {
+		return
+	}
+	mins, offset := 0, int(f.Offset)
+	if f.Mins {
+		mins = 1
+	}
+	if f.flip != 0 {
+		offset += 128
+	}
+	f.tile(dst, codes, scales, n/f.Sub, f.Sub/4, f.flip, offset, mins)
+}
+
+// Meta is what a product needs to know of Sub inputs of a row.
+type Meta struct {
+	Start int32   // minus Offset times the sum of the codes
+	Sum   float32 // the sum of the codes; with groups of 32 times D
+	D     float32 // scale
+}
+
+// Metas fills meta [K/Sub] for a row rounded by RoundI8 in groups of Group.
+func (f *Format) Metas(meta []Meta, sums []int32, d []float32) {
+	per := f.Sub / sumLen
+	for i := range meta {
+		n := sums[i*per]
+		if per == 2 {
+			n += sums[i*2+1]
+		}
+		m := Meta{-f.Offset * n, float32(n), d[i*f.Sub/f.Group]}
+		if f.Group == f.Sub {
+			m.Sum *= m.D
+		}
+		meta[i] = m
+	}
+}
+
+// Call is the operands of Product; it lives with the worker, so that calling
+// assembly allocates nothing.
+type Call struct {
+	c callArgs
+}
+
+// callArgs is laid out as backend/cpu/_asm/int8.go says.
+type callArgs struct {
+	out        unsafe.Pointer // [rows][16] float32
+	outStride  int            // bytes, as all strides here
+	x          unsafe.Pointer // [rows][blocks*Group] int8
+	xStride    int
+	meta       unsafe.Pointer // [rows][subs] Meta
+	metaStride int
+	codes      unsafe.Pointer
+	scales     unsafe.Pointer
+	blocks     int // of Group inputs; counted down
+	rows       int
+}
+
+// Product adds to out the products of rows with n unpacked inputs, whole groups:
+//
+//	out[r*outStride+j] += sum_g D[r,g] sum_(s in g) (scale[s][j] dot(r,s,j) + min[s][j] Sum[r,s])
+//
+// where dot is exact, and out is cleared first unless accumulate. Codes of x
+// lie in -127..127. Slices too short for that panic.
+func (f *Format) Product(c *Call, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int, accumulate bool) {
+	if rows < 0 || n < 0 || n%f.Group != 0 {
+		panic("kernel: Product of negative rows or parts of groups")
+	}
+	if !fits(len(out), rows, outStride, Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
+		panic("kernel: Product rows too short")
+	}
+	if n > len(codes)/Panel || len(scales) < f.Scales(n) {
+		panic("kernel: Product weight too short")
+	}
+	clearRows(out, outStride, rows, accumulate)
+	if n == 0 {
+		return
+	}
+	a := &c.c
+	a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
+	a.codes, a.scales = unsafe.Pointer(&codes[0]), unsafe.Pointer(&scales[0])
+	for r := 0; r < rows; {
+		a.rows, a.blocks = tileRows(f.rows, rows-r), n/f.Group
+		a.out, a.x, a.meta = unsafe.Pointer(&out[r*outStride]), unsafe.Pointer(&x[r*xStride]), unsafe.Pointer(&meta[r*metaStride])
+		callProduct(f.product, a)
+		r += a.rows
+	}
+	*a = callArgs{}
+}
+
+// tileRows is the largest tile that is built for at most n rows.
+func tileRows(most, n int) int {
+	if n >= most {
+		return most
+	}
+	t := 1
+	for t*2 <= n {
+		t *= 2
+	}
+	return t
+}
+
+// callProduct is a framed function of its own so that Go has a safepoint
+// between two runs of assembly.
+//
+//go:noinline
+func callProduct(f func(*int64), a *callArgs) { f((*int64)(unsafe.Pointer(a))) }
+
+//go:noinline
+func call4(f func([]byte, []float32, []byte, int), codes []byte, scales []float32, src []byte, blocks int) {
+	f(codes, scales, src, blocks)
+}
+
+// Format returns how a type of weight is multiplied with, or nil where it has
+// no vector kernel.
+func (s *Set) Format(t backend.DType) *Format {
+	if int(t) >= len(s.formats) {
+		return nil
+	}
+	return s.formats[t]
+}
