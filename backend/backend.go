@@ -119,22 +119,42 @@ const (
 	RoundI8x256
 	// RoundToBF16 is the RoundBF16 operation.
 	RoundToBF16
+	// RoundI16x32 is RoundI8x32, and again for what that leaves of the input (x -
+	// code*d, in F32): 16 bits for twice the multiplications.
+	RoundI16x32
+	// RoundI16x256 is the same with groups of 256.
+	RoundI16x256
 )
 
 // String names the rounding.
 func (r Rounding) String() string {
-	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16"}[r]
+	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16", "int16 per 32", "int16 per 256"}[r]
 }
 
 // Group is the number of elements that share a scale, 0 where there is none.
 func (r Rounding) Group() int {
 	switch r {
-	case RoundI8x32:
+	case RoundI8x32, RoundI16x32:
 		return 32
-	case RoundI8x256:
+	case RoundI8x256, RoundI16x256:
 		return 256
 	}
 	return 0
+}
+
+// Twice reports whether what a first rounding leaves is rounded too.
+func (r Rounding) Twice() bool { return r == RoundI16x32 || r == RoundI16x256 }
+
+// Fine is the rounding to 16 bits in the place of r: RoundI16x32 of RoundI8x32,
+// RoundI16x256 of RoundI8x256, else none.
+func (r Rounding) Fine() Rounding {
+	switch r.Group() {
+	case 32:
+		return RoundI16x32
+	case 256:
+		return RoundI16x256
+	}
+	return RoundNone
 }
 
 // Precision says whether activations may be rounded for speed.

@@ -40,7 +40,7 @@ func newTransformer(c Config) *transformer {
 	}
 	// Nothing comes after the logits that could absorb a rounding: two tokens that
 	// are nearly as likely would change places.
-	t.Output.Weight.Exact = true
+	t.Output.Weight.Fine = true
 	for range c.Layers {
 		t.Layers = append(t.Layers, &layer{
 			AttnNorm:  nn.NewRMSNorm(c.Dim, float32(c.NormEps)),

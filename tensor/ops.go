@@ -44,12 +44,15 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 
 func (c *Context) rounding(p *Param) backend.Rounding {
 	w := p.bound("MatMul")
-	if c.opts.Precision == backend.PrecisionF32 || p.Exact {
+	if c.opts.Precision == backend.PrecisionF32 {
 		return backend.RoundNone
 	}
 	r := c.exec.Backend().Rounding(w.Type())
 	if g := r.Group(); g > 0 && w.Cols()%g != 0 {
 		return backend.RoundNone
+	}
+	if p.Fine {
+		return r.Fine()
 	}
 	return r
 }

@@ -30,9 +30,9 @@ func (x *Tensor) Cols() int { return x.view.Cols() }
 type Param struct {
 	// Shape is [outputs, inputs] for a matrix, [n] for a vector.
 	Shape backend.Shape
-	// Exact keeps the inputs of the matrix from being rounded, whatever the
-	// context's precision.
-	Exact  bool
+	// Fine rounds the inputs of the matrix to 16 bits where those of others are
+	// rounded to 8.
+	Fine   bool
 	weight backend.Weight
 	value  Tensor
 }

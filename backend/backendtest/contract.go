@@ -212,7 +212,7 @@ func rowsAlone(b backend.Backend) (cs []*testCase) {
 	for _, t := range weightTypes() {
 		k := max(256, inputs(t)[2])
 		for _, round := range roundings(k) {
-			if round == backend.RoundNone || round == b.Rounding(t) {
+			if round == backend.RoundNone || round == b.Rounding(t) || round == b.Rounding(t).Fine() {
 				c := newCase(backend.MatMul, "%v, round %v", t, round)
 				cs = append(cs, c.matMul(round, dense, c.normal, 33, c.weight(t, 50, k)))
 			}

@@ -23,7 +23,7 @@ func weightTypes() []backend.DType {
 // roundings are the ways to round an input of k columns.
 func roundings(k int) []backend.Rounding {
 	rs := []backend.Rounding{backend.RoundNone, backend.RoundToBF16}
-	for _, r := range []backend.Rounding{backend.RoundI8x32, backend.RoundI8x256} {
+	for _, r := range []backend.Rounding{backend.RoundI8x32, backend.RoundI8x256, backend.RoundI16x32, backend.RoundI16x256} {
 		if k%r.Group() == 0 {
 			rs = append(rs, r)
 		}
@@ -292,6 +292,9 @@ func roundCases() (cs []*testCase) {
 		for f, fill := range []func(*testCase) func(int) float64{normals, allEdges, halves} {
 			r := rowCounts[i]
 			for _, round := range roundings(k)[2:] {
+				if round.Twice() {
+					continue
+				}
 				c := newCase(backend.RoundI8, "%dx%d/round %v/fill %d", r, k, round, f)
 				c.args.Round = round
 				c.in[0] = newOperand(backend.F32, place(i%3), fill(c), r, k)

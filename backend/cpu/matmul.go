@@ -19,8 +19,9 @@ type matmulTask struct {
 	rows, k int
 	x       []float32 // [rows, k], rounded if asked for
 	xStride int
-	xq      []int8 // [rows, qStride] codes of x, where a weight takes them
+	xq      []int8 // [rows*codes, qStride] codes of x, where a weight takes them
 	qStride int
+	codes   int // rows of codes for a row: 2 where what the first leaves is rounded too
 	part    [backend.MaxWeights]matmulPart
 
 	parts, panels, perChunk int
@@ -33,14 +34,17 @@ type matmulPart struct {
 	stride int
 	first  int            // panels of the weights before
 	format *kernel.Format // of a packed weight with kernels for its codes, or nil
-	meta   []kernel.Meta  // [rows, k/Sub] where the weight takes codes of x
+	meta   []kernel.Meta  // [rows*codes, k/Sub] where the weight takes codes of x
 }
 
 func (e *exec) matMul(a *backend.Args) {
 	m := &e.matmul
 	in := &a.In[0]
 	m.rows, m.k = in.Rows(), in.Cols()
-	m.parts, m.panels = a.Weights(), 0
+	m.parts, m.panels, m.codes = a.Weights(), 0, 1
+	if a.Round.Twice() {
+		m.codes = 2
+	}
 	if m.rows == 0 {
 		return
 	}
@@ -60,7 +64,7 @@ func (e *exec) matMul(a *backend.Args) {
 		}
 		rounded := p.format != nil && p.format.Group == a.Round.Group()
 		if rounded {
-			p.meta = slice[kernel.Meta](&e.arena, m.rows*m.k/p.format.Sub)
+			p.meta = slice[kernel.Meta](&e.arena, m.rows*m.codes*m.k/p.format.Sub)
 		}
 		codes = codes || rounded
 		values = values || !rounded
@@ -101,7 +105,7 @@ func (e *exec) roundInput(a *backend.Args, codes, values bool) {
 		// A cache line more, since rows a power of two apart compete for the same
 		// lines of the first-level cache.
 		m.qStride = m.k + 64
-		m.xq = slice[int8](&e.arena, m.rows*m.qStride)
+		m.xq = slice[int8](&e.arena, m.rows*m.codes*m.qStride)
 	}
 	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
 	*t = roundTask{}
@@ -118,24 +122,44 @@ func (t *roundTask) run(w *worker, chunk int) {
 			}
 			continue
 		}
+		if t.values {
+			clear(m.x[r*m.k:][:m.k])
+		}
 		mark := w.scratch.mark()
-		d, sums := slice[float32](&w.scratch, m.k/group), slice[int32](&w.scratch, m.k/16)
-		q := slice[int8](&w.scratch, m.k)
-		if t.codes {
-			q = m.xq[r*m.qStride:][:m.k]
-		}
-		w.kernels.RoundI8(q, d, sums, x, group)
-		for i := range m.part[:m.parts] {
-			if p := &m.part[i]; p.meta != nil {
-				n := m.k / p.format.Sub
-				p.format.Metas(p.meta[r*n:][:n], sums, d)
-			}
-		}
-		for i := 0; t.values && i < m.k; i++ {
-			m.x[r*m.k+i] = float32(q[i]) * d[i/group]
+		for i := range m.codes {
+			x = t.code(w, r, i, x)
 		}
 		w.scratch.release(mark)
 	}
+}
+
+// code rounds x, which is row r or, where i is 1, what its first codes leave. It
+// returns what these leave.
+func (t *roundTask) code(w *worker, r, i int, x []float32) []float32 {
+	m, group := t.m, t.round.Group()
+	d, sums := slice[float32](&w.scratch, m.k/group), slice[int32](&w.scratch, m.k/16)
+	q, at := slice[int8](&w.scratch, m.k), r*m.codes+i
+	if t.codes {
+		q = m.xq[at*m.qStride:][:m.k]
+	}
+	w.kernels.RoundI8(q, d, sums, x, group)
+	for i := range m.part[:m.parts] {
+		if p := &m.part[i]; p.meta != nil {
+			n := m.k / p.format.Sub
+			p.format.Metas(p.meta[at*n:][:n], sums, d)
+		}
+	}
+	for i := 0; t.values && i < m.k; i++ {
+		m.x[r*m.k+i] += float32(float32(q[i]) * d[i/group])
+	}
+	if i == m.codes-1 {
+		return nil
+	}
+	rest := slice[float32](&w.scratch, m.k)
+	for i, v := range x {
+		rest[i] = v - float32(float32(q[i])*d[i/group])
+	}
+	return rest
 }
 
 func (m *matmulTask) run(w *worker, chunk int) {
@@ -212,7 +236,10 @@ func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride in
 		tile = slice[float32](&w.scratch, tileLen*panel)
 	}
 	codes, scales := slice[byte](&w.scratch, length*panel), slice[float32](&w.scratch, f.Scales(length))
-	step := rowsPerCall(length)
+	rows, step, dst, dstStride := m.rows*m.codes, rowsPerCall(length), out, stride
+	if p.meta != nil && m.codes == 2 {
+		dst, dstStride = slice[float32](&w.scratch, rows*panel), panel
+	}
 	for col := 0; col < m.k; col += length {
 		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
@@ -222,12 +249,17 @@ func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride in
 			continue
 		}
 		subs := m.k / f.Sub
-		for r := 0; r < m.rows; r += step {
+		for r := 0; r < rows; r += step {
 			if r > 0 && w.pause() {
 				return
 			}
-			f.Product(&w.call, out[r*stride:], stride, m.xq[r*m.qStride+col:], m.qStride,
-				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, m.rows-r), n, col > 0)
+			f.Product(&w.call, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
+				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), n, col > 0)
+		}
+	}
+	for r := 0; p.meta != nil && m.codes == 2 && r < m.rows; r++ {
+		for j := range panel {
+			out[r*stride+j] = dst[2*r*panel+j] + dst[(2*r+1)*panel+j]
 		}
 	}
 }

@@ -70,6 +70,17 @@ func rounded(x []float64, k int, how backend.Rounding) []float64 {
 			for j, c := range code {
 				out[i+j] = float64(c) * float64(d)
 			}
+			if !how.Twice() {
+				continue
+			}
+			rest := make([]float64, group)
+			for j, c := range code {
+				rest[j] = float64(float32(x[i+j]) - float32(float32(c)*d))
+			}
+			code, d = roundGroup(rest)
+			for j, c := range code {
+				out[i+j] += float64(c) * float64(d)
+			}
 		}
 	case how == backend.RoundToBF16:
 		for i, v := range x {

@@ -88,7 +88,7 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 	size, subs := panelBytes[typeName(name)], inputs/subLen(name)
 	g.Label("loop")
 	for line := 0; line < size; line += 64 {
-		g.PREFETCHT0(at(u.src, 2048+line))
+		g.PREFETCHT0(at(u.src, 4096+line))
 	}
 	body()
 	g.ADDQ(U32(size), u.src)
