@@ -159,7 +159,7 @@ func (c *testCase) addPages() {
 
 func kvAppendCases() (cs []*testCase) {
 	for i, s := range pagedScenes() {
-		for _, t := range []backend.DType{backend.F32, backend.F16} {
+		for _, t := range []backend.DType{backend.F32, backend.F16, backend.BF16} {
 			g := geometries[i%len(geometries)]
 			c := newCase(backend.KVAppend, "%s/%v/%d heads of %d", s.name, t, g.kv, g.dim)
 			c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}
@@ -181,7 +181,7 @@ func kvAppendCases() (cs []*testCase) {
 
 func attentionCases() (cs []*testCase) {
 	for i, s := range pagedScenes() {
-		for j, t := range []backend.DType{backend.F32, backend.F16} {
+		for j, t := range []backend.DType{backend.F32, backend.F16, backend.BF16} {
 			g := geometries[(2*i+j)%len(geometries)]
 			c := newCase(backend.Attention, "%s/%v/%d on %d heads of %d", s.name, t, g.query, g.kv, g.dim)
 			c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}

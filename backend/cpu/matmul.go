@@ -240,6 +240,14 @@ func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride in
 	if p.meta != nil && m.codes == 2 {
 		dst, dstStride = slice[float32](&w.scratch, rows*panel), panel
 	}
+	if p.meta != nil && f.Fused() && rows <= 2 {
+		subs := m.k / f.Sub
+		for r := range rows {
+			f.ProductRow(&w.call, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], mem, scales, m.k)
+		}
+		m.addCodes(p, out, stride, dst)
+		return
+	}
 	for col := 0; col < m.k; col += length {
 		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
@@ -257,9 +265,15 @@ func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride in
 				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), n, col > 0)
 		}
 	}
+	m.addCodes(p, out, stride, dst)
+}
+
+// addCodes adds the products of a row's first and second codes, where there are
+// second ones.
+func (m *matmulTask) addCodes(p *matmulPart, out []float32, stride int, both []float32) {
 	for r := 0; p.meta != nil && m.codes == 2 && r < m.rows; r++ {
 		for j := range panel {
-			out[r*stride+j] = dst[2*r*panel+j] + dst[(2*r+1)*panel+j]
+			out[r*stride+j] = both[2*r*panel+j] + both[(2*r+1)*panel+j]
 		}
 	}
 }

@@ -142,8 +142,10 @@ func parseKVType(s string) (backend.DType, error) {
 		return backend.F32, nil
 	case "f16":
 		return backend.F16, nil
-	case "bf16", "q8_0":
-		return backend.Invalid, fmt.Errorf("--kv-type %s is not built yet: give f32 or f16", s)
+	case "bf16":
+		return backend.BF16, nil
+	case "q8_0":
+		return backend.Invalid, fmt.Errorf("--kv-type %s is not built yet: give f32, f16 or bf16", s)
 	}
 	return backend.Invalid, usagef("--kv-type is %q, want f32, f16, bf16 or q8_0", s)
 }

@@ -19,6 +19,14 @@ type unpacker struct {
 	src, codes, scales reg.GPPhysical
 	n                  int // float32 vectors of a sub-block: scales, or scales and minima
 	table              Mem
+
+	// Where fused is set, codes are multiplied as they come instead of stored.
+	fused  bool
+	subLen int
+	single bool                       // a block is a sub-block
+	live   map[[2]int]reg.VecPhysical // sums of a sub-block (0) and half (1) in the making
+	seen   map[[2]int]int             // groups that they hold
+	next   [2]int                     // sub-block of a half that is to be added up
 }
 
 // Offsets in the table of constants.
@@ -33,8 +41,15 @@ var valuesIQ4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38
 
 func unpack(g gen) {
 	u := unpacker{gen: g, src: reg.RSI, codes: reg.RDI, scales: reg.R8}
-	u.table = g.StaticGlobal("unpackTable")
-	g.DataAttributes(attr.RODATA | attr.NOPTR)
+	u.constants()
+	u.types(true, u.fn)
+	u.types(false, u.fn)
+}
+
+// constants writes the table.
+func (u *unpacker) constants() {
+	u.table = u.StaticGlobal("unpackTable")
+	u.DataAttributes(attr.RODATA | attr.NOPTR)
 	var table [tableBits + 2*32]byte
 	for i := range 32 {
 		table[tableValues+i] = byte(valuesIQ4[i%16])
@@ -46,26 +61,32 @@ func unpack(g gen) {
 		table[tableBits+32+i] = 16 << (i % 4)
 	}
 	for i, b := range table {
-		g.AddDatum(i, U8(b))
+		u.AddDatum(i, U8(b))
 	}
-	u.fn("Q4_0", 32, false, func() { u.scale(0, 0); u.nibbles(32, 0, 4, nil, nil) })
-	u.fn("Q4_1", 32, true, func() { u.scale(0, 0); u.scale(32, 1); u.nibbles(64, 0, 4, nil, nil) })
-	u.fn("Q5_0", 32, false, func() { u.scale(0, 0); u.fifth(32, 96) })
-	u.fn("Q5_1", 32, true, func() { u.scale(0, 0); u.scale(32, 1); u.fifth(64, 128) })
-	for _, biased := range []bool{false, true} {
-		suffix, table := "", tableValues
-		if biased {
-			suffix, table = "Biased", tableBiased
-		}
-		u.fn("Q8_0"+suffix, 32, false, func() { u.scale(0, 0); u.bytes(32, biased) })
-		u.fn("IQ4_NL"+suffix, 32, false, func() { u.scale(0, 0); u.lookup(32, 1, table) })
-		u.fn("IQ4_XS"+suffix, 256, false, func() { u.scalesIQ4(); u.lookup(128, 8, table) })
+}
+
+// types calls fn for every type with the body that spreads a block. Codes of 8
+// bits stay signed, or have 128 added.
+func (u *unpacker) types(biased bool, fn func(name string, inputs int, mins bool, body func())) {
+	suffix, table := "", tableValues
+	if biased {
+		suffix, table = "Biased", tableBiased
 	}
-	u.fn("Q2_K", 256, true, u.q2K)
-	u.fn("Q3_K", 256, false, u.q3K)
-	u.fn("Q4_K", 256, true, func() { u.scales6(); u.q45K(256, -1) })
-	u.fn("Q5_K", 256, true, func() { u.scales6(); u.q45K(768, 256) })
-	u.fn("Q6_K", 256, false, u.q6K)
+	fn("Q8_0"+suffix, 32, false, func() { u.scale(0, 0); u.bytes(32, biased) })
+	fn("IQ4_NL"+suffix, 32, false, func() { u.scale(0, 0); u.lookup(32, 1, table) })
+	fn("IQ4_XS"+suffix, 256, false, func() { u.scalesIQ4(); u.lookup(128, 8, table) })
+	if biased && !u.fused {
+		return // the others are the same
+	}
+	fn("Q4_0", 32, false, func() { u.scale(0, 0); u.nibbles(32, 0, 4, nil, nil) })
+	fn("Q4_1", 32, true, func() { u.scale(0, 0); u.scale(32, 1); u.nibbles(64, 0, 4, nil, nil) })
+	fn("Q5_0", 32, false, func() { u.scale(0, 0); u.fifth(32, 96) })
+	fn("Q5_1", 32, true, func() { u.scale(0, 0); u.scale(32, 1); u.fifth(64, 128) })
+	fn("Q2_K", 256, true, u.q2K)
+	fn("Q3_K", 256, false, u.q3K)
+	fn("Q4_K", 256, true, func() { u.scales6(); u.q45K(256, -1) })
+	fn("Q5_K", 256, true, func() { u.scales6(); u.q45K(768, 256) })
+	fn("Q6_K", 256, false, u.q6K)
 }
 
 // fn writes the function of a type whose block has inputs weights. Y15 holds
@@ -87,9 +108,7 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 	u.mask(15, reg.Y15)
 	size, subs := panelBytes[typeName(name)], inputs/subLen(name)
 	g.Label("loop")
-	for line := 0; line < size; line += 64 {
-		g.PREFETCHT0(at(u.src, 4096+line))
-	}
+	u.ahead(size)
 	body()
 	g.ADDQ(U32(size), u.src)
 	g.ADDQ(U32(16*inputs), u.codes)
@@ -98,6 +117,13 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 	g.JNE(LabelRef("loop"))
 	g.VZEROUPPER()
 	g.RET()
+}
+
+// ahead asks for the memory that is some blocks away.
+func (u *unpacker) ahead(size int) {
+	for line := 0; line < size; line += 64 {
+		u.PREFETCHT0(at(u.src, 4096+line))
+	}
 }
 
 // panelBytes is the size of a block of 16 outputs.
@@ -131,6 +157,10 @@ func (u *unpacker) mask(b byte, y reg.VecPhysical) {
 
 // out stores half of a group of codes.
 func (u *unpacker) out(y reg.VecPhysical, group, half int) {
+	if u.fused {
+		u.multiply(y, group, half)
+		return
+	}
 	u.VMOVDQU(y, at(u.codes, word*group+32*half))
 }
 

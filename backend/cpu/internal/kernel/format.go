@@ -26,6 +26,7 @@ type Format struct {
 	rows    int // of a tile
 	unpack  func(codes []byte, scales []float32, src []byte, blocks int)
 	product func(c *int64)
+	fused   func(c *int64) // nil where a product of one row is no different
 	tile    func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
 }
 
@@ -141,6 +142,26 @@ func (f *Format) Product(c *Call, out []float32, outStride int, x []int8, xStrid
 		r += a.rows
 	}
 	*a = callArgs{}
+}
+
+// Fused reports whether ProductRow exists.
+func (f *Format) Fused() bool { return f.fused != nil }
+
+// ProductRow is Product of one row with n inputs, whole blocks, of a panel that
+// is not unpacked: the same bits in the time that it takes to read src. scales
+// [Scales(Block)] is scratch.
+func (f *Format) ProductRow(c *Call, out []float32, x []int8, meta []Meta, src []byte, scales []float32, n int) {
+	if n < 0 || n%f.Block != 0 || len(x) < n || len(meta) < n/f.Sub || n/f.Block > len(src)/f.Bytes || len(scales) < f.Scales(f.Block) {
+		panic("kernel: ProductRow operands too short")
+	}
+	clear(out[:Panel])
+	for i := 0; i < n; i += chunkLen {
+		a := &c.c
+		a.out, a.x, a.meta = unsafe.Pointer(&out[0]), unsafe.Pointer(&x[i]), unsafe.Pointer(&meta[i/f.Sub])
+		a.codes, a.scales, a.blocks = unsafe.Pointer(&src[i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(chunkLen, n-i)/f.Block
+		callProduct(f.fused, a)
+		*a = callArgs{}
+	}
 }
 
 // tileRows is the largest tile that is built for at most n rows.

@@ -100,9 +100,19 @@ func (p *products) formats() []*Format {
 		for int(t) >= len(fs) {
 			fs = append(fs, nil)
 		}
+		if !p.signed {
+			f.fused = fusedProducts[t]
+		}
 		f.Block, f.Bytes = t.BlockElems(), Panel*t.BlockBytes()
 		f.Group, f.rows, f.tile = f.Block, p.rows, tileAVX2
 		fs[t] = &f
 	}
 	return fs
+}
+
+// fusedProducts are those of avx512.
+var fusedProducts = map[backend.DType]func(*int64){
+	backend.Q4_0: fusedQ4_0, backend.Q4_1: fusedQ4_1, backend.Q5_0: fusedQ5_0, backend.Q5_1: fusedQ5_1,
+	backend.Q8_0: fusedQ8_0, backend.IQ4_NL: fusedIQ4_NL, backend.IQ4_XS: fusedIQ4_XS,
+	backend.Q2_K: fusedQ2_K, backend.Q3_K: fusedQ3_K, backend.Q4_K: fusedQ4_K, backend.Q5_K: fusedQ5_K, backend.Q6_K: fusedQ6_K,
 }

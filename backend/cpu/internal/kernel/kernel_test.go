@@ -367,6 +367,61 @@ func TestProduct(t *testing.T) {
 	})
 }
 
+// TestProductRow wants of a row that is multiplied without unpacking the bits
+// of Product.
+func TestProductRow(t *testing.T) {
+	forAll(t, func(t *testing.T, s *Set) {
+		formats(t, s, func(t *testing.T, _ backend.DType, f *Format) {
+			if !f.Fused() {
+				t.Skip("no product of one row of its own")
+			}
+			rnd := rand.New(rand.NewPCG(7, 8))
+			for _, k := range []int{f.Block, 3 * f.Block, chunkLen, chunkLen + 2*f.Block} {
+				x, wholeX := guarded(k, func() int8 { return int8(rnd.IntN(255) - 127) })
+				meta, sums := make([]Meta, k/f.Sub), make([]int32, k/sumLen)
+				for i, c := range x {
+					sums[i/sumLen] += int32(c)
+				}
+				d, src := make([]float32, k/f.Group), make([]byte, k/f.Block*f.Bytes)
+				for i := range d {
+					d[i] = float32(rnd.NormFloat64())
+				}
+				for i := range src {
+					src[i] = byte(rnd.Uint32())
+				}
+				f.Metas(meta, sums, d)
+				codes, scales := make([]byte, k*Panel), make([]float32, f.Scales(k))
+				f.Unpack(codes, scales, src, k)
+				want := make([]float32, Panel)
+				got, whole := guarded(Panel, func() float32 { return 7 })
+				room, wholeRoom := guarded(f.Scales(f.Block), func() float32 { return 7 })
+				var c Call
+				f.Product(&c, want, Panel, x, k, meta, len(meta), codes, scales, 1, k, false)
+				before := bytes.Clone(raw(wholeX))
+				f.ProductRow(&c, got, x, meta, src, room, k)
+				for j := range want {
+					if !same(got[j], want[j]) {
+						t.Fatalf("%d inputs: output %d is %g, want %g", k, j, got[j], want[j])
+					}
+				}
+				for i := range guard {
+					for _, w := range [][]float32{whole, wholeRoom} {
+						if w[i] != 7 || w[len(w)-1-i] != 7 {
+							t.Fatalf("%d inputs: written outside of the output or the scratch", k)
+						}
+					}
+				}
+				if !bytes.Equal(before, raw(wholeX)) {
+					t.Fatalf("%d inputs: the input was written", k)
+				}
+				if text := panics(func() { f.ProductRow(&c, got, x, meta, src[1:], room, k) }); !strings.HasPrefix(text, "kernel: ") {
+					t.Errorf("a short weight panics with %q", text)
+				}
+			}
+		})
+	})
+}
+
 // TestIntegers: with scales of 1 and sums below 2^24 products are exact, so
 // every variant gives the same bits.
 func TestIntegers(t *testing.T) {
@@ -544,9 +599,14 @@ func TestCallTime(t *testing.T) {
 		q, sums := make([]int8, MaxRows*chunkLen), make([]int32, MaxRows*chunkLen/sumLen)
 		w, h := make([]float32, chunkLen*Panel), make([]uint16, chunkLen*Panel)
 		for name, run := range map[string]func(){
-			"F32":     func() { s.f32.run(out, Panel, x, chunkLen, w, Panel, s.f32.rows, chunkLen, true) },
-			"F16":     func() { s.f16.run(out, Panel, x, chunkLen, h, Panel, s.f16.rows, chunkLen, true) },
-			"BF16":    func() { s.bf16.run(out, Panel, x, chunkLen, h, Panel, s.bf16.rows, chunkLen, true) },
+			"F32":  func() { s.f32.run(out, Panel, x, chunkLen, w, Panel, s.f32.rows, chunkLen, true) },
+			"F16":  func() { s.f16.run(out, Panel, x, chunkLen, h, Panel, s.f16.rows, chunkLen, true) },
+			"BF16": func() { s.bf16.run(out, Panel, x, chunkLen, h, Panel, s.bf16.rows, chunkLen, true) },
+			"Peak": func() {
+				if p, ok := s.PeakInt8(); ok {
+					p.run(1000)
+				}
+			},
 			"RoundI8": func() { s.round(q, x[chunkLen:], sums, x[:chunkLen], 32) },
 		} {
 			best := time.Hour

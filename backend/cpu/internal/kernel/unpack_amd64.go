@@ -4,6 +4,42 @@
 
 package kernel
 
+// unpackQ8_0Biased spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackQ8_0Biased(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackIQ4_NLBiased spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackIQ4_NLBiased(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackIQ4_XSBiased spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackIQ4_XSBiased(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackQ8_0 spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackQ8_0(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackIQ4_NL spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackIQ4_NL(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackIQ4_XS spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackIQ4_XS(codes []byte, scales []float32, src []byte, blocks int)
+
 // unpackQ4_0 spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
 // The values are those of package block.
 //
@@ -27,42 +63,6 @@ func unpackQ5_0(codes []byte, scales []float32, src []byte, blocks int)
 //
 //go:noescape
 func unpackQ5_1(codes []byte, scales []float32, src []byte, blocks int)
-
-// unpackQ8_0 spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
-// The values are those of package block.
-//
-//go:noescape
-func unpackQ8_0(codes []byte, scales []float32, src []byte, blocks int)
-
-// unpackIQ4_NL spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
-// The values are those of package block.
-//
-//go:noescape
-func unpackIQ4_NL(codes []byte, scales []float32, src []byte, blocks int)
-
-// unpackIQ4_XS spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
-// The values are those of package block.
-//
-//go:noescape
-func unpackIQ4_XS(codes []byte, scales []float32, src []byte, blocks int)
-
-// unpackQ8_0Biased spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
-// The values are those of package block.
-//
-//go:noescape
-func unpackQ8_0Biased(codes []byte, scales []float32, src []byte, blocks int)
-
-// unpackIQ4_NLBiased spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
-// The values are those of package block.
-//
-//go:noescape
-func unpackIQ4_NLBiased(codes []byte, scales []float32, src []byte, blocks int)
-
-// unpackIQ4_XSBiased spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
-// The values are those of package block.
-//
-//go:noescape
-func unpackIQ4_XSBiased(codes []byte, scales []float32, src []byte, blocks int)
 
 // unpackQ2_K spreads blocks of a panel: codes [256*blocks/4][16][4], and scales, then minima [16] of each sub-block.
 // The values are those of package block.

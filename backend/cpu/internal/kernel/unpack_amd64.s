@@ -262,1389 +262,6 @@ DATA unpackTable<>+254(SB)/1, $0x40
 DATA unpackTable<>+255(SB)/1, $0x80
 GLOBL unpackTable<>(SB), RODATA|NOPTR, $256
 
-// func unpackQ4_0(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackQ4_0(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0 4096(SI)
-	PREFETCHT0 4160(SI)
-	PREFETCHT0 4224(SI)
-	PREFETCHT0 4288(SI)
-	PREFETCHT0 4352(SI)
-	VCVTPH2PS  (SI), Y0
-	VMOVUPS    Y0, (R8)
-	VCVTPH2PS  16(SI), Y0
-	VMOVUPS    Y0, 32(R8)
-	VMOVDQU    32(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, (DI)
-	VMOVDQU    Y1, 256(DI)
-	VMOVDQU    64(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 32(DI)
-	VMOVDQU    Y1, 288(DI)
-	VMOVDQU    96(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 64(DI)
-	VMOVDQU    Y1, 320(DI)
-	VMOVDQU    128(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 96(DI)
-	VMOVDQU    Y1, 352(DI)
-	VMOVDQU    160(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 128(DI)
-	VMOVDQU    Y1, 384(DI)
-	VMOVDQU    192(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 160(DI)
-	VMOVDQU    Y1, 416(DI)
-	VMOVDQU    224(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 192(DI)
-	VMOVDQU    Y1, 448(DI)
-	VMOVDQU    256(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 224(DI)
-	VMOVDQU    Y1, 480(DI)
-	ADDQ       $0x00000120, SI
-	ADDQ       $0x00000200, DI
-	ADDQ       $0x00000040, R8
-	DECQ       CX
-	JNE        loop
-	VZEROUPPER
-	RET
-
-// func unpackQ4_1(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackQ4_1(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0 4096(SI)
-	PREFETCHT0 4160(SI)
-	PREFETCHT0 4224(SI)
-	PREFETCHT0 4288(SI)
-	PREFETCHT0 4352(SI)
-	VCVTPH2PS  (SI), Y0
-	VMOVUPS    Y0, (R8)
-	VCVTPH2PS  16(SI), Y0
-	VMOVUPS    Y0, 32(R8)
-	VCVTPH2PS  32(SI), Y0
-	VMOVUPS    Y0, 64(R8)
-	VCVTPH2PS  48(SI), Y0
-	VMOVUPS    Y0, 96(R8)
-	VMOVDQU    64(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, (DI)
-	VMOVDQU    Y1, 256(DI)
-	VMOVDQU    96(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 32(DI)
-	VMOVDQU    Y1, 288(DI)
-	VMOVDQU    128(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 64(DI)
-	VMOVDQU    Y1, 320(DI)
-	VMOVDQU    160(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 96(DI)
-	VMOVDQU    Y1, 352(DI)
-	VMOVDQU    192(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 128(DI)
-	VMOVDQU    Y1, 384(DI)
-	VMOVDQU    224(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 160(DI)
-	VMOVDQU    Y1, 416(DI)
-	VMOVDQU    256(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 192(DI)
-	VMOVDQU    Y1, 448(DI)
-	VMOVDQU    288(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VMOVDQU    Y0, 224(DI)
-	VMOVDQU    Y1, 480(DI)
-	ADDQ       $0x00000140, SI
-	ADDQ       $0x00000200, DI
-	ADDQ       $0x00000080, R8
-	DECQ       CX
-	JNE        loop
-	VZEROUPPER
-	RET
-
-// func unpackQ5_0(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackQ5_0(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0   4096(SI)
-	PREFETCHT0   4160(SI)
-	PREFETCHT0   4224(SI)
-	PREFETCHT0   4288(SI)
-	PREFETCHT0   4352(SI)
-	PREFETCHT0   4416(SI)
-	VCVTPH2PS    (SI), Y0
-	VMOVUPS      Y0, (R8)
-	VCVTPH2PS    16(SI), Y0
-	VMOVUPS      Y0, 32(R8)
-	MOVL         $0x10101010, AX
-	VMOVD        AX, X14
-	VPBROADCASTD X14, Y14
-	VMOVDQU      unpackTable<>+192(SB), Y12
-	VMOVDQU      unpackTable<>+224(SB), Y13
-	VMOVDQU      32(SI), Y10
-	VMOVDQU      64(SI), Y11
-	VMOVDQU      96(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 256(DI)
-	VMOVDQU      128(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      Y1, 288(DI)
-	VMOVDQU      160(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 64(DI)
-	VMOVDQU      Y1, 320(DI)
-	VMOVDQU      192(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      Y1, 352(DI)
-	VMOVDQU      224(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 384(DI)
-	VMOVDQU      256(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      Y1, 416(DI)
-	VMOVDQU      288(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 192(DI)
-	VMOVDQU      Y1, 448(DI)
-	VMOVDQU      320(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      Y1, 480(DI)
-	ADDQ         $0x00000160, SI
-	ADDQ         $0x00000200, DI
-	ADDQ         $0x00000040, R8
-	DECQ         CX
-	JNE          loop
-	VZEROUPPER
-	RET
-
-// func unpackQ5_1(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackQ5_1(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0   4096(SI)
-	PREFETCHT0   4160(SI)
-	PREFETCHT0   4224(SI)
-	PREFETCHT0   4288(SI)
-	PREFETCHT0   4352(SI)
-	PREFETCHT0   4416(SI)
-	VCVTPH2PS    (SI), Y0
-	VMOVUPS      Y0, (R8)
-	VCVTPH2PS    16(SI), Y0
-	VMOVUPS      Y0, 32(R8)
-	VCVTPH2PS    32(SI), Y0
-	VMOVUPS      Y0, 64(R8)
-	VCVTPH2PS    48(SI), Y0
-	VMOVUPS      Y0, 96(R8)
-	MOVL         $0x10101010, AX
-	VMOVD        AX, X14
-	VPBROADCASTD X14, Y14
-	VMOVDQU      unpackTable<>+192(SB), Y12
-	VMOVDQU      unpackTable<>+224(SB), Y13
-	VMOVDQU      64(SI), Y10
-	VMOVDQU      96(SI), Y11
-	VMOVDQU      128(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 256(DI)
-	VMOVDQU      160(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      Y1, 288(DI)
-	VMOVDQU      192(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 64(DI)
-	VMOVDQU      Y1, 320(DI)
-	VMOVDQU      224(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      Y1, 352(DI)
-	VMOVDQU      256(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 384(DI)
-	VMOVDQU      288(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      Y1, 416(DI)
-	VMOVDQU      320(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 192(DI)
-	VMOVDQU      Y1, 448(DI)
-	VMOVDQU      352(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      Y1, 480(DI)
-	ADDQ         $0x00000180, SI
-	ADDQ         $0x00000200, DI
-	ADDQ         $0x00000080, R8
-	DECQ         CX
-	JNE          loop
-	VZEROUPPER
-	RET
-
-// func unpackQ8_0(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackQ8_0(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0 4096(SI)
-	PREFETCHT0 4160(SI)
-	PREFETCHT0 4224(SI)
-	PREFETCHT0 4288(SI)
-	PREFETCHT0 4352(SI)
-	PREFETCHT0 4416(SI)
-	PREFETCHT0 4480(SI)
-	PREFETCHT0 4544(SI)
-	PREFETCHT0 4608(SI)
-	VCVTPH2PS  (SI), Y0
-	VMOVUPS    Y0, (R8)
-	VCVTPH2PS  16(SI), Y0
-	VMOVUPS    Y0, 32(R8)
-	VMOVDQU    32(SI), Y0
-	VMOVDQU    Y0, (DI)
-	VMOVDQU    64(SI), Y0
-	VMOVDQU    Y0, 32(DI)
-	VMOVDQU    96(SI), Y0
-	VMOVDQU    Y0, 64(DI)
-	VMOVDQU    128(SI), Y0
-	VMOVDQU    Y0, 96(DI)
-	VMOVDQU    160(SI), Y0
-	VMOVDQU    Y0, 128(DI)
-	VMOVDQU    192(SI), Y0
-	VMOVDQU    Y0, 160(DI)
-	VMOVDQU    224(SI), Y0
-	VMOVDQU    Y0, 192(DI)
-	VMOVDQU    256(SI), Y0
-	VMOVDQU    Y0, 224(DI)
-	VMOVDQU    288(SI), Y0
-	VMOVDQU    Y0, 256(DI)
-	VMOVDQU    320(SI), Y0
-	VMOVDQU    Y0, 288(DI)
-	VMOVDQU    352(SI), Y0
-	VMOVDQU    Y0, 320(DI)
-	VMOVDQU    384(SI), Y0
-	VMOVDQU    Y0, 352(DI)
-	VMOVDQU    416(SI), Y0
-	VMOVDQU    Y0, 384(DI)
-	VMOVDQU    448(SI), Y0
-	VMOVDQU    Y0, 416(DI)
-	VMOVDQU    480(SI), Y0
-	VMOVDQU    Y0, 448(DI)
-	VMOVDQU    512(SI), Y0
-	VMOVDQU    Y0, 480(DI)
-	ADDQ       $0x00000220, SI
-	ADDQ       $0x00000200, DI
-	ADDQ       $0x00000040, R8
-	DECQ       CX
-	JNE        loop
-	VZEROUPPER
-	RET
-
-// func unpackIQ4_NL(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackIQ4_NL(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0 4096(SI)
-	PREFETCHT0 4160(SI)
-	PREFETCHT0 4224(SI)
-	PREFETCHT0 4288(SI)
-	PREFETCHT0 4352(SI)
-	VCVTPH2PS  (SI), Y0
-	VMOVUPS    Y0, (R8)
-	VCVTPH2PS  16(SI), Y0
-	VMOVUPS    Y0, 32(R8)
-	VMOVDQU    unpackTable<>+0(SB), Y14
-	VMOVDQU    32(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, (DI)
-	VMOVDQU    Y1, 256(DI)
-	VMOVDQU    64(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 32(DI)
-	VMOVDQU    Y1, 288(DI)
-	VMOVDQU    96(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 64(DI)
-	VMOVDQU    Y1, 320(DI)
-	VMOVDQU    128(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 96(DI)
-	VMOVDQU    Y1, 352(DI)
-	VMOVDQU    160(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 128(DI)
-	VMOVDQU    Y1, 384(DI)
-	VMOVDQU    192(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 160(DI)
-	VMOVDQU    Y1, 416(DI)
-	VMOVDQU    224(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 192(DI)
-	VMOVDQU    Y1, 448(DI)
-	VMOVDQU    256(SI), Y0
-	VPSRLW     $0x04, Y0, Y1
-	VPAND      Y15, Y0, Y0
-	VPAND      Y15, Y1, Y1
-	VPSHUFB    Y0, Y14, Y0
-	VPSHUFB    Y1, Y14, Y1
-	VMOVDQU    Y0, 224(DI)
-	VMOVDQU    Y1, 480(DI)
-	ADDQ       $0x00000120, SI
-	ADDQ       $0x00000200, DI
-	ADDQ       $0x00000040, R8
-	DECQ       CX
-	JNE        loop
-	VZEROUPPER
-	RET
-
-// func unpackIQ4_XS(codes []byte, scales []float32, src []byte, blocks int)
-// Requires: AVX, AVX2, F16C, MMX+
-TEXT ·unpackIQ4_XS(SB), NOSPLIT, $0-80
-	MOVQ         codes_base+0(FP), DI
-	MOVQ         scales_base+24(FP), R8
-	MOVQ         src_base+48(FP), SI
-	MOVQ         blocks+72(FP), CX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
-
-loop:
-	PREFETCHT0   4096(SI)
-	PREFETCHT0   4160(SI)
-	PREFETCHT0   4224(SI)
-	PREFETCHT0   4288(SI)
-	PREFETCHT0   4352(SI)
-	PREFETCHT0   4416(SI)
-	PREFETCHT0   4480(SI)
-	PREFETCHT0   4544(SI)
-	PREFETCHT0   4608(SI)
-	PREFETCHT0   4672(SI)
-	PREFETCHT0   4736(SI)
-	PREFETCHT0   4800(SI)
-	PREFETCHT0   4864(SI)
-	PREFETCHT0   4928(SI)
-	PREFETCHT0   4992(SI)
-	PREFETCHT0   5056(SI)
-	PREFETCHT0   5120(SI)
-	PREFETCHT0   5184(SI)
-	PREFETCHT0   5248(SI)
-	PREFETCHT0   5312(SI)
-	PREFETCHT0   5376(SI)
-	PREFETCHT0   5440(SI)
-	PREFETCHT0   5504(SI)
-	PREFETCHT0   5568(SI)
-	PREFETCHT0   5632(SI)
-	PREFETCHT0   5696(SI)
-	PREFETCHT0   5760(SI)
-	PREFETCHT0   5824(SI)
-	PREFETCHT0   5888(SI)
-	PREFETCHT0   5952(SI)
-	PREFETCHT0   6016(SI)
-	PREFETCHT0   6080(SI)
-	PREFETCHT0   6144(SI)
-	PREFETCHT0   6208(SI)
-	MOVL         $0x0000000f, AX
-	VMOVD        AX, X4
-	VPBROADCASTD X4, Y4
-	MOVL         $0x00000030, AX
-	VMOVD        AX, X5
-	VPBROADCASTD X5, Y5
-	MOVL         $0x00000020, AX
-	VMOVD        AX, X6
-	VPBROADCASTD X6, Y6
-	VCVTPH2PS    (SI), Y2
-	VPMOVZXWD    32(SI), Y3
-	VPMOVZXBD    64(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VPSLLD       $0x04, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, (R8)
-	VPMOVZXBD    64(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSLLD       $0x02, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 64(R8)
-	VPMOVZXBD    80(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VMOVDQA      Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 128(R8)
-	VPMOVZXBD    80(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x02, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 192(R8)
-	VPMOVZXBD    96(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x04, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 256(R8)
-	VPMOVZXBD    96(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x06, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 320(R8)
-	VPMOVZXBD    112(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x08, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 384(R8)
-	VPMOVZXBD    112(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x0a, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 448(R8)
-	VCVTPH2PS    16(SI), Y2
-	VPMOVZXWD    48(SI), Y3
-	VPMOVZXBD    72(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VPSLLD       $0x04, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 32(R8)
-	VPMOVZXBD    72(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSLLD       $0x02, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 96(R8)
-	VPMOVZXBD    88(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VMOVDQA      Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 160(R8)
-	VPMOVZXBD    88(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x02, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 224(R8)
-	VPMOVZXBD    104(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x04, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 288(R8)
-	VPMOVZXBD    104(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x06, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 352(R8)
-	VPMOVZXBD    120(SI), Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x08, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 416(R8)
-	VPMOVZXBD    120(SI), Y0
-	VPSRLD       $0x04, Y0, Y0
-	VPAND        Y4, Y0, Y0
-	VPSRLD       $0x0a, Y3, Y1
-	VPAND        Y5, Y1, Y1
-	VPOR         Y0, Y1, Y1
-	VPSUBD       Y6, Y1, Y1
-	VCVTDQ2PS    Y1, Y1
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, 480(R8)
-	VMOVDQU      unpackTable<>+0(SB), Y14
-	VMOVDQU      128(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 256(DI)
-	VMOVDQU      160(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      Y1, 288(DI)
-	VMOVDQU      192(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 64(DI)
-	VMOVDQU      Y1, 320(DI)
-	VMOVDQU      224(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      Y1, 352(DI)
-	VMOVDQU      256(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 384(DI)
-	VMOVDQU      288(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      Y1, 416(DI)
-	VMOVDQU      320(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 192(DI)
-	VMOVDQU      Y1, 448(DI)
-	VMOVDQU      352(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      Y1, 480(DI)
-	VMOVDQU      384(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 512(DI)
-	VMOVDQU      Y1, 768(DI)
-	VMOVDQU      416(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 544(DI)
-	VMOVDQU      Y1, 800(DI)
-	VMOVDQU      448(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 576(DI)
-	VMOVDQU      Y1, 832(DI)
-	VMOVDQU      480(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 608(DI)
-	VMOVDQU      Y1, 864(DI)
-	VMOVDQU      512(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 640(DI)
-	VMOVDQU      Y1, 896(DI)
-	VMOVDQU      544(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 672(DI)
-	VMOVDQU      Y1, 928(DI)
-	VMOVDQU      576(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 704(DI)
-	VMOVDQU      Y1, 960(DI)
-	VMOVDQU      608(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 736(DI)
-	VMOVDQU      Y1, 992(DI)
-	VMOVDQU      640(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1024(DI)
-	VMOVDQU      Y1, 1280(DI)
-	VMOVDQU      672(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1056(DI)
-	VMOVDQU      Y1, 1312(DI)
-	VMOVDQU      704(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1088(DI)
-	VMOVDQU      Y1, 1344(DI)
-	VMOVDQU      736(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1120(DI)
-	VMOVDQU      Y1, 1376(DI)
-	VMOVDQU      768(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1152(DI)
-	VMOVDQU      Y1, 1408(DI)
-	VMOVDQU      800(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1184(DI)
-	VMOVDQU      Y1, 1440(DI)
-	VMOVDQU      832(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1216(DI)
-	VMOVDQU      Y1, 1472(DI)
-	VMOVDQU      864(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1248(DI)
-	VMOVDQU      Y1, 1504(DI)
-	VMOVDQU      896(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1536(DI)
-	VMOVDQU      Y1, 1792(DI)
-	VMOVDQU      928(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1568(DI)
-	VMOVDQU      Y1, 1824(DI)
-	VMOVDQU      960(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1600(DI)
-	VMOVDQU      Y1, 1856(DI)
-	VMOVDQU      992(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1632(DI)
-	VMOVDQU      Y1, 1888(DI)
-	VMOVDQU      1024(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1664(DI)
-	VMOVDQU      Y1, 1920(DI)
-	VMOVDQU      1056(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1696(DI)
-	VMOVDQU      Y1, 1952(DI)
-	VMOVDQU      1088(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1728(DI)
-	VMOVDQU      Y1, 1984(DI)
-	VMOVDQU      1120(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 1760(DI)
-	VMOVDQU      Y1, 2016(DI)
-	VMOVDQU      1152(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2048(DI)
-	VMOVDQU      Y1, 2304(DI)
-	VMOVDQU      1184(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2080(DI)
-	VMOVDQU      Y1, 2336(DI)
-	VMOVDQU      1216(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2112(DI)
-	VMOVDQU      Y1, 2368(DI)
-	VMOVDQU      1248(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2144(DI)
-	VMOVDQU      Y1, 2400(DI)
-	VMOVDQU      1280(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2176(DI)
-	VMOVDQU      Y1, 2432(DI)
-	VMOVDQU      1312(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2208(DI)
-	VMOVDQU      Y1, 2464(DI)
-	VMOVDQU      1344(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2240(DI)
-	VMOVDQU      Y1, 2496(DI)
-	VMOVDQU      1376(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2272(DI)
-	VMOVDQU      Y1, 2528(DI)
-	VMOVDQU      1408(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2560(DI)
-	VMOVDQU      Y1, 2816(DI)
-	VMOVDQU      1440(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2592(DI)
-	VMOVDQU      Y1, 2848(DI)
-	VMOVDQU      1472(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2624(DI)
-	VMOVDQU      Y1, 2880(DI)
-	VMOVDQU      1504(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2656(DI)
-	VMOVDQU      Y1, 2912(DI)
-	VMOVDQU      1536(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2688(DI)
-	VMOVDQU      Y1, 2944(DI)
-	VMOVDQU      1568(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2720(DI)
-	VMOVDQU      Y1, 2976(DI)
-	VMOVDQU      1600(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2752(DI)
-	VMOVDQU      Y1, 3008(DI)
-	VMOVDQU      1632(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 2784(DI)
-	VMOVDQU      Y1, 3040(DI)
-	VMOVDQU      1664(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3072(DI)
-	VMOVDQU      Y1, 3328(DI)
-	VMOVDQU      1696(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3104(DI)
-	VMOVDQU      Y1, 3360(DI)
-	VMOVDQU      1728(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3136(DI)
-	VMOVDQU      Y1, 3392(DI)
-	VMOVDQU      1760(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3168(DI)
-	VMOVDQU      Y1, 3424(DI)
-	VMOVDQU      1792(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3200(DI)
-	VMOVDQU      Y1, 3456(DI)
-	VMOVDQU      1824(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3232(DI)
-	VMOVDQU      Y1, 3488(DI)
-	VMOVDQU      1856(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3264(DI)
-	VMOVDQU      Y1, 3520(DI)
-	VMOVDQU      1888(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3296(DI)
-	VMOVDQU      Y1, 3552(DI)
-	VMOVDQU      1920(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3584(DI)
-	VMOVDQU      Y1, 3840(DI)
-	VMOVDQU      1952(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3616(DI)
-	VMOVDQU      Y1, 3872(DI)
-	VMOVDQU      1984(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3648(DI)
-	VMOVDQU      Y1, 3904(DI)
-	VMOVDQU      2016(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3680(DI)
-	VMOVDQU      Y1, 3936(DI)
-	VMOVDQU      2048(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3712(DI)
-	VMOVDQU      Y1, 3968(DI)
-	VMOVDQU      2080(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3744(DI)
-	VMOVDQU      Y1, 4000(DI)
-	VMOVDQU      2112(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3776(DI)
-	VMOVDQU      Y1, 4032(DI)
-	VMOVDQU      2144(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      Y0, Y14, Y0
-	VPSHUFB      Y1, Y14, Y1
-	VMOVDQU      Y0, 3808(DI)
-	VMOVDQU      Y1, 4064(DI)
-	ADDQ         $0x00000880, SI
-	ADDQ         $0x00001000, DI
-	ADDQ         $0x00000200, R8
-	DECQ         CX
-	JNE          loop
-	VZEROUPPER
-	RET
-
 // func unpackQ8_0Biased(codes []byte, scales []float32, src []byte, blocks int)
 // Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackQ8_0Biased(SB), NOSPLIT, $0-80
@@ -2550,6 +1167,1389 @@ loop:
 	ADDQ         $0x00000880, SI
 	ADDQ         $0x00001000, DI
 	ADDQ         $0x00000200, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackQ8_0(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackQ8_0(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0 4096(SI)
+	PREFETCHT0 4160(SI)
+	PREFETCHT0 4224(SI)
+	PREFETCHT0 4288(SI)
+	PREFETCHT0 4352(SI)
+	PREFETCHT0 4416(SI)
+	PREFETCHT0 4480(SI)
+	PREFETCHT0 4544(SI)
+	PREFETCHT0 4608(SI)
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVDQU    32(SI), Y0
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    64(SI), Y0
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    96(SI), Y0
+	VMOVDQU    Y0, 64(DI)
+	VMOVDQU    128(SI), Y0
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    160(SI), Y0
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    192(SI), Y0
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    224(SI), Y0
+	VMOVDQU    Y0, 192(DI)
+	VMOVDQU    256(SI), Y0
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    288(SI), Y0
+	VMOVDQU    Y0, 256(DI)
+	VMOVDQU    320(SI), Y0
+	VMOVDQU    Y0, 288(DI)
+	VMOVDQU    352(SI), Y0
+	VMOVDQU    Y0, 320(DI)
+	VMOVDQU    384(SI), Y0
+	VMOVDQU    Y0, 352(DI)
+	VMOVDQU    416(SI), Y0
+	VMOVDQU    Y0, 384(DI)
+	VMOVDQU    448(SI), Y0
+	VMOVDQU    Y0, 416(DI)
+	VMOVDQU    480(SI), Y0
+	VMOVDQU    Y0, 448(DI)
+	VMOVDQU    512(SI), Y0
+	VMOVDQU    Y0, 480(DI)
+	ADDQ       $0x00000220, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000040, R8
+	DECQ       CX
+	JNE        loop
+	VZEROUPPER
+	RET
+
+// func unpackIQ4_NL(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ4_NL(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0 4096(SI)
+	PREFETCHT0 4160(SI)
+	PREFETCHT0 4224(SI)
+	PREFETCHT0 4288(SI)
+	PREFETCHT0 4352(SI)
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVDQU    unpackTable<>+0(SB), Y14
+	VMOVDQU    32(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    Y1, 256(DI)
+	VMOVDQU    64(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    Y1, 288(DI)
+	VMOVDQU    96(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 64(DI)
+	VMOVDQU    Y1, 320(DI)
+	VMOVDQU    128(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    Y1, 352(DI)
+	VMOVDQU    160(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    Y1, 384(DI)
+	VMOVDQU    192(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    Y1, 416(DI)
+	VMOVDQU    224(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 192(DI)
+	VMOVDQU    Y1, 448(DI)
+	VMOVDQU    256(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    Y0, Y14, Y0
+	VPSHUFB    Y1, Y14, Y1
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    Y1, 480(DI)
+	ADDQ       $0x00000120, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000040, R8
+	DECQ       CX
+	JNE        loop
+	VZEROUPPER
+	RET
+
+// func unpackIQ4_XS(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ4_XS(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	PREFETCHT0   4480(SI)
+	PREFETCHT0   4544(SI)
+	PREFETCHT0   4608(SI)
+	PREFETCHT0   4672(SI)
+	PREFETCHT0   4736(SI)
+	PREFETCHT0   4800(SI)
+	PREFETCHT0   4864(SI)
+	PREFETCHT0   4928(SI)
+	PREFETCHT0   4992(SI)
+	PREFETCHT0   5056(SI)
+	PREFETCHT0   5120(SI)
+	PREFETCHT0   5184(SI)
+	PREFETCHT0   5248(SI)
+	PREFETCHT0   5312(SI)
+	PREFETCHT0   5376(SI)
+	PREFETCHT0   5440(SI)
+	PREFETCHT0   5504(SI)
+	PREFETCHT0   5568(SI)
+	PREFETCHT0   5632(SI)
+	PREFETCHT0   5696(SI)
+	PREFETCHT0   5760(SI)
+	PREFETCHT0   5824(SI)
+	PREFETCHT0   5888(SI)
+	PREFETCHT0   5952(SI)
+	PREFETCHT0   6016(SI)
+	PREFETCHT0   6080(SI)
+	PREFETCHT0   6144(SI)
+	PREFETCHT0   6208(SI)
+	MOVL         $0x0000000f, AX
+	VMOVD        AX, X4
+	VPBROADCASTD X4, Y4
+	MOVL         $0x00000030, AX
+	VMOVD        AX, X5
+	VPBROADCASTD X5, Y5
+	MOVL         $0x00000020, AX
+	VMOVD        AX, X6
+	VPBROADCASTD X6, Y6
+	VCVTPH2PS    (SI), Y2
+	VPMOVZXWD    32(SI), Y3
+	VPMOVZXBD    64(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VPSLLD       $0x04, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (R8)
+	VPMOVZXBD    64(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSLLD       $0x02, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 64(R8)
+	VPMOVZXBD    80(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VMOVDQA      Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 128(R8)
+	VPMOVZXBD    80(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x02, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 192(R8)
+	VPMOVZXBD    96(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x04, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 256(R8)
+	VPMOVZXBD    96(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x06, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 320(R8)
+	VPMOVZXBD    112(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x08, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 384(R8)
+	VPMOVZXBD    112(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x0a, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 448(R8)
+	VCVTPH2PS    16(SI), Y2
+	VPMOVZXWD    48(SI), Y3
+	VPMOVZXBD    72(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VPSLLD       $0x04, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(R8)
+	VPMOVZXBD    72(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSLLD       $0x02, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 96(R8)
+	VPMOVZXBD    88(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VMOVDQA      Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 160(R8)
+	VPMOVZXBD    88(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x02, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 224(R8)
+	VPMOVZXBD    104(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x04, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 288(R8)
+	VPMOVZXBD    104(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x06, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 352(R8)
+	VPMOVZXBD    120(SI), Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x08, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 416(R8)
+	VPMOVZXBD    120(SI), Y0
+	VPSRLD       $0x04, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPSRLD       $0x0a, Y3, Y1
+	VPAND        Y5, Y1, Y1
+	VPOR         Y0, Y1, Y1
+	VPSUBD       Y6, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 480(R8)
+	VMOVDQU      unpackTable<>+0(SB), Y14
+	VMOVDQU      128(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 256(DI)
+	VMOVDQU      160(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 32(DI)
+	VMOVDQU      Y1, 288(DI)
+	VMOVDQU      192(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 320(DI)
+	VMOVDQU      224(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 96(DI)
+	VMOVDQU      Y1, 352(DI)
+	VMOVDQU      256(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      288(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 160(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      320(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 192(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      352(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 224(DI)
+	VMOVDQU      Y1, 480(DI)
+	VMOVDQU      384(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 512(DI)
+	VMOVDQU      Y1, 768(DI)
+	VMOVDQU      416(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 544(DI)
+	VMOVDQU      Y1, 800(DI)
+	VMOVDQU      448(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 576(DI)
+	VMOVDQU      Y1, 832(DI)
+	VMOVDQU      480(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 608(DI)
+	VMOVDQU      Y1, 864(DI)
+	VMOVDQU      512(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 640(DI)
+	VMOVDQU      Y1, 896(DI)
+	VMOVDQU      544(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 672(DI)
+	VMOVDQU      Y1, 928(DI)
+	VMOVDQU      576(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 704(DI)
+	VMOVDQU      Y1, 960(DI)
+	VMOVDQU      608(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 736(DI)
+	VMOVDQU      Y1, 992(DI)
+	VMOVDQU      640(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1024(DI)
+	VMOVDQU      Y1, 1280(DI)
+	VMOVDQU      672(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1056(DI)
+	VMOVDQU      Y1, 1312(DI)
+	VMOVDQU      704(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1088(DI)
+	VMOVDQU      Y1, 1344(DI)
+	VMOVDQU      736(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1120(DI)
+	VMOVDQU      Y1, 1376(DI)
+	VMOVDQU      768(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1152(DI)
+	VMOVDQU      Y1, 1408(DI)
+	VMOVDQU      800(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1184(DI)
+	VMOVDQU      Y1, 1440(DI)
+	VMOVDQU      832(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1216(DI)
+	VMOVDQU      Y1, 1472(DI)
+	VMOVDQU      864(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1248(DI)
+	VMOVDQU      Y1, 1504(DI)
+	VMOVDQU      896(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1536(DI)
+	VMOVDQU      Y1, 1792(DI)
+	VMOVDQU      928(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1568(DI)
+	VMOVDQU      Y1, 1824(DI)
+	VMOVDQU      960(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1600(DI)
+	VMOVDQU      Y1, 1856(DI)
+	VMOVDQU      992(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1632(DI)
+	VMOVDQU      Y1, 1888(DI)
+	VMOVDQU      1024(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1664(DI)
+	VMOVDQU      Y1, 1920(DI)
+	VMOVDQU      1056(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1696(DI)
+	VMOVDQU      Y1, 1952(DI)
+	VMOVDQU      1088(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1728(DI)
+	VMOVDQU      Y1, 1984(DI)
+	VMOVDQU      1120(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 1760(DI)
+	VMOVDQU      Y1, 2016(DI)
+	VMOVDQU      1152(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2048(DI)
+	VMOVDQU      Y1, 2304(DI)
+	VMOVDQU      1184(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2080(DI)
+	VMOVDQU      Y1, 2336(DI)
+	VMOVDQU      1216(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2112(DI)
+	VMOVDQU      Y1, 2368(DI)
+	VMOVDQU      1248(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2144(DI)
+	VMOVDQU      Y1, 2400(DI)
+	VMOVDQU      1280(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2176(DI)
+	VMOVDQU      Y1, 2432(DI)
+	VMOVDQU      1312(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2208(DI)
+	VMOVDQU      Y1, 2464(DI)
+	VMOVDQU      1344(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2240(DI)
+	VMOVDQU      Y1, 2496(DI)
+	VMOVDQU      1376(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2272(DI)
+	VMOVDQU      Y1, 2528(DI)
+	VMOVDQU      1408(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2560(DI)
+	VMOVDQU      Y1, 2816(DI)
+	VMOVDQU      1440(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2592(DI)
+	VMOVDQU      Y1, 2848(DI)
+	VMOVDQU      1472(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2624(DI)
+	VMOVDQU      Y1, 2880(DI)
+	VMOVDQU      1504(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2656(DI)
+	VMOVDQU      Y1, 2912(DI)
+	VMOVDQU      1536(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2688(DI)
+	VMOVDQU      Y1, 2944(DI)
+	VMOVDQU      1568(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2720(DI)
+	VMOVDQU      Y1, 2976(DI)
+	VMOVDQU      1600(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2752(DI)
+	VMOVDQU      Y1, 3008(DI)
+	VMOVDQU      1632(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 2784(DI)
+	VMOVDQU      Y1, 3040(DI)
+	VMOVDQU      1664(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3072(DI)
+	VMOVDQU      Y1, 3328(DI)
+	VMOVDQU      1696(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3104(DI)
+	VMOVDQU      Y1, 3360(DI)
+	VMOVDQU      1728(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3136(DI)
+	VMOVDQU      Y1, 3392(DI)
+	VMOVDQU      1760(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3168(DI)
+	VMOVDQU      Y1, 3424(DI)
+	VMOVDQU      1792(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3200(DI)
+	VMOVDQU      Y1, 3456(DI)
+	VMOVDQU      1824(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3232(DI)
+	VMOVDQU      Y1, 3488(DI)
+	VMOVDQU      1856(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3264(DI)
+	VMOVDQU      Y1, 3520(DI)
+	VMOVDQU      1888(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3296(DI)
+	VMOVDQU      Y1, 3552(DI)
+	VMOVDQU      1920(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3584(DI)
+	VMOVDQU      Y1, 3840(DI)
+	VMOVDQU      1952(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3616(DI)
+	VMOVDQU      Y1, 3872(DI)
+	VMOVDQU      1984(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3648(DI)
+	VMOVDQU      Y1, 3904(DI)
+	VMOVDQU      2016(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3680(DI)
+	VMOVDQU      Y1, 3936(DI)
+	VMOVDQU      2048(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3712(DI)
+	VMOVDQU      Y1, 3968(DI)
+	VMOVDQU      2080(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3744(DI)
+	VMOVDQU      Y1, 4000(DI)
+	VMOVDQU      2112(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3776(DI)
+	VMOVDQU      Y1, 4032(DI)
+	VMOVDQU      2144(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 3808(DI)
+	VMOVDQU      Y1, 4064(DI)
+	ADDQ         $0x00000880, SI
+	ADDQ         $0x00001000, DI
+	ADDQ         $0x00000200, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackQ4_0(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackQ4_0(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0 4096(SI)
+	PREFETCHT0 4160(SI)
+	PREFETCHT0 4224(SI)
+	PREFETCHT0 4288(SI)
+	PREFETCHT0 4352(SI)
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVDQU    32(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    Y1, 256(DI)
+	VMOVDQU    64(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    Y1, 288(DI)
+	VMOVDQU    96(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 64(DI)
+	VMOVDQU    Y1, 320(DI)
+	VMOVDQU    128(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    Y1, 352(DI)
+	VMOVDQU    160(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    Y1, 384(DI)
+	VMOVDQU    192(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    Y1, 416(DI)
+	VMOVDQU    224(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 192(DI)
+	VMOVDQU    Y1, 448(DI)
+	VMOVDQU    256(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    Y1, 480(DI)
+	ADDQ       $0x00000120, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000040, R8
+	DECQ       CX
+	JNE        loop
+	VZEROUPPER
+	RET
+
+// func unpackQ4_1(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackQ4_1(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0 4096(SI)
+	PREFETCHT0 4160(SI)
+	PREFETCHT0 4224(SI)
+	PREFETCHT0 4288(SI)
+	PREFETCHT0 4352(SI)
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VCVTPH2PS  32(SI), Y0
+	VMOVUPS    Y0, 64(R8)
+	VCVTPH2PS  48(SI), Y0
+	VMOVUPS    Y0, 96(R8)
+	VMOVDQU    64(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    Y1, 256(DI)
+	VMOVDQU    96(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    Y1, 288(DI)
+	VMOVDQU    128(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 64(DI)
+	VMOVDQU    Y1, 320(DI)
+	VMOVDQU    160(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    Y1, 352(DI)
+	VMOVDQU    192(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    Y1, 384(DI)
+	VMOVDQU    224(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    Y1, 416(DI)
+	VMOVDQU    256(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 192(DI)
+	VMOVDQU    Y1, 448(DI)
+	VMOVDQU    288(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    Y1, 480(DI)
+	ADDQ       $0x00000140, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000080, R8
+	DECQ       CX
+	JNE        loop
+	VZEROUPPER
+	RET
+
+// func unpackQ5_0(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackQ5_0(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	VCVTPH2PS    (SI), Y0
+	VMOVUPS      Y0, (R8)
+	VCVTPH2PS    16(SI), Y0
+	VMOVUPS      Y0, 32(R8)
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+	VMOVDQU      unpackTable<>+192(SB), Y12
+	VMOVDQU      unpackTable<>+224(SB), Y13
+	VMOVDQU      32(SI), Y10
+	VMOVDQU      64(SI), Y11
+	VMOVDQU      96(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 256(DI)
+	VMOVDQU      128(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 32(DI)
+	VMOVDQU      Y1, 288(DI)
+	VMOVDQU      160(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 320(DI)
+	VMOVDQU      192(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 96(DI)
+	VMOVDQU      Y1, 352(DI)
+	VMOVDQU      224(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      256(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 160(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      288(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 192(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      320(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 224(DI)
+	VMOVDQU      Y1, 480(DI)
+	ADDQ         $0x00000160, SI
+	ADDQ         $0x00000200, DI
+	ADDQ         $0x00000040, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackQ5_1(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackQ5_1(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+loop:
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4224(SI)
+	PREFETCHT0   4288(SI)
+	PREFETCHT0   4352(SI)
+	PREFETCHT0   4416(SI)
+	VCVTPH2PS    (SI), Y0
+	VMOVUPS      Y0, (R8)
+	VCVTPH2PS    16(SI), Y0
+	VMOVUPS      Y0, 32(R8)
+	VCVTPH2PS    32(SI), Y0
+	VMOVUPS      Y0, 64(R8)
+	VCVTPH2PS    48(SI), Y0
+	VMOVUPS      Y0, 96(R8)
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+	VMOVDQU      unpackTable<>+192(SB), Y12
+	VMOVDQU      unpackTable<>+224(SB), Y13
+	VMOVDQU      64(SI), Y10
+	VMOVDQU      96(SI), Y11
+	VMOVDQU      128(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 256(DI)
+	VMOVDQU      160(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 32(DI)
+	VMOVDQU      Y1, 288(DI)
+	VMOVDQU      192(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 320(DI)
+	VMOVDQU      224(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 96(DI)
+	VMOVDQU      Y1, 352(DI)
+	VMOVDQU      256(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      288(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
+	VPAND        Y12, Y2, Y2
+	VPCMPEQB     Y12, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 160(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      320(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 192(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      352(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
+	VPAND        Y13, Y2, Y2
+	VPCMPEQB     Y13, Y2, Y2
+	VPAND        Y14, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y0, 224(DI)
+	VMOVDQU      Y1, 480(DI)
+	ADDQ         $0x00000180, SI
+	ADDQ         $0x00000200, DI
+	ADDQ         $0x00000080, R8
 	DECQ         CX
 	JNE          loop
 	VZEROUPPER
