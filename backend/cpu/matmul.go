@@ -74,6 +74,9 @@ func (e *exec) matMul(a *backend.Args) {
 		e.roundInput(a, codes, values)
 	}
 	m.perChunk = max(1, m.panels/(16*len(e.b.pool.workers)))
+	if m.rows*m.codes > 2 {
+		m.perChunk += m.perChunk % 2 // pairs
+	}
 	if m.rows*m.k*m.panels < smallOp/panel {
 		m.perChunk = m.panels
 	}
@@ -176,7 +179,12 @@ func (m *matmulTask) run(w *worker, chunk int) {
 			}
 		}
 		mark := w.scratch.mark()
-		m.panel(w, i, p-m.part[i].first)
+		if at := p - m.part[i].first; p+1 < end && m.pairs(i, at) {
+			m.pair(w, &m.part[i], at)
+			p++
+		} else {
+			m.panel(w, i, at)
+		}
 		w.scratch.release(mark)
 	}
 }
@@ -245,7 +253,7 @@ func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride in
 		for r := range rows {
 			f.ProductRow(&w.call, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], mem, scales, m.k)
 		}
-		m.addCodes(p, out, stride, dst)
+		m.addCodes(p, out, stride, dst, panel)
 		return
 	}
 	for col := 0; col < m.k; col += length {
@@ -265,15 +273,48 @@ func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride in
 				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), n, col > 0)
 		}
 	}
-	m.addCodes(p, out, stride, dst)
+	m.addCodes(p, out, stride, dst, panel)
+}
+
+// pairs reports whether panels i and i+1 of a part can be multiplied at once.
+func (m *matmulTask) pairs(part, i int) bool {
+	p := &m.part[part]
+	return p.meta != nil && p.format.Pairs() && m.rows*m.codes > 2 && (i+2)*panel <= p.w.Rows()
+}
+
+// pair is unpacked for panels i and i+1.
+func (m *matmulTask) pair(w *worker, p *matmulPart, i int) {
+	const length = unpackLen / 2
+	f, weight := p.format, p.w.(*packed)
+	codes, scales := slice[byte](&w.scratch, 2*length*panel), slice[float32](&w.scratch, 2*f.Scales(length))
+	out, stride, rows, subs := p.out[i*panel:], p.stride, m.rows*m.codes, m.k/f.Sub
+	dst, dstStride := out, stride
+	if m.codes == 2 {
+		dst, dstStride = slice[float32](&w.scratch, rows*2*panel), 2*panel
+	}
+	step := rowsPerCall(2 * length)
+	for col := 0; col < m.k; col += length {
+		n := min(length, m.k-col)
+		for j := range 2 {
+			f.Unpack(codes[j*n*panel:], scales[j*f.Scales(n):], weight.panel(i + j)[col/f.Block*f.Bytes:], n)
+		}
+		for r := 0; r < rows; r += step {
+			if r > 0 && w.pause() {
+				return
+			}
+			f.ProductPair(&w.call, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
+				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), n, col > 0)
+		}
+	}
+	m.addCodes(p, out, stride, dst, 2*panel)
 }
 
 // addCodes adds the products of a row's first and second codes, where there are
 // second ones.
-func (m *matmulTask) addCodes(p *matmulPart, out []float32, stride int, both []float32) {
+func (m *matmulTask) addCodes(p *matmulPart, out []float32, stride int, both []float32, wide int) {
 	for r := 0; p.meta != nil && m.codes == 2 && r < m.rows; r++ {
-		for j := range panel {
-			out[r*stride+j] = both[2*r*panel+j] + both[(2*r+1)*panel+j]
+		for j := range wide {
+			out[r*stride+j] = both[2*r*wide+j] + both[(2*r+1)*wide+j]
 		}
 	}
 }

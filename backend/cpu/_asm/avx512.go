@@ -30,6 +30,9 @@ func avx512(g gen) {
 	for _, r := range recipes512 {
 		g.int8x512(r)
 	}
+	for _, r := range recipes512 {
+		g.int8Pair512(r)
+	}
 	g.peak("peakF32AVX512", "fused multiply-adds of 16 float32", zmm, func(a, b, c reg.VecPhysical) { g.VFMADD231PS(a, b, c) })
 	g.peak("peakInt8AVX512", "VPDPBUSD, 64 products of bytes each,", zmm, func(a, b, c reg.VecPhysical) { g.VPDPBUSD(a, b, c) })
 }

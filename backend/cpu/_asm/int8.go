@@ -21,6 +21,8 @@ const (
 	callScales
 	callBlocks
 	callRows
+	callCodesStep
+	callScalesStep
 )
 
 // A meta of a sub-block of a row: the integer that its sum starts at, the sum

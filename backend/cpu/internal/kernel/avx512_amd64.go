@@ -202,6 +202,48 @@ func int8x256x16AVX512(c *int64)
 //go:noescape
 func int8x256x16MinsAVX512(c *int64)
 
+// pairx32AVX512 is int8x32AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx32AVX512(c *int64)
+
+// pairx32MinsAVX512 is int8x32MinsAVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx32MinsAVX512(c *int64)
+
+// pairx256x32AVX512 is int8x256x32AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx256x32AVX512(c *int64)
+
+// pairx256x32MinsAVX512 is int8x256x32MinsAVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx256x32MinsAVX512(c *int64)
+
+// pairx256x16AVX512 is int8x256x16AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx256x16AVX512(c *int64)
+
+// pairx256x16MinsAVX512 is int8x256x16MinsAVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx256x16MinsAVX512(c *int64)
+
 // peakF32AVX512 runs n rounds of 12 fused multiply-adds of 16 float32 on registers. 0 < n.
 //
 //go:noescape

@@ -78,6 +78,18 @@ func benchmarkFormat(b *testing.B, typ backend.DType, k int) {
 				b.ReportMetric(float64(b.N)*2*Panel*float64(k*rows)/b.Elapsed().Seconds()/1e9, "GOP/s")
 			})
 		}
+		if !f.Pairs() {
+			continue
+		}
+		const rows = 96
+		b.Run(v.Name+"/pair", func(b *testing.B) {
+			out, x, meta := make([]float32, rows*2*Panel), make([]int8, rows*(k+64)), make([]Meta, rows*k/f.Sub)
+			var c Call
+			for b.Loop() { // two panels of half the inputs
+				f.ProductPair(&c, out, 2*Panel, x, k+64, meta, k/f.Sub, codes, scales, rows, k/2, false)
+			}
+			b.ReportMetric(float64(b.N)*2*Panel*float64(k*rows)/b.Elapsed().Seconds()/1e9, "GOP/s")
+		})
 	}
 }
 

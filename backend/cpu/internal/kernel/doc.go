@@ -2,10 +2,13 @@
 // over slices, without goroutines, state or allocation.
 //
 // A weight of N outputs and K inputs is cut into panels of [Panel] outputs.
-// A float panel is [K][16] elements, input by input. A Q8_0 panel is a row of
-// blocks of 32 inputs, each of [Q8Bytes] bytes: 16 scales F16, one for each
-// output, then the codes [8][16][4]int8, that is group of 4 inputs, output,
-// input in the group.
+// A float panel is [K][16] elements, input by input. A panel of a block type has
+// the fields of a block in the file's order, each interleaved over its 16
+// outputs by units of 1, 2 or 4 bytes. A [Format] is what a type needs: a
+// function that unpacks codes to bytes and multiplies the scales out, and one of
+// six integer products, by the length of a sub-block, of a block, and by
+// minima. avx512 has each product for two panels at once too, and for one row
+// without unpacking; all give the same bits.
 //
 // Three variants exist. "generic" is Go and runs everywhere, also when built
 // with the tag noasm. "avx2" needs AVX2, FMA and F16C; "avx512" needs AVX-512

@@ -26,6 +26,7 @@ type Format struct {
 	rows    int // of a tile
 	unpack  func(codes []byte, scales []float32, src []byte, blocks int)
 	product func(c *int64)
+	pair    func(c *int64) // nil where two panels at once are no different
 	fused   func(c *int64) // nil where a product of one row is no different
 	tile    func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
 }
@@ -110,6 +111,8 @@ type callArgs struct {
 	scales     unsafe.Pointer
 	blocks     int // of Group inputs; counted down
 	rows       int
+	codesStep  int // from a panel to the next, for pairs
+	scalesStep int
 }
 
 // Product adds to out the products of rows with n unpacked inputs, whole groups:
@@ -129,16 +132,44 @@ func (f *Format) Product(c *Call, out []float32, outStride int, x []int8, xStrid
 		panic("kernel: Product weight too short")
 	}
 	clearRows(out, outStride, rows, accumulate)
-	if n == 0 {
-		return
+	if n > 0 {
+		f.run(c, f.product, f.rows, out, outStride, x, xStride, meta, metaStride, codes, scales, rows, n)
 	}
+}
+
+// Pairs reports whether ProductPair exists.
+func (f *Format) Pairs() bool { return f.pair != nil }
+
+// ProductPair is Product of two panels, to the bit: codes and scales hold n
+// inputs of the first, then of the second, whose outputs go to out[16:].
+func (f *Format) ProductPair(c *Call, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int, accumulate bool) {
+	if rows < 0 || n < 0 || n%f.Group != 0 {
+		panic("kernel: ProductPair of negative rows or parts of groups")
+	}
+	if !fits(len(out), rows, outStride, 2*Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
+		panic("kernel: ProductPair rows too short")
+	}
+	if n > len(codes)/Panel/2 || len(scales) < 2*f.Scales(n) {
+		panic("kernel: ProductPair weights too short")
+	}
+	for r := 0; r < rows && !accumulate; r++ {
+		clear(out[r*outStride:][:2*Panel])
+	}
+	if n > 0 {
+		c.c.codesStep, c.c.scalesStep = n*Panel, 4*f.Scales(n)
+		f.run(c, f.pair, 6, out, outStride, x, xStride, meta, metaStride, codes, scales, rows, n)
+	}
+}
+
+// run calls a product tile by tile of at most so many rows.
+func (f *Format) run(c *Call, product func(*int64), most int, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int) {
 	a := &c.c
 	a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
 	a.codes, a.scales = unsafe.Pointer(&codes[0]), unsafe.Pointer(&scales[0])
 	for r := 0; r < rows; {
-		a.rows, a.blocks = tileRows(f.rows, rows-r), n/f.Group
+		a.rows, a.blocks = tileRows(most, rows-r), n/f.Group
 		a.out, a.x, a.meta = unsafe.Pointer(&out[r*outStride]), unsafe.Pointer(&x[r*xStride]), unsafe.Pointer(&meta[r*metaStride])
-		callProduct(f.product, a)
+		callProduct(product, a)
 		r += a.rows
 	}
 	*a = callArgs{}

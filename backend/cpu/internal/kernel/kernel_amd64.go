@@ -102,6 +102,7 @@ func (p *products) formats() []*Format {
 		}
 		if !p.signed {
 			f.fused = fusedProducts[t]
+			f.pair = pairProducts[t]
 		}
 		f.Block, f.Bytes = t.BlockElems(), Panel*t.BlockBytes()
 		f.Group, f.rows, f.tile = f.Block, p.rows, tileAVX2
@@ -115,4 +116,12 @@ var fusedProducts = map[backend.DType]func(*int64){
 	backend.Q4_0: fusedQ4_0, backend.Q4_1: fusedQ4_1, backend.Q5_0: fusedQ5_0, backend.Q5_1: fusedQ5_1,
 	backend.Q8_0: fusedQ8_0, backend.IQ4_NL: fusedIQ4_NL, backend.IQ4_XS: fusedIQ4_XS,
 	backend.Q2_K: fusedQ2_K, backend.Q3_K: fusedQ3_K, backend.Q4_K: fusedQ4_K, backend.Q5_K: fusedQ5_K, backend.Q6_K: fusedQ6_K,
+}
+
+// pairProducts are those of avx512.
+var pairProducts = map[backend.DType]func(*int64){
+	backend.Q4_0: pairx32AVX512, backend.Q4_1: pairx32MinsAVX512, backend.Q5_0: pairx32AVX512, backend.Q5_1: pairx32MinsAVX512,
+	backend.Q8_0: pairx32AVX512, backend.IQ4_NL: pairx32AVX512, backend.IQ4_XS: pairx256x32AVX512,
+	backend.Q2_K: pairx256x16MinsAVX512, backend.Q3_K: pairx256x16AVX512, backend.Q4_K: pairx256x32MinsAVX512,
+	backend.Q5_K: pairx256x32MinsAVX512, backend.Q6_K: pairx256x16AVX512,
 }

@@ -422,6 +422,59 @@ func TestProductRow(t *testing.T) {
 	})
 }
 
+// TestProductPair wants of two panels at once the bits of each alone.
+func TestProductPair(t *testing.T) {
+	forAll(t, func(t *testing.T, s *Set) {
+		formats(t, s, func(t *testing.T, _ backend.DType, f *Format) {
+			if !f.Pairs() {
+				t.Skip("no product of two panels of its own")
+			}
+			rnd := rand.New(rand.NewPCG(9, 10))
+			for rows := range 15 {
+				k, stride := (1+rows%3)*f.Group, 2*Panel+rows%2*3
+				last := max(0, rows-1)
+				x, meta := make([]int8, rows*k), make([]Meta, rows*k/f.Sub)
+				for i := range x {
+					x[i] = int8(rnd.IntN(255) - 127)
+				}
+				for i := range meta {
+					meta[i] = Meta{rnd.Int32N(2000) - 1000, float32(rnd.NormFloat64()), float32(rnd.NormFloat64())}
+				}
+				codes, scales := make([]byte, 2*k*Panel), make([]float32, 2*f.Scales(k))
+				for i := range codes {
+					codes[i] = byte(rnd.Uint32())
+				}
+				for i := range scales {
+					scales[i] = float32(rnd.NormFloat64())
+				}
+				got, whole := guarded(last*stride+2*Panel, func() float32 { return 7 })
+				want := bytes.Clone(raw(whole))
+				wantOut := append([]float32(nil), whole...)[guard:]
+				var c Call
+				for _, accumulate := range []bool{false, true} {
+					for p := range 2 {
+						if rows > 0 {
+							f.Product(&c, wantOut[p*Panel:], stride, x, k, meta, k/f.Sub, codes[p*k*Panel:], scales[p*f.Scales(k):], rows, k, accumulate)
+						}
+					}
+					f.ProductPair(&c, got, stride, x, k, meta, k/f.Sub, codes, scales, rows, k, accumulate)
+				}
+				for i := range got {
+					if !same(got[i], wantOut[i]) {
+						t.Fatalf("%d rows, %d inputs: element %d is %g, want %g", rows, k, i, got[i], wantOut[i])
+					}
+				}
+				if n := 4 * guard; !bytes.Equal(want[:n], raw(whole)[:n]) || !bytes.Equal(want[len(want)-n:], raw(whole)[len(want)-n:]) {
+					t.Fatalf("%d rows: written outside of the output", rows)
+				}
+				if text := panics(func() { f.ProductPair(&c, got, stride, x, k, meta, k/f.Sub, codes[1:], scales, rows, k, false) }); !strings.HasPrefix(text, "kernel: ") {
+					t.Errorf("a short weight panics with %q", text)
+				}
+			}
+		})
+	})
+}
+
 // TestIntegers: with scales of 1 and sums below 2^24 products are exact, so
 // every variant gives the same bits.
 func TestIntegers(t *testing.T) {
