@@ -24,6 +24,7 @@ type packed struct {
 	rows, cols int
 	rowBytes   int // of a row in the file
 	decode     func(dst []float32, src []byte)
+	runs       sync.Pool // of *[maxRun]byte, for rowTile
 }
 
 func (w *packed) Name() string        { return w.name }
@@ -101,7 +102,8 @@ func newPacked(src *backend.WeightSource) (*packed, error) {
 	if err != nil {
 		return fail("%w", err)
 	}
-	return &packed{mem, src.Name, src.Type, src.Rows, src.Cols, int(size), block.Decoder(src.Type)}, nil
+	return &packed{buffer: mem, name: src.Name, typ: src.Type, rows: src.Rows, cols: src.Cols,
+		rowBytes: int(size), decode: block.Decoder(src.Type)}, nil
 }
 
 // fill claims panels and packs them until none is left.
@@ -218,7 +220,11 @@ func (w *packed) Tile(dst []float32, row, rows, col, cols int) {
 func (w *packed) rowTile(dst []float32, row, col int) {
 	p, r := w.panel(row/panel), row%panel
 	e, n := w.typ.BlockElems(), w.typ.BlockBytes()
-	var buf [maxRun]byte
+	buf, ok := w.runs.Get().(*[maxRun]byte)
+	if !ok {
+		buf = new([maxRun]byte)
+	}
+	defer w.runs.Put(buf)
 	run := min(len(dst), max(e, 64)) / e * e // of several blocks where they are small
 	for p = p[col/e*n*panel:]; len(dst) > 0; dst = dst[run:] {
 		run = min(run, len(dst))
