@@ -238,23 +238,21 @@ func (c *attending) load(at, n int) {
 	page, slot := c.s.Pages[at/backend.PageLen].Bytes(), at%backend.PageLen
 	kAt, vAt := c.a.KV.At(c.a.Layer, 0, c.g, slot, 0), c.a.KV.At(c.a.Layer, 1, c.g, slot, 0)
 	if c.half() {
-		mem := as[uint16](page)
-		k.h = mem[kAt:]
-		if c.direct(1) {
-			v.h, v.stride = mem[vAt:], c.hd
-		} else {
-			widenRows(v.h, c.wide, mem[vAt:], c.hd, n, c.hd)
-		}
+		k.h, v.h, v.stride = inPage(c, as[uint16](page), kAt, vAt, v.h, n)
 	} else {
-		mem := as[float32](page)
-		k.f = mem[kAt:]
-		if c.direct(1) {
-			v.f, v.stride = mem[vAt:], c.hd
-		} else {
-			widenRows(v.f, c.wide, mem[vAt:], c.hd, n, c.hd)
-		}
+		k.f, v.f, v.stride = inPage(c, as[float32](page), kAt, vAt, v.f, n)
 	}
 	c.keys, c.values = *k, *v
+}
+
+// inPage finds the n keys and values that start at k and v of a page; values that
+// cannot be read there are copied to buf.
+func inPage[T number](c *attending, page []T, k, v int, buf []T, n int) (keys, values []T, stride int) {
+	if c.direct(1) {
+		return page[k:], page[v:], c.hd
+	}
+	widenRows(buf, c.wide, page[v:], c.hd, n, c.hd)
+	return page[k:], buf, c.wide
 }
 
 // widenRows copies n rows of hd to rows of wide, the rest zeros.

@@ -180,7 +180,7 @@ func (m *matmulTask) run(w *worker, chunk int) {
 		}
 		mark := w.scratch.mark()
 		if at := p - m.part[i].first; p+1 < end && m.pairs(i, at) {
-			m.pair(w, &m.part[i], at)
+			m.integer(w, &m.part[i], at, 2, m.part[i].out[at*panel:], m.part[i].stride)
 			p++
 		} else {
 			m.panel(w, i, at)
@@ -200,8 +200,10 @@ func (m *matmulTask) panel(w *worker, part, i int) {
 	switch weight := p.w.(type) {
 	case *packed:
 		switch {
+		case p.meta != nil:
+			m.integer(w, p, i, 1, out, stride)
 		case p.format != nil:
-			m.unpacked(w, p, out, stride, weight.panel(i))
+			m.values(w, p, i, out, stride)
 		case weight.typ == backend.F32:
 			multiply(m, w, w.kernels.F32, out, stride, as[float32](weight.panel(i)), 0, m.k)
 		case weight.typ == backend.F16:
@@ -234,87 +236,64 @@ func rowsPerCall(k int) int {
 // 16 KiB, and stay in the first-level cache with the codes of a tile of rows.
 const unpackLen = 1024
 
-// unpacked multiplies with a panel whose codes are unpacked part by part, once
-// for all rows.
-func (m *matmulTask) unpacked(w *worker, p *matmulPart, out []float32, stride int, mem []byte) {
-	f, length := p.format, unpackLen
-	var tile []float32
-	if p.meta == nil {
-		length = tileLen
-		tile = slice[float32](&w.scratch, tileLen*panel)
-	}
-	codes, scales := slice[byte](&w.scratch, length*panel), slice[float32](&w.scratch, f.Scales(length))
-	rows, step, dst, dstStride := m.rows*m.codes, rowsPerCall(length), out, stride
-	if p.meta != nil && m.codes == 2 {
-		dst, dstStride = slice[float32](&w.scratch, rows*panel), panel
-	}
-	if p.meta != nil && f.Fused() && rows <= 2 {
-		subs := m.k / f.Sub
-		for r := range rows {
-			f.ProductRow(&w.call, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], mem, scales, m.k)
-		}
-		m.addCodes(p, out, stride, dst, panel)
-		return
-	}
-	for col := 0; col < m.k; col += length {
-		n := min(length, m.k-col)
+// values multiplies with a panel whose codes are unpacked, and turned into
+// weights, part by part, once for all rows.
+func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stride int) {
+	f, mem := p.format, p.w.(*packed).panel(i)
+	tile := slice[float32](&w.scratch, tileLen*panel)
+	codes, scales := slice[byte](&w.scratch, tileLen*panel), slice[float32](&w.scratch, f.Scales(tileLen))
+	for col := 0; col < m.k; col += tileLen {
+		n := min(tileLen, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
-		if p.meta == nil {
-			f.Tile(tile, codes, scales, n)
-			multiply(m, w, w.kernels.F32, out, stride, tile, col, n)
-			continue
-		}
-		subs := m.k / f.Sub
-		for r := 0; r < rows; r += step {
-			if r > 0 && w.pause() {
-				return
-			}
-			f.Product(&w.call, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
-				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), n, col > 0)
-		}
+		f.Tile(tile, codes, scales, n)
+		multiply(m, w, w.kernels.F32, out, stride, tile, col, n)
 	}
-	m.addCodes(p, out, stride, dst, panel)
 }
 
 // pairs reports whether panels i and i+1 of a part can be multiplied at once.
 func (m *matmulTask) pairs(part, i int) bool {
 	p := &m.part[part]
-	return p.meta != nil && p.format.Pairs() && m.rows*m.codes > 2 && (i+2)*panel <= p.w.Rows()
+	return p.meta != nil && p.format.Panels() == 2 && m.rows*m.codes > 2 && (i+2)*panel <= p.w.Rows()
 }
 
-// pair is unpacked for panels i and i+1.
-func (m *matmulTask) pair(w *worker, p *matmulPart, i int) {
-	const length = unpackLen / 2
-	f, weight := p.format, p.w.(*packed)
-	codes, scales := slice[byte](&w.scratch, 2*length*panel), slice[float32](&w.scratch, 2*f.Scales(length))
-	out, stride, rows, subs := p.out[i*panel:], p.stride, m.rows*m.codes, m.k/f.Sub
-	dst, dstStride := out, stride
+// integer multiplies the codes of all rows with those of one or two panels from
+// i on, which are unpacked part by part, once for all rows.
+func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
+	f, weight, length := p.format, p.w.(*packed), unpackLen/n
+	rows, subs, dst, dstStride := m.rows*m.codes, m.k/p.format.Sub, out, stride
 	if m.codes == 2 {
-		dst, dstStride = slice[float32](&w.scratch, rows*2*panel), 2*panel
+		dst, dstStride = slice[float32](&w.scratch, rows*n*panel), n*panel
+		defer m.addCodes(out, stride, dst, dstStride)
 	}
-	step := rowsPerCall(2 * length)
+	codes, scales := slice[byte](&w.scratch, unpackLen*panel), slice[float32](&w.scratch, f.Scales(unpackLen))
+	if n == 1 && rows <= 2 && f.Fused() {
+		for r := range rows {
+			f.ProductRow(&w.call, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], weight.panel(i), scales, m.k)
+		}
+		return
+	}
+	step := rowsPerCall(unpackLen)
 	for col := 0; col < m.k; col += length {
-		n := min(length, m.k-col)
-		for j := range 2 {
-			f.Unpack(codes[j*n*panel:], scales[j*f.Scales(n):], weight.panel(i + j)[col/f.Block*f.Bytes:], n)
+		k := min(length, m.k-col)
+		for j := range n {
+			f.Unpack(codes[j*k*panel:], scales[j*f.Scales(k):], weight.panel(i + j)[col/f.Block*f.Bytes:], k)
 		}
 		for r := 0; r < rows; r += step {
 			if r > 0 && w.pause() {
 				return
 			}
-			f.ProductPair(&w.call, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
-				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), n, col > 0)
+			f.Product(&w.call, n, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
+				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), k, col > 0)
 		}
 	}
-	m.addCodes(p, out, stride, dst, 2*panel)
 }
 
-// addCodes adds the products of a row's first and second codes, where there are
-// second ones.
-func (m *matmulTask) addCodes(p *matmulPart, out []float32, stride int, both []float32, wide int) {
-	for r := 0; p.meta != nil && m.codes == 2 && r < m.rows; r++ {
-		for j := range wide {
-			out[r*stride+j] = both[2*r*wide+j] + both[(2*r+1)*wide+j]
+// addCodes adds the products of a row's first and second codes.
+func (m *matmulTask) addCodes(out []float32, stride int, both []float32, wide int) {
+	for r := range m.rows {
+		first, second := both[2*r*wide:][:wide], both[(2*r+1)*wide:][:wide]
+		for j, v := range first {
+			out[r*stride+j] = v + second[j]
 		}
 	}
 }

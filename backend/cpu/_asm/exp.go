@@ -46,162 +46,183 @@ const (
 	expSign
 )
 
-// exponents writes the functions around exp. The steps of one vector are those
-// of exp32 in package cpu, without fused operations, so that they give the same
-// bits.
+// elementwise writes functions over slices of a multiple of 8 elements, more
+// than none. RCX counts elements.
+type elementwise struct {
+	gen
+	table Mem // expConstants
+}
+
+// exponents writes the functions around exp.
 func exponents(g gen) {
-	table := g.StaticGlobal("expTable")
+	e := elementwise{g, g.StaticGlobal("expTable")}
 	g.DataAttributes(attr.RODATA | attr.NOPTR)
 	for i, c := range expConstants {
 		for j := range 8 {
 			g.AddDatum(32*i+4*j, U32(c))
 		}
 	}
-	constant := func(i int) Mem { return table.Offset(32 * i) }
-	// exp replaces x. It clobbers Y1 to Y6.
-	exp := func(x reg.VecPhysical) {
-		n, r, p, low, high, nan := reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6
-		g.VCMPPS(U8(3), x, x, nan)                     // unordered
-		g.VCMPPS(U8(0x1e), constant(expHigh), x, high) // x > 89
-		g.VCMPPS(U8(0x11), constant(expLow), x, low)   // x < -104
-		g.VMULPS(constant(expLog2e), x, n)
-		g.VADDPS(constant(expRound), n, n)
-		g.VSUBPS(constant(expRound), n, n)
-		g.VMULPS(constant(expLn2Hi), n, r)
-		g.VSUBPS(r, x, r)
-		g.VMULPS(constant(expLn2Lo), n, p)
-		g.VSUBPS(p, r, r)
-		g.VMULPS(constant(exp7), r, p)
-		g.VADDPS(constant(exp6), p, p)
-		for _, c := range []int{exp5, exp4, exp3, exp2} {
-			g.VMULPS(r, p, p)
-			g.VADDPS(constant(c), p, p)
-		}
-		g.VMULPS(r, p, p)
-		g.VMULPS(r, p, p)
-		g.VADDPS(r, p, p)
-		g.VADDPS(constant(expOne), p, p)
-		g.VBLENDVPS(nan, x, p, p)
-		g.VBLENDVPS(high, constant(expInf), p, p)
-		g.VANDNPS(p, low, p)
-		g.Comment("2^n as the product of its halves")
-		g.VCVTTPS2DQ(n, n)
-		g.VPSRAD(U8(1), n, r)
-		g.VPSUBD(r, n, n)
-		for _, h := range []reg.VecPhysical{r, n} {
-			g.VPADDD(constant(expBias), h, h)
-			g.VPSLLD(U8(23), h, h)
-		}
-		g.Comment("Where x is outside, n is too: the factors are 1 there.")
-		g.VORPS(low, high, high)
-		g.VORPS(nan, high, high)
-		g.VBLENDVPS(high, constant(expOne), r, r)
-		g.VBLENDVPS(high, constant(expOne), n, n)
-		g.VMULPS(r, p, p)
-		g.VMULPS(n, p, x)
+	e.expSum()
+	e.scaleMax()
+	e.swiglu()
+	e.add()
+	e.mix()
+}
+
+func (e elementwise) constant(i int) Mem { return e.table.Offset(32 * i) }
+
+// walked is a slice parameter and the register that walks along it.
+type walked struct {
+	name string
+	at   reg.GPPhysical
+}
+
+// each loads the operands' addresses and runs body for every 8 elements of them
+// between before and after.
+func (e elementwise) each(before func(), operands []walked, body, after func()) {
+	e.Load(e.Param(operands[0].name).Len(), reg.RCX)
+	for _, o := range operands {
+		e.arg(o.name, o.at)
 	}
-	g.begin("expSumAVX2", "func(x []float32, top float32, lanes *float32)",
+	before()
+	e.Label("loop")
+	body()
+	for _, o := range operands {
+		e.ADDQ(U8(32), o.at)
+	}
+	e.SUBQ(U8(8), reg.RCX)
+	e.JNE(LabelRef("loop"))
+	after()
+	e.VZEROUPPER()
+	e.RET()
+}
+
+// nothing is a before or an after.
+func nothing() {}
+
+// exp replaces x. It clobbers Y1 to Y6. The steps are those of Exp in package
+// kernel, without fused operations, so that they give the same bits.
+func (e elementwise) exp(x reg.VecPhysical) {
+	n, r, p, low, high, nan := reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6
+	e.VCMPPS(U8(3), x, x, nan)                       // unordered
+	e.VCMPPS(U8(0x1e), e.constant(expHigh), x, high) // x > 89
+	e.VCMPPS(U8(0x11), e.constant(expLow), x, low)   // x < -104
+	e.VMULPS(e.constant(expLog2e), x, n)
+	e.VADDPS(e.constant(expRound), n, n)
+	e.VSUBPS(e.constant(expRound), n, n)
+	e.VMULPS(e.constant(expLn2Hi), n, r)
+	e.VSUBPS(r, x, r)
+	e.VMULPS(e.constant(expLn2Lo), n, p)
+	e.VSUBPS(p, r, r)
+	e.VMULPS(e.constant(exp7), r, p)
+	e.VADDPS(e.constant(exp6), p, p)
+	for _, c := range []int{exp5, exp4, exp3, exp2} {
+		e.VMULPS(r, p, p)
+		e.VADDPS(e.constant(c), p, p)
+	}
+	e.VMULPS(r, p, p)
+	e.VMULPS(r, p, p)
+	e.VADDPS(r, p, p)
+	e.VADDPS(e.constant(expOne), p, p)
+	e.VBLENDVPS(nan, x, p, p)
+	e.VBLENDVPS(high, e.constant(expInf), p, p)
+	e.VANDNPS(p, low, p)
+	e.Comment("2^n as the product of its halves")
+	e.VCVTTPS2DQ(n, n)
+	e.VPSRAD(U8(1), n, r)
+	e.VPSUBD(r, n, n)
+	for _, h := range []reg.VecPhysical{r, n} {
+		e.VPADDD(e.constant(expBias), h, h)
+		e.VPSLLD(U8(23), h, h)
+	}
+	e.Comment("Where x is outside, n is too: the factors are 1 there.")
+	e.VORPS(low, high, high)
+	e.VORPS(nan, high, high)
+	e.VBLENDVPS(high, e.constant(expOne), r, r)
+	e.VBLENDVPS(high, e.constant(expOne), n, n)
+	e.VMULPS(r, p, p)
+	e.VMULPS(n, p, x)
+}
+
+// lanes is a before and an after: Y9 is what the parameter lanes points to, Y8
+// the scalar parameter spread.
+func (e elementwise) lanes(scalar string) (load, store func()) {
+	lanes := reg.RDI
+	load = func() {
+		e.VBROADCASTSS(e.paramAddr(scalar), reg.Y8)
+		e.arg("lanes", lanes)
+		e.VMOVUPS(at(lanes, 0), reg.Y9)
+	}
+	return load, func() { e.VMOVUPS(reg.Y9, at(lanes, 0)) }
+}
+
+func (e elementwise) expSum() {
+	e.begin("expSumAVX2", "func(x []float32, top float32, lanes *float32)",
 		"expSumAVX2 replaces x, of a multiple of 8 elements, more than none, by exp(x-top), and adds",
 		"element i to lanes[i%8].")
-	x, n, lanes := reg.RSI, reg.RCX, reg.RDI
-	g.arg("x", x)
-	g.Load(g.Param("x").Len(), n)
-	g.VBROADCASTSS(g.paramAddr("top"), reg.Y8)
-	g.arg("lanes", lanes)
-	g.VMOVUPS(at(lanes, 0), reg.Y9)
-	g.Label("loop")
-	g.VMOVUPS(at(x, 0), reg.Y0)
-	g.VSUBPS(reg.Y8, reg.Y0, reg.Y0)
-	exp(reg.Y0)
-	g.VMOVUPS(reg.Y0, at(x, 0))
-	g.VADDPS(reg.Y0, reg.Y9, reg.Y9)
-	g.ADDQ(U8(32), x)
-	g.SUBQ(U8(8), n)
-	g.JNE(LabelRef("loop"))
-	g.VMOVUPS(reg.Y9, at(lanes, 0))
-	g.VZEROUPPER()
-	g.RET()
+	x := reg.RSI
+	load, store := e.lanes("top")
+	e.each(load, []walked{{"x", x}}, func() {
+		e.VMOVUPS(at(x, 0), reg.Y0)
+		e.VSUBPS(reg.Y8, reg.Y0, reg.Y0)
+		e.exp(reg.Y0)
+		e.VMOVUPS(reg.Y0, at(x, 0))
+		e.VADDPS(reg.Y0, reg.Y9, reg.Y9)
+	}, store)
+}
 
-	g.begin("scaleMaxAVX2", "func(x []float32, scale float32, lanes *float32)",
+func (e elementwise) scaleMax() {
+	e.begin("scaleMaxAVX2", "func(x []float32, scale float32, lanes *float32)",
 		"scaleMaxAVX2 multiplies x, of a multiple of 8 elements, more than none, by scale; lanes[i%8]",
 		"becomes the larger of itself and element i, and NaN for good where one is.")
-	g.arg("x", x)
-	g.Load(g.Param("x").Len(), n)
-	g.VBROADCASTSS(g.paramAddr("scale"), reg.Y8)
-	g.arg("lanes", lanes)
-	g.VMOVUPS(at(lanes, 0), reg.Y9)
-	g.VPXOR(reg.Y7, reg.Y7, reg.Y7)
-	g.Label("loop")
-	g.VMULPS(at(x, 0), reg.Y8, reg.Y0)
-	g.VMOVUPS(reg.Y0, at(x, 0))
-	g.VCMPPS(U8(3), reg.Y0, reg.Y0, reg.Y1)
-	g.VORPS(reg.Y1, reg.Y7, reg.Y7)
-	g.VMAXPS(reg.Y0, reg.Y9, reg.Y9)
-	g.ADDQ(U8(32), x)
-	g.SUBQ(U8(8), n)
-	g.JNE(LabelRef("loop"))
-	g.VORPS(reg.Y7, reg.Y9, reg.Y9)
-	g.VMOVUPS(reg.Y9, at(lanes, 0))
-	g.VZEROUPPER()
-	g.RET()
+	x, nan := reg.RSI, reg.Y7
+	load, store := e.lanes("scale")
+	e.each(func() { load(); e.VPXOR(nan, nan, nan) }, []walked{{"x", x}}, func() {
+		e.VMULPS(at(x, 0), reg.Y8, reg.Y0)
+		e.VMOVUPS(reg.Y0, at(x, 0))
+		e.VCMPPS(U8(3), reg.Y0, reg.Y0, reg.Y1)
+		e.VORPS(reg.Y1, nan, nan)
+		e.VMAXPS(reg.Y0, reg.Y9, reg.Y9)
+	}, func() { e.VORPS(nan, reg.Y9, reg.Y9); store() })
+}
 
-	g.begin("swigluAVX2", "func(y, gate, up []float32)",
+func (e elementwise) swiglu() {
+	e.begin("swigluAVX2", "func(y, gate, up []float32)",
 		"swigluAVX2 is y = gate / (1 + exp(-gate)) * up for a multiple of 8 elements, more than none.")
 	y, gate, up := reg.RDI, reg.RSI, reg.RDX
-	g.arg("y", y)
-	g.Load(g.Param("y").Len(), n)
-	g.arg("gate", gate)
-	g.arg("up", up)
-	g.Label("loop")
-	g.VMOVUPS(at(gate, 0), reg.Y7)
-	g.VXORPS(constant(expSign), reg.Y7, reg.Y0)
-	exp(reg.Y0)
-	g.VADDPS(constant(expOne), reg.Y0, reg.Y0)
-	g.VDIVPS(reg.Y0, reg.Y7, reg.Y0)
-	g.VMULPS(at(up, 0), reg.Y0, reg.Y0)
-	g.VMOVUPS(reg.Y0, at(y, 0))
-	g.ADDQ(U8(32), gate)
-	g.ADDQ(U8(32), up)
-	g.ADDQ(U8(32), y)
-	g.SUBQ(U8(8), n)
-	g.JNE(LabelRef("loop"))
-	g.VZEROUPPER()
-	g.RET()
+	e.each(nothing, []walked{{"y", y}, {"gate", gate}, {"up", up}}, func() {
+		e.VMOVUPS(at(gate, 0), reg.Y7)
+		e.VXORPS(e.constant(expSign), reg.Y7, reg.Y0)
+		e.exp(reg.Y0)
+		e.VADDPS(e.constant(expOne), reg.Y0, reg.Y0)
+		e.VDIVPS(reg.Y0, reg.Y7, reg.Y0)
+		e.VMULPS(at(up, 0), reg.Y0, reg.Y0)
+		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
+}
 
-	g.begin("addAVX2", "func(y, a, b []float32)", "addAVX2 is y = a + b for a multiple of 8 elements, more than none.")
-	g.arg("y", y)
-	g.Load(g.Param("y").Len(), n)
-	g.arg("a", gate)
-	g.arg("b", up)
-	g.Label("loop")
-	g.VMOVUPS(at(gate, 0), reg.Y0)
-	g.VADDPS(at(up, 0), reg.Y0, reg.Y0)
-	g.VMOVUPS(reg.Y0, at(y, 0))
-	g.ADDQ(U8(32), gate)
-	g.ADDQ(U8(32), up)
-	g.ADDQ(U8(32), y)
-	g.SUBQ(U8(8), n)
-	g.JNE(LabelRef("loop"))
-	g.VZEROUPPER()
-	g.RET()
+func (e elementwise) add() {
+	e.begin("addAVX2", "func(y, a, b []float32)", "addAVX2 is y = a + b for a multiple of 8 elements, more than none.")
+	y, a, b := reg.RDI, reg.RSI, reg.RDX
+	e.each(nothing, []walked{{"y", y}, {"a", a}, {"b", b}}, func() {
+		e.VMOVUPS(at(a, 0), reg.Y0)
+		e.VADDPS(at(b, 0), reg.Y0, reg.Y0)
+		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
+}
 
-	g.begin("mixAVX2", "func(y, x []float32, p, q float32)", "mixAVX2 is y = y*p + x*q for a multiple of 8 elements, more than none.")
-	g.arg("y", y)
-	g.Load(g.Param("y").Len(), n)
-	g.arg("x", gate)
-	g.VBROADCASTSS(g.paramAddr("p"), reg.Y8)
-	g.VBROADCASTSS(g.paramAddr("q"), reg.Y9)
-	g.Label("loop")
-	g.VMULPS(at(y, 0), reg.Y8, reg.Y0)
-	g.VMULPS(at(gate, 0), reg.Y9, reg.Y1)
-	g.VADDPS(reg.Y1, reg.Y0, reg.Y0)
-	g.VMOVUPS(reg.Y0, at(y, 0))
-	g.ADDQ(U8(32), gate)
-	g.ADDQ(U8(32), y)
-	g.SUBQ(U8(8), n)
-	g.JNE(LabelRef("loop"))
-	g.VZEROUPPER()
-	g.RET()
+func (e elementwise) mix() {
+	e.begin("mixAVX2", "func(y, x []float32, p, q float32)", "mixAVX2 is y = y*p + x*q for a multiple of 8 elements, more than none.")
+	y, x := reg.RDI, reg.RSI
+	e.each(func() {
+		e.VBROADCASTSS(e.paramAddr("p"), reg.Y8)
+		e.VBROADCASTSS(e.paramAddr("q"), reg.Y9)
+	}, []walked{{"y", y}, {"x", x}}, func() {
+		e.VMULPS(at(y, 0), reg.Y8, reg.Y0)
+		e.VMULPS(at(x, 0), reg.Y9, reg.Y1)
+		e.VADDPS(reg.Y1, reg.Y0, reg.Y0)
+		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
 }
 
 // paramAddr is where a scalar parameter lies.

@@ -119,69 +119,64 @@ func (g gen) int8x512(r recipe) {
 		}
 	}
 	g.rowSwitch(c, rowsI8512, func(rows int, label func(string) string) {
-		if r.subs == 1 {
-			sums(rows, func(m Mem, z reg.VecPhysical) { g.VMOVUPS(m, z) })
-		}
-		g.Label(label("block"))
-		if r.subs > 1 {
-			for i := range rows {
-				g.VPXORD(zmm[i], zmm[i], zmm[i])
-			}
-			g.MOVL(U32(r.subs), n.As32())
-		}
-		g.Label(label("sub"))
-		for i := range r.sub / 4 {
-			g.VMOVDQU32(at(codes, word*i), regs[i])
-		}
-		g.VMOVUPS(at(scales, 0), scale)
-		if r.mins {
-			g.VMOVUPS(at(scales, 64), min)
-		}
-		g.MOVQ(meta, curM)
-		for i := 0; i < rows; i += 4 {
-			m := rows - i
-			if m > 4 {
-				m = 4
-			}
-			for j := range m {
-				switch {
-				case i > 0:
-					g.ADDQ(x4Stride, cur[j])
-				case j == 0:
-					g.MOVQ(x, cur[0])
-				case j == 1:
-					g.LEAQ(Mem{Base: x, Index: xStride, Scale: 1}, cur[1])
-				default:
-					g.LEAQ(Mem{Base: cur[j-2], Index: xStride, Scale: 2}, cur[j])
+		g.eachBlock(r, label, blocks{
+			clear: func() {
+				for i := range rows {
+					g.VPXORD(zmm[i], zmm[i], zmm[i])
 				}
-			}
-			g.int8Rows512(r, m, cur, curM, regs, scale, min, zmm[i:])
-		}
-		g.advance(r, x, codes, scales)
-		if r.subs > 1 {
-			g.DECQ(n)
-			g.JEQ(LabelRef(label("whole")))
-			g.ADDQ(U8(metaBytes), meta)
-			g.JMP(LabelRef(label("sub")))
-			g.Label(label("whole"))
-			g.MOVQ(meta, curM)
-			i := 0
-			sums(rows, func(m Mem, z reg.VecPhysical) {
-				v := zmm[22+i%8]
-				i++
-				g.VMOVUPS(m, v)
-				g.VFMADD231PS_BCST(at(curM, metaScale), z, v)
-				g.VMOVUPS(v, m)
-				g.ADDQ(at(c, callMetaStride), curM)
-			})
-		}
-		g.ADDQ(U8(metaBytes), meta)
-		g.DECQ(at(c, callBlocks))
-		g.JNE(LabelRef(label("block")))
-		if r.subs == 1 {
-			sums(rows, func(m Mem, z reg.VecPhysical) { g.VMOVUPS(z, m) })
-		}
+			},
+			load:  func() { sums(rows, func(m Mem, z reg.VecPhysical) { g.VMOVUPS(m, z) }) },
+			store: func() { sums(rows, func(m Mem, z reg.VecPhysical) { g.VMOVUPS(z, m) }) },
+			sub: func() {
+				for i := range r.sub / 4 {
+					g.VMOVDQU32(at(codes, word*i), regs[i])
+				}
+				g.VMOVUPS(at(scales, 0), scale)
+				if r.mins {
+					g.VMOVUPS(at(scales, 64), min)
+				}
+				g.MOVQ(meta, curM)
+				for i := 0; i < rows; i += 4 {
+					n := rows - i
+					if n > 4 {
+						n = 4
+					}
+					g.fourRows(n, i == 0, x, xStride, x4Stride, cur)
+					g.int8Rows512(r, n, cur, curM, regs, scale, min, zmm[i:])
+				}
+				g.advance(r, x, codes, scales)
+			},
+			whole: func() {
+				g.MOVQ(meta, curM)
+				i := 0
+				sums(rows, func(m Mem, z reg.VecPhysical) {
+					v := zmm[22+i%8]
+					i++
+					g.VMOVUPS(m, v)
+					g.VFMADD231PS_BCST(at(curM, metaScale), z, v)
+					g.VMOVUPS(v, m)
+					g.ADDQ(at(c, callMetaStride), curM)
+				})
+			},
+			metas: []reg.GPPhysical{meta}, count: n, left: at(c, callBlocks),
+		})
 	})
+}
+
+// fourRows points cur to the first rows, or to the four after those it has.
+func (g gen) fourRows(n int, first bool, x, stride, stride4 reg.GPPhysical, cur []reg.GPPhysical) {
+	for j := range n {
+		switch {
+		case !first:
+			g.ADDQ(stride4, cur[j])
+		case j == 0:
+			g.MOVQ(x, cur[0])
+		case j == 1:
+			g.LEAQ(Mem{Base: x, Index: stride, Scale: 1}, cur[1])
+		default:
+			g.LEAQ(Mem{Base: cur[j-2], Index: stride, Scale: 2}, cur[j])
+		}
+	}
 }
 
 // int8Rows512 adds a sub-block of up to four rows to sums. A 512-bit load takes
@@ -234,6 +229,51 @@ func (g gen) int8Rows512(r recipe, rows int, cur []reg.GPPhysical, curM reg.GPPh
 	g.ADDQ(at(reg.RAX, callMetaStride), curM)
 }
 
+// blocks is the loop of every integer product over blocks and, where several
+// share a scale of the row, their sub-blocks: sums start at out, or at zero for
+// each block, whose end adds them to out. count is free for it.
+type blocks struct {
+	clear       func() // the sums
+	load, store func() // the sums, from and to out
+	sub         func() // one sub-block, ending at the next
+	whole       func() // adds the sums of a block to out
+	metas       []reg.GPPhysical
+	count       reg.GPPhysical
+	left        Op // what counts blocks down
+}
+
+func (g gen) eachBlock(r recipe, label func(string) string, b blocks) {
+	next := func() {
+		for _, m := range b.metas {
+			g.ADDQ(U8(metaBytes), m)
+		}
+	}
+	if r.subs == 1 {
+		b.load()
+	}
+	g.Label(label("block"))
+	if r.subs > 1 {
+		b.clear()
+		g.MOVL(U32(r.subs), b.count.As32())
+	}
+	g.Label(label("sub"))
+	b.sub()
+	if r.subs > 1 {
+		g.DECQ(b.count)
+		g.JEQ(LabelRef(label("whole")))
+		next()
+		g.JMP(LabelRef(label("sub")))
+		g.Label(label("whole"))
+		b.whole()
+	}
+	next()
+	g.DECQ(b.left)
+	g.JNE(LabelRef(label("block")))
+	if r.subs == 1 {
+		b.store()
+	}
+}
+
 // advance moves to the next sub-block.
 func (g gen) advance(r recipe, x, codes, scales reg.GPPhysical) {
 	g.ADDQ(U8(r.sub), x)
@@ -252,9 +292,8 @@ var rowsI8256 = []int{2, 1}
 func (g gen) int8x256(r recipe) {
 	name := "int8x" + r.name + "AVX2"
 	g.begin(name, "func(c *int64)", r.doc(name, rowsI8256)...)
-	c, x, x1, meta, meta1, codes, scales, blocks := reg.RAX, reg.RSI, reg.RDX, reg.RDI, reg.R12, reg.R8, reg.R9, reg.RCX
-	n, out := reg.RBX, reg.R13
-	ones, v, w, a, b := reg.Y15, reg.Y14, []reg.VecPhysical{reg.Y12, reg.Y13}, reg.Y8, reg.Y9
+	c, x, x1, meta, meta1, codes, scales := reg.RAX, reg.RSI, reg.RDX, reg.RDI, reg.R12, reg.R8, reg.R9
+	left, n, out, a := reg.RCX, reg.RBX, reg.R13, reg.Y8
 	g.Load(g.Param("c"), c)
 	g.MOVQ(at(c, callX), x)
 	g.MOVQ(at(c, callXStride), x1)
@@ -264,108 +303,117 @@ func (g gen) int8x256(r recipe) {
 	g.ADDQ(meta, meta1)
 	g.MOVQ(at(c, callCodes), codes)
 	g.MOVQ(at(c, callScales), scales)
-	g.MOVQ(at(c, callBlocks), blocks)
-	g.VPCMPEQW(ones, ones, ones)
-	g.VPSRLW(U8(15), ones, ones)
+	g.MOVQ(at(c, callBlocks), left)
+	g.VPCMPEQW(reg.Y15, reg.Y15, reg.Y15)
+	g.VPSRLW(U8(15), reg.Y15, reg.Y15)
 	xs, metas := []reg.GPPhysical{x, x1}, []reg.GPPhysical{meta, meta1}
 	g.rowSwitch(c, rowsI8256, func(rows int, label func(string) string) {
-		sums := func(f func(row, half int, disp Mem, y reg.VecPhysical)) {
+		sums := func(f func(row int, m Mem, y reg.VecPhysical)) {
 			g.MOVQ(at(c, callOut), out)
 			for row := range rows {
 				for half := range 2 {
-					f(row, half, at(out, 32*half), ymm[2*row+half])
+					f(row, at(out, 32*half), ymm[2*row+half])
 				}
 				g.ADDQ(at(c, callOutStride), out)
 			}
 		}
-		if r.subs == 1 {
-			sums(func(_, _ int, m Mem, y reg.VecPhysical) { g.VMOVUPS(m, y) })
-		}
-		g.Label(label("block"))
-		if r.subs > 1 {
-			for i := range 2 * rows {
-				g.VPXOR(ymm[i], ymm[i], ymm[i])
-			}
-			g.MOVQ(U32(r.subs), n)
-		}
-		g.Label(label("sub"))
-		for row := range rows {
-			g.VPBROADCASTD(at(metas[row], metaStart), ymm[4+2*row])
-			g.VMOVDQA(ymm[4+2*row], ymm[5+2*row])
-		}
-		for i := range r.sub / 4 {
-			if r.depth > 0 {
-				for half := range 2 {
-					g.VMOVDQU(at(codes, word*i+32*half), w[0])
-					for row := range rows {
-						s := ymm[8+2*row+half]
-						g.VPBROADCASTD(at(xs[row], 4*i), v)
-						if i%r.depth == 0 {
-							g.VPMADDUBSW(v, w[0], s)
-							continue
-						}
-						g.VPMADDUBSW(v, w[0], v)
-						g.VPADDW(v, s, s)
+		g.eachBlock(r, label, blocks{
+			clear: func() {
+				for i := range 2 * rows {
+					g.VPXOR(ymm[i], ymm[i], ymm[i])
+				}
+			},
+			load:  func() { sums(func(_ int, m Mem, y reg.VecPhysical) { g.VMOVUPS(m, y) }) },
+			store: func() { sums(func(_ int, m Mem, y reg.VecPhysical) { g.VMOVUPS(y, m) }) },
+			sub: func() {
+				for row := range rows {
+					g.VPBROADCASTD(at(metas[row], metaStart), ymm[4+2*row])
+					g.VMOVDQA(ymm[4+2*row], ymm[5+2*row])
+				}
+				for i := range r.sub / 4 {
+					if r.depth > 0 {
+						g.unsigned256(r, i, codes, xs[:rows])
+					} else {
+						g.signed256(i, codes, xs[:rows])
 					}
 				}
-				if i%r.depth == r.depth-1 {
-					for s := range 2 * rows {
-						g.VPMADDWD(ones, ymm[8+s], ymm[8+s])
-						g.VPADDD(ymm[8+s], ymm[4+s], ymm[4+s])
-					}
-				}
+				g.scale256(r, scales, metas[:rows])
+				g.advance(r, x, codes, scales)
+				g.ADDQ(U8(r.sub), x1)
+			},
+			whole: func() {
+				sums(func(row int, m Mem, y reg.VecPhysical) {
+					g.VBROADCASTSS(at(metas[row], metaScale), a)
+					g.VFMADD213PS(m, a, y)
+					g.VMOVUPS(y, m)
+				})
+			},
+			metas: metas, count: n, left: left,
+		})
+	})
+}
+
+// unsigned256 multiplies group i of unsigned codes; r.depth products add up in
+// 16 bits. Y15 is 16 words of 1.
+func (g gen) unsigned256(r recipe, i int, codes reg.GPPhysical, xs []reg.GPPhysical) {
+	w, v, ones := reg.Y12, reg.Y14, reg.Y15
+	for half := range 2 {
+		g.VMOVDQU(at(codes, word*i+32*half), w)
+		for row, x := range xs {
+			s := ymm[8+2*row+half]
+			g.VPBROADCASTD(at(x, 4*i), v)
+			if i%r.depth == 0 {
+				g.VPMADDUBSW(v, w, s)
 				continue
 			}
-			for half := range 2 {
-				g.VMOVDQU(at(codes, word*i+32*half), w[0])
-				g.VPABSB(w[0], w[1])
-				for row := range rows {
-					g.VPBROADCASTD(at(xs[row], 4*i), v)
-					g.VPSIGNB(w[0], v, v)
-					g.VPMADDUBSW(v, w[1], v)
-					g.VPMADDWD(ones, v, v)
-					g.VPADDD(v, ymm[4+2*row+half], ymm[4+2*row+half])
-				}
+			g.VPMADDUBSW(v, w, v)
+			g.VPADDW(v, s, s)
+		}
+	}
+	if i%r.depth == r.depth-1 {
+		for s := range 2 * len(xs) {
+			g.VPMADDWD(ones, ymm[8+s], ymm[8+s])
+			g.VPADDD(ymm[8+s], ymm[4+s], ymm[4+s])
+		}
+	}
+}
+
+// signed256 multiplies |w| as unsigned by x with the sign of w as signed bytes.
+// A pair is at most 2*128*127 < 2^15, so VPMADDUBSW does not saturate.
+func (g gen) signed256(i int, codes reg.GPPhysical, xs []reg.GPPhysical) {
+	w, abs, v, ones := reg.Y12, reg.Y13, reg.Y14, reg.Y15
+	for half := range 2 {
+		g.VMOVDQU(at(codes, word*i+32*half), w)
+		g.VPABSB(w, abs)
+		for row, x := range xs {
+			g.VPBROADCASTD(at(x, 4*i), v)
+			g.VPSIGNB(w, v, v)
+			g.VPMADDUBSW(v, abs, v)
+			g.VPMADDWD(ones, v, v)
+			g.VPADDD(v, ymm[4+2*row+half], ymm[4+2*row+half])
+		}
+	}
+}
+
+// scale256 adds the integer sums of a sub-block, times their scales, and the
+// minima to the sums. It clobbers Y8 and Y9.
+func (g gen) scale256(r recipe, scales reg.GPPhysical, metas []reg.GPPhysical) {
+	a, b := reg.Y8, reg.Y9
+	for row, meta := range metas {
+		for half := range 2 {
+			dot, sum := ymm[4+2*row+half], ymm[2*row+half]
+			g.VCVTDQ2PS(dot, dot)
+			if r.subs == 1 {
+				g.VBROADCASTSS(at(meta, metaScale), a)
+				g.VMULPS(at(scales, 32*half), a, a)
+				g.VFMADD231PS(dot, a, sum)
+			} else {
+				g.VFMADD231PS(at(scales, 32*half), dot, sum)
+			}
+			if r.mins {
+				g.VBROADCASTSS(at(meta, metaSum), b)
+				g.VFMADD231PS(at(scales, 64+32*half), b, sum)
 			}
 		}
-		for row := range rows {
-			for half := range 2 {
-				dot := ymm[4+2*row+half]
-				g.VCVTDQ2PS(dot, dot)
-				if r.subs == 1 {
-					g.VBROADCASTSS(at(metas[row], metaScale), a)
-					g.VMULPS(at(scales, 32*half), a, a)
-					g.VFMADD231PS(dot, a, ymm[2*row+half])
-				} else {
-					g.VFMADD231PS(at(scales, 32*half), dot, ymm[2*row+half])
-				}
-				if r.mins {
-					g.VBROADCASTSS(at(metas[row], metaSum), b)
-					g.VFMADD231PS(at(scales, 64+32*half), b, ymm[2*row+half])
-				}
-			}
-		}
-		g.advance(r, x, codes, scales)
-		g.ADDQ(U8(r.sub), x1)
-		if r.subs > 1 {
-			g.DECQ(n)
-			g.JEQ(LabelRef(label("whole")))
-			g.ADDQ(U8(metaBytes), meta)
-			g.ADDQ(U8(metaBytes), meta1)
-			g.JMP(LabelRef(label("sub")))
-			g.Label(label("whole"))
-			sums(func(row, _ int, m Mem, y reg.VecPhysical) {
-				g.VBROADCASTSS(at(metas[row], metaScale), a)
-				g.VFMADD213PS(m, a, y)
-				g.VMOVUPS(y, m)
-			})
-		}
-		g.ADDQ(U8(metaBytes), meta)
-		g.ADDQ(U8(metaBytes), meta1)
-		g.DECQ(blocks)
-		g.JNE(LabelRef(label("block")))
-		if r.subs == 1 {
-			sums(func(_, _ int, m Mem, y reg.VecPhysical) { g.VMOVUPS(y, m) })
-		}
-	})
+	}
 }

@@ -7,137 +7,152 @@ import (
 
 var rowsPair512 = []int{6, 4, 2, 1}
 
+// pair512 is the registers of a product of two panels: Z0 to Z11 are integer
+// sums, Z12 to Z23 the sums of a row and panel each.
+type pair512 struct {
+	gen
+	recipe
+	c, x, x3, xStride, meta, curM, count, out reg.GPPhysical
+	codes, scales                             []reg.GPPhysical // of a panel each
+	w, b, scale, min                          []reg.VecPhysical
+}
+
+func (pair512) dot(row, p int) reg.VecPhysical { return zmm[2*row+p] }
+func (pair512) sum(row, p int) reg.VecPhysical { return zmm[12+2*row+p] }
+
 // int8Pair512 is int8x512 for two panels at once: every load of a row's codes
-// serves two multiplications, which is what the load ports allow. Z0 to Z11 are
-// integer sums, Z12 to Z23 the sums of a row and panel each.
+// serves two multiplications, which is what the load ports allow.
 func (g gen) int8Pair512(r recipe) {
 	name := "pairx" + r.name + "AVX512"
-	g.begin(name, "func(c *int64)", name+" is int8x"+r.name+"AVX512 for two panels, rows "+"6, 4, 2 or 1 of them: the second",
+	g.begin(name, "func(c *int64)", name+" is int8x"+r.name+"AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second",
 		"panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs",
 		"beside them.")
-	c, x, x3, xs, meta, curM := reg.RAX, reg.RSI, reg.RDX, reg.R10, reg.RDI, reg.R12
-	n, out := reg.RCX, reg.R15
-	codes, scales := []reg.GPPhysical{reg.R8, reg.RBX}, []reg.GPPhysical{reg.R9, reg.R13}
-	w, b, scale, min := zmm[24:26], zmm[26:28], zmm[28:30], zmm[30:32]
-	dot := func(row, p int) reg.VecPhysical { return zmm[2*row+p] }
-	sum := func(row, p int) reg.VecPhysical { return zmm[12+2*row+p] }
-	g.Load(g.Param("c"), c)
-	g.MOVQ(at(c, callX), x)
-	g.MOVQ(at(c, callXStride), xs)
-	g.LEAQ(Mem{Base: xs, Index: xs, Scale: 2}, x3)
-	g.ADDQ(x, x3)
-	g.MOVQ(at(c, callMeta), meta)
-	for p, field := range []int{0, 1} {
-		g.MOVQ(at(c, callCodes), codes[p])
-		g.MOVQ(at(c, callScales), scales[p])
-		if field == 1 {
-			g.ADDQ(at(c, callCodesStep), codes[p])
-			g.ADDQ(at(c, callScalesStep), scales[p])
-		}
+	d := pair512{g, r, reg.RAX, reg.RSI, reg.RDX, reg.R10, reg.RDI, reg.R12, reg.RCX, reg.R15,
+		[]reg.GPPhysical{reg.R8, reg.RBX}, []reg.GPPhysical{reg.R9, reg.R13}, zmm[24:26], zmm[26:28], zmm[28:30], zmm[30:32]}
+	g.Load(g.Param("c"), d.c)
+	g.MOVQ(at(d.c, callX), d.x)
+	g.MOVQ(at(d.c, callXStride), d.xStride)
+	g.LEAQ(Mem{Base: d.xStride, Index: d.xStride, Scale: 2}, d.x3)
+	g.ADDQ(d.x, d.x3)
+	g.MOVQ(at(d.c, callMeta), d.meta)
+	for p := range 2 {
+		g.MOVQ(at(d.c, callCodes), d.codes[p])
+		g.MOVQ(at(d.c, callScales), d.scales[p])
 	}
-	outs := func(rows int, f func(row, p int, m Mem)) {
-		g.MOVQ(at(c, callOut), out)
-		for row := range rows {
-			for p := range 2 {
-				f(row, p, at(out, 64*p))
-			}
-			g.ADDQ(at(c, callOutStride), out)
-		}
-	}
-	g.rowSwitch(c, rowsPair512, func(rows int, label func(string) string) {
-		if r.subs == 1 {
-			outs(rows, func(row, p int, m Mem) { g.VMOVUPS(m, sum(row, p)) })
-		}
-		g.Label(label("block"))
-		if r.subs > 1 {
-			for row := range rows {
-				for p := range 2 {
-					g.VPXORD(sum(row, p), sum(row, p), sum(row, p))
+	g.ADDQ(at(d.c, callCodesStep), d.codes[1])
+	g.ADDQ(at(d.c, callScalesStep), d.scales[1])
+	g.rowSwitch(d.c, rowsPair512, func(rows int, label func(string) string) {
+		g.eachBlock(r, label, blocks{
+			clear: func() {
+				for i := range 2 * rows {
+					g.VPXORD(zmm[12+i], zmm[12+i], zmm[12+i])
 				}
-			}
-			g.MOVL(U32(r.subs), n.As32())
-		}
-		g.Label(label("sub"))
+			},
+			load:  func() { d.outs(rows, func(row, p int, m Mem) { g.VMOVUPS(m, d.sum(row, p)) }) },
+			store: func() { d.outs(rows, func(row, p int, m Mem) { g.VMOVUPS(d.sum(row, p), m) }) },
+			sub: func() {
+				d.start(rows)
+				d.multiply(rows)
+				d.finish(rows)
+				g.advance(r, d.x, d.codes[0], d.scales[0])
+				g.advance(r, d.x3, d.codes[1], d.scales[1])
+			},
+			whole: func() { d.whole(rows) },
+			metas: []reg.GPPhysical{d.meta}, count: d.count, left: at(d.c, callBlocks),
+		})
+	})
+}
+
+// outs calls f with the outputs of every row and panel.
+func (d pair512) outs(rows int, f func(row, p int, m Mem)) {
+	d.MOVQ(at(d.c, callOut), d.out)
+	for row := range rows {
 		for p := range 2 {
-			g.VMOVUPS(at(scales[p], 0), scale[p])
-			if r.mins {
-				g.VMOVUPS(at(scales[p], 64), min[p])
-			}
+			f(row, p, at(d.out, 64*p))
 		}
-		g.MOVQ(meta, curM)
-		for row := range rows {
-			g.VPBROADCASTD(at(curM, metaStart), dot(row, 0))
-			g.VMOVDQA32(dot(row, 0), dot(row, 1))
-			if r.mins {
-				g.VBROADCASTSS(at(curM, metaSum), b[row%2])
-				for p := range 2 {
-					g.VFMADD231PS(b[row%2], min[p], sum(row, p))
-				}
-			}
-			if row < rows-1 {
-				g.ADDQ(at(c, callMetaStride), curM)
-			}
+		d.ADDQ(at(d.c, callOutStride), d.out)
+	}
+}
+
+// start loads the scales of a sub-block, starts its integer sums and adds its
+// minima.
+func (d pair512) start(rows int) {
+	for p := range 2 {
+		d.VMOVUPS(at(d.scales[p], 0), d.scale[p])
+		if d.mins {
+			d.VMOVUPS(at(d.scales[p], 64), d.min[p])
 		}
-		for i := range r.sub / 4 {
+	}
+	d.MOVQ(d.meta, d.curM)
+	for row := range rows {
+		d.VPBROADCASTD(at(d.curM, metaStart), d.dot(row, 0))
+		d.VMOVDQA32(d.dot(row, 0), d.dot(row, 1))
+		if d.mins {
+			d.VBROADCASTSS(at(d.curM, metaSum), d.b[row%2])
 			for p := range 2 {
-				g.VMOVDQU32(at(codes[p], word*i), w[p])
-			}
-			for row := range rows {
-				m := at(x, 4*i)
-				if row >= 3 {
-					m.Base = x3
-				}
-				if row%3 > 0 {
-					m.Index, m.Scale = xs, uint8(row%3)
-				}
-				g.VPBROADCASTD(m, b[row%2])
-				for p := range 2 {
-					g.VPDPBUSD(b[row%2], w[p], dot(row, p))
-				}
+				d.VFMADD231PS(d.b[row%2], d.min[p], d.sum(row, p))
 			}
 		}
-		if r.subs == 1 {
-			g.MOVQ(meta, curM)
+		if row < rows-1 {
+			d.ADDQ(at(d.c, callMetaStride), d.curM)
+		}
+	}
+}
+
+// multiply adds the products of codes.
+func (d pair512) multiply(rows int) {
+	for i := range d.sub / 4 {
+		for p := range 2 {
+			d.VMOVDQU32(at(d.codes[p], word*i), d.w[p])
 		}
 		for row := range rows {
-			if r.subs == 1 {
-				g.VBROADCASTSS(at(curM, metaScale), w[0])
-				g.ADDQ(at(c, callMetaStride), curM)
+			m := at(d.x, 4*i)
+			if row >= 3 {
+				m.Base = d.x3
 			}
+			if row%3 > 0 {
+				m.Index, m.Scale = d.xStride, uint8(row%3)
+			}
+			d.VPBROADCASTD(m, d.b[row%2])
 			for p := range 2 {
-				g.VCVTDQ2PS(dot(row, p), dot(row, p))
-				if r.subs == 1 {
-					g.VMULPS(w[0], scale[p], b[p])
-					g.VFMADD231PS(dot(row, p), b[p], sum(row, p))
-				} else {
-					g.VFMADD231PS(dot(row, p), scale[p], sum(row, p))
-				}
+				d.VPDPBUSD(d.b[row%2], d.w[p], d.dot(row, p))
 			}
 		}
-		g.advance(r, x, codes[0], scales[0])
-		g.advance(r, x3, codes[1], scales[1])
-		if r.subs > 1 {
-			g.DECQ(n)
-			g.JEQ(LabelRef(label("whole")))
-			g.ADDQ(U8(metaBytes), meta)
-			g.JMP(LabelRef(label("sub")))
-			g.Label(label("whole"))
-			g.MOVQ(meta, curM)
-			outs(rows, func(row, p int, m Mem) {
-				v := dot(row, p)
-				g.VMOVUPS(m, v)
-				g.VFMADD231PS_BCST(at(curM, metaScale), sum(row, p), v)
-				g.VMOVUPS(v, m)
-				if p == 1 {
-					g.ADDQ(at(c, callMetaStride), curM)
-				}
-			})
+	}
+}
+
+// finish adds the integer sums, times their scales, to the sums.
+func (d pair512) finish(rows int) {
+	if d.subs == 1 {
+		d.MOVQ(d.meta, d.curM)
+	}
+	for row := range rows {
+		if d.subs == 1 {
+			d.VBROADCASTSS(at(d.curM, metaScale), d.w[0])
+			d.ADDQ(at(d.c, callMetaStride), d.curM)
 		}
-		g.ADDQ(U8(metaBytes), meta)
-		g.DECQ(at(c, callBlocks))
-		g.JNE(LabelRef(label("block")))
-		if r.subs == 1 {
-			outs(rows, func(row, p int, m Mem) { g.VMOVUPS(sum(row, p), m) })
+		for p := range 2 {
+			d.VCVTDQ2PS(d.dot(row, p), d.dot(row, p))
+			if d.subs == 1 {
+				d.VMULPS(d.w[0], d.scale[p], d.b[p])
+				d.VFMADD231PS(d.dot(row, p), d.b[p], d.sum(row, p))
+			} else {
+				d.VFMADD231PS(d.dot(row, p), d.scale[p], d.sum(row, p))
+			}
+		}
+	}
+}
+
+// whole adds the sums of a block, times the scales of the rows, to the outputs.
+func (d pair512) whole(rows int) {
+	d.MOVQ(d.meta, d.curM)
+	d.outs(rows, func(row, p int, m Mem) {
+		v := d.dot(row, p)
+		d.VMOVUPS(m, v)
+		d.VFMADD231PS_BCST(at(d.curM, metaScale), d.sum(row, p), v)
+		d.VMOVUPS(v, m)
+		if p == 1 {
+			d.ADDQ(at(d.c, callMetaStride), d.curM)
 		}
 	})
 }

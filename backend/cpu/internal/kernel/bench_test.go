@@ -73,12 +73,12 @@ func benchmarkFormat(b *testing.B, typ backend.DType, k int) {
 				var c Call
 				for b.Loop() {
 					f.Unpack(codes, scales, src, k)
-					f.Product(&c, out, Panel, x, k+64, meta, k/f.Sub, codes, scales, rows, k, false)
+					f.Product(&c, 1, out, Panel, x, k+64, meta, k/f.Sub, codes, scales, rows, k, false)
 				}
 				b.ReportMetric(float64(b.N)*2*Panel*float64(k*rows)/b.Elapsed().Seconds()/1e9, "GOP/s")
 			})
 		}
-		if !f.Pairs() {
+		if f.Panels() < 2 {
 			continue
 		}
 		const rows = 96
@@ -86,7 +86,7 @@ func benchmarkFormat(b *testing.B, typ backend.DType, k int) {
 			out, x, meta := make([]float32, rows*2*Panel), make([]int8, rows*(k+64)), make([]Meta, rows*k/f.Sub)
 			var c Call
 			for b.Loop() { // two panels of half the inputs
-				f.ProductPair(&c, out, 2*Panel, x, k+64, meta, k/f.Sub, codes, scales, rows, k/2, false)
+				f.Product(&c, 2, out, 2*Panel, x, k+64, meta, k/f.Sub, codes, scales, rows, k/2, false)
 			}
 			b.ReportMetric(float64(b.N)*2*Panel*float64(k*rows)/b.Elapsed().Seconds()/1e9, "GOP/s")
 		})

@@ -137,8 +137,8 @@ GLOBL expTable<>(SB), RODATA|NOPTR, $512
 // func expSumAVX2(x []float32, top float32, lanes *float32)
 // Requires: AVX, AVX2
 TEXT ·expSumAVX2(SB), NOSPLIT, $0-40
-	MOVQ         x_base+0(FP), SI
 	MOVQ         x_len+8(FP), CX
+	MOVQ         x_base+0(FP), SI
 	VBROADCASTSS top+24(FP), Y8
 	MOVQ         lanes+32(FP), DI
 	VMOVUPS      (DI), Y9
@@ -202,8 +202,8 @@ loop:
 // func scaleMaxAVX2(x []float32, scale float32, lanes *float32)
 // Requires: AVX, AVX2
 TEXT ·scaleMaxAVX2(SB), NOSPLIT, $0-40
-	MOVQ         x_base+0(FP), SI
 	MOVQ         x_len+8(FP), CX
+	MOVQ         x_base+0(FP), SI
 	VBROADCASTSS scale+24(FP), Y8
 	MOVQ         lanes+32(FP), DI
 	VMOVUPS      (DI), Y9
@@ -226,8 +226,8 @@ loop:
 // func swigluAVX2(y []float32, gate []float32, up []float32)
 // Requires: AVX, AVX2
 TEXT ·swigluAVX2(SB), NOSPLIT, $0-72
-	MOVQ y_base+0(FP), DI
 	MOVQ y_len+8(FP), CX
+	MOVQ y_base+0(FP), DI
 	MOVQ gate_base+24(FP), SI
 	MOVQ up_base+48(FP), DX
 
@@ -282,9 +282,9 @@ loop:
 	VDIVPS    Y0, Y7, Y0
 	VMULPS    (DX), Y0, Y0
 	VMOVUPS   Y0, (DI)
+	ADDQ      $0x20, DI
 	ADDQ      $0x20, SI
 	ADDQ      $0x20, DX
-	ADDQ      $0x20, DI
 	SUBQ      $0x08, CX
 	JNE       loop
 	VZEROUPPER
@@ -293,8 +293,8 @@ loop:
 // func addAVX2(y []float32, a []float32, b []float32)
 // Requires: AVX
 TEXT ·addAVX2(SB), NOSPLIT, $0-72
-	MOVQ y_base+0(FP), DI
 	MOVQ y_len+8(FP), CX
+	MOVQ y_base+0(FP), DI
 	MOVQ a_base+24(FP), SI
 	MOVQ b_base+48(FP), DX
 
@@ -302,9 +302,9 @@ loop:
 	VMOVUPS (SI), Y0
 	VADDPS  (DX), Y0, Y0
 	VMOVUPS Y0, (DI)
+	ADDQ    $0x20, DI
 	ADDQ    $0x20, SI
 	ADDQ    $0x20, DX
-	ADDQ    $0x20, DI
 	SUBQ    $0x08, CX
 	JNE     loop
 	VZEROUPPER
@@ -313,8 +313,8 @@ loop:
 // func mixAVX2(y []float32, x []float32, p float32, q float32)
 // Requires: AVX
 TEXT ·mixAVX2(SB), NOSPLIT, $0-56
-	MOVQ         y_base+0(FP), DI
 	MOVQ         y_len+8(FP), CX
+	MOVQ         y_base+0(FP), DI
 	MOVQ         x_base+24(FP), SI
 	VBROADCASTSS p+48(FP), Y8
 	VBROADCASTSS q+52(FP), Y9
@@ -324,8 +324,8 @@ loop:
 	VMULPS  (SI), Y9, Y1
 	VADDPS  Y1, Y0, Y0
 	VMOVUPS Y0, (DI)
-	ADDQ    $0x20, SI
 	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
 	SUBQ    $0x08, CX
 	JNE     loop
 	VZEROUPPER

@@ -22,13 +22,18 @@ type Format struct {
 	Mins   bool // the type has minima
 	Offset int32
 
-	flip    int // makes codes unsigned for tile
-	rows    int // of a tile
-	unpack  func(codes []byte, scales []float32, src []byte, blocks int)
-	product func(c *int64)
-	pair    func(c *int64) // nil where two panels at once are no different
-	fused   func(c *int64) // nil where a product of one row is no different
-	tile    func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
+	flip   int // makes codes unsigned for tile
+	unpack func(codes []byte, scales []float32, src []byte, blocks int)
+	recipe
+	fused func(c *int64) // nil where a product of one row is no different
+	tile  func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
+}
+
+// A recipe is the integer products of one panel and, unless nil, of two at once,
+// each with the most rows that it takes.
+type recipe struct {
+	product, pair         func(c *int64)
+	productRows, pairRows int
 }
 
 // Scales is the number of scales and minima of n inputs of a panel.
@@ -47,7 +52,7 @@ func (f *Format) Unpack(codes []byte, scales []float32, src []byte, n int) {
 		panic("kernel: Unpack operands too short")
 	}
 	if n > 0 {
-		call4(f.unpack, codes, scales, src, blocks)
+		callUnpack(f.unpack, codes, scales, src, blocks)
 	}
 }
 
@@ -111,61 +116,50 @@ type callArgs struct {
 	scales     unsafe.Pointer
 	blocks     int // of Group inputs; counted down
 	rows       int
-	codesStep  int // from a panel to the next, for pairs
+	codesStep  int // from a panel to the next
 	scalesStep int
 }
 
-// Product adds to out the products of rows with n unpacked inputs, whole groups:
+// Panels is how many panels Product takes at once: 2, or 1 where that is no
+// different.
+func (f *Format) Panels() int {
+	if f.pair == nil {
+		return 1
+	}
+	return 2
+}
+
+// Product adds to out the products of rows with n unpacked inputs, whole groups,
+// of one or two panels:
 //
 //	out[r*outStride+j] += sum_g D[r,g] sum_(s in g) (scale[s][j] dot(r,s,j) + min[s][j] Sum[r,s])
 //
 // where dot is exact, and out is cleared first unless accumulate. Codes of x
-// lie in -127..127. Slices too short for that panic.
-func (f *Format) Product(c *Call, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int, accumulate bool) {
-	if rows < 0 || n < 0 || n%f.Group != 0 {
-		panic("kernel: Product of negative rows or parts of groups")
+// lie in -127..127. Of two panels codes and scales hold all of the first, then
+// of the second, whose outputs go to out[16:]; the bits are those of two calls.
+// Slices too short for that, and more than Panels, panic.
+func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int, accumulate bool) {
+	if rows < 0 || n < 0 || n%f.Group != 0 || panels < 1 || panels > f.Panels() {
+		panic("kernel: Product of negative rows, parts of groups or too many panels")
 	}
-	if !fits(len(out), rows, outStride, Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
+	if !fits(len(out), rows, outStride, panels*Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
 		panic("kernel: Product rows too short")
 	}
-	if n > len(codes)/Panel || len(scales) < f.Scales(n) {
+	if n > len(codes)/Panel/panels || len(scales) < panels*f.Scales(n) {
 		panic("kernel: Product weight too short")
 	}
-	clearRows(out, outStride, rows, accumulate)
-	if n > 0 {
-		f.run(c, f.product, f.rows, out, outStride, x, xStride, meta, metaStride, codes, scales, rows, n)
+	clearRows(out, outStride, rows, panels*Panel, accumulate)
+	if n == 0 {
+		return
 	}
-}
-
-// Pairs reports whether ProductPair exists.
-func (f *Format) Pairs() bool { return f.pair != nil }
-
-// ProductPair is Product of two panels, to the bit: codes and scales hold n
-// inputs of the first, then of the second, whose outputs go to out[16:].
-func (f *Format) ProductPair(c *Call, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int, accumulate bool) {
-	if rows < 0 || n < 0 || n%f.Group != 0 {
-		panic("kernel: ProductPair of negative rows or parts of groups")
+	product, most := f.product, f.productRows
+	if panels == 2 {
+		product, most = f.pair, f.pairRows
 	}
-	if !fits(len(out), rows, outStride, 2*Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
-		panic("kernel: ProductPair rows too short")
-	}
-	if n > len(codes)/Panel/2 || len(scales) < 2*f.Scales(n) {
-		panic("kernel: ProductPair weights too short")
-	}
-	for r := 0; r < rows && !accumulate; r++ {
-		clear(out[r*outStride:][:2*Panel])
-	}
-	if n > 0 {
-		c.c.codesStep, c.c.scalesStep = n*Panel, 4*f.Scales(n)
-		f.run(c, f.pair, 6, out, outStride, x, xStride, meta, metaStride, codes, scales, rows, n)
-	}
-}
-
-// run calls a product tile by tile of at most so many rows.
-func (f *Format) run(c *Call, product func(*int64), most int, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, codes []byte, scales []float32, rows, n int) {
 	a := &c.c
 	a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
 	a.codes, a.scales = unsafe.Pointer(&codes[0]), unsafe.Pointer(&scales[0])
+	a.codesStep, a.scalesStep = n*Panel, 4*f.Scales(n)
 	for r := 0; r < rows; {
 		a.rows, a.blocks = tileRows(most, rows-r), n/f.Group
 		a.out, a.x, a.meta = unsafe.Pointer(&out[r*outStride]), unsafe.Pointer(&x[r*xStride]), unsafe.Pointer(&meta[r*metaStride])
@@ -214,7 +208,7 @@ func tileRows(most, n int) int {
 func callProduct(f func(*int64), a *callArgs) { f((*int64)(unsafe.Pointer(a))) }
 
 //go:noinline
-func call4(f func([]byte, []float32, []byte, int), codes []byte, scales []float32, src []byte, blocks int) {
+func callUnpack(f func([]byte, []float32, []byte, int), codes []byte, scales []float32, src []byte, blocks int) {
 	f(codes, scales, src, blocks)
 }
 

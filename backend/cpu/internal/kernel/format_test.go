@@ -65,7 +65,7 @@ func formatProblem(rnd *rand.Rand, f *Format, rows, groups int, wild bool) *prob
 		tiny:   0x1p-149 * float64(f.Group) * 128 * 127 * 64, // products of scales may underflow
 		run: func(s *Set, out []float32, r, rows, from, to int, accumulate bool) {
 			var c Call
-			f.Product(&c, out, outStride, xq[min(r*qStride+from*f.Group, len(xq)):], qStride,
+			f.Product(&c, 1, out, outStride, xq[min(r*qStride+from*f.Group, len(xq)):], qStride,
 				meta[min(r*metaStride+from*per, len(meta)):], metaStride, codes[from*f.Group*Panel:], scales[f.Scales(from*f.Group):],
 				rows, (to-from)*f.Group, accumulate)
 		},
@@ -143,7 +143,7 @@ func TestProductRow(t *testing.T) {
 				got, whole := guarded(Panel, func() float32 { return 7 })
 				room, wholeRoom := guarded(f.Scales(f.Block), func() float32 { return 7 })
 				var c Call
-				f.Product(&c, want, Panel, x, k, meta, len(meta), codes, scales, 1, k, false)
+				f.Product(&c, 1, want, Panel, x, k, meta, len(meta), codes, scales, 1, k, false)
 				before := bytes.Clone(raw(wholeX))
 				f.ProductRow(&c, got, x, meta, src, room, k)
 				for j := range want {
@@ -173,7 +173,7 @@ func TestProductRow(t *testing.T) {
 func TestProductPair(t *testing.T) {
 	forAll(t, func(t *testing.T, s *Set) {
 		formats(t, s, func(t *testing.T, _ backend.DType, f *Format) {
-			if !f.Pairs() {
+			if f.Panels() < 2 {
 				t.Skip("no product of two panels of its own")
 			}
 			rnd := rand.New(rand.NewPCG(9, 10))
@@ -201,10 +201,10 @@ func TestProductPair(t *testing.T) {
 				for _, accumulate := range []bool{false, true} {
 					for p := range 2 {
 						if rows > 0 {
-							f.Product(&c, wantOut[p*Panel:], stride, x, k, meta, k/f.Sub, codes[p*k*Panel:], scales[p*f.Scales(k):], rows, k, accumulate)
+							f.Product(&c, 1, wantOut[p*Panel:], stride, x, k, meta, k/f.Sub, codes[p*k*Panel:], scales[p*f.Scales(k):], rows, k, accumulate)
 						}
 					}
-					f.ProductPair(&c, got, stride, x, k, meta, k/f.Sub, codes, scales, rows, k, accumulate)
+					f.Product(&c, 2, got, stride, x, k, meta, k/f.Sub, codes, scales, rows, k, accumulate)
 				}
 				for i := range got {
 					if !same(got[i], wantOut[i]) {
@@ -214,7 +214,7 @@ func TestProductPair(t *testing.T) {
 				if n := 4 * guard; !bytes.Equal(want[:n], raw(whole)[:n]) || !bytes.Equal(want[len(want)-n:], raw(whole)[len(want)-n:]) {
 					t.Fatalf("%d rows: written outside of the output", rows)
 				}
-				if text := panics(func() { f.ProductPair(&c, got, stride, x, k, meta, k/f.Sub, codes[1:], scales, rows, k, false) }); !strings.HasPrefix(text, "kernel: ") {
+				if text := panics(func() { f.Product(&c, 2, got, stride, x, k, meta, k/f.Sub, codes[1:], scales, rows, k, false) }); !strings.HasPrefix(text, "kernel: ") {
 					t.Errorf("a short weight panics with %q", text)
 				}
 			}
@@ -253,7 +253,7 @@ func TestIntegers(t *testing.T) {
 				meta, out := make([]Meta, f.Group/f.Sub), make([]float32, Panel)
 				f.Metas(meta, sums, []float32{1})
 				var c Call
-				f.Product(&c, out, Panel, x, f.Group, meta, len(meta), codes, scales, 1, f.Group, false)
+				f.Product(&c, 1, out, Panel, x, f.Group, meta, len(meta), codes, scales, 1, f.Group, false)
 				for j, got := range out {
 					want := 0
 					for i, c := range x {
@@ -288,7 +288,7 @@ func TestShortFormat(t *testing.T) {
 				var c Call
 				subs := k / f.Sub
 				product := panics(func() {
-					f.Product(&c, make([]float32, n(0, 2*20+16)), 20, make([]int8, n(1, 2*(k+5)+k)), k+5,
+					f.Product(&c, 1, make([]float32, n(0, 2*20+16)), 20, make([]int8, n(1, 2*(k+5)+k)), k+5,
 						make([]Meta, n(2, 3*subs)), subs, make([]byte, n(3, k*Panel)), make([]float32, n(4, f.Scales(k))), rows, n(5, k), false)
 				})
 				unpack := panics(func() {

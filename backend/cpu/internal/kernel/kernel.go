@@ -121,8 +121,9 @@ func (s *Set) BF16(out []float32, outStride int, x []float32, xStride int, w []u
 //	d = m / 127,  codes = x * (127 / m) to nearest even, all in F32;
 //
 // d [K/group]. A group of zeros, or so close to zero that 127/m overflows, has
-// d = 0 and codes 0; one with a NaN or an infinity has d = NaN and codes 0. sums [K/16] are the sums of 16 codes. group is a multiple of 16
-// that divides K; other lengths panic.
+// d = 0 and codes 0; one with a NaN or an infinity has d = NaN and codes 0.
+// sums [K/16] are the sums of 16 codes. group is a multiple of 16 that divides
+// K; other lengths panic.
 func (s *Set) RoundI8(codes []int8, d []float32, sums []int32, x []float32, group int) {
 	k := len(x)
 	if group <= 0 || group%sumLen != 0 || k%group != 0 {
@@ -169,7 +170,7 @@ func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x 
 		panic("kernel: weight too short")
 	}
 	if k == 0 {
-		clearRows(out, outStride, rows, accumulate)
+		clearRows(out, outStride, rows, Panel, accumulate)
 		return
 	}
 	for r := 0; r < rows; r += f.rows {
@@ -194,9 +195,9 @@ func fits(have, rows, stride, width int) bool {
 	return stride >= width && (have-width)/stride >= rows-1
 }
 
-// clearRows is a product of no inputs.
-func clearRows(out []float32, outStride, rows int, accumulate bool) {
+// clearRows clears rows of out unless accumulate.
+func clearRows(out []float32, outStride, rows, width int, accumulate bool) {
 	for r := 0; r < rows && !accumulate; r++ {
-		clear(out[r*outStride:][:Panel])
+		clear(out[r*outStride:][:width])
 	}
 }

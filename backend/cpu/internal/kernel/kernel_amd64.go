@@ -23,9 +23,9 @@ func AVX2() (*Set, error) {
 		round:  roundAVX2,
 		vector: true,
 		formats: (&products{
-			x32: int8x32AVX2, x32Mins: int8x32MinsAVX2, x32Full: int8x32SignedAVX2,
-			x256x32Mins: int8x256x32MinsAVX2, x256x32Full: int8x256x32SignedAVX2,
-			x256x16: int8x256x16AVX2, x256x16Mins: int8x256x16MinsAVX2, rows: 2, signed: true,
+			x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
+			x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
+			x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2), signed: true,
 		}).formats(),
 		peakF32:  Peak{12 * 8 * 2, peakF32AVX2},
 		peakInt8: Peak{12 * 32 * 2, peakInt8AVX2},
@@ -45,9 +45,10 @@ func AVX512() (*Set, error) {
 		round:  roundAVX2,
 		vector: true,
 		formats: (&products{
-			x32: int8x32AVX512, x32Mins: int8x32MinsAVX512, x32Full: int8x32AVX512,
-			x256x32Mins: int8x256x32MinsAVX512, x256x32Full: int8x256x32AVX512,
-			x256x16: int8x256x16AVX512, x256x16Mins: int8x256x16MinsAVX512, rows: 12,
+			x32: two(int8x32AVX512, pairx32AVX512), x32Mins: two(int8x32MinsAVX512, pairx32MinsAVX512),
+			x32Full:     two(int8x32AVX512, pairx32AVX512),
+			x256x32Mins: two(int8x256x32MinsAVX512, pairx256x32MinsAVX512), x256x32Full: two(int8x256x32AVX512, pairx256x32AVX512),
+			x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
 		}).formats(),
 		peakF32:  Peak{12 * 16 * 2, peakF32AVX512},
 		peakInt8: Peak{12 * 64 * 2, peakInt8AVX512},
@@ -66,10 +67,15 @@ func missing(need ...cpuid.FeatureID) error {
 
 // products are the int8 products of a variant, by sub-block, minima and sign.
 type products struct {
-	x32, x32Mins, x32Full, x256x32Mins, x256x32Full, x256x16, x256x16Mins func(*int64)
-	rows                                                                  int
-	signed                                                                bool // codes of 8 bits stay signed, else 128 is added
+	x32, x32Mins, x32Full, x256x32Mins, x256x32Full, x256x16, x256x16Mins recipe
+
+	signed bool // of avx2: codes of 8 bits stay signed, else 128 is added, and there are products of one row
 }
+
+// one is a recipe of avx2, two is one of avx512.
+func one(product func(*int64)) recipe { return recipe{product: product, productRows: 2} }
+
+func two(product, pair func(*int64)) recipe { return recipe{product, pair, 12, 6} }
 
 // formats lists what has kernels for codes.
 func (p *products) formats() []*Format {
@@ -82,46 +88,30 @@ func (p *products) formats() []*Format {
 		return f
 	}
 	list := map[backend.DType]Format{
-		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, product: p.x32},
-		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, product: p.x32Mins},
-		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, product: p.x32},
-		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, product: p.x32Mins},
-		backend.Q8_0:   full(Format{Sub: 32, product: p.x32Full}, unpackQ8_0, unpackQ8_0Biased),
-		backend.IQ4_NL: full(Format{Sub: 32, product: p.x32Full}, unpackIQ4_NL, unpackIQ4_NLBiased),
-		backend.IQ4_XS: full(Format{Sub: 32, product: p.x256x32Full}, unpackIQ4_XS, unpackIQ4_XSBiased),
-		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, product: p.x256x16Mins},
-		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, product: p.x256x16},
-		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, product: p.x256x32Mins},
-		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, product: p.x256x32Mins},
-		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, product: p.x256x16},
+		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, recipe: p.x32, fused: fusedQ4_0},
+		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, recipe: p.x32Mins, fused: fusedQ4_1},
+		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, recipe: p.x32, fused: fusedQ5_0},
+		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, recipe: p.x32Mins, fused: fusedQ5_1},
+		backend.Q8_0:   full(Format{Sub: 32, recipe: p.x32Full, fused: fusedQ8_0}, unpackQ8_0, unpackQ8_0Biased),
+		backend.IQ4_NL: full(Format{Sub: 32, recipe: p.x32Full, fused: fusedIQ4_NL}, unpackIQ4_NL, unpackIQ4_NLBiased),
+		backend.IQ4_XS: full(Format{Sub: 32, recipe: p.x256x32Full, fused: fusedIQ4_XS}, unpackIQ4_XS, unpackIQ4_XSBiased),
+		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, recipe: p.x256x16Mins, fused: fusedQ2_K},
+		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, recipe: p.x256x16, fused: fusedQ3_K},
+		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, recipe: p.x256x32Mins, fused: fusedQ4_K},
+		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, recipe: p.x256x32Mins, fused: fusedQ5_K},
+		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, recipe: p.x256x16, fused: fusedQ6_K},
 	}
 	var fs []*Format
 	for t, f := range list {
 		for int(t) >= len(fs) {
 			fs = append(fs, nil)
 		}
-		if !p.signed {
-			f.fused = fusedProducts[t]
-			f.pair = pairProducts[t]
+		if p.signed {
+			f.fused = nil
 		}
 		f.Block, f.Bytes = t.BlockElems(), Panel*t.BlockBytes()
-		f.Group, f.rows, f.tile = f.Block, p.rows, tileAVX2
+		f.Group, f.tile = f.Block, tileAVX2
 		fs[t] = &f
 	}
 	return fs
-}
-
-// fusedProducts are those of avx512.
-var fusedProducts = map[backend.DType]func(*int64){
-	backend.Q4_0: fusedQ4_0, backend.Q4_1: fusedQ4_1, backend.Q5_0: fusedQ5_0, backend.Q5_1: fusedQ5_1,
-	backend.Q8_0: fusedQ8_0, backend.IQ4_NL: fusedIQ4_NL, backend.IQ4_XS: fusedIQ4_XS,
-	backend.Q2_K: fusedQ2_K, backend.Q3_K: fusedQ3_K, backend.Q4_K: fusedQ4_K, backend.Q5_K: fusedQ5_K, backend.Q6_K: fusedQ6_K,
-}
-
-// pairProducts are those of avx512.
-var pairProducts = map[backend.DType]func(*int64){
-	backend.Q4_0: pairx32AVX512, backend.Q4_1: pairx32MinsAVX512, backend.Q5_0: pairx32AVX512, backend.Q5_1: pairx32MinsAVX512,
-	backend.Q8_0: pairx32AVX512, backend.IQ4_NL: pairx32AVX512, backend.IQ4_XS: pairx256x32AVX512,
-	backend.Q2_K: pairx256x16MinsAVX512, backend.Q3_K: pairx256x16AVX512, backend.Q4_K: pairx256x32MinsAVX512,
-	backend.Q5_K: pairx256x32MinsAVX512, backend.Q6_K: pairx256x16AVX512,
 }

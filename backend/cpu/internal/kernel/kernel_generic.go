@@ -25,7 +25,7 @@ func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uin
 // conversion of the product keeps the compiler from fusing it with the sum, so
 // that all platforms give the same bits.
 func productGeneric[W float32 | uint16](widen func([]W) [Panel]float32, out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
-	clearRows(out, outStride, rows, accumulate)
+	clearRows(out, outStride, rows, Panel, accumulate)
 	for i := range k {
 		wi := widen(w[i*wStride:][:Panel])
 		for r := range rows {
