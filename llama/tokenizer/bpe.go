@@ -53,8 +53,27 @@ const noRank = math.MaxUint32
 // beats a heap.
 const shortWord = 48
 
-// encode appends the tokens of one word.
-func (m *bpe) encode(dst []int32, word string, s *scratch) []int32 {
+// encode appends the tokens of the word text[i:j].
+func (m *bpe) encode(dst []int32, text string, i, j int, s *scratch) []int32 {
+	if s.pieces == nil || j-i > maxPiece {
+		return m.merge(dst, text[i:j], s)
+	}
+	lo, hi := pieceKey(text, i, j)
+	p := s.pieces.at(lo, hi)
+	if p.lo != lo || p.hi != hi {
+		from := len(dst)
+		dst = m.merge(dst, text[i:j], s)
+		p.set(lo, hi, dst[from:])
+		return dst
+	}
+	if dst = append(dst, p.ids[0]); p.n > 1 {
+		dst = append(dst, p.ids[1:p.n]...)
+	}
+	return dst
+}
+
+// merge appends the tokens of one word.
+func (m *bpe) merge(dst []int32, word string, s *scratch) []int32 {
 	if m.whole && len(word) <= m.max {
 		if id, ok := m.text[word]; ok && (m.unused == nil || !m.unused[id]) {
 			return append(dst, id)
@@ -364,7 +383,7 @@ func (m *bpe) spaceStep(v *vocabulary) []step {
 			return nil
 		}
 	}
-	return []step{scan(func(s string, i int) int {
+	return []step{scan{func(s string, i int) int {
 		for strings.HasPrefix(s[i:], spaceMark) {
 			i += len(spaceMark)
 		}
@@ -372,7 +391,7 @@ func (m *bpe) spaceStep(v *vocabulary) []step {
 			return i + k
 		}
 		return len(s)
-	})}
+	}, spaceMark}}
 }
 
 // byteChar is GPT-2's spelling of bytes as printable characters: those that

@@ -105,7 +105,7 @@ func (m *bpe) wholes() bool {
 	var s scratch
 	var ids []int32
 	for text, id := range m.text {
-		if ids = c.encode(ids[:0], text, &s); len(ids) != 1 || ids[0] != id {
+		if ids = c.merge(ids[:0], text, &s); len(ids) != 1 || ids[0] != id {
 			return false
 		}
 	}

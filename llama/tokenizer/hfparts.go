@@ -45,7 +45,7 @@ func (p *preTokenizer) read(raw json.RawMessage, depth int) error {
 			p.t.prepare = append(p.t.prepare, prefixSpace)
 		}
 		if c.UseRegex == nil || *c.UseRegex {
-			p.add("gpt2", scan(scanGPT2))
+			p.add("gpt2", gpt2Split)
 		}
 		p.bytes = true
 	case "Metaspace":
@@ -90,7 +90,7 @@ func (p *preTokenizer) simple(c *component, field string) error {
 		p.add(name, s)
 	case "Digits":
 		if c.Individual {
-			p.add("digits", scan(scanNumber))
+			p.add("digits", digitSplit)
 		} else {
 			p.add("numbers", splitter{runes(unicode.IsNumber), contiguous, false})
 		}

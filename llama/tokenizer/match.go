@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"sort"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -11,6 +12,8 @@ import (
 type matcher struct {
 	nodes  []trieNode
 	starts [256]bool // bytes with which some token begins
+	first  byte      // the first of them
+	single bool      // there is no other
 	tokens []addedToken
 }
 
@@ -74,6 +77,10 @@ func (m *matcher) add(text string, a addedToken) error {
 		a.mark = a.special || bracketed(text)
 		m.tokens = append(m.tokens, a)
 	}
+	if len(m.nodes) == len(text)+1 && m.first == 0 {
+		m.first, m.single = text[0], true
+	}
+	m.single = m.single && text[0] == m.first
 	m.starts[text[0]] = true
 	return nil
 }
@@ -85,7 +92,13 @@ func (m *matcher) find(text string, from int, special bool, p plain) match {
 		return match{len(text), len(text), -1}
 	}
 	for i := from; i < len(text); i++ {
-		if !m.starts[text[i]] {
+		if m.single {
+			k := strings.IndexByte(text[i:], m.first)
+			if k < 0 {
+				break
+			}
+			i += k
+		} else if !m.starts[text[i]] {
 			continue
 		}
 		if a, n := m.longest(text, i, special, p); n > 0 {

@@ -56,6 +56,13 @@ func classAt(s string, i int) (class, int) {
 // skip returns the end of the run of class c that starts at s[i].
 func skip(s string, i int, c class) int {
 	for i < len(s) {
+		if b := s[i]; b < utf8.RuneSelf {
+			if asciiClass[b] != c {
+				break
+			}
+			i++
+			continue
+		}
 		k, n := classAt(s, i)
 		if k != c {
 			break
@@ -63,6 +70,19 @@ func skip(s string, i int, c class) int {
 		i += n
 	}
 	return i
+}
+
+// letters returns the end of the letters at s[i], where ASCII letters are there,
+// perhaps after a space; else i. Most words of a text are such, to all scanners.
+func letters(s string, i int) int {
+	at := i
+	if s[at] == ' ' {
+		at++
+	}
+	if at == len(s) || s[at] >= utf8.RuneSelf || asciiClass[s[at]] != letter {
+		return i
+	}
+	return skip(s, at+1, letter)
 }
 
 // spaces returns the end of a run of \s that starts at s[i], the end of its
@@ -96,6 +116,9 @@ func spaceWord(s string, start, end, last int) int {
 //
 //	(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 func scanLlama3(s string, i, digits int) int {
+	if end := letters(s, i); end > i {
+		return end
+	}
 	k, n := classAt(s, i)
 	if s[i] == '\'' {
 		if w := contraction(s[i+1:], true); w > 0 {
@@ -132,6 +155,9 @@ func scanLlama3(s string, i, digits int) int {
 //
 //	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 func scanGPT2(s string, i int) int {
+	if end := letters(s, i); end > i {
+		return end
+	}
 	if s[i] == '\'' {
 		if w := contraction(s[i+1:], false); w > 0 {
 			return i + 1 + w

@@ -19,11 +19,14 @@ type step interface {
 }
 
 // scan is a step made from a hand-written scanner.
-type scan func(s string, i int) int
+type scan struct {
+	end  func(s string, i int) int // of the word that starts at s[i]
+	mark string                    // between two letters it always starts a word
+}
 
 func (f scan) cut(dst []span, s string) ([]span, error) {
 	for i := 0; i < len(s); {
-		end := f(s, i)
+		end := f.end(s, i)
 		dst = append(dst, span{int32(i), int32(end)})
 		i = end
 	}
@@ -223,6 +226,15 @@ func (f slow) matches(dst []span, s string) ([]span, error) {
 	return dst, nil
 }
 
+// The hand-written scanners. None has an alternative with a letter before a
+// space, or one that looks ahead from a letter.
+var (
+	llama3Split = scan{func(s string, i int) int { return scanLlama3(s, i, 3) }, " "}
+	qwen2Split  = scan{func(s string, i int) int { return scanLlama3(s, i, 1) }, " "}
+	gpt2Split   = scan{scanGPT2, " "}
+	digitSplit  = scan{scanNumber, " "} // does not cut there, but cuts nothing else then
+)
+
 // The split expressions that have scanners, by exact text. Those of llama.cpp
 // spell case folding out and leave off the last `\s+`; a single white space that
 // nothing matches is a word of its own all the same.
@@ -234,25 +246,23 @@ func known(pattern string) (scan, string) {
 		rest     = `| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 		gpt2     = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)`
 	)
-	llama3 := func(s string, i int) int { return scanLlama3(s, i, 3) }
-	qwen2 := func(s string, i int) int { return scanLlama3(s, i, 1) }
 	switch pattern {
 	case head + words + `\p{N}{1,3}` + rest, headFold + words + `\p{N}{1,3}` + rest:
-		return llama3, "llama3"
+		return llama3Split, "llama3"
 	case head + words + `\p{N}` + rest, headFold + words + `\p{N}` + rest:
-		return qwen2, "qwen2"
+		return qwen2Split, "qwen2"
 	case gpt2, gpt2 + `|\s+`:
-		return scanGPT2, "gpt2"
+		return gpt2Split, "gpt2"
 	case `\p{N}`:
-		return scanNumber, "digits"
+		return digitSplit, "digits"
 	}
-	return nil, ""
+	return scan{}, ""
 }
 
 // newSplit makes a step of an expression in Oniguruma's syntax (what Hugging
 // Face uses), and a name for it.
 func newSplit(pattern string, b behavior, invert bool) (step, string, error) {
-	if f, name := known(pattern); f != nil && b == isolated {
+	if f, name := known(pattern); name != "" && b == isolated {
 		return f, name, nil // a scanner's words alternate, so inverting changes nothing
 	}
 	f, err := newFinder(pattern)

@@ -43,7 +43,7 @@ func TestScannersEqualExpressions(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, pattern := range patterns {
 		hand, name := known(pattern)
-		if hand == nil {
+		if hand.end == nil {
 			t.Fatalf("no scanner for %s", pattern)
 		}
 		quick, err := newFinder(pattern)

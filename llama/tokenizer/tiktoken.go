@@ -69,7 +69,7 @@ func fromRanks(data []byte) (*Tokenizer, error) {
 		m.first[c] = id
 	}
 	t := &Tokenizer{model: m, added: new(matcher)}
-	t.split = []step{scan(func(s string, i int) int { return scanLlama3(s, i, 3) })}
+	t.split = []step{llama3Split}
 	var sp specials
 	for i := range llama3Specials {
 		id, name := int32(len(v.tokens)), llama3Special(i)

@@ -80,6 +80,7 @@ type Tokenizer struct {
 	addedAfter *matcher // added tokens that are looked for in normalised text
 	prepare    []editor // edits of the pre-tokenizers (a leading space, "▁")
 	split      []step   // words
+	mark       string   // between two letters, it starts a word whatever comes before; empty: nothing is known to
 	model      *bpe
 
 	before, after []int32 // what the model's files put around a text
@@ -271,16 +272,15 @@ func (t *Tokenizer) segment(dst []int32, text string, first, special bool, p pla
 func (t *Tokenizer) words(dst []int32, text string, s *scratch) ([]int32, error) {
 	valid := validPrefix(text)
 	if valid < len(text) && !t.model.bytes {
-		return t.model.encode(dst, text, s), nil // its symbols keep single bytes
+		return t.model.merge(dst, text, s), nil // its symbols keep single bytes
 	}
-	start, last := len(dst), len(dst)
-	spans, err := t.cut(text[:valid], s)
+	if t.mark != "" && len(text) > blockLen {
+		dst = t.blocks(dst, &text, &valid, s)
+	}
+	start := len(dst)
+	dst, last, err := t.pieces(dst, text[:valid], s)
 	if err != nil {
 		return dst, err
-	}
-	for _, w := range spans {
-		last = len(dst)
-		dst = t.model.encode(dst, text[w.start:w.end], s)
 	}
 	if valid == len(text) {
 		return dst, nil
@@ -299,7 +299,7 @@ func (t *Tokenizer) words(dst []int32, text string, s *scratch) ([]int32, error)
 	if from < 0 { // unknown tokens do not give back their bytes
 		last, from = len(dst), valid
 	}
-	return t.model.encode(dst[:last], text[from:], s), nil
+	return t.model.merge(dst[:last], text[from:], s), nil
 }
 
 // blank reports whether a token is only spaces, tabs and newlines.
@@ -319,6 +319,38 @@ func validPrefix(s string) int {
 	}
 	return len(s)
 }
+
+// pieces encodes the words of a text. last is where the tokens of its last word
+// start in dst.
+func (t *Tokenizer) pieces(dst []int32, text string, s *scratch) (out []int32, last int, err error) {
+	if s.pieces == nil && len(text) > cachedText {
+		s.pieces = new(pieces)
+	}
+	last = len(dst)
+	if len(t.split) == 1 {
+		if f, ok := t.split[0].(scan); ok { // no need to keep where the words are
+			for i := 0; i < len(text); {
+				end := f.end(text, i)
+				last = len(dst)
+				dst = t.model.encode(dst, text, i, end, s)
+				i = end
+			}
+			return dst, last, nil
+		}
+	}
+	spans, err := t.cut(text, s)
+	if err != nil {
+		return dst, last, err
+	}
+	for _, w := range spans {
+		last = len(dst)
+		dst = t.model.encode(dst, text, int(w.start), int(w.end), s)
+	}
+	return dst, last, nil
+}
+
+// cachedText is the length from which a cache of words pays.
+const cachedText = 1 << 10
 
 // span is a part of a text, [start, end) in bytes.
 type span struct{ start, end int32 }
@@ -351,6 +383,7 @@ func (t *Tokenizer) cut(text string, s *scratch) ([]span, error) {
 // scratch holds the buffers of one call.
 type scratch struct {
 	spans, spare []span
+	pieces       *pieces // nil before the first text that is worth it
 	syms         []symbol
 	heap         []candidate
 	made         map[string]int32 // text of an unused token: where its two parts meet
@@ -394,7 +427,7 @@ func newVocabulary(size int64, count int, field string) (*vocabulary, error) {
 // finish turns what was collected into a Tokenizer: the special ids, the stop
 // tokens, the summary.
 func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, error) {
-	t.tokens, t.ids = v.tokens, v.ids
+	t.tokens, t.ids, t.mark = v.tokens, v.ids, splitMark(t.split)
 	for _, ids := range [][]int32{t.before, t.after} {
 		for _, id := range ids {
 			if id < 0 || int(id) >= len(t.tokens) {
