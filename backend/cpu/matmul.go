@@ -77,6 +77,9 @@ func (e *exec) matMul(a *backend.Args) {
 	if m.rows*m.codes > 2 {
 		m.perChunk += m.perChunk % 2 // pairs
 	}
+	if m.rows*m.codes <= 2 && m.panels >= 4*streams*len(e.b.pool.workers) {
+		m.perChunk = (m.perChunk + streams - 1) / streams * streams
+	}
 	if m.rows*m.k*m.panels < smallOp/panel {
 		m.perChunk = m.panels
 	}
@@ -179,9 +182,10 @@ func (m *matmulTask) run(w *worker, chunk int) {
 			}
 		}
 		mark := w.scratch.mark()
-		if at := p - m.part[i].first; p+1 < end && m.pairs(i, at) {
-			m.integer(w, &m.part[i], at, 2, m.part[i].out[at*panel:], m.part[i].stride)
-			p++
+		at := p - m.part[i].first
+		if n := m.together(&m.part[i], at, end-p); n > 1 {
+			m.integer(w, &m.part[i], at, n, m.part[i].out[at*panel:], m.part[i].stride)
+			p += n - 1
 		} else {
 			m.panel(w, i, at)
 		}
@@ -250,29 +254,51 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 	}
 }
 
-// pairs reports whether panels i and i+1 of a part can be multiplied at once.
-func (m *matmulTask) pairs(part, i int) bool {
-	p := &m.part[part]
-	return p.meta != nil && p.format.Panels() == 2 && m.rows*m.codes > 2 && (i+2)*panel <= p.w.Rows()
+// streams is how many panels of small blocks are read at once for a row: one
+// alone does not keep memory busy. A panel's block of 256 inputs does.
+const streams = 4
+
+// together is how many of n panels from i on are multiplied at once.
+func (m *matmulTask) together(p *matmulPart, i, n int) int {
+	n = min(n, p.w.Rows()/panel-i) // whole ones
+	switch {
+	case p.meta == nil:
+		return 1
+	case m.rows*m.codes <= 2 && p.format.Fused() && p.format.Block == 32:
+		return min(n, streams)
+	case m.rows*m.codes > 2:
+		return min(n, p.format.Panels())
+	}
+	return 1
 }
 
-// integer multiplies the codes of all rows with those of one or two panels from
-// i on, which are unpacked part by part, once for all rows.
+// integer multiplies the codes of all rows with those of n panels from i on, as
+// many as together says.
 func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
-	f, weight, length := p.format, p.w.(*packed), unpackLen/n
+	f, weight := p.format, p.w.(*packed)
 	rows, subs, dst, dstStride := m.rows*m.codes, m.k/p.format.Sub, out, stride
 	if m.codes == 2 {
 		dst, dstStride = slice[float32](&w.scratch, rows*n*panel), n*panel
-		defer m.addCodes(out, stride, dst, dstStride)
 	}
-	codes, scales := slice[byte](&w.scratch, unpackLen*panel), slice[float32](&w.scratch, f.Scales(unpackLen))
-	if n == 1 && rows <= 2 && f.Fused() {
+	if f.Fused() && rows <= 2 {
+		scales := slice[float32](&w.scratch, f.Scales(f.Block))
 		for r := range rows {
-			f.ProductRow(&w.call, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], weight.panel(i), scales, m.k)
+			f.ProductRow(&w.call, n, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], weight.mem[i*weight.panelBytes():], weight.panelBytes(), scales, m.k)
 		}
+	} else if !m.spread(w, p, i, n, dst, dstStride) {
 		return
 	}
-	step := rowsPerCall(unpackLen)
+	if m.codes == 2 {
+		m.addCodes(out, stride, dst, dstStride)
+	}
+}
+
+// spread is integer with codes that are unpacked part by part, once for all
+// rows. It reports false where the step has been stopped.
+func (m *matmulTask) spread(w *worker, p *matmulPart, i, n int, dst []float32, dstStride int) bool {
+	f, weight, length := p.format, p.w.(*packed), unpackLen/n
+	rows, subs, step := m.rows*m.codes, m.k/p.format.Sub, rowsPerCall(unpackLen)
+	codes, scales := slice[byte](&w.scratch, unpackLen*panel), slice[float32](&w.scratch, f.Scales(unpackLen))
 	for col := 0; col < m.k; col += length {
 		k := min(length, m.k-col)
 		for j := range n {
@@ -280,12 +306,13 @@ func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, 
 		}
 		for r := 0; r < rows; r += step {
 			if r > 0 && w.pause() {
-				return
+				return false
 			}
 			f.Product(&w.call, n, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
 				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), k, col > 0)
 		}
 	}
+	return true
 }
 
 // addCodes adds the products of a row's first and second codes.

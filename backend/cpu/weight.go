@@ -42,7 +42,9 @@ func (w *packed) Changed() { panic("cpu: Changed on packed weight " + w.name) }
 func panels(rows int) int { return (rows + panel - 1) / panel }
 
 // panel returns the bytes of panel i.
-func (w *packed) panel(i int) []byte { return w.mem[i*panel*w.rowBytes:][:panel*w.rowBytes] }
+func (w *packed) panel(i int) []byte { return w.mem[i*w.panelBytes():][:w.panelBytes()] }
+
+func (w *packed) panelBytes() int { return panel * w.rowBytes }
 
 // Pack implements backend.Backend. It reads rows with as many goroutines as
 // the pool has workers, 16 rows at a time each.

@@ -9,7 +9,9 @@ import (
 
 // fused writes the products of one row, which wait for memory alone: codes go
 // from the weight to the multiplication without being stored. Sums are those of
-// int8x512 to the bit: the same integers, scales and order.
+// int8x512 to the bit: the same integers, scales and order. Panels take turns
+// block by block: the processor fetches ahead along each, and one alone does not
+// keep memory busy.
 func fused(g gen) {
 	u := unpacker{gen: g, src: reg.RSI, scales: reg.R8, fused: true}
 	u.constants()
@@ -20,6 +22,7 @@ func fused(g gen) {
 // Y16 to Y31 integer sums, the lower ones the unpacker's.
 var (
 	fusedX, fusedMeta, fusedCall, fusedOut = reg.R9, reg.R10, reg.R11, reg.RDI
+	fusedBase, fusedPanels                 = reg.R12, reg.R13
 	fusedSums                              = ymm[8:10]
 	fusedDots                              = []reg.VecPhysical{
 		reg.Y16, reg.Y17, reg.Y18, reg.Y19, reg.Y20, reg.Y21, reg.Y22, reg.Y23,
@@ -37,24 +40,24 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 	typ := typeName(name)
 	size := panelBytes[typ]
 	g.begin("fused"+typ, "func(c *int64)",
-		fmt.Sprintf("fused%s multiplies one row by %s blocks, which c.codes points to; c.scales is room for the scales of a block.", typ, typ))
+		fmt.Sprintf("fused%s multiplies one row by %s blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.", typ, typ))
 	g.Load(g.Param("c"), fusedCall)
 	g.MOVQ(at(fusedCall, callX), fusedX)
 	g.MOVQ(at(fusedCall, callMeta), fusedMeta)
-	g.MOVQ(at(fusedCall, callCodes), u.src)
+	g.MOVQ(at(fusedCall, callCodes), fusedBase)
 	g.MOVQ(at(fusedCall, callScales), u.scales)
-	g.MOVQ(at(fusedCall, callOut), fusedOut)
 	g.MOVQ(at(fusedCall, callBlocks), reg.RCX)
 	u.mask(15, reg.Y15)
+	g.Label("block")
+	g.MOVQ(fusedBase, u.src)
+	g.MOVQ(at(fusedCall, callOut), fusedOut)
+	g.MOVQ(at(fusedCall, callRows), fusedPanels)
+	g.Label("panel")
+	u.ahead(size)
 	for half, s := range fusedSums {
 		if subs == 1 {
 			g.VMOVUPS(at(fusedOut, 32*half), s)
-		}
-	}
-	g.Label("loop")
-	u.ahead(size)
-	for _, s := range fusedSums {
-		if subs > 1 {
+		} else {
 			g.VPXOR(s, s, s)
 		}
 	}
@@ -67,19 +70,19 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 		if subs > 1 {
 			g.VMOVUPS(at(fusedOut, 32*half), reg.Y4)
 			g.VFMADD231PS_BCST(at(fusedMeta, metaScale), s, reg.Y4)
-			g.VMOVUPS(reg.Y4, at(fusedOut, 32*half))
+			s = reg.Y4
 		}
+		g.VMOVUPS(s, at(fusedOut, 32*half))
 	}
-	g.ADDQ(U32(size), u.src)
+	g.ADDQ(at(fusedCall, callCodesStep), u.src)
+	g.ADDQ(U8(64), fusedOut)
+	g.DECQ(fusedPanels)
+	g.JNE(LabelRef("panel"))
+	g.ADDQ(U32(size), fusedBase)
 	g.ADDQ(U32(inputs), fusedX)
 	g.ADDQ(U32(metaBytes*subs), fusedMeta)
 	g.DECQ(reg.RCX)
-	g.JNE(LabelRef("loop"))
-	for half, s := range fusedSums {
-		if subs == 1 {
-			g.VMOVUPS(s, at(fusedOut, 32*half))
-		}
-	}
+	g.JNE(LabelRef("block"))
 	g.VZEROUPPER()
 	g.RET()
 }

@@ -122,7 +122,7 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 // ahead asks for the memory that is some blocks away.
 func (u *unpacker) ahead(size int) {
 	for line := 0; line < size; line += 64 {
-		u.PREFETCHT0(at(u.src, 4096+line))
+		u.PREFETCHT0(at(u.src, 2048+line))
 	}
 }
 

@@ -172,18 +172,23 @@ func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []
 // Fused reports whether ProductRow exists.
 func (f *Format) Fused() bool { return f.fused != nil }
 
-// ProductRow is Product of one row with n inputs, whole blocks, of a panel that
-// is not unpacked: the same bits in the time that it takes to read src. scales
-// [Scales(Block)] is scratch.
-func (f *Format) ProductRow(c *Call, out []float32, x []int8, meta []Meta, src []byte, scales []float32, n int) {
-	if n < 0 || n%f.Block != 0 || len(x) < n || len(meta) < n/f.Sub || n/f.Block > len(src)/f.Bytes || len(scales) < f.Scales(f.Block) {
+// ProductRow is Product of one row with n inputs, whole blocks, of panels that
+// are not unpacked: the same bits in the time that it takes to read them, which
+// is least for several panels. They lie stride bytes apart in src; the outputs
+// of each follow those before in out. scales [Scales(Block)] is scratch.
+func (f *Format) ProductRow(c *Call, panels int, out []float32, x []int8, meta []Meta, src []byte, stride int, scales []float32, n int) {
+	if panels < 0 || n < 0 || n%f.Block != 0 || len(out) < panels*Panel || len(x) < n || len(meta) < n/f.Sub || len(scales) < f.Scales(f.Block) {
 		panic("kernel: ProductRow operands too short")
 	}
-	clear(out[:Panel])
-	for i := 0; i < n; i += chunkLen {
+	if !fits(len(src), panels, stride, n/f.Block*f.Bytes) {
+		panic("kernel: ProductRow weight too short")
+	}
+	clear(out[:panels*Panel])
+	for i := 0; i < n && panels > 0; i += chunkLen {
 		a := &c.c
 		a.out, a.x, a.meta = unsafe.Pointer(&out[0]), unsafe.Pointer(&x[i]), unsafe.Pointer(&meta[i/f.Sub])
 		a.codes, a.scales, a.blocks = unsafe.Pointer(&src[i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(chunkLen, n-i)/f.Block
+		a.rows, a.codesStep = panels, stride
 		callProduct(f.fused, a)
 		*a = callArgs{}
 	}

@@ -123,50 +123,60 @@ func TestProductRow(t *testing.T) {
 				t.Skip("no product of one row of its own")
 			}
 			rnd := rand.New(rand.NewPCG(7, 8))
-			for _, k := range []int{f.Block, 3 * f.Block, chunkLen, chunkLen + 2*f.Block} {
-				x, wholeX := guarded(k, func() int8 { return int8(rnd.IntN(255) - 127) })
-				meta, sums := make([]Meta, k/f.Sub), make([]int32, k/sumLen)
-				for i, c := range x {
-					sums[i/sumLen] += int32(c)
-				}
-				d, src := make([]float32, k/f.Group), make([]byte, k/f.Block*f.Bytes)
-				for i := range d {
-					d[i] = float32(rnd.NormFloat64())
-				}
-				for i := range src {
-					src[i] = byte(rnd.Uint32())
-				}
-				f.Metas(meta, sums, d)
-				codes, scales := make([]byte, k*Panel), make([]float32, f.Scales(k))
-				f.Unpack(codes, scales, src, k)
-				want := make([]float32, Panel)
-				got, whole := guarded(Panel, func() float32 { return 7 })
-				room, wholeRoom := guarded(f.Scales(f.Block), func() float32 { return 7 })
-				var c Call
-				f.Product(&c, 1, want, Panel, x, k, meta, len(meta), codes, scales, 1, k, false)
-				before := bytes.Clone(raw(wholeX))
-				f.ProductRow(&c, got, x, meta, src, room, k)
-				for j := range want {
-					if !same(got[j], want[j]) {
-						t.Fatalf("%d inputs: output %d is %g, want %g", k, j, got[j], want[j])
-					}
-				}
-				for i := range guard {
-					for _, w := range [][]float32{whole, wholeRoom} {
-						if w[i] != 7 || w[len(w)-1-i] != 7 {
-							t.Fatalf("%d inputs: written outside of the output or the scratch", k)
-						}
-					}
-				}
-				if !bytes.Equal(before, raw(wholeX)) {
-					t.Fatalf("%d inputs: the input was written", k)
-				}
-				if text := panics(func() { f.ProductRow(&c, got, x, meta, src[1:], room, k) }); !strings.HasPrefix(text, "kernel: ") {
-					t.Errorf("a short weight panics with %q", text)
+			for i, k := range []int{f.Block, 3 * f.Block, chunkLen, chunkLen + 2*f.Block} {
+				for panels := range 6 {
+					productRow(t, rnd, f, panels, k, k/f.Block*f.Bytes+64*i)
 				}
 			}
 		})
 	})
+}
+
+func productRow(t *testing.T, rnd *rand.Rand, f *Format, panels, k, stride int) {
+	x, wholeX := guarded(k, func() int8 { return int8(rnd.IntN(255) - 127) })
+	meta, sums := make([]Meta, k/f.Sub), make([]int32, k/sumLen)
+	for i, c := range x {
+		sums[i/sumLen] += int32(c)
+	}
+	d := make([]float32, k/f.Group)
+	for i := range d {
+		d[i] = rnd.Float32()
+	}
+	size := k / f.Block * f.Bytes
+	src := make([]byte, max(0, panels-1)*stride+size)
+	for i := range src {
+		src[i] = byte(rnd.Uint32())
+	}
+	f.Metas(meta, sums, d)
+	codes, scales := make([]byte, k*Panel), make([]float32, f.Scales(k))
+	want := make([]float32, panels*Panel)
+	var c Call
+	for p := range panels {
+		f.Unpack(codes, scales, src[p*stride:], k)
+		f.Product(&c, 1, want[p*Panel:], Panel, x, k, meta, len(meta), codes, scales, 1, k, false)
+	}
+	got, whole := guarded(panels*Panel, func() float32 { return 7 })
+	room, wholeRoom := guarded(f.Scales(f.Block), func() float32 { return 7 })
+	before := bytes.Clone(raw(wholeX))
+	f.ProductRow(&c, panels, got, x, meta, src, stride, room, k)
+	for j := range want {
+		if !same(got[j], want[j]) {
+			t.Fatalf("%d panels, %d inputs: output %d is %g, want %g", panels, k, j, got[j], want[j])
+		}
+	}
+	for i := range guard {
+		for _, w := range [][]float32{whole, wholeRoom} {
+			if w[i] != 7 || w[len(w)-1-i] != 7 {
+				t.Fatalf("%d inputs: written outside of the output or the scratch", k)
+			}
+		}
+	}
+	if !bytes.Equal(before, raw(wholeX)) {
+		t.Fatalf("%d inputs: the input was written", k)
+	}
+	if text := panics(func() { f.ProductRow(&c, panels, got, x, meta, src[1:], stride, room, k) }); panels > 0 && !strings.HasPrefix(text, "kernel: ") {
+		t.Errorf("a short weight panics with %q", text)
+	}
 }
 
 // TestProductPair wants of two panels at once the bits of each alone.

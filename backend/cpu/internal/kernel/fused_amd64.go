@@ -4,62 +4,62 @@
 
 package kernel
 
-// fusedQ8_0 multiplies one row by Q8_0 blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ8_0 multiplies one row by Q8_0 blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ8_0(c *int64)
 
-// fusedIQ4_NL multiplies one row by IQ4_NL blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedIQ4_NL multiplies one row by IQ4_NL blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedIQ4_NL(c *int64)
 
-// fusedIQ4_XS multiplies one row by IQ4_XS blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedIQ4_XS multiplies one row by IQ4_XS blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedIQ4_XS(c *int64)
 
-// fusedQ4_0 multiplies one row by Q4_0 blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ4_0 multiplies one row by Q4_0 blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ4_0(c *int64)
 
-// fusedQ4_1 multiplies one row by Q4_1 blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ4_1 multiplies one row by Q4_1 blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ4_1(c *int64)
 
-// fusedQ5_0 multiplies one row by Q5_0 blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ5_0 multiplies one row by Q5_0 blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ5_0(c *int64)
 
-// fusedQ5_1 multiplies one row by Q5_1 blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ5_1 multiplies one row by Q5_1 blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ5_1(c *int64)
 
-// fusedQ2_K multiplies one row by Q2_K blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ2_K multiplies one row by Q2_K blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ2_K(c *int64)
 
-// fusedQ3_K multiplies one row by Q3_K blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ3_K multiplies one row by Q3_K blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ3_K(c *int64)
 
-// fusedQ4_K multiplies one row by Q4_K blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ4_K multiplies one row by Q4_K blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ4_K(c *int64)
 
-// fusedQ5_K multiplies one row by Q5_K blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ5_K multiplies one row by Q5_K blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ5_K(c *int64)
 
-// fusedQ6_K multiplies one row by Q6_K blocks, which c.codes points to; c.scales is room for the scales of a block.
+// fusedQ6_K multiplies one row by Q6_K blocks of c.rows panels, the first of which c.codes points to; c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ6_K(c *int64)

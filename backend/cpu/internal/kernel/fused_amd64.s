@@ -268,26 +268,30 @@ TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
 
-loop:
-	PREFETCHT0    4096(SI)
-	PREFETCHT0    4160(SI)
-	PREFETCHT0    4224(SI)
-	PREFETCHT0    4288(SI)
-	PREFETCHT0    4352(SI)
-	PREFETCHT0    4416(SI)
-	PREFETCHT0    4480(SI)
-	PREFETCHT0    4544(SI)
-	PREFETCHT0    4608(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	PREFETCHT0    2240(SI)
+	PREFETCHT0    2304(SI)
+	PREFETCHT0    2368(SI)
+	PREFETCHT0    2432(SI)
+	PREFETCHT0    2496(SI)
+	PREFETCHT0    2560(SI)
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
 	VMOVUPS       Y0, (R8)
 	VCVTPH2PS     16(SI), Y0
@@ -353,13 +357,17 @@ loop:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
-	ADDQ          $0x00000220, SI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          80(R11), SI
+	ADDQ          $0x40, DI
+	DECQ          R13
+	JNE           panel
+	ADDQ          $0x00000220, R12
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
-	JNE           loop
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
+	JNE           block
 	VZEROUPPER
 	RET
 
@@ -369,22 +377,26 @@ TEXT ·fusedIQ4_NL(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
 
-loop:
-	PREFETCHT0    4096(SI)
-	PREFETCHT0    4160(SI)
-	PREFETCHT0    4224(SI)
-	PREFETCHT0    4288(SI)
-	PREFETCHT0    4352(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	PREFETCHT0    2240(SI)
+	PREFETCHT0    2304(SI)
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
 	VMOVUPS       Y0, (R8)
 	VCVTPH2PS     16(SI), Y0
@@ -464,13 +476,17 @@ loop:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
-	ADDQ          $0x00000120, SI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          80(R11), SI
+	ADDQ          $0x40, DI
+	DECQ          R13
+	JNE           panel
+	ADDQ          $0x00000120, R12
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
-	JNE           loop
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
+	JNE           block
 	VZEROUPPER
 	RET
 
@@ -480,49 +496,53 @@ TEXT ·fusedIQ4_XS(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
 
-loop:
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	PREFETCHT0       2432(SI)
+	PREFETCHT0       2496(SI)
+	PREFETCHT0       2560(SI)
+	PREFETCHT0       2624(SI)
+	PREFETCHT0       2688(SI)
+	PREFETCHT0       2752(SI)
+	PREFETCHT0       2816(SI)
+	PREFETCHT0       2880(SI)
+	PREFETCHT0       2944(SI)
+	PREFETCHT0       3008(SI)
+	PREFETCHT0       3072(SI)
+	PREFETCHT0       3136(SI)
+	PREFETCHT0       3200(SI)
+	PREFETCHT0       3264(SI)
+	PREFETCHT0       3328(SI)
+	PREFETCHT0       3392(SI)
+	PREFETCHT0       3456(SI)
+	PREFETCHT0       3520(SI)
+	PREFETCHT0       3584(SI)
+	PREFETCHT0       3648(SI)
+	PREFETCHT0       3712(SI)
+	PREFETCHT0       3776(SI)
+	PREFETCHT0       3840(SI)
+	PREFETCHT0       3904(SI)
+	PREFETCHT0       3968(SI)
+	PREFETCHT0       4032(SI)
 	PREFETCHT0       4096(SI)
 	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
-	PREFETCHT0       4480(SI)
-	PREFETCHT0       4544(SI)
-	PREFETCHT0       4608(SI)
-	PREFETCHT0       4672(SI)
-	PREFETCHT0       4736(SI)
-	PREFETCHT0       4800(SI)
-	PREFETCHT0       4864(SI)
-	PREFETCHT0       4928(SI)
-	PREFETCHT0       4992(SI)
-	PREFETCHT0       5056(SI)
-	PREFETCHT0       5120(SI)
-	PREFETCHT0       5184(SI)
-	PREFETCHT0       5248(SI)
-	PREFETCHT0       5312(SI)
-	PREFETCHT0       5376(SI)
-	PREFETCHT0       5440(SI)
-	PREFETCHT0       5504(SI)
-	PREFETCHT0       5568(SI)
-	PREFETCHT0       5632(SI)
-	PREFETCHT0       5696(SI)
-	PREFETCHT0       5760(SI)
-	PREFETCHT0       5824(SI)
-	PREFETCHT0       5888(SI)
-	PREFETCHT0       5952(SI)
-	PREFETCHT0       6016(SI)
-	PREFETCHT0       6080(SI)
-	PREFETCHT0       6144(SI)
-	PREFETCHT0       6208(SI)
 	VPXOR            Y8, Y8, Y8
 	VPXOR            Y9, Y9, Y9
 	MOVL             $0x0000000f, AX
@@ -1257,11 +1277,15 @@ loop:
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             $0x00000880, SI
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000880, R12
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
-	JNE              loop
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -1271,22 +1295,26 @@ TEXT ·fusedQ4_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
 
-loop:
-	PREFETCHT0    4096(SI)
-	PREFETCHT0    4160(SI)
-	PREFETCHT0    4224(SI)
-	PREFETCHT0    4288(SI)
-	PREFETCHT0    4352(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	PREFETCHT0    2240(SI)
+	PREFETCHT0    2304(SI)
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
 	VMOVUPS       Y0, (R8)
 	VCVTPH2PS     16(SI), Y0
@@ -1349,13 +1377,17 @@ loop:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
-	ADDQ          $0x00000120, SI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          80(R11), SI
+	ADDQ          $0x40, DI
+	DECQ          R13
+	JNE           panel
+	ADDQ          $0x00000120, R12
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
-	JNE           loop
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
+	JNE           block
 	VZEROUPPER
 	RET
 
@@ -1365,22 +1397,26 @@ TEXT ·fusedQ4_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
 
-loop:
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	VMOVUPS          (DI), Y8
+	VMOVUPS          32(DI), Y9
 	VCVTPH2PS        (SI), Y0
 	VMOVUPS          Y0, (R8)
 	VCVTPH2PS        16(SI), Y0
@@ -1451,13 +1487,17 @@ loop:
 	VMOVUPS          32(R8), Y4
 	VMULPS.BCST      8(R10), Y4, Y4
 	VFMADD231PS      Y17, Y4, Y9
-	ADDQ             $0x00000140, SI
+	VMOVUPS          Y8, (DI)
+	VMOVUPS          Y9, 32(DI)
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000140, R12
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
 	DECQ             CX
-	JNE              loop
-	VMOVUPS          Y8, (DI)
-	VMOVUPS          Y9, 32(DI)
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -1467,23 +1507,27 @@ TEXT ·fusedQ5_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
 
-loop:
-	PREFETCHT0    4096(SI)
-	PREFETCHT0    4160(SI)
-	PREFETCHT0    4224(SI)
-	PREFETCHT0    4288(SI)
-	PREFETCHT0    4352(SI)
-	PREFETCHT0    4416(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	PREFETCHT0    2240(SI)
+	PREFETCHT0    2304(SI)
+	PREFETCHT0    2368(SI)
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
 	VMOVUPS       Y0, (R8)
 	VCVTPH2PS     16(SI), Y0
@@ -1633,13 +1677,17 @@ loop:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
-	ADDQ          $0x00000160, SI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          80(R11), SI
+	ADDQ          $0x40, DI
+	DECQ          R13
+	JNE           panel
+	ADDQ          $0x00000160, R12
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
-	JNE           loop
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
+	JNE           block
 	VZEROUPPER
 	RET
 
@@ -1649,23 +1697,27 @@ TEXT ·fusedQ5_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
 
-loop:
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	VMOVUPS          (DI), Y8
+	VMOVUPS          32(DI), Y9
 	VCVTPH2PS        (SI), Y0
 	VMOVUPS          Y0, (R8)
 	VCVTPH2PS        16(SI), Y0
@@ -1823,13 +1875,17 @@ loop:
 	VMOVUPS          32(R8), Y4
 	VMULPS.BCST      8(R10), Y4, Y4
 	VFMADD231PS      Y17, Y4, Y9
-	ADDQ             $0x00000180, SI
+	VMOVUPS          Y8, (DI)
+	VMOVUPS          Y9, 32(DI)
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000180, R12
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
 	DECQ             CX
-	JNE              loop
-	VMOVUPS          Y8, (DI)
-	VMOVUPS          Y9, 32(DI)
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -1839,36 +1895,40 @@ TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
 
-loop:
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
-	PREFETCHT0       4480(SI)
-	PREFETCHT0       4544(SI)
-	PREFETCHT0       4608(SI)
-	PREFETCHT0       4672(SI)
-	PREFETCHT0       4736(SI)
-	PREFETCHT0       4800(SI)
-	PREFETCHT0       4864(SI)
-	PREFETCHT0       4928(SI)
-	PREFETCHT0       4992(SI)
-	PREFETCHT0       5056(SI)
-	PREFETCHT0       5120(SI)
-	PREFETCHT0       5184(SI)
-	PREFETCHT0       5248(SI)
-	PREFETCHT0       5312(SI)
-	PREFETCHT0       5376(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	PREFETCHT0       2432(SI)
+	PREFETCHT0       2496(SI)
+	PREFETCHT0       2560(SI)
+	PREFETCHT0       2624(SI)
+	PREFETCHT0       2688(SI)
+	PREFETCHT0       2752(SI)
+	PREFETCHT0       2816(SI)
+	PREFETCHT0       2880(SI)
+	PREFETCHT0       2944(SI)
+	PREFETCHT0       3008(SI)
+	PREFETCHT0       3072(SI)
+	PREFETCHT0       3136(SI)
+	PREFETCHT0       3200(SI)
+	PREFETCHT0       3264(SI)
+	PREFETCHT0       3328(SI)
 	VPXOR            Y8, Y8, Y8
 	VPXOR            Y9, Y9, Y9
 	MOVL             $0x0000000f, AX
@@ -2756,11 +2816,15 @@ loop:
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             $0x00000540, SI
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000540, R12
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
-	JNE              loop
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -2770,43 +2834,47 @@ TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
 
-loop:
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
-	PREFETCHT0       4480(SI)
-	PREFETCHT0       4544(SI)
-	PREFETCHT0       4608(SI)
-	PREFETCHT0       4672(SI)
-	PREFETCHT0       4736(SI)
-	PREFETCHT0       4800(SI)
-	PREFETCHT0       4864(SI)
-	PREFETCHT0       4928(SI)
-	PREFETCHT0       4992(SI)
-	PREFETCHT0       5056(SI)
-	PREFETCHT0       5120(SI)
-	PREFETCHT0       5184(SI)
-	PREFETCHT0       5248(SI)
-	PREFETCHT0       5312(SI)
-	PREFETCHT0       5376(SI)
-	PREFETCHT0       5440(SI)
-	PREFETCHT0       5504(SI)
-	PREFETCHT0       5568(SI)
-	PREFETCHT0       5632(SI)
-	PREFETCHT0       5696(SI)
-	PREFETCHT0       5760(SI)
-	PREFETCHT0       5824(SI)
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	PREFETCHT0       2432(SI)
+	PREFETCHT0       2496(SI)
+	PREFETCHT0       2560(SI)
+	PREFETCHT0       2624(SI)
+	PREFETCHT0       2688(SI)
+	PREFETCHT0       2752(SI)
+	PREFETCHT0       2816(SI)
+	PREFETCHT0       2880(SI)
+	PREFETCHT0       2944(SI)
+	PREFETCHT0       3008(SI)
+	PREFETCHT0       3072(SI)
+	PREFETCHT0       3136(SI)
+	PREFETCHT0       3200(SI)
+	PREFETCHT0       3264(SI)
+	PREFETCHT0       3328(SI)
+	PREFETCHT0       3392(SI)
+	PREFETCHT0       3456(SI)
+	PREFETCHT0       3520(SI)
+	PREFETCHT0       3584(SI)
+	PREFETCHT0       3648(SI)
+	PREFETCHT0       3712(SI)
+	PREFETCHT0       3776(SI)
 	VPXOR            Y8, Y8, Y8
 	VPXOR            Y9, Y9, Y9
 	MOVL             $0x0000000f, AX
@@ -4192,11 +4260,15 @@ loop:
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             $0x000006e0, SI
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x000006e0, R12
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
-	JNE              loop
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -4206,51 +4278,55 @@ TEXT ·fusedQ4_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
 
-loop:
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	PREFETCHT0       2432(SI)
+	PREFETCHT0       2496(SI)
+	PREFETCHT0       2560(SI)
+	PREFETCHT0       2624(SI)
+	PREFETCHT0       2688(SI)
+	PREFETCHT0       2752(SI)
+	PREFETCHT0       2816(SI)
+	PREFETCHT0       2880(SI)
+	PREFETCHT0       2944(SI)
+	PREFETCHT0       3008(SI)
+	PREFETCHT0       3072(SI)
+	PREFETCHT0       3136(SI)
+	PREFETCHT0       3200(SI)
+	PREFETCHT0       3264(SI)
+	PREFETCHT0       3328(SI)
+	PREFETCHT0       3392(SI)
+	PREFETCHT0       3456(SI)
+	PREFETCHT0       3520(SI)
+	PREFETCHT0       3584(SI)
+	PREFETCHT0       3648(SI)
+	PREFETCHT0       3712(SI)
+	PREFETCHT0       3776(SI)
+	PREFETCHT0       3840(SI)
+	PREFETCHT0       3904(SI)
+	PREFETCHT0       3968(SI)
+	PREFETCHT0       4032(SI)
 	PREFETCHT0       4096(SI)
 	PREFETCHT0       4160(SI)
 	PREFETCHT0       4224(SI)
 	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
-	PREFETCHT0       4480(SI)
-	PREFETCHT0       4544(SI)
-	PREFETCHT0       4608(SI)
-	PREFETCHT0       4672(SI)
-	PREFETCHT0       4736(SI)
-	PREFETCHT0       4800(SI)
-	PREFETCHT0       4864(SI)
-	PREFETCHT0       4928(SI)
-	PREFETCHT0       4992(SI)
-	PREFETCHT0       5056(SI)
-	PREFETCHT0       5120(SI)
-	PREFETCHT0       5184(SI)
-	PREFETCHT0       5248(SI)
-	PREFETCHT0       5312(SI)
-	PREFETCHT0       5376(SI)
-	PREFETCHT0       5440(SI)
-	PREFETCHT0       5504(SI)
-	PREFETCHT0       5568(SI)
-	PREFETCHT0       5632(SI)
-	PREFETCHT0       5696(SI)
-	PREFETCHT0       5760(SI)
-	PREFETCHT0       5824(SI)
-	PREFETCHT0       5888(SI)
-	PREFETCHT0       5952(SI)
-	PREFETCHT0       6016(SI)
-	PREFETCHT0       6080(SI)
-	PREFETCHT0       6144(SI)
-	PREFETCHT0       6208(SI)
-	PREFETCHT0       6272(SI)
-	PREFETCHT0       6336(SI)
 	VPXOR            Y8, Y8, Y8
 	VPXOR            Y9, Y9, Y9
 	MOVL             $0x0000003f, AX
@@ -4968,11 +5044,15 @@ loop:
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             $0x00000900, SI
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000900, R12
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
-	JNE              loop
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -4982,15 +5062,51 @@ TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
 
-loop:
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	PREFETCHT0       2432(SI)
+	PREFETCHT0       2496(SI)
+	PREFETCHT0       2560(SI)
+	PREFETCHT0       2624(SI)
+	PREFETCHT0       2688(SI)
+	PREFETCHT0       2752(SI)
+	PREFETCHT0       2816(SI)
+	PREFETCHT0       2880(SI)
+	PREFETCHT0       2944(SI)
+	PREFETCHT0       3008(SI)
+	PREFETCHT0       3072(SI)
+	PREFETCHT0       3136(SI)
+	PREFETCHT0       3200(SI)
+	PREFETCHT0       3264(SI)
+	PREFETCHT0       3328(SI)
+	PREFETCHT0       3392(SI)
+	PREFETCHT0       3456(SI)
+	PREFETCHT0       3520(SI)
+	PREFETCHT0       3584(SI)
+	PREFETCHT0       3648(SI)
+	PREFETCHT0       3712(SI)
+	PREFETCHT0       3776(SI)
+	PREFETCHT0       3840(SI)
+	PREFETCHT0       3904(SI)
+	PREFETCHT0       3968(SI)
+	PREFETCHT0       4032(SI)
 	PREFETCHT0       4096(SI)
 	PREFETCHT0       4160(SI)
 	PREFETCHT0       4224(SI)
@@ -5003,38 +5119,6 @@ loop:
 	PREFETCHT0       4672(SI)
 	PREFETCHT0       4736(SI)
 	PREFETCHT0       4800(SI)
-	PREFETCHT0       4864(SI)
-	PREFETCHT0       4928(SI)
-	PREFETCHT0       4992(SI)
-	PREFETCHT0       5056(SI)
-	PREFETCHT0       5120(SI)
-	PREFETCHT0       5184(SI)
-	PREFETCHT0       5248(SI)
-	PREFETCHT0       5312(SI)
-	PREFETCHT0       5376(SI)
-	PREFETCHT0       5440(SI)
-	PREFETCHT0       5504(SI)
-	PREFETCHT0       5568(SI)
-	PREFETCHT0       5632(SI)
-	PREFETCHT0       5696(SI)
-	PREFETCHT0       5760(SI)
-	PREFETCHT0       5824(SI)
-	PREFETCHT0       5888(SI)
-	PREFETCHT0       5952(SI)
-	PREFETCHT0       6016(SI)
-	PREFETCHT0       6080(SI)
-	PREFETCHT0       6144(SI)
-	PREFETCHT0       6208(SI)
-	PREFETCHT0       6272(SI)
-	PREFETCHT0       6336(SI)
-	PREFETCHT0       6400(SI)
-	PREFETCHT0       6464(SI)
-	PREFETCHT0       6528(SI)
-	PREFETCHT0       6592(SI)
-	PREFETCHT0       6656(SI)
-	PREFETCHT0       6720(SI)
-	PREFETCHT0       6784(SI)
-	PREFETCHT0       6848(SI)
 	VPXOR            Y8, Y8, Y8
 	VPXOR            Y9, Y9, Y9
 	MOVL             $0x0000003f, AX
@@ -6264,11 +6348,15 @@ loop:
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             $0x00000b00, SI
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000b00, R12
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
-	JNE              loop
+	JNE              block
 	VZEROUPPER
 	RET
 
@@ -6278,15 +6366,51 @@ TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), SI
+	MOVQ         48(R11), R12
 	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
 
-loop:
+block:
+	MOVQ R12, SI
+	MOVQ (R11), DI
+	MOVQ 72(R11), R13
+
+panel:
+	PREFETCHT0       2048(SI)
+	PREFETCHT0       2112(SI)
+	PREFETCHT0       2176(SI)
+	PREFETCHT0       2240(SI)
+	PREFETCHT0       2304(SI)
+	PREFETCHT0       2368(SI)
+	PREFETCHT0       2432(SI)
+	PREFETCHT0       2496(SI)
+	PREFETCHT0       2560(SI)
+	PREFETCHT0       2624(SI)
+	PREFETCHT0       2688(SI)
+	PREFETCHT0       2752(SI)
+	PREFETCHT0       2816(SI)
+	PREFETCHT0       2880(SI)
+	PREFETCHT0       2944(SI)
+	PREFETCHT0       3008(SI)
+	PREFETCHT0       3072(SI)
+	PREFETCHT0       3136(SI)
+	PREFETCHT0       3200(SI)
+	PREFETCHT0       3264(SI)
+	PREFETCHT0       3328(SI)
+	PREFETCHT0       3392(SI)
+	PREFETCHT0       3456(SI)
+	PREFETCHT0       3520(SI)
+	PREFETCHT0       3584(SI)
+	PREFETCHT0       3648(SI)
+	PREFETCHT0       3712(SI)
+	PREFETCHT0       3776(SI)
+	PREFETCHT0       3840(SI)
+	PREFETCHT0       3904(SI)
+	PREFETCHT0       3968(SI)
+	PREFETCHT0       4032(SI)
 	PREFETCHT0       4096(SI)
 	PREFETCHT0       4160(SI)
 	PREFETCHT0       4224(SI)
@@ -6308,38 +6432,6 @@ loop:
 	PREFETCHT0       5248(SI)
 	PREFETCHT0       5312(SI)
 	PREFETCHT0       5376(SI)
-	PREFETCHT0       5440(SI)
-	PREFETCHT0       5504(SI)
-	PREFETCHT0       5568(SI)
-	PREFETCHT0       5632(SI)
-	PREFETCHT0       5696(SI)
-	PREFETCHT0       5760(SI)
-	PREFETCHT0       5824(SI)
-	PREFETCHT0       5888(SI)
-	PREFETCHT0       5952(SI)
-	PREFETCHT0       6016(SI)
-	PREFETCHT0       6080(SI)
-	PREFETCHT0       6144(SI)
-	PREFETCHT0       6208(SI)
-	PREFETCHT0       6272(SI)
-	PREFETCHT0       6336(SI)
-	PREFETCHT0       6400(SI)
-	PREFETCHT0       6464(SI)
-	PREFETCHT0       6528(SI)
-	PREFETCHT0       6592(SI)
-	PREFETCHT0       6656(SI)
-	PREFETCHT0       6720(SI)
-	PREFETCHT0       6784(SI)
-	PREFETCHT0       6848(SI)
-	PREFETCHT0       6912(SI)
-	PREFETCHT0       6976(SI)
-	PREFETCHT0       7040(SI)
-	PREFETCHT0       7104(SI)
-	PREFETCHT0       7168(SI)
-	PREFETCHT0       7232(SI)
-	PREFETCHT0       7296(SI)
-	PREFETCHT0       7360(SI)
-	PREFETCHT0       7424(SI)
 	VPXOR            Y8, Y8, Y8
 	VPXOR            Y9, Y9, Y9
 	VCVTPH2PS        3328(SI), Y2
@@ -7473,10 +7565,14 @@ loop:
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             $0x00000d20, SI
+	ADDQ             80(R11), SI
+	ADDQ             $0x40, DI
+	DECQ             R13
+	JNE              panel
+	ADDQ             $0x00000d20, R12
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
-	JNE              loop
+	JNE              block
 	VZEROUPPER
 	RET
