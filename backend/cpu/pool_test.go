@@ -264,8 +264,11 @@ func baseline() time.Duration { return p99(lateness(100)) }
 
 // TestHost: while all workers decode, the host program's timers and collector
 // stay on time. Other programs share the processors, so their share is measured
-// first, and one of three tries has to do.
+// first, and one of ten tries has to do: a worker that does not let go fails all.
 func TestHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it takes times, which the race detector falsifies")
+	}
 	d := newDecoder(t, open(t, Options{Workers: runtime.GOMAXPROCS(0)}), shape{4, 576, 1536, 9, 3, 49152}, backend.Q8_0, 256, 1)
 	for try := 1; ; try++ {
 		quietTick, quietGC := p99(lateness(200)), collections(20)
@@ -282,7 +285,7 @@ func TestHost(t *testing.T) {
 		if tick < 5*time.Millisecond+3*quietTick && gc < 5*time.Millisecond+3*quietGC {
 			return
 		}
-		if try == 3 {
+		if try == 10 {
 			t.Fatal("too late")
 		}
 	}
