@@ -103,3 +103,17 @@ func ExampleMemoryError() {
 	fmt.Println(errors.As(err, &memory), memory.Bytes == math.MaxInt64)
 	// Output: true true
 }
+
+// A share of the bandwidth says more of a decoding speed than tokens a second.
+func ExampleBackend_NewProbe() {
+	b := cpu.Default()
+	p, err := b.NewProbe(64 << 20)
+	if err != nil { // the generic variant has none
+		fmt.Println("reads:", errors.Is(err, backend.ErrUnsupported))
+		return
+	}
+	defer p.Close()
+	read, err := p.Read(context.Background())
+	fmt.Println("reads:", read > 0 && err == nil)
+	// Output: reads: true
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/llama"
 )
 
@@ -72,8 +74,8 @@ type benched struct {
 	WeightBytes int64   `json:"weight_bytes"`
 	PP          rate    `json:"pp_tokens_per_s"`
 	TG          rate    `json:"tg_tokens_per_s"`
-	Streams     *rate   `json:"streams_tokens_per_s"` // not built yet, and so are the next two
-	ReadGB      *number `json:"read_gb_per_s"`
+	Streams     *rate   `json:"streams_tokens_per_s"` // not built yet
+	ReadGB      *number `json:"read_gb_per_s"`        // null on the generic kernel, as is the next
 	Roofline    *number `json:"roofline_share"`
 }
 
@@ -95,8 +97,15 @@ func (b *benchFlags) run(cmd *cobra.Command, _ []string) error {
 	if err := b.measure(cmd, m, &r); err != nil {
 		return err
 	}
+	if err := r.roofline(cmd.Context(), m.backend); err != nil {
+		return err
+	}
 	if b.json {
 		return printJSON(cmd.OutOrStdout(), r)
+	}
+	share := ""
+	if r.Roofline != nil {
+		share = fmt.Sprintf("\ngenerating reads %.0f %% of the %.1f GB/s that memory gives\n", 100*float64(*r.Roofline), float64(*r.ReadGB))
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), `model    %s, %s, %s
 kernel   %s, %d threads
@@ -104,10 +113,37 @@ kernel   %s, %d threads
 tokens/s             median        min        max
 %-16s %10.2f %10.2f %10.2f
 %-16s %10.2f %10.2f %10.2f
-`, printable(r.Model), r.Type, size(r.WeightBytes), r.Kernel, r.Threads,
+%s`, printable(r.Model), r.Type, size(r.WeightBytes), r.Kernel, r.Threads,
 		fmt.Sprintf("prefill %d", b.pp), float64(r.PP.Median), float64(r.PP.Min), float64(r.PP.Max),
-		fmt.Sprintf("generate %d", b.tg), float64(r.TG.Median), float64(r.TG.Min), float64(r.TG.Max))
+		fmt.Sprintf("generate %d", b.tg), float64(r.TG.Median), float64(r.TG.Min), float64(r.TG.Max), share)
 	return err
+}
+
+// probeBytes is several times the last cache of most machines.
+const probeBytes = 256 << 20
+
+// roofline measures what memory gives, the best of three reads, and the share of
+// it that generating takes: a token reads all weights once.
+func (r *benched) roofline(ctx context.Context, b *cpu.Backend) error {
+	probe, err := b.NewProbe(probeBytes)
+	if errors.Is(err, backend.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer probe.Close()
+	best := 0.0
+	for range 3 {
+		read, err := probe.Read(ctx)
+		if err != nil {
+			return err
+		}
+		best = max(best, read)
+	}
+	gb, share := number(best/1e9), number(float64(r.TG.Median)*float64(r.WeightBytes)/best)
+	r.ReadGB, r.Roofline = &gb, &share
+	return nil
 }
 
 // open loads or makes the model and names it.

@@ -29,6 +29,7 @@ func avx2(g gen) {
 		g.int8x256(r)
 	}
 	tile(g)
+	g.read()
 	g.peak("peakF32AVX2", "fused multiply-adds of 8 float32", ymm, func(a, b, c reg.VecPhysical) { g.VFMADD231PS(a, b, c) })
 	g.peak("peakInt8AVX2", "VPMADDUBSW, 32 products of bytes each,", ymm, func(a, b, c reg.VecPhysical) { g.VPMADDUBSW(a, b, c) })
 	g.round256()

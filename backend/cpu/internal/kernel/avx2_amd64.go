@@ -233,6 +233,11 @@ func int8x256x16MinsAVX2(c *int64)
 //go:noescape
 func tileAVX2(dst []float32, codes []byte, scales []float32, subs int, groups int, flip int, offset int, mins int)
 
+// readAVX2 reads n bytes, a multiple of 64, more than none, at p and at each of 15 places stride bytes after the one before.
+//
+//go:noescape
+func readAVX2(p *byte, stride int, n int)
+
 // peakF32AVX2 runs n rounds of 12 fused multiply-adds of 8 float32 on registers. 0 < n.
 //
 //go:noescape

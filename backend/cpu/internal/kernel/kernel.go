@@ -27,6 +27,8 @@ type Set struct {
 
 	peakF32, peakInt8 Peak
 
+	read func(p *byte, stride, n int) // reads n bytes of each of 16 streams
+
 	vector bool // there is assembly for the functions of exp.go
 }
 
@@ -87,6 +89,23 @@ func (p Peak) Run(rounds int) {
 
 //go:noinline
 func callPeak(f func(int), n int) { f(n) }
+
+// Reads reads a part of mem, whole units of ReadUnit, as fast as one core can.
+// ok is false for the generic variant.
+func (s *Set) Reads(mem []byte) (ok bool) {
+	const streams, most = 16, 8 << 10 // bytes of a stream between two safepoints
+	stride := len(mem) / ReadUnit * ReadUnit / streams
+	for at := 0; at < stride && s.read != nil; at += most {
+		callRead(s.read, &mem[at], stride, min(most, stride-at))
+	}
+	return s.read != nil
+}
+
+// ReadUnit is a line of the cache for each stream of Reads.
+const ReadUnit = 16 * 64
+
+//go:noinline
+func callRead(f func(*byte, int, int), p *byte, stride, n int) { f(p, stride, n) }
 
 // PeakF32 is the peak of the products of floats; ok is false for the generic
 // variant.

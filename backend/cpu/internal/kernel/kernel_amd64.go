@@ -22,6 +22,7 @@ func AVX2() (*Set, error) {
 		bf16:   product[uint16]{6, bf16AVX2},
 		round:  roundAVX2,
 		vector: true,
+		read:   readAVX2,
 		formats: (&products{
 			x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
 			x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
@@ -44,6 +45,7 @@ func AVX512() (*Set, error) {
 		bf16:   product[uint16]{12, bf16AVX512},
 		round:  roundAVX2,
 		vector: true,
+		read:   readAVX2,
 		formats: (&products{
 			x32: two(int8x32AVX512, pairx32AVX512), x32Mins: two(int8x32MinsAVX512, pairx32MinsAVX512),
 			x32Full:     two(int8x32AVX512, pairx32AVX512),
