@@ -20,10 +20,11 @@ var never = map[string][]string{
 	"expvar":  nil,
 }
 
-// library says whether a folder is part of what a consumer imports.
+// library says whether a folder is part of what a consumer imports. The harness
+// in bench is a program.
 func library(dir string) bool {
 	_, test := find(forTests, dir)
-	return dir != "." && !test && !below(dir, "cmd") && !below(dir, "examples")
+	return dir != "." && !test && dir != "bench" && !below(dir, "cmd") && !below(dir, "examples")
 }
 
 func TestLibrariesKeepToThemselves(t *testing.T) {
