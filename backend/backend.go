@@ -146,15 +146,15 @@ func (r Rounding) Group() int {
 func (r Rounding) Twice() bool { return r == RoundI16x32 || r == RoundI16x256 }
 
 // Fine is the rounding to 16 bits in the place of r: RoundI16x32 of RoundI8x32,
-// RoundI16x256 of RoundI8x256, else none.
+// RoundI16x256 of RoundI8x256; others are their own.
 func (r Rounding) Fine() Rounding {
-	switch r.Group() {
-	case 32:
+	switch r {
+	case RoundI8x32:
 		return RoundI16x32
-	case 256:
+	case RoundI8x256:
 		return RoundI16x256
 	}
-	return RoundNone
+	return r
 }
 
 // Precision says whether activations may be rounded for speed.

@@ -48,12 +48,14 @@ func newTransformer(c Config) *transformer {
 			FFNNorm:   nn.NewRMSNorm(c.Dim, float32(c.NormEps)),
 			FFN:       nn.NewFeedForward(c.Dim, c.HiddenDim, c.MLPBias),
 		})
-		// With 8 bits here too a small model loses near ties; it is a fifteenth of
-		// the multiplications.
-		t.Layers[len(t.Layers)-1].Attention.WO.Weight.Fine = true
+		// With 8 bits here too a small model loses near ties.
+		t.Layers[len(t.Layers)-1].Attention.WO.Weight.Fine = c.Dim <= smallDim
 	}
 	return t
 }
+
+// smallDim is the width of models up to some 400 million weights.
+const smallDim = 1024
 
 // hidden runs the layers and returns the normalised residual stream of the
 // rows that the layout wants logits of, [len(Logits), D].

@@ -158,9 +158,8 @@ func (c *attending) span(s *backend.Span, last bool) bool {
 func (c *attending) block(at, n int) {
 	c.load(at, n)
 	nq := c.n * c.heads
-	for p := range panels(n) { // scores of keys beyond n are not used
-		c.product(c.scores[p*panel:], backend.PageLen, c.q, c.hd, &c.keys, p*panel, nq, c.hd)
-	}
+	// Scores of keys beyond n are not used.
+	c.product(panels(n), c.scores, backend.PageLen, c.q, c.hd, &c.keys, nq, c.hd)
 	full := int(c.widths[0]) == n
 	if full { // all rows see all keys
 		c.weigh(0, nq, n)
@@ -179,10 +178,7 @@ func (c *attending) weigh(from, nq, n int) {
 	for i := from; i < from+nq; i++ {
 		c.blockTop[i], c.blockAll[i] = c.w.kernels.Exps(c.scores[i*backend.PageLen:][:n], c.a.Scale)
 	}
-	for p := range c.wide / panel {
-		c.product(c.part[from*c.wide+p*panel:], c.wide, c.scores[from*backend.PageLen:], backend.PageLen,
-			&c.values, p*panel, nq, n)
-	}
+	c.product(c.wide/panel, c.part[from*c.wide:], c.wide, c.scores[from*backend.PageLen:], backend.PageLen, &c.values, nq, n)
 	for i := from; i < from+nq; i++ {
 		if math.IsInf(float64(c.blockTop[i]), -1) {
 			continue
@@ -195,15 +191,15 @@ func (c *attending) weigh(from, nq, n int) {
 	}
 }
 
-// product multiplies rows of x with 16 columns of p from column at on.
-func (c *attending) product(out []float32, outStride int, x []float32, xStride int, p *columns, at, rows, k int) {
+// product multiplies rows of x with so many panels of p.
+func (c *attending) product(panels int, out []float32, outStride int, x []float32, xStride int, p *columns, rows, k int) {
 	switch {
 	case p.h == nil:
-		c.w.kernels.F32(out, outStride, x, xStride, p.f[at:], p.stride, rows, k, false)
+		c.w.kernels.F32(panels, out, outStride, x, xStride, p.f, p.stride, panel, rows, k, false)
 	case c.a.KV.Type == backend.F16:
-		c.w.kernels.F16(out, outStride, x, xStride, p.h[at:], p.stride, rows, k, false)
+		c.w.kernels.F16(panels, out, outStride, x, xStride, p.h, p.stride, panel, rows, k, false)
 	default:
-		c.w.kernels.BF16(out, outStride, x, xStride, p.h[at:], p.stride, rows, k, false)
+		c.w.kernels.BF16(panels, out, outStride, x, xStride, p.h, p.stride, panel, rows, k, false)
 	}
 }
 

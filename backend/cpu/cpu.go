@@ -116,9 +116,12 @@ func (b *Backend) Describe() backend.Description {
 func (b *Backend) vector() bool { return b.kernels.Name() != "generic" }
 
 // Rounding implements backend.Backend: int8 where there are kernels for a
-// type's codes, else none. The generic variant never rounds.
+// type's codes, bfloat16 for BF16 where the processor multiplies such, else none.
+// The generic variant never rounds.
 func (b *Backend) Rounding(t backend.DType) backend.Rounding {
 	switch f := b.kernels.Format(t); {
+	case t == backend.BF16 && b.kernels.HasBF16Dot():
+		return backend.RoundToBF16
 	case f == nil:
 		return backend.RoundNone
 	case f.Group == 256:

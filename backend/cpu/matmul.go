@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -17,14 +18,51 @@ const (
 // matmulTask is MatMul: chunks are runs of panels, counted over all weights.
 type matmulTask struct {
 	rows, k int
-	x       []float32 // [rows, k], rounded if asked for
-	xStride int
-	xq      []int8 // [rows*codes, qStride] codes of x, where a weight takes them
+	x       input[float32] // rounded if asked for
+	b       input[uint16]  // bfloat16, for weights that are multiplied with such
+	xq      []int8         // [rows*codes, qStride] codes of x, where a weight takes them
 	qStride int
 	codes   int // rows of codes for a row: 2 where what the first leaves is rounded too
 	part    [backend.MaxWeights]matmulPart
 
 	parts, panels, perChunk int
+}
+
+// input is the rows of a MatMul in blocks of columns [k/cols][rows][stride], each
+// block without gaps: what a panel is multiplied with then lies together. cols is k
+// where there is one block.
+type input[T number] struct {
+	s            []T
+	cols, stride int
+	rows         int
+}
+
+// newInput takes room for rows of k columns in blocks where there are enough rows
+// for that to matter. Rows are a cache line longer, since those a power of two
+// apart compete for the same lines of the first-level cache. An odd k is made even
+// by zeros, as pairs want it.
+func newInput[T number](a *arena, rows, k int) input[T] {
+	var one T
+	in := input[T]{cols: k + k%2, rows: rows}
+	if rows >= kernel.MaxRows {
+		in.cols = min(in.cols, tileLen)
+	}
+	in.stride = in.cols + 64/int(unsafe.Sizeof(one))
+	in.s = slice[T](a, (k+in.cols-1)/in.cols*rows*in.stride)
+	return in
+}
+
+// at is row r from column col on, which reaches to the end of its block.
+func (in *input[T]) at(r, col int) []T {
+	return in.s[(col/in.cols*in.rows+r)*in.stride+col%in.cols:]
+}
+
+// set copies a row.
+func (in *input[T]) set(r int, x []T) {
+	for col := 0; col < len(x); col += in.cols {
+		y := in.at(r, col)[:in.cols]
+		clear(y[copy(y, x[col:]):])
+	}
 }
 
 // matmulPart is one weight of a MatMul.
@@ -35,6 +73,7 @@ type matmulPart struct {
 	first  int            // panels of the weights before
 	format *kernel.Format // of a packed weight with kernels for its codes, or nil
 	meta   []kernel.Meta  // [rows*codes, k/Sub] where the weight takes codes of x
+	dot    bool           // the weight takes bfloat16
 }
 
 func (e *exec) matMul(a *backend.Args) {
@@ -48,9 +87,10 @@ func (e *exec) matMul(a *backend.Args) {
 	if m.rows == 0 {
 		return
 	}
-	m.x, m.xStride = elems[float32](in), in.RowStride()
-	codes, values := false, false
+	t := &e.round
+	*t = roundTask{m: m, round: a.Round, in: elems[float32](in), stride: in.RowStride(), perChunk: max(1, chunkElems/m.k)}
 	mark := e.arena.mark()
+	pairs := false
 	for i := range m.parts {
 		p, w := &m.part[i], a.W[i]
 		p.w, p.first = w, m.panels
@@ -58,34 +98,71 @@ func (e *exec) matMul(a *backend.Args) {
 		switch w := w.(type) {
 		case *packed:
 			p.format = e.b.kernels.Format(w.typ)
+			p.dot = w.typ == backend.BF16 && a.Round == backend.RoundToBF16 && e.b.kernels.HasBF16Dot()
+			pairs = pairs || w.typ == backend.BF16
 		case *float:
 		default:
 			panic(&backend.ShapeError{Op: "MatMul", Detail: fmt.Sprintf("weight %s is of another backend", w.Name())})
 		}
-		rounded := p.format != nil && p.format.Group == a.Round.Group()
-		if rounded {
+		codes := p.format != nil && p.format.Group == a.Round.Group()
+		if codes {
 			p.meta = slice[kernel.Meta](&e.arena, m.rows*m.codes*m.k/p.format.Sub)
 		}
-		codes = codes || rounded
-		values = values || !rounded
+		t.codes, t.dot, t.values = t.codes || codes, t.dot || p.dot, t.values || !codes && !p.dot
 		m.panels += panels(w.Rows())
 	}
-	if a.Round != backend.RoundNone {
-		e.roundInput(a, codes, values)
+	m.prepare(e, pairs)
+	m.divide(len(e.b.pool.workers))
+	e.b.pool.run(m, (m.panels+m.perChunk-1)/m.perChunk)
+	e.arena.release(mark)
+	*m = matmulTask{} // keeps no operand alive
+}
+
+// prepare rounds the input, or lays it out. A few rows that are not rounded stay
+// where they are, if they need not be made even.
+func (m *matmulTask) prepare(e *exec, pairs bool) {
+	t := &e.round
+	if t.round == backend.RoundNone && m.rows < kernel.MaxRows && !(pairs && m.k%2 == 1) {
+		m.x = input[float32]{t.in, m.k, t.stride, m.rows}
+		*t = roundTask{}
+		return
 	}
-	m.perChunk = max(1, m.panels/(16*len(e.b.pool.workers)))
-	if m.rows*m.codes > 2 {
-		m.perChunk += m.perChunk % 2 // pairs
+	if t.values {
+		m.x = newInput[float32](&e.arena, m.rows, m.k)
 	}
-	if m.rows*m.codes <= 2 && m.panels >= 4*streams*len(e.b.pool.workers) {
-		m.perChunk = (m.perChunk + streams - 1) / streams * streams
+	if t.dot {
+		m.b = newInput[uint16](&e.arena, m.rows, m.k)
+	}
+	if t.codes {
+		m.qStride = m.k + 64 // as in newInput
+		m.xq = slice[int8](&e.arena, m.rows*m.codes*m.qStride)
+	}
+	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
+	*t = roundTask{}
+}
+
+// divide sets the panels of a chunk: a sixteenth of a worker's part, and of a few
+// rows, which wait for memory, enough to be read without a stop.
+func (m *matmulTask) divide(workers int) {
+	const run = 1 << 18 // bytes
+	m.perChunk = max(1, m.panels/(16*workers))
+	if m.rows <= 2 {
+		bytes := int64(0)
+		for i := range m.part[:m.parts] {
+			bytes += m.part[i].w.Bytes()
+		}
+		m.perChunk = max(m.perChunk, min(m.panels/(2*workers), int(run*int64(m.panels)/max(bytes, 1))))
+	}
+	group := kernel.Pair
+	if m.rows == 1 {
+		group = kernel.MaxPanels
+	}
+	if m.perChunk >= group {
+		m.perChunk = (m.perChunk + group - 1) / group * group
 	}
 	if m.rows*m.k*m.panels < smallOp/panel {
 		m.perChunk = m.panels
 	}
-	e.b.pool.run(m, (m.panels+m.perChunk-1)/m.perChunk)
-	e.arena.release(mark)
-	*m = matmulTask{} // keeps no operand alive
 }
 
 // roundTask rounds the input of a MatMul: chunks are runs of rows.
@@ -96,52 +173,51 @@ type roundTask struct {
 	stride   int
 	perChunk int
 	codes    bool // fill m.xq and the parts' meta
+	dot      bool // fill m.b
 	values   bool // fill m.x
-}
-
-// roundInput replaces x by its rounded form: codes for weights that take them,
-// values for those that do not.
-func (e *exec) roundInput(a *backend.Args, codes, values bool) {
-	m, t := &e.matmul, &e.round
-	*t = roundTask{m, a.Round, m.x, m.xStride, max(1, chunkElems/m.k), codes, values}
-	if values {
-		m.x, m.xStride = slice[float32](&e.arena, m.rows*m.k), m.k
-	}
-	if codes {
-		// A cache line more, since rows a power of two apart compete for the same
-		// lines of the first-level cache.
-		m.qStride = m.k + 64
-		m.xq = slice[int8](&e.arena, m.rows*m.codes*m.qStride)
-	}
-	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
-	*t = roundTask{}
 }
 
 func (t *roundTask) run(w *worker, chunk int) {
 	m, from := t.m, chunk*t.perChunk
-	group := t.round.Group()
 	for r := from; r < min(from+t.perChunk, m.rows); r++ {
 		x := t.in[r*t.stride:][:m.k]
-		if group == 0 {
-			for i, v := range x {
-				m.x[r*m.k+i] = block.BF16ToF32(block.F32ToBF16(v))
-			}
-			continue
-		}
-		if t.values {
-			clear(m.x[r*m.k:][:m.k])
-		}
 		mark := w.scratch.mark()
-		for i := range m.codes {
-			x = t.code(w, r, i, x)
+		switch {
+		case t.round == backend.RoundNone:
+			m.x.set(r, x)
+		case t.round == backend.RoundToBF16:
+			t.bf16(w, r, x)
+		default:
+			sum := slice[float32](&w.scratch, m.k)
+			clear(sum)
+			for i := range m.codes {
+				x = t.code(w, r, i, x, sum)
+			}
+			if t.values {
+				m.x.set(r, sum)
+			}
 		}
 		w.scratch.release(mark)
 	}
 }
 
+// bf16 rounds row r to bfloat16.
+func (t *roundTask) bf16(w *worker, r int, x []float32) {
+	b := slice[uint16](&w.scratch, len(x))
+	w.kernels.RoundBF16(b, x)
+	if t.dot {
+		t.m.b.set(r, b)
+	}
+	if t.values {
+		y := slice[float32](&w.scratch, len(x))
+		block.DecodeBF16(y, b)
+		t.m.x.set(r, y)
+	}
+}
+
 // code rounds x, which is row r or, where i is 1, what its first codes leave. It
-// returns what these leave.
-func (t *roundTask) code(w *worker, r, i int, x []float32) []float32 {
+// returns what these leave, and adds to sum what they stand for.
+func (t *roundTask) code(w *worker, r, i int, x, sum []float32) []float32 {
 	m, group := t.m, t.round.Group()
 	d, sums := slice[float32](&w.scratch, m.k/group), slice[int32](&w.scratch, m.k/16)
 	q, at := slice[int8](&w.scratch, m.k), r*m.codes+i
@@ -156,7 +232,7 @@ func (t *roundTask) code(w *worker, r, i int, x []float32) []float32 {
 		}
 	}
 	for i := 0; t.values && i < m.k; i++ {
-		m.x[r*m.k+i] += float32(float32(q[i]) * d[i/group])
+		sum[i] += float32(float32(q[i]) * d[i/group])
 	}
 	if i == m.codes-1 {
 		return nil
@@ -171,7 +247,7 @@ func (t *roundTask) code(w *worker, r, i int, x []float32) []float32 {
 func (m *matmulTask) run(w *worker, chunk int) {
 	end := min((chunk+1)*m.perChunk, m.panels)
 	work := 0 // since the last pause
-	for p := chunk * m.perChunk; p < end; p++ {
+	for p := chunk * m.perChunk; p < end; {
 		i := m.parts - 1
 		for p < m.part[i].first {
 			i--
@@ -181,39 +257,54 @@ func (m *matmulTask) run(w *worker, chunk int) {
 				return
 			}
 		}
-		mark := w.scratch.mark()
-		at := p - m.part[i].first
-		if n := m.together(&m.part[i], at, end-p); n > 1 {
-			m.integer(w, &m.part[i], at, n, m.part[i].out[at*panel:], m.part[i].stride)
-			p += n - 1
+		part, mark := &m.part[i], w.scratch.mark()
+		at := p - part.first
+		n := max(m.together(part, at, end-p), 1)
+		if cols := min(n*panel, part.w.Rows()-at*panel); m.rows < kernel.MaxRows && cols == n*panel {
+			m.panel(w, part, at, n, part.out[at*panel:], part.stride)
 		} else {
-			m.panel(w, i, at)
+			// The kernels write whole panels; and rows of the output, a power of two
+			// apart, would compete for the same lines of the caches at every part of k.
+			out := slice[float32](&w.scratch, m.rows*n*panel)
+			m.panel(w, part, at, n, out, n*panel)
+			for r := range m.rows {
+				copy(part.out[r*part.stride+at*panel:][:cols], out[r*n*panel:])
+			}
 		}
+		p += n
 		w.scratch.release(mark)
 	}
 }
 
-// panel multiplies all rows with panel i of a weight.
-func (m *matmulTask) panel(w *worker, part, i int) {
-	p := &m.part[part]
-	out, stride := p.out[i*panel:], p.stride
-	n := p.w.Rows() - i*panel
-	if n < panel { // the kernels write whole panels
-		out, stride = slice[float32](&w.scratch, m.rows*panel), panel
+// together is how many of n panels from i on, all whole, are multiplied at once; 0
+// where the first is not whole.
+func (m *matmulTask) together(p *matmulPart, i, n int) int {
+	n = min(n, p.w.Rows()/panel-i)
+	weight, ok := p.w.(*packed)
+	switch {
+	case !ok || p.meta == nil && !weight.typ.Float():
+		return min(n, 1)
+	case p.meta != nil && m.rows*m.codes <= 2 && p.format.Fused():
+		return min(n, 1)
+	case p.meta != nil:
+		return min(n, p.format.Panels())
+	case m.rows == 1:
+		return min(n, kernel.MaxPanels)
 	}
+	return min(n, kernel.Pair)
+}
+
+// panel multiplies all rows with n panels of a weight from i on.
+func (m *matmulTask) panel(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
 	switch weight := p.w.(type) {
 	case *packed:
 		switch {
 		case p.meta != nil:
-			m.integer(w, p, i, 1, out, stride)
+			m.integer(w, p, i, n, out, stride)
 		case p.format != nil:
 			m.values(w, p, i, out, stride)
-		case weight.typ == backend.F32:
-			multiply(m, w, w.kernels.F32, out, stride, as[float32](weight.panel(i)), 0, m.k)
-		case weight.typ == backend.F16:
-			multiply(m, w, w.kernels.F16, out, stride, as[uint16](weight.panel(i)), 0, m.k)
-		case weight.typ == backend.BF16:
-			multiply(m, w, w.kernels.BF16, out, stride, as[uint16](weight.panel(i)), 0, m.k)
+		case weight.typ.Float():
+			m.floats(w, p, i, n, out, stride)
 		default:
 			m.decoded(w, out, stride, weight, i)
 		}
@@ -222,11 +313,6 @@ func (m *matmulTask) panel(w *worker, part, i int) {
 			tiles(m, w, w.kernels.F32, out, stride, weight, i)
 		} else {
 			tiles(m, w, w.kernels.BF16, out, stride, weight, i)
-		}
-	}
-	if n < panel {
-		for r := range m.rows {
-			copy(p.out[r*p.stride+i*panel:][:n], out[r*panel:])
 		}
 	}
 }
@@ -250,26 +336,8 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 		n := min(tileLen, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
-		multiply(m, w, w.kernels.F32, out, stride, tile, col, n)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, col, n)
 	}
-}
-
-// streams is how many panels of small blocks are read at once for a row: one
-// alone does not keep memory busy. A panel's block of 256 inputs does.
-const streams = 4
-
-// together is how many of n panels from i on are multiplied at once.
-func (m *matmulTask) together(p *matmulPart, i, n int) int {
-	n = min(n, p.w.Rows()/panel-i) // whole ones
-	switch {
-	case p.meta == nil:
-		return 1
-	case m.rows*m.codes <= 2 && p.format.Fused() && p.format.Block == 32:
-		return min(n, streams)
-	case m.rows*m.codes > 2:
-		return min(n, p.format.Panels())
-	}
-	return 1
 }
 
 // integer multiplies the codes of all rows with those of n panels from i on, as
@@ -282,9 +350,7 @@ func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, 
 	}
 	if f.Fused() && rows <= 2 {
 		scales := slice[float32](&w.scratch, f.Scales(f.Block))
-		for r := range rows {
-			f.ProductRow(&w.call, n, dst[r*dstStride:], m.xq[r*m.qStride:], p.meta[r*subs:], weight.mem[i*weight.panelBytes():], weight.panelBytes(), scales, m.k)
-		}
+		f.ProductRows(&w.call, dst, dstStride, m.xq, m.qStride, p.meta, subs, weight.panel(i), scales, rows, m.k)
 	} else if !m.spread(w, p, i, n, dst, dstStride) {
 		return
 	}
@@ -326,17 +392,73 @@ func (m *matmulTask) addCodes(out []float32, stride int, both []float32, wide in
 }
 
 // kernelFunc is a float kernel of a kernel.Set.
-type kernelFunc[W number] = func(out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool)
+type kernelFunc[X, W number] = func(panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)
 
-// multiply adds the product of columns [col, col+n) of the input with w
-// [n, 16] to out, or writes it where col is 0.
-func multiply[W number](m *matmulTask, wk *worker, f kernelFunc[W], out []float32, stride int, w []W, col, n int) {
-	step := rowsPerCall(n)
-	for r := 0; r < m.rows; r += step {
+// multiply adds the product of columns [col, col+n) of the input, which lie in one
+// of its blocks, with panels of w to out, or writes it where col is 0.
+func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, col, n int) {
+	step := rowsPerCall(n * panels)
+	for r := 0; r < x.rows; r += step {
 		if r > 0 && wk.pause() {
 			return
 		}
-		f(out[r*stride:], stride, m.x[r*m.xStride+col:], m.xStride, w, panel, min(step, m.rows-r), n, col > 0)
+		f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.rows-r), n, col > 0)
+	}
+}
+
+// floats multiplies with panels of a float type.
+func (m *matmulTask) floats(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
+	weight, k := p.w.(*packed), m.k
+	mem, step := weight.mem[i*weight.panelBytes():], weight.panelBytes()/2
+	switch {
+	case p.dot:
+		blocks(m, w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2, step, k+k%2)
+	case weight.typ == backend.F32:
+		blocks(m, w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), 1, step/2, k)
+	case m.rows >= kernel.MaxRows:
+		m.widened(w, weight, mem, n, out, stride)
+	case weight.typ == backend.F16:
+		blocks(m, w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), 1, step, k)
+	default:
+		blocks(m, w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2, step, k+k%2)
+	}
+}
+
+// blocks multiplies with panels as they are, block by block of the input, unit
+// inputs side by side.
+func blocks[X, W number](m *matmulTask, w *worker, f kernelFunc[X, W], n int, out []float32, stride int, x *input[X], p []W, unit, step, k int) {
+	length := x.cols
+	if m.rows >= kernel.MaxRows {
+		length = min(length, tileLen/n*unit)
+	}
+	for col := 0; col < k; col += length {
+		if col > 0 && w.pause() {
+			return
+		}
+		multiply(w, f, n, out, stride, x, p[col*panel:], panel*unit, step, col, min(length, k-col))
+	}
+}
+
+// widened multiplies with panels of 16-bit floats that are widened part by part,
+// once for all rows.
+func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out []float32, stride int) {
+	length, step, k := tileLen/n, weight.panelBytes()/2, weight.panelBytes()/(2*panel)
+	tile := slice[float32](&w.scratch, tileLen*panel)
+	src := as[uint16](mem)
+	for col := 0; col < k; col += length {
+		if col > 0 && w.pause() {
+			return
+		}
+		cols := min(length, k-col)
+		for p := range n {
+			to, from := tile[p*length*panel:][:cols*panel], src[p*step+col*panel:]
+			if weight.typ == backend.F16 {
+				w.kernels.WidenF16(to, from)
+			} else {
+				w.kernels.WidenPairs(to, from)
+			}
+		}
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, col, cols)
 	}
 }
 
@@ -352,7 +474,7 @@ func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packe
 		}
 		cols := min(n, m.k-col)
 		weight.tile(tile, tmp, i, col, cols)
-		multiply(m, w, w.kernels.F32, out, stride, tile, col, cols)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, col, cols)
 	}
 }
 
@@ -384,7 +506,7 @@ func transpose[T number](dst, src []T, n, stride int) {
 }
 
 // tiles multiplies with a panel of a float weight that is packed tile by tile.
-func tiles[W number](m *matmulTask, w *worker, f kernelFunc[W], out []float32, stride int, weight *float, i int) {
+func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []float32, stride int, weight *float, i int) {
 	tile := slice[W](&w.scratch, tileLen*panel)
 	for col := 0; col < m.k; col += tileLen {
 		if col > 0 && w.pause() {
@@ -392,6 +514,6 @@ func tiles[W number](m *matmulTask, w *worker, f kernelFunc[W], out []float32, s
 		}
 		n := min(tileLen, m.k-col)
 		gather(tile, &weight.v, i*panel, col, n)
-		multiply(m, w, f, out, stride, tile, col, n)
+		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, col, n)
 	}
 }

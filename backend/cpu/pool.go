@@ -15,6 +15,8 @@ import (
 const (
 	spinTime  = 20 * time.Microsecond  // how long a worker waits before it sleeps
 	yieldTime = 500 * time.Microsecond // how long one works before it lets others run
+
+	clockPauses = 4 // pauses, of some 20 us each, for every look at the clock, which takes a while
 )
 
 // ErrClosed is returned by what needs a Backend or Exec that has been closed.
@@ -61,6 +63,7 @@ type worker struct {
 	scratch arena // empty when a chunk starts
 	call    kernel.Call
 	yielded time.Time
+	pauses  uint // since the clock was read
 	parked  atomic.Bool
 	wake    chan struct{}
 }
@@ -270,9 +273,11 @@ func (w *worker) chunk(t task, i int) {
 //
 //go:noinline
 func (w *worker) pause() bool {
-	if now := time.Now(); now.Sub(w.yielded) > yieldTime {
-		w.yielded = now
-		runtime.Gosched()
+	if w.pauses++; w.pauses%clockPauses == 0 {
+		if now := time.Now(); now.Sub(w.yielded) > yieldTime {
+			w.yielded = now
+			runtime.Gosched()
+		}
 	}
 	return w.pool.halted()
 }

@@ -14,73 +14,100 @@ import (
 type Limits struct {
 	ReadBytes float64 // read from memory, bytes a second, all workers
 	F32       float64 // multiplications and additions of float32 in registers, a second, all workers
+	BF16      float64 // the same of bfloat16 pairs, 0 where the processor has no such unit
 	Int8      float64 // the same of bytes
 }
 
 // A Probe measures Limits. It holds the memory that it reads.
 type Probe struct {
 	b     *Backend
-	mem   *buffer
-	bytes int64
+	mem   [2]*buffer // of huge and of small pages, where the system tells them apart
+	bytes int64      // of each
 }
 
 // NewProbe returns a probe that reads so many bytes, at least 16 MiB for each
-// worker: a multiple of the last cache. It fails with a *MemoryError, and with
-// backend.ErrUnsupported on the generic variant.
+// worker: a multiple of the last cache. It takes twice as many, and fails with a
+// *MemoryError, and with backend.ErrUnsupported on the generic variant.
 func (b *Backend) NewProbe(bytes int64) (*Probe, error) {
 	if _, ok := b.kernels.PeakF32(); !ok {
 		return nil, fmt.Errorf("cpu: a probe of variant %s: %w", b.kernels.Name(), backend.ErrUnsupported)
 	}
-	bytes = max(bytes, int64(len(b.pool.workers))*readPart) / readPart * readPart
-	mem, err := newBuffer(bytes)
-	if err != nil {
-		return nil, err
+	p := &Probe{b: b, bytes: max(bytes, int64(len(b.pool.workers))*readPart) / readPart * readPart}
+	for i := range p.mem {
+		mem, err := newBuffer(p.bytes)
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+		p.mem[i] = mem
+		if i == 1 {
+			adviseSmall(mem.mem)
+		}
+		for i := 0; i < len(mem.mem); i += 4096 { // pages that were never written are one page
+			mem.mem[i] = 1
+		}
 	}
-	for i := 0; i < len(mem.mem); i += 4096 { // pages that were never written are one page
-		mem.mem[i] = 1
-	}
-	return &Probe{b, mem, bytes}, nil
+	return p, nil
 }
 
 // readPart is what a worker reads at a time.
 const readPart = 16 << 20
 
-// Read reads the memory once and returns bytes a second. It waits in line for
-// the workers like a step.
-func (p *Probe) Read(ctx context.Context) (float64, error) {
-	d, err := p.time(ctx, probeTask(func(w *worker, i int) { w.kernels.Reads(p.mem.mem[i*readPart:][:readPart]) }), int(p.bytes/readPart))
-	return float64(p.bytes) / d.Seconds(), err
+// Read reads the memory and returns bytes a second: the most of huge and small
+// pages, in order and along several streams, as machines differ in what they like.
+// It waits in line for the workers like a step.
+func (p *Probe) Read(ctx context.Context) (best float64, err error) {
+	for _, mem := range p.mem {
+		for _, inOrder := range []bool{false, true} {
+			d, err := p.time(ctx, probeTask(func(w *worker, i int) { w.kernels.Reads(mem.mem[i*readPart:][:readPart], inOrder) }), int(p.bytes/readPart))
+			if err != nil {
+				return 0, err
+			}
+			best = max(best, float64(p.bytes)/d.Seconds())
+		}
+	}
+	return best, nil
 }
 
 // Limits measures all of Limits, the best of three.
 func (p *Probe) Limits(ctx context.Context) (l Limits, err error) {
 	n := len(p.b.pool.workers)
-	peak := func(of func(*kernel.Set) (kernel.Peak, bool)) (float64, error) {
+	peak := func(of func(*kernel.Set) (kernel.Peak, bool), best *float64) error {
 		const rounds, chunks = 20_000, 16
-		k, _ := of(p.b.kernels)
+		k, ok := of(p.b.kernels)
+		if !ok {
+			return nil
+		}
 		d, err := p.time(ctx, probeTask(func(*worker, int) { k.Run(rounds) }), chunks*n)
-		return float64(k.Ops) * rounds * chunks * float64(n) / d.Seconds(), err
+		*best = max(*best, float64(k.Ops)*rounds*chunks*float64(n)/d.Seconds())
+		return err
 	}
 	for range 3 {
 		read, err := p.Read(ctx)
 		if err != nil {
 			return l, err
 		}
-		f32, err := peak((*kernel.Set).PeakF32)
-		if err != nil {
-			return l, err
+		l.ReadBytes = max(l.ReadBytes, read)
+		for _, k := range []struct {
+			of   func(*kernel.Set) (kernel.Peak, bool)
+			best *float64
+		}{{(*kernel.Set).PeakF32, &l.F32}, {(*kernel.Set).PeakBF16, &l.BF16}, {(*kernel.Set).PeakInt8, &l.Int8}} {
+			if err := peak(k.of, k.best); err != nil {
+				return l, err
+			}
 		}
-		int8, err := peak((*kernel.Set).PeakInt8)
-		if err != nil {
-			return l, err
-		}
-		l = Limits{max(l.ReadBytes, read), max(l.F32, f32), max(l.Int8, int8)}
 	}
 	return l, nil
 }
 
 // Close frees the memory.
-func (p *Probe) Close() { p.mem.Free() }
+func (p *Probe) Close() {
+	for _, m := range p.mem {
+		if m != nil {
+			m.Free()
+		}
+	}
+}
 
 type probeTask func(w *worker, i int)
 

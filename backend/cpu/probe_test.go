@@ -34,7 +34,7 @@ func TestProbe(t *testing.T) {
 			}
 			defer p.Close()
 			l, err := p.Limits(context.Background())
-			if err != nil || l.ReadBytes < 1e8 || l.ReadBytes > 1e13 || l.F32 < 1e9 || l.Int8 < l.F32 || l.Int8 > 1e16 {
+			if err != nil || l.ReadBytes < 1e8 || l.ReadBytes > 1e13 || l.F32 < 1e9 || l.BF16 > 0 && l.BF16 < l.F32 || l.Int8 < l.F32 || l.Int8 > 1e16 {
 				t.Errorf("%+v, %v", l, err)
 			}
 			ctx, cancel := context.WithCancel(context.Background())

@@ -44,7 +44,16 @@ func panels(rows int) int { return (rows + panel - 1) / panel }
 // panel returns the bytes of panel i.
 func (w *packed) panel(i int) []byte { return w.mem[i*w.panelBytes():][:w.panelBytes()] }
 
-func (w *packed) panelBytes() int { return panel * w.rowBytes }
+func (w *packed) panelBytes() int { return panelBytes(w.typ, w.rowBytes) }
+
+// panelBytes is the size of a panel of rows of so many bytes. Rows of bfloat16 end
+// with a whole pair.
+func panelBytes(t backend.DType, row int) int {
+	if t == backend.BF16 {
+		row = (row + 3) &^ 3
+	}
+	return panel * row
+}
 
 // Pack implements backend.Backend. It reads rows with as many goroutines as
 // the pool has workers, 16 rows at a time each.
@@ -97,10 +106,10 @@ func newPacked(src *backend.WeightSource) (*packed, error) {
 		return fail("%w", err)
 	}
 	n := int64(panels(src.Rows))
-	if src.Rows > math.MaxInt32-panel || size > maxBytes/panel/n {
+	if src.Rows > math.MaxInt32-panel || size > min(maxBytes, math.MaxInt-panel)/panel/n-panel {
 		return fail("[%d %d] of %v is too large", src.Rows, src.Cols, src.Type)
 	}
-	mem, err := newBuffer(n * panel * size)
+	mem, err := newBuffer(n * int64(panelBytes(src.Type, int(size))))
 	if err != nil {
 		return fail("%w", err)
 	}
@@ -139,7 +148,6 @@ func (w *packed) fill(ctx context.Context, src *backend.WeightSource, next *atom
 var fields = [...][]struct{ bytes, unit int }{
 	backend.F32:    {{4, 4}},
 	backend.F16:    {{2, 2}},
-	backend.BF16:   {{2, 2}},
 	backend.Q4_0:   {{2, 2}, {16, 4}},
 	backend.Q4_1:   {{2, 2}, {2, 2}, {16, 4}},
 	backend.Q5_0:   {{2, 2}, {4, 4}, {16, 4}},
@@ -157,6 +165,13 @@ var fields = [...][]struct{ bytes, unit int }{
 // exchange copies between blocks of a panel p and of row r, as the file has it.
 func exchange(t backend.DType, p []byte, r int, row []byte, pack bool) {
 	n := t.BlockBytes()
+	if t == backend.BF16 { // pairs of inputs, the last with a zero
+		swap(p, r, row, 4, pack)
+		if at := len(row) &^ 3; at < len(row) {
+			swap(p[panel*at+2*r:], r, row[at:], 2, pack)
+		}
+		return
+	}
 	if int(t) >= len(fields) || fields[t] == nil { // whole blocks
 		for ; len(row) > 0; p, row = p[panel*n:], row[n:] {
 			if pack {
@@ -222,6 +237,13 @@ func (w *packed) Tile(dst []float32, row, rows, col, cols int) {
 func (w *packed) rowTile(dst []float32, row, col int) {
 	p, r := w.panel(row/panel), row%panel
 	e, n := w.typ.BlockElems(), w.typ.BlockBytes()
+	if w.typ == backend.BF16 {
+		for i := range dst {
+			at := (col+i)/2*panel*4 + 4*r + (col+i)%2*2
+			dst[i] = block.BF16ToF32(binary.LittleEndian.Uint16(p[at:]))
+		}
+		return
+	}
 	buf, ok := w.runs.Get().(*[maxRun]byte)
 	if !ok {
 		buf = new([maxRun]byte)

@@ -42,6 +42,8 @@ var floors = map[string]int{
 
 	// Helpers that know nothing of the rest.
 	"internal/vfs": -10,
+
+	"internal/chart": 42, // draws for recipes and programs
 }
 
 // forTests are imported by tests only, except by the packages named.

@@ -83,56 +83,6 @@ func (g gen) stride(name string, shift uint64, r reg.Register) {
 	}
 }
 
-// rowCases writes body once for each number of rows up to most, and the jumps
-// to it by the parameter rows; r is free afterwards.
-func (g gen) rowCases(most int, r reg.Register, body func(rows int)) {
-	g.arg("rows", r)
-	for n := 1; n < most; n++ {
-		g.CMPQ(r, operand.U8(n))
-		g.JEQ(operand.LabelRef(fmt.Sprintf("rows%d", n)))
-	}
-	for n := most; n > 0; n-- {
-		g.Label(fmt.Sprintf("rows%d", n))
-		body(n)
-		g.VZEROUPPER()
-		g.RET()
-	}
-}
-
-// floats are the element types of float panels.
-var floats = []struct {
-	name, elem, doc string
-	bytes           int
-}{
-	{"f32", "float32", "w[i*wStride+j]", 4},
-	{"f16", "uint16", "float16(w[i*wStride+j])", 2},
-	{"bf16", "uint16", "bfloat16(w[i*wStride+j])", 2},
-}
-
-// floatSignature and floatDoc are those of a float kernel.
-func floatSignature(elem string) string {
-	return "func(out []float32, outStride int, x []float32, xStride int, w []" + elem + ", wStride, rows, k int, accumulate bool)"
-}
-
-func floatDoc(rows int, weight string) []string {
-	return []string{
-		fmt.Sprintf("For 0 < rows <= %d and 0 < k:", rows),
-		"",
-		"\tfor r := range rows {",
-		"\t\tfor j := range 16 {",
-		"\t\t\tacc := float32(0)",
-		"\t\t\tif accumulate {",
-		"\t\t\t\tacc = out[r*outStride+j]",
-		"\t\t\t}",
-		"\t\t\tfor i := range k {",
-		"\t\t\t\tacc = fma(x[r*xStride+i], " + weight + ", acc)",
-		"\t\t\t}",
-		"\t\t\tout[r*outStride+j] = acc",
-		"\t\t}",
-		"\t}",
-	}
-}
-
 // at is the operand disp bytes after base.
 func at(base reg.Register, disp int) operand.Mem {
 	return operand.Mem{Base: base, Disp: disp}

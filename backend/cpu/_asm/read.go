@@ -5,8 +5,25 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// read writes a loop that does nothing but read, along 16 streams in turn.
+// read writes loops that do nothing but read: along 16 streams in turn, and along
+// one, asking ahead as the products of a row do.
 func (g gen) read() {
+	g.begin("readAheadAVX2", "func(p *byte, n int)", "readAheadAVX2 reads n bytes, a multiple of 256, more than none, at p.")
+	g.Load(g.Param("p"), reg.RSI)
+	g.Load(g.Param("n"), reg.RCX)
+	g.Label("loop")
+	for i := range 8 {
+		if i%2 == 0 {
+			g.PREFETCHT1(at(reg.RSI, fetchAhead+32*i))
+		}
+		g.VPXOR(at(reg.RSI, 32*i), ymm[i], ymm[i])
+	}
+	g.ADDQ(U32(256), reg.RSI)
+	g.SUBQ(U32(256), reg.RCX)
+	g.JNE(LabelRef("loop"))
+	g.VZEROUPPER()
+	g.RET()
+
 	g.begin("readAVX2", "func(p *byte, stride, n int)", "readAVX2 reads n bytes, a multiple of 64, more than none, at p and at each of 15 places stride bytes after the one before.")
 	g.Load(g.Param("p"), reg.RSI)
 	g.Load(g.Param("stride"), reg.R8)
@@ -19,7 +36,6 @@ func (g gen) read() {
 	g.Label("loop")
 	for i, b := range bases {
 		for j, m := range []Mem{{Base: b}, {Base: b, Index: reg.R8, Scale: 1}, {Base: b, Index: reg.R8, Scale: 2}, {Base: b, Index: reg.R9, Scale: 1}} {
-			g.PREFETCHT0(m.Offset(2048))
 			for half := range 2 {
 				y := ymm[(8*i+2*j+half)%16]
 				g.VPXOR(m.Offset(32*half), y, y)

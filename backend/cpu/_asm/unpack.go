@@ -20,13 +20,16 @@ type unpacker struct {
 	n                  int // float32 vectors of a sub-block: scales, or scales and minima
 	table              Mem
 
+	lines, asked, outs, done int // of a block: to be asked for, asked for, stores or products, those done
+
 	// Where fused is set, codes are multiplied as they come instead of stored.
 	fused  bool
+	rows   int
 	subLen int
-	single bool                       // a block is a sub-block
-	live   map[[2]int]reg.VecPhysical // sums of a sub-block (0) and half (1) in the making
-	seen   map[[2]int]int             // groups that they hold
-	next   [2]int                     // sub-block of a half that is to be added up
+	single bool                           // a block is a sub-block
+	live   map[fusedSub][]reg.VecPhysical // sums in the making, of a row each
+	seen   map[fusedSub]int               // groups that they hold
+	next   [2]int                         // sub-block of a half that is to be added up
 }
 
 // Offsets in the table of constants.
@@ -108,7 +111,7 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 	u.mask(15, reg.Y15)
 	size, subs := panelBytes[typeName(name)], inputs/subLen(name)
 	g.Label("loop")
-	u.ahead(size)
+	u.ahead(size, inputs)
 	body()
 	g.ADDQ(U32(size), u.src)
 	g.ADDQ(U32(16*inputs), u.codes)
@@ -119,10 +122,21 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 	g.RET()
 }
 
-// ahead asks for the memory that is some blocks away.
-func (u *unpacker) ahead(size int) {
-	for line := 0; line < size; line += 64 {
-		u.PREFETCHT0(at(u.src, 2048+line))
+// fetchAhead is how many bytes before their use lines are asked for, into the
+// second-level cache: what memory gives in the time that it takes to answer.
+const fetchAhead = 8192
+
+// ahead begins a block of so many bytes and inputs. Its lines are asked for one
+// at a time between its stores or products: all at once they would fill the queue
+// of what is under way, and everything would wait.
+func (u *unpacker) ahead(size, inputs int) {
+	u.lines, u.asked, u.outs, u.done = (size+63)/64, 0, inputs/2, 0
+}
+
+// fetch is called at every store or product of a block.
+func (u *unpacker) fetch() {
+	for u.done++; u.asked*u.outs < u.done*u.lines; u.asked++ {
+		u.PREFETCHT1(at(u.src, fetchAhead+64*u.asked))
 	}
 }
 
@@ -157,6 +171,7 @@ func (u *unpacker) mask(b byte, y reg.VecPhysical) {
 
 // out stores half of a group of codes.
 func (u *unpacker) out(y reg.VecPhysical, group, half int) {
+	u.fetch()
 	if u.fused {
 		u.multiply(y, group, half)
 		return
@@ -379,8 +394,8 @@ func (u *unpacker) q2K() {
 // pairs spreads codes of 2 bits; Y14 is their mask.
 func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half int)) {
 	for h := range 2 {
-		for g := range 8 {
-			for half := range 2 {
+		for half := range 2 { // one after the other, so that fewer sums are in the making
+			for g := range 8 {
 				u.VMOVDQU(at(u.src, from+word*(8*h+g)+32*half), reg.Y0)
 				for s := range 4 {
 					u.shifted(reg.Y0, 2*s, 0, false, reg.Y1)
@@ -438,26 +453,20 @@ func (u *unpacker) q6K() {
 	}
 	u.mask(0x30, reg.Y14)
 	for h := range 2 {
-		for run := range 2 { // the low nibbles of bytes 32*run on, pairs run and run+2
-			add := func(pair int) func(y reg.VecPhysical, g, half int) {
-				return func(y reg.VecPhysical, g, half int) {
-					u.VMOVDQU(at(u.src, 2048+word*(8*h+g)+32*half), reg.Y2)
-					u.shifted(reg.Y2, 2*pair, 4, false, reg.Y2)
-					u.VPAND(reg.Y14, reg.Y2, reg.Y2)
-					u.VPOR(reg.Y2, y, y)
-				}
-			}
-			low, high := add(run), add(run+2)
-			for g := range 8 {
-				for half := range 2 {
+		for half := range 2 { // as in pairs
+			for run := range 2 { // the low nibbles of bytes 32*run on, pairs run and run+2
+				for g := range 8 {
 					u.VMOVDQU(at(u.src, word*(16*h+8*run+g)+32*half), reg.Y0)
 					u.VPSRLW(U8(4), reg.Y0, reg.Y1)
 					u.VPAND(reg.Y15, reg.Y0, reg.Y0)
 					u.VPAND(reg.Y15, reg.Y1, reg.Y1)
-					low(reg.Y0, g, half)
-					high(reg.Y1, g, half)
-					u.out(reg.Y0, 32*h+8*run+g, half)
-					u.out(reg.Y1, 32*h+16+8*run+g, half)
+					for i, y := range []reg.VecPhysical{reg.Y0, reg.Y1} {
+						u.VMOVDQU(at(u.src, 2048+word*(8*h+g)+32*half), reg.Y2)
+						u.shifted(reg.Y2, 2*(run+2*i), 4, false, reg.Y2)
+						u.VPAND(reg.Y14, reg.Y2, reg.Y2)
+						u.VPOR(reg.Y2, y, y)
+						u.out(y, 32*h+16*i+8*run+g, half)
+					}
 				}
 			}
 		}

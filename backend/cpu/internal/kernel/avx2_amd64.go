@@ -4,62 +4,77 @@
 
 package kernel
 
-// f32AVX2 is the AVX2 product.
-// For 0 < rows <= 6 and 0 < k:
+// f32AVX2 multiplies rows, 6, 4, 2 or 1 of them, by a panel of k > 0 steps; wStep is not used:
 //
 //	for r := range rows {
 //		for j := range 16 {
-//			acc := float32(0)
+//			sum := float32(0)
 //			if accumulate {
-//				acc = out[r*outStride+j]
+//				sum = out[r*outStride+j]
 //			}
 //			for i := range k {
-//				acc = fma(x[r*xStride+i], w[i*wStride+j], acc)
+//				sum = fma(x[r*xStride+i], w[i*wStride+j], sum)
 //			}
-//			out[r*outStride+j] = acc
+//			out[r*outStride+j] = sum
 //		}
 //	}
 //
 //go:noescape
-func f32AVX2(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, rows int, k int, accumulate bool)
+func f32AVX2(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
 
-// f16AVX2 is the AVX2 product.
-// For 0 < rows <= 6 and 0 < k:
+// f16AVX2 multiplies rows, 6, 4, 2 or 1 of them, by a panel of k > 0 steps; wStep is not used:
 //
 //	for r := range rows {
 //		for j := range 16 {
-//			acc := float32(0)
+//			sum := float32(0)
 //			if accumulate {
-//				acc = out[r*outStride+j]
+//				sum = out[r*outStride+j]
 //			}
 //			for i := range k {
-//				acc = fma(x[r*xStride+i], float16(w[i*wStride+j]), acc)
+//				sum = fma(x[r*xStride+i], float16(w[i*wStride+j]), sum)
 //			}
-//			out[r*outStride+j] = acc
+//			out[r*outStride+j] = sum
 //		}
 //	}
 //
 //go:noescape
-func f16AVX2(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
+func f16AVX2(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 
-// bf16AVX2 is the AVX2 product.
-// For 0 < rows <= 6 and 0 < k:
+// bf16AVX2 multiplies rows, 6, 4, 2 or 1 of them, by a panel of k > 0 steps; wStep is not used:
 //
 //	for r := range rows {
 //		for j := range 16 {
-//			acc := float32(0)
+//			sum := float32(0)
 //			if accumulate {
-//				acc = out[r*outStride+j]
+//				sum = out[r*outStride+j]
 //			}
 //			for i := range k {
-//				acc = fma(x[r*xStride+i], bfloat16(w[i*wStride+j]), acc)
+//				sum = fma(x[r*xStride+i], bfloat16(w[i*wStride+j]), sum)
 //			}
-//			out[r*outStride+j] = acc
+//			out[r*outStride+j] = sum
 //		}
 //	}
 //
 //go:noescape
-func bf16AVX2(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
+func bf16AVX2(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16PairsAVX2 multiplies rows, 6, 4, 2 or 1 of them, by a panel of k > 0 steps; wStep is not used:
+//
+//	for r := range rows {
+//		for j := range 16 {
+//			sum := float32(0)
+//			if accumulate {
+//				sum = out[r*outStride+j]
+//			}
+//			for i := range 2*k {
+//				sum = fma(x[r*xStride+i], bfloat16(w[i/2*wStride+2*j+i%2]), sum)
+//			}
+//			out[r*outStride+j] = sum
+//		}
+//	}
+//
+//go:noescape
+func bf16PairsAVX2(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 
 // int8x32AVX2 multiplies rows, [2 1] of them, by unpacked codes:
 //
@@ -233,6 +248,11 @@ func int8x256x16MinsAVX2(c *int64)
 //go:noescape
 func tileAVX2(dst []float32, codes []byte, scales []float32, subs int, groups int, flip int, offset int, mins int)
 
+// readAheadAVX2 reads n bytes, a multiple of 256, more than none, at p.
+//
+//go:noescape
+func readAheadAVX2(p *byte, n int)
+
 // readAVX2 reads n bytes, a multiple of 64, more than none, at p and at each of 15 places stride bytes after the one before.
 //
 //go:noescape
@@ -272,3 +292,18 @@ func peakInt8AVX2(n int)
 //
 //go:noescape
 func roundAVX2(codes []int8, d []float32, sums []int32, x []float32, group int)
+
+// widenF16AVX2 widens float16. 0 < len(src), a multiple of 8.
+//
+//go:noescape
+func widenF16AVX2(dst []float32, src []uint16)
+
+// widenPairsAVX2 widens bfloat16 [n/32][16][2] to [n/32][2][16]. 0 < len(src) = n.
+//
+//go:noescape
+func widenPairsAVX2(dst []float32, src []uint16)
+
+// roundBF16AVX2 rounds to bfloat16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 16.
+//
+//go:noescape
+func roundBF16AVX2(dst []uint16, src []float32)

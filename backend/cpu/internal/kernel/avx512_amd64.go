@@ -4,62 +4,305 @@
 
 package kernel
 
-// f32AVX512 is the AVX-512 product.
-// For 0 < rows <= 12 and 0 < k:
+// f32AVX512 multiplies rows, [12 8 4 2 1] of them, by 1 panels of k > 0 steps:
 //
 //	for r := range rows {
-//		for j := range 16 {
-//			acc := float32(0)
-//			if accumulate {
-//				acc = out[r*outStride+j]
+//		for p := range 1 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], w[p*wStep+i*wStride+j], sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
 //			}
-//			for i := range k {
-//				acc = fma(x[r*xStride+i], w[i*wStride+j], acc)
-//			}
-//			out[r*outStride+j] = acc
 //		}
 //	}
 //
 //go:noescape
-func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, rows int, k int, accumulate bool)
+func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
 
-// f16AVX512 is the AVX-512 product.
-// For 0 < rows <= 12 and 0 < k:
+// f32x2AVX512 multiplies rows, [12 8 4 2 1] of them, by 2 panels of k > 0 steps:
 //
 //	for r := range rows {
-//		for j := range 16 {
-//			acc := float32(0)
-//			if accumulate {
-//				acc = out[r*outStride+j]
+//		for p := range 2 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], w[p*wStep+i*wStride+j], sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
 //			}
-//			for i := range k {
-//				acc = fma(x[r*xStride+i], float16(w[i*wStride+j]), acc)
-//			}
-//			out[r*outStride+j] = acc
 //		}
 //	}
 //
 //go:noescape
-func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
+func f32x2AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
 
-// bf16AVX512 is the AVX-512 product.
-// For 0 < rows <= 12 and 0 < k:
+// f32x4AVX512 multiplies rows, [1] of them, by 4 panels of k > 0 steps:
 //
 //	for r := range rows {
-//		for j := range 16 {
-//			acc := float32(0)
-//			if accumulate {
-//				acc = out[r*outStride+j]
+//		for p := range 4 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], w[p*wStep+i*wStride+j], sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
 //			}
-//			for i := range k {
-//				acc = fma(x[r*xStride+i], bfloat16(w[i*wStride+j]), acc)
-//			}
-//			out[r*outStride+j] = acc
 //		}
 //	}
 //
 //go:noescape
-func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, rows int, k int, accumulate bool)
+func f32x4AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// f16AVX512 multiplies rows, [12 8 4 2 1] of them, by 1 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 1 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], float16(w[p*wStep+i*wStride+j]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// f16x2AVX512 multiplies rows, [12 8 4 2 1] of them, by 2 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 2 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], float16(w[p*wStep+i*wStride+j]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func f16x2AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// f16x4AVX512 multiplies rows, [1] of them, by 4 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 4 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], float16(w[p*wStep+i*wStride+j]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func f16x4AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16AVX512 multiplies rows, [12 8 4 2 1] of them, by 1 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 1 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], bfloat16(w[p*wStep+i*wStride+j]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16x2AVX512 multiplies rows, [12 8 4 2 1] of them, by 2 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 2 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], bfloat16(w[p*wStep+i*wStride+j]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16x2AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16x4AVX512 multiplies rows, [1] of them, by 4 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 4 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range k {
+//					sum = fma(x[r*xStride+i], bfloat16(w[p*wStep+i*wStride+j]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16x4AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16PairsAVX512 multiplies rows, [12 8 4 2 1] of them, by 1 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 1 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range 2*k {
+//					sum = fma(x[r*xStride+i], bfloat16(w[p*wStep+i/2*wStride+2*j+i%2]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16PairsAVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16Pairsx2AVX512 multiplies rows, [12 8 4 2 1] of them, by 2 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 2 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range 2*k {
+//					sum = fma(x[r*xStride+i], bfloat16(w[p*wStep+i/2*wStride+2*j+i%2]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16Pairsx2AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16Pairsx4AVX512 multiplies rows, [1] of them, by 4 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 4 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range 2*k {
+//					sum = fma(x[r*xStride+i], bfloat16(w[p*wStep+i/2*wStride+2*j+i%2]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16Pairsx4AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16DotAVX512 multiplies rows, [12 8 4 2 1] of them, by 1 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 1 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range 2*k {
+//					sum = fma(bfloat16(x[r*xStride+i]), bfloat16(w[p*wStep+i/2*wStride+2*j+i%2]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16DotAVX512(out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16Dotx2AVX512 multiplies rows, [12 8 4 2 1] of them, by 2 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 2 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range 2*k {
+//					sum = fma(bfloat16(x[r*xStride+i]), bfloat16(w[p*wStep+i/2*wStride+2*j+i%2]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16Dotx2AVX512(out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
+
+// bf16Dotx4AVX512 multiplies rows, [1] of them, by 4 panels of k > 0 steps:
+//
+//	for r := range rows {
+//		for p := range 4 {
+//			for j := range 16 {
+//				sum := float32(0)
+//				if accumulate {
+//					sum = out[r*outStride+p*16+j]
+//				}
+//				for i := range 2*k {
+//					sum = fma(bfloat16(x[r*xStride+i]), bfloat16(w[p*wStep+i/2*wStride+2*j+i%2]), sum)
+//				}
+//				out[r*outStride+p*16+j] = sum
+//			}
+//		}
+//	}
+//
+//go:noescape
+func bf16Dotx4AVX512(out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 
 // int8x32AVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
 //
@@ -248,6 +491,11 @@ func pairx256x16MinsAVX512(c *int64)
 //
 //go:noescape
 func peakF32AVX512(n int)
+
+// peakBF16AVX512 runs n rounds of 12 VDPBF16PS, 32 products of bfloat16 each, on registers. 0 < n.
+//
+//go:noescape
+func peakBF16AVX512(n int)
 
 // peakInt8AVX512 runs n rounds of 12 VPDPBUSD, 64 products of bytes each, on registers. 0 < n.
 //

@@ -7,45 +7,47 @@ import (
 	"github.com/herd-ml/herd/backend"
 )
 
-// The benchmarks multiply one row, some rows and a full tile by a panel of 4096
-// inputs, which stays in the second-level cache, and report 10^9 operations a
-// second (two for a product) and, as MB/s, how fast the panel is read. Rows are
+// The benchmarks multiply one row, some rows and full tiles by panels of 4096
+// inputs, which stay in the second-level cache, and report 10^9 operations a
+// second (two for a product) and, as MB/s, how fast a panel is read. Rows are
 // a cache line longer than k: rows a power of two apart compete for the same
 // lines of the first-level cache.
 
-func benchmark(b *testing.B, panel int64, k int, call func(s *Set, rows int)) {
+func benchmark[X, W float32 | uint16](b *testing.B, unit, bytes int, call func(s *Set, panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)) {
+	const k = 4096
 	for _, v := range Variants() {
 		if v.Set == nil {
 			continue
 		}
-		for _, rows := range []int{1, 4, MaxRows} {
-			b.Run(fmt.Sprintf("%s/%d", v.Name, rows), func(b *testing.B) {
-				b.SetBytes(panel)
+		for _, n := range []struct{ panels, rows int }{{1, 1}, {4, 1}, {1, 4}, {1, MaxRows}, {2, MaxRows}, {2, 8 * MaxRows}} {
+			out, x, w := make([]float32, n.rows*n.panels*Panel), make([]X, n.rows*(k+16)), make([]W, n.panels*k*Panel)
+			b.Run(fmt.Sprintf("%s/%dx%d", v.Name, n.panels, n.rows), func(b *testing.B) {
+				b.SetBytes(int64(bytes * n.panels * k * Panel))
 				for b.Loop() {
-					call(v.Set, rows)
+					for i := 0; i < k; i += 256 { // as MatMul has it
+						call(v.Set, n.panels, out, n.panels*Panel, x[i:], k+16, w[i*Panel:], Panel*unit, k*Panel, n.rows, 256, i > 0)
+					}
 				}
-				b.ReportMetric(float64(b.N)*2*Panel*float64(k*rows)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+				b.ReportMetric(float64(b.N)*2*Panel*float64(k*n.rows*n.panels)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 			})
 		}
 	}
 }
 
-func BenchmarkF32(b *testing.B) {
-	const k = 4096
-	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*(k+16)), make([]float32, k*Panel)
-	benchmark(b, 4*k*Panel, k, func(s *Set, rows int) { s.F32(out, Panel, x, k+16, w, Panel, rows, k, false) })
-}
+func BenchmarkF32(b *testing.B)       { benchmark(b, 1, 4, (*Set).F32) }
+func BenchmarkF16(b *testing.B)       { benchmark(b, 1, 2, (*Set).F16) }
+func BenchmarkBF16(b *testing.B)      { benchmark(b, 1, 2, (*Set).BF16) }
+func BenchmarkBF16Pairs(b *testing.B) { benchmark(b, 2, 2, (*Set).BF16Pairs) }
 
-func BenchmarkF16(b *testing.B) {
-	const k = 4096
-	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*(k+16)), make([]uint16, k*Panel)
-	benchmark(b, 2*k*Panel, k, func(s *Set, rows int) { s.F16(out, Panel, x, k+16, w, Panel, rows, k, false) })
-}
-
-func BenchmarkBF16(b *testing.B) {
-	const k = 4096
-	out, x, w := make([]float32, MaxRows*Panel), make([]float32, MaxRows*(k+16)), make([]uint16, k*Panel)
-	benchmark(b, 2*k*Panel, k, func(s *Set, rows int) { s.BF16(out, Panel, x, k+16, w, Panel, rows, k, false) })
+func BenchmarkBF16Dot(b *testing.B) {
+	if !Best().HasBF16Dot() {
+		b.Skip("no AVX512_BF16")
+	}
+	benchmark(b, 2, 2, func(s *Set, panels int, out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride, wStep, rows, k int, accumulate bool) {
+		if s.HasBF16Dot() {
+			s.BF16Dot(panels, out, outStride, x, xStride, w, wStride, wStep, rows, k, accumulate)
+		}
+	})
 }
 
 func BenchmarkFormat(b *testing.B) {
@@ -124,6 +126,37 @@ func BenchmarkPeak(b *testing.B) {
 						p.Run(1000)
 					}
 					b.ReportMetric(float64(b.N)*1000*float64(p.Ops)/b.Elapsed().Seconds()/1e9, "GOP/s")
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkRow multiplies one row, and two, by panels that lie in the second-level cache or
+// in memory, as a step of decoding does.
+func BenchmarkRow(b *testing.B) {
+	const k = 2048
+	for _, typ := range backend.DTypes() {
+		f := Best().Format(typ)
+		if f == nil || !f.Fused() {
+			continue
+		}
+		size := k / f.Block * f.Bytes
+		for _, panels := range []int{4, 4096} {
+			src := make([]byte, panels*size)
+			for i := range src {
+				src[i] = byte(i % 61)
+			}
+			for _, n := range []int{1, 2} {
+				b.Run(fmt.Sprintf("%v/%dMB/%d", typ, len(src)>>20, n), func(b *testing.B) {
+					b.SetBytes(int64(len(src)))
+					out, x, meta, scales := make([]float32, n*Panel), make([]int8, n*k), make([]Meta, n*k/f.Sub), make([]float32, f.Scales(f.Block))
+					var c Call
+					for b.Loop() {
+						for p := range panels {
+							f.ProductRows(&c, out, Panel, x, k, meta, k/f.Sub, src[p*size:][:size], scales, n, k)
+						}
+					}
 				})
 			}
 		}

@@ -15,7 +15,7 @@ func ExampleSet_F32() {
 	}
 	x := []float32{1, 0, 7, 2, 5, 7}
 	out := make([]float32, 2*kernel.Panel)
-	kernel.Best().F32(out, kernel.Panel, x, 3, w, kernel.Panel, 2, 3, false)
+	kernel.Best().F32(1, out, kernel.Panel, x, 3, w, kernel.Panel, 0, 2, 3, false)
 	fmt.Println(out[:4], out[kernel.Panel:][:4])
 	// Output: [0 1 2 3] [5 7 9 11]
 }

@@ -25,7 +25,7 @@ type Format struct {
 	flip   int // makes codes unsigned for tile
 	unpack func(codes []byte, scales []float32, src []byte, blocks int)
 	recipe
-	fused func(c *int64) // nil where a product of one row is no different
+	fused [2]func(c *int64) // of one and of two rows; nil where they would be no different
 	tile  func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
 }
 
@@ -169,30 +169,36 @@ func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []
 	*a = callArgs{}
 }
 
-// Fused reports whether ProductRow exists.
-func (f *Format) Fused() bool { return f.fused != nil }
+// Fused reports whether ProductRows exists.
+func (f *Format) Fused() bool { return f.fused[0] != nil }
 
-// ProductRow is Product of one row with n inputs, whole blocks, of panels that
-// are not unpacked: the same bits in the time that it takes to read them, which
-// is least for several panels. They lie stride bytes apart in src; the outputs
-// of each follow those before in out. scales [Scales(Block)] is scratch.
-func (f *Format) ProductRow(c *Call, panels int, out []float32, x []int8, meta []Meta, src []byte, stride int, scales []float32, n int) {
-	if panels < 0 || n < 0 || n%f.Block != 0 || len(out) < panels*Panel || len(x) < n || len(meta) < n/f.Sub || len(scales) < f.Scales(f.Block) {
-		panic("kernel: ProductRow operands too short")
+// ProductRows is Product of one or two rows with n inputs, whole blocks, of a
+// panel that is not unpacked: the same bits in the time that it takes to read it.
+// scales [Scales(Block)] is scratch.
+func (f *Format) ProductRows(c *Call, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, src []byte, scales []float32, rows, n int) {
+	if rows < 1 || rows > 2 || n < 0 || n%f.Block != 0 || len(scales) < f.Scales(f.Block) {
+		panic("kernel: ProductRows of too many rows, parts of blocks or without scratch")
 	}
-	if !fits(len(src), panels, stride, n/f.Block*f.Bytes) {
-		panic("kernel: ProductRow weight too short")
+	if !fits(len(out), rows, outStride, Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
+		panic("kernel: ProductRows rows too short")
 	}
-	clear(out[:panels*Panel])
-	for i := 0; i < n && panels > 0; i += chunkLen {
-		a := &c.c
+	if len(src) < n/f.Block*f.Bytes {
+		panic("kernel: ProductRows weight too short")
+	}
+	clearRows(out, outStride, rows, Panel, false)
+	a := &c.c
+	for i := 0; i < n; i += rowChunk {
+		a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
 		a.out, a.x, a.meta = unsafe.Pointer(&out[0]), unsafe.Pointer(&x[i]), unsafe.Pointer(&meta[i/f.Sub])
-		a.codes, a.scales, a.blocks = unsafe.Pointer(&src[i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(chunkLen, n-i)/f.Block
-		a.rows, a.codesStep = panels, stride
-		callProduct(f.fused, a)
-		*a = callArgs{}
+		a.codes, a.scales, a.blocks = unsafe.Pointer(&src[i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(rowChunk, n-i)/f.Block
+		callProduct(f.fused[rows-1], a)
 	}
+	*a = callArgs{}
 }
+
+// rowChunk is the inputs that one row goes through without a safepoint: at most
+// 272 KiB of a panel.
+const rowChunk = 1 << 14
 
 // tileRows is the largest tile that is built for at most n rows.
 func tileRows(most, n int) int {

@@ -114,54 +114,54 @@ func TestProduct(t *testing.T) {
 	})
 }
 
-// TestProductRow wants of a row that is multiplied without unpacking the bits
-// of Product.
-func TestProductRow(t *testing.T) {
+// TestProductRows wants of rows that are multiplied without unpacking the bits of
+// Product.
+func TestProductRows(t *testing.T) {
 	forAll(t, func(t *testing.T, s *Set) {
 		formats(t, s, func(t *testing.T, _ backend.DType, f *Format) {
 			if !f.Fused() {
-				t.Skip("no product of one row of its own")
+				t.Skip("no product of few rows of its own")
 			}
 			rnd := rand.New(rand.NewPCG(7, 8))
-			for i, k := range []int{f.Block, 3 * f.Block, chunkLen, chunkLen + 2*f.Block} {
-				for panels := range 6 {
-					productRow(t, rnd, f, panels, k, k/f.Block*f.Bytes+64*i)
+			for i, k := range []int{0, f.Block, 3 * f.Block, rowChunk, rowChunk + 2*f.Block} {
+				for rows := 1; rows <= 2; rows++ {
+					productRows(t, rnd, f, rows, k, i)
 				}
 			}
 		})
 	})
 }
 
-func productRow(t *testing.T, rnd *rand.Rand, f *Format, panels, k, stride int) {
-	x, wholeX := guarded(k, func() int8 { return int8(rnd.IntN(255) - 127) })
-	meta, sums := make([]Meta, k/f.Sub), make([]int32, k/sumLen)
-	for i, c := range x {
-		sums[i/sumLen] += int32(c)
+func productRows(t *testing.T, rnd *rand.Rand, f *Format, rows, k, extra int) {
+	xStride, metaStride, outStride := k+extra, k/f.Sub+extra, Panel+extra
+	x, wholeX := guarded((rows-1)*xStride+k, func() int8 { return int8(rnd.IntN(255) - 127) })
+	meta := make([]Meta, (rows-1)*metaStride+k/f.Sub)
+	for r := range rows {
+		sums, d := make([]int32, k/sumLen), make([]float32, k/f.Group)
+		for i, c := range x[r*xStride:][:k] {
+			sums[i/sumLen] += int32(c)
+		}
+		for i := range d {
+			d[i] = rnd.Float32()
+		}
+		f.Metas(meta[r*metaStride:][:k/f.Sub], sums, d)
 	}
-	d := make([]float32, k/f.Group)
-	for i := range d {
-		d[i] = rnd.Float32()
-	}
-	size := k / f.Block * f.Bytes
-	src := make([]byte, max(0, panels-1)*stride+size)
+	src := make([]byte, k/f.Block*f.Bytes)
 	for i := range src {
 		src[i] = byte(rnd.Uint32())
 	}
-	f.Metas(meta, sums, d)
 	codes, scales := make([]byte, k*Panel), make([]float32, f.Scales(k))
-	want := make([]float32, panels*Panel)
+	want := make([]float32, (rows-1)*outStride+Panel)
 	var c Call
-	for p := range panels {
-		f.Unpack(codes, scales, src[p*stride:], k)
-		f.Product(&c, 1, want[p*Panel:], Panel, x, k, meta, len(meta), codes, scales, 1, k, false)
-	}
-	got, whole := guarded(panels*Panel, func() float32 { return 7 })
+	f.Unpack(codes, scales, src, k)
+	f.Product(&c, 1, want, outStride, x, xStride, meta, metaStride, codes, scales, rows, k, false)
+	got, whole := guarded(len(want), func() float32 { return 7 })
 	room, wholeRoom := guarded(f.Scales(f.Block), func() float32 { return 7 })
 	before := bytes.Clone(raw(wholeX))
-	f.ProductRow(&c, panels, got, x, meta, src, stride, room, k)
-	for j := range want {
-		if !same(got[j], want[j]) {
-			t.Fatalf("%d panels, %d inputs: output %d is %g, want %g", panels, k, j, got[j], want[j])
+	f.ProductRows(&c, got, outStride, x, xStride, meta, metaStride, src, room, rows, k)
+	for i := range want {
+		if w := want[i]; i%outStride < Panel && !same(got[i], w) || i%outStride >= Panel && got[i] != 7 {
+			t.Fatalf("%d rows, %d inputs: output %d is %g, want %g", rows, k, i, got[i], w)
 		}
 	}
 	for i := range guard {
@@ -174,7 +174,9 @@ func productRow(t *testing.T, rnd *rand.Rand, f *Format, panels, k, stride int) 
 	if !bytes.Equal(before, raw(wholeX)) {
 		t.Fatalf("%d inputs: the input was written", k)
 	}
-	if text := panics(func() { f.ProductRow(&c, panels, got, x, meta, src[1:], stride, room, k) }); panels > 0 && !strings.HasPrefix(text, "kernel: ") {
+	if text := panics(func() {
+		f.ProductRows(&c, got, outStride, x, xStride, meta, metaStride, src[min(1, k):], room, rows, k)
+	}); k > 0 && !strings.HasPrefix(text, "kernel: ") {
 		t.Errorf("a short weight panics with %q", text)
 	}
 }

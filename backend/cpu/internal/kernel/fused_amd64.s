@@ -268,7 +268,7 @@ TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -276,20 +276,7 @@ TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	PREFETCHT0    2240(SI)
-	PREFETCHT0    2304(SI)
-	PREFETCHT0    2368(SI)
-	PREFETCHT0    2432(SI)
-	PREFETCHT0    2496(SI)
-	PREFETCHT0    2560(SI)
+	MOVQ          (R11), DI
 	VMOVUPS       (DI), Y8
 	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
@@ -301,10 +288,12 @@ panel:
 	VPBROADCASTD  X14, Y14
 	VMOVDQU       32(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8192(SI)
 	VPBROADCASTD  (R10), Y16
 	VPDPBUSD.BCST (R9), Y0, Y16
 	VMOVDQU       64(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8256(SI)
 	VPBROADCASTD  (R10), Y17
 	VPDPBUSD.BCST (R9), Y0, Y17
 	VMOVDQU       96(SI), Y0
@@ -312,39 +301,46 @@ panel:
 	VPDPBUSD.BCST 4(R9), Y0, Y16
 	VMOVDQU       128(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8320(SI)
 	VPDPBUSD.BCST 4(R9), Y0, Y17
 	VMOVDQU       160(SI), Y0
 	VPXOR         Y14, Y0, Y0
 	VPDPBUSD.BCST 8(R9), Y0, Y16
 	VMOVDQU       192(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8384(SI)
 	VPDPBUSD.BCST 8(R9), Y0, Y17
 	VMOVDQU       224(SI), Y0
 	VPXOR         Y14, Y0, Y0
 	VPDPBUSD.BCST 12(R9), Y0, Y16
 	VMOVDQU       256(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8448(SI)
 	VPDPBUSD.BCST 12(R9), Y0, Y17
 	VMOVDQU       288(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8512(SI)
 	VPDPBUSD.BCST 16(R9), Y0, Y16
 	VMOVDQU       320(SI), Y0
 	VPXOR         Y14, Y0, Y0
 	VPDPBUSD.BCST 16(R9), Y0, Y17
 	VMOVDQU       352(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8576(SI)
 	VPDPBUSD.BCST 20(R9), Y0, Y16
 	VMOVDQU       384(SI), Y0
 	VPXOR         Y14, Y0, Y0
 	VPDPBUSD.BCST 20(R9), Y0, Y17
 	VMOVDQU       416(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8640(SI)
 	VPDPBUSD.BCST 24(R9), Y0, Y16
 	VMOVDQU       448(SI), Y0
 	VPXOR         Y14, Y0, Y0
 	VPDPBUSD.BCST 24(R9), Y0, Y17
 	VMOVDQU       480(SI), Y0
 	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8704(SI)
 	VPDPBUSD.BCST 28(R9), Y0, Y16
 	VCVTDQ2PS     Y16, Y16
 	VMOVUPS       (R8), Y4
@@ -357,13 +353,10 @@ panel:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
+	MOVQ          (R11), DI
 	VMOVUPS       Y8, (DI)
 	VMOVUPS       Y9, 32(DI)
-	ADDQ          80(R11), SI
-	ADDQ          $0x40, DI
-	DECQ          R13
-	JNE           panel
-	ADDQ          $0x00000220, R12
+	ADDQ          $0x00000220, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
@@ -377,7 +370,7 @@ TEXT ·fusedIQ4_NL(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -385,16 +378,7 @@ TEXT ·fusedIQ4_NL(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	PREFETCHT0    2240(SI)
-	PREFETCHT0    2304(SI)
+	MOVQ          (R11), DI
 	VMOVUPS       (DI), Y8
 	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
@@ -408,6 +392,7 @@ panel:
 	VPAND         Y15, Y1, Y1
 	VPSHUFB       Y0, Y14, Y0
 	VPSHUFB       Y1, Y14, Y1
+	PREFETCHT1    8192(SI)
 	VPBROADCASTD  (R10), Y16
 	VPDPBUSD.BCST (R9), Y0, Y16
 	VPDPBUSD.BCST 16(R9), Y1, Y16
@@ -419,6 +404,7 @@ panel:
 	VPSHUFB       Y1, Y14, Y1
 	VPBROADCASTD  (R10), Y17
 	VPDPBUSD.BCST (R9), Y0, Y17
+	PREFETCHT1    8256(SI)
 	VPDPBUSD.BCST 16(R9), Y1, Y17
 	VMOVDQU       96(SI), Y0
 	VPSRLW        $0x04, Y0, Y1
@@ -434,6 +420,7 @@ panel:
 	VPAND         Y15, Y1, Y1
 	VPSHUFB       Y0, Y14, Y0
 	VPSHUFB       Y1, Y14, Y1
+	PREFETCHT1    8320(SI)
 	VPDPBUSD.BCST 4(R9), Y0, Y17
 	VPDPBUSD.BCST 20(R9), Y1, Y17
 	VMOVDQU       160(SI), Y0
@@ -443,6 +430,7 @@ panel:
 	VPSHUFB       Y0, Y14, Y0
 	VPSHUFB       Y1, Y14, Y1
 	VPDPBUSD.BCST 8(R9), Y0, Y16
+	PREFETCHT1    8384(SI)
 	VPDPBUSD.BCST 24(R9), Y1, Y16
 	VMOVDQU       192(SI), Y0
 	VPSRLW        $0x04, Y0, Y1
@@ -458,6 +446,7 @@ panel:
 	VPAND         Y15, Y1, Y1
 	VPSHUFB       Y0, Y14, Y0
 	VPSHUFB       Y1, Y14, Y1
+	PREFETCHT1    8448(SI)
 	VPDPBUSD.BCST 12(R9), Y0, Y16
 	VPDPBUSD.BCST 28(R9), Y1, Y16
 	VCVTDQ2PS     Y16, Y16
@@ -476,13 +465,10 @@ panel:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
+	MOVQ          (R11), DI
 	VMOVUPS       Y8, (DI)
 	VMOVUPS       Y9, 32(DI)
-	ADDQ          80(R11), SI
-	ADDQ          $0x40, DI
-	DECQ          R13
-	JNE           panel
-	ADDQ          $0x00000120, R12
+	ADDQ          $0x00000120, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
@@ -496,7 +482,7 @@ TEXT ·fusedIQ4_XS(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -504,47 +490,8 @@ TEXT ·fusedIQ4_XS(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
-	PREFETCHT0       2432(SI)
-	PREFETCHT0       2496(SI)
-	PREFETCHT0       2560(SI)
-	PREFETCHT0       2624(SI)
-	PREFETCHT0       2688(SI)
-	PREFETCHT0       2752(SI)
-	PREFETCHT0       2816(SI)
-	PREFETCHT0       2880(SI)
-	PREFETCHT0       2944(SI)
-	PREFETCHT0       3008(SI)
-	PREFETCHT0       3072(SI)
-	PREFETCHT0       3136(SI)
-	PREFETCHT0       3200(SI)
-	PREFETCHT0       3264(SI)
-	PREFETCHT0       3328(SI)
-	PREFETCHT0       3392(SI)
-	PREFETCHT0       3456(SI)
-	PREFETCHT0       3520(SI)
-	PREFETCHT0       3584(SI)
-	PREFETCHT0       3648(SI)
-	PREFETCHT0       3712(SI)
-	PREFETCHT0       3776(SI)
-	PREFETCHT0       3840(SI)
-	PREFETCHT0       3904(SI)
-	PREFETCHT0       3968(SI)
-	PREFETCHT0       4032(SI)
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	VPXOR            Y8, Y8, Y8
-	VPXOR            Y9, Y9, Y9
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
 	VPBROADCASTD     X4, Y4
@@ -717,6 +664,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y0, Y16
 	VPDPBUSD.BCST    16(R9), Y1, Y16
@@ -728,6 +676,7 @@ panel:
 	VPSHUFB          Y1, Y14, Y1
 	VPBROADCASTD     (R10), Y17
 	VPDPBUSD.BCST    (R9), Y0, Y17
+	PREFETCHT1       8256(SI)
 	VPDPBUSD.BCST    16(R9), Y1, Y17
 	VMOVDQU          192(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -744,6 +693,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    4(R9), Y0, Y17
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    20(R9), Y1, Y17
 	VMOVDQU          256(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -760,6 +710,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    8(R9), Y0, Y17
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    24(R9), Y1, Y17
 	VMOVDQU          320(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -778,6 +729,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    12(R9), Y0, Y17
+	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    28(R9), Y1, Y17
 	VCVTDQ2PS        Y17, Y17
 	VFMADD231PS      32(R8), Y17, Y9
@@ -796,6 +748,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8512(SI)
 	VPBROADCASTD     12(R10), Y17
 	VPDPBUSD.BCST    32(R9), Y0, Y17
 	VPDPBUSD.BCST    48(R9), Y1, Y17
@@ -813,6 +766,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    36(R9), Y0, Y17
 	VPDPBUSD.BCST    52(R9), Y1, Y17
 	VMOVDQU          512(SI), Y0
@@ -829,6 +783,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8640(SI)
 	VPDPBUSD.BCST    40(R9), Y0, Y17
 	VPDPBUSD.BCST    56(R9), Y1, Y17
 	VMOVDQU          576(SI), Y0
@@ -847,6 +802,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8704(SI)
 	VPDPBUSD.BCST    44(R9), Y0, Y17
 	VPDPBUSD.BCST    60(R9), Y1, Y17
 	VCVTDQ2PS        Y17, Y17
@@ -859,6 +815,7 @@ panel:
 	VPSHUFB          Y1, Y14, Y1
 	VPBROADCASTD     24(R10), Y16
 	VPDPBUSD.BCST    64(R9), Y0, Y16
+	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    80(R9), Y1, Y16
 	VMOVDQU          672(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -876,6 +833,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    68(R9), Y0, Y16
+	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    84(R9), Y1, Y16
 	VMOVDQU          736(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -892,6 +850,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    72(R9), Y0, Y16
+	PREFETCHT1       8896(SI)
 	VPDPBUSD.BCST    88(R9), Y1, Y16
 	VMOVDQU          800(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -908,6 +867,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    76(R9), Y0, Y16
+	PREFETCHT1       8960(SI)
 	VPDPBUSD.BCST    92(R9), Y1, Y16
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      128(R8), Y16, Y8
@@ -927,6 +887,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9024(SI)
 	VPBROADCASTD     36(R10), Y16
 	VPDPBUSD.BCST    96(R9), Y0, Y16
 	VPDPBUSD.BCST    112(R9), Y1, Y16
@@ -945,6 +906,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9088(SI)
 	VPDPBUSD.BCST    100(R9), Y0, Y16
 	VPDPBUSD.BCST    116(R9), Y1, Y16
 	VMOVDQU          992(SI), Y0
@@ -961,6 +923,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    104(R9), Y0, Y16
 	VPDPBUSD.BCST    120(R9), Y1, Y16
 	VMOVDQU          1056(SI), Y0
@@ -977,6 +940,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9216(SI)
 	VPDPBUSD.BCST    108(R9), Y0, Y16
 	VPDPBUSD.BCST    124(R9), Y1, Y16
 	VCVTDQ2PS        Y16, Y16
@@ -997,6 +961,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9280(SI)
 	VPBROADCASTD     48(R10), Y16
 	VPDPBUSD.BCST    128(R9), Y0, Y16
 	VPDPBUSD.BCST    144(R9), Y1, Y16
@@ -1008,6 +973,7 @@ panel:
 	VPSHUFB          Y1, Y14, Y1
 	VPBROADCASTD     48(R10), Y17
 	VPDPBUSD.BCST    128(R9), Y0, Y17
+	PREFETCHT1       9344(SI)
 	VPDPBUSD.BCST    144(R9), Y1, Y17
 	VMOVDQU          1216(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1024,6 +990,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    132(R9), Y0, Y17
+	PREFETCHT1       9408(SI)
 	VPDPBUSD.BCST    148(R9), Y1, Y17
 	VMOVDQU          1280(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1040,6 +1007,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    136(R9), Y0, Y17
+	PREFETCHT1       9472(SI)
 	VPDPBUSD.BCST    152(R9), Y1, Y17
 	VMOVDQU          1344(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1058,6 +1026,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    140(R9), Y0, Y17
+	PREFETCHT1       9536(SI)
 	VPDPBUSD.BCST    156(R9), Y1, Y17
 	VCVTDQ2PS        Y17, Y17
 	VFMADD231PS      288(R8), Y17, Y9
@@ -1076,6 +1045,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9600(SI)
 	VPBROADCASTD     60(R10), Y17
 	VPDPBUSD.BCST    160(R9), Y0, Y17
 	VPDPBUSD.BCST    176(R9), Y1, Y17
@@ -1093,6 +1063,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9664(SI)
 	VPDPBUSD.BCST    164(R9), Y0, Y17
 	VPDPBUSD.BCST    180(R9), Y1, Y17
 	VMOVDQU          1536(SI), Y0
@@ -1109,6 +1080,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    168(R9), Y0, Y17
 	VPDPBUSD.BCST    184(R9), Y1, Y17
 	VMOVDQU          1600(SI), Y0
@@ -1127,6 +1099,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9792(SI)
 	VPDPBUSD.BCST    172(R9), Y0, Y17
 	VPDPBUSD.BCST    188(R9), Y1, Y17
 	VCVTDQ2PS        Y17, Y17
@@ -1139,6 +1112,7 @@ panel:
 	VPSHUFB          Y1, Y14, Y1
 	VPBROADCASTD     72(R10), Y16
 	VPDPBUSD.BCST    192(R9), Y0, Y16
+	PREFETCHT1       9856(SI)
 	VPDPBUSD.BCST    208(R9), Y1, Y16
 	VMOVDQU          1696(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1156,6 +1130,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    196(R9), Y0, Y16
+	PREFETCHT1       9920(SI)
 	VPDPBUSD.BCST    212(R9), Y1, Y16
 	VMOVDQU          1760(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1172,6 +1147,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    200(R9), Y0, Y16
+	PREFETCHT1       9984(SI)
 	VPDPBUSD.BCST    216(R9), Y1, Y16
 	VMOVDQU          1824(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1188,6 +1164,7 @@ panel:
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
 	VPDPBUSD.BCST    204(R9), Y0, Y16
+	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    220(R9), Y1, Y16
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      384(R8), Y16, Y8
@@ -1207,6 +1184,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10112(SI)
 	VPBROADCASTD     84(R10), Y16
 	VPDPBUSD.BCST    224(R9), Y0, Y16
 	VPDPBUSD.BCST    240(R9), Y1, Y16
@@ -1225,6 +1203,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    228(R9), Y0, Y16
 	VPDPBUSD.BCST    244(R9), Y1, Y16
 	VMOVDQU          2016(SI), Y0
@@ -1241,6 +1220,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10240(SI)
 	VPDPBUSD.BCST    232(R9), Y0, Y16
 	VPDPBUSD.BCST    248(R9), Y1, Y16
 	VMOVDQU          2080(SI), Y0
@@ -1257,6 +1237,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPSHUFB          Y0, Y14, Y0
 	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    236(R9), Y0, Y16
 	VPDPBUSD.BCST    252(R9), Y1, Y16
 	VCVTDQ2PS        Y16, Y16
@@ -1271,17 +1252,14 @@ panel:
 	VPDPBUSD.BCST    252(R9), Y1, Y17
 	VCVTDQ2PS        Y17, Y17
 	VFMADD231PS      480(R8), Y17, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y4
 	VFMADD231PS.BCST 8(R10), Y8, Y4
 	VMOVUPS          Y4, (DI)
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000880, R12
+	ADDQ             $0x00000880, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
@@ -1295,7 +1273,7 @@ TEXT ·fusedQ4_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -1303,16 +1281,7 @@ TEXT ·fusedQ4_0(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	PREFETCHT0    2240(SI)
-	PREFETCHT0    2304(SI)
+	MOVQ          (R11), DI
 	VMOVUPS       (DI), Y8
 	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
@@ -1323,6 +1292,7 @@ panel:
 	VPSRLW        $0x04, Y0, Y1
 	VPAND         Y15, Y0, Y0
 	VPAND         Y15, Y1, Y1
+	PREFETCHT1    8192(SI)
 	VPBROADCASTD  (R10), Y16
 	VPDPBUSD.BCST (R9), Y0, Y16
 	VPDPBUSD.BCST 16(R9), Y1, Y16
@@ -1332,6 +1302,7 @@ panel:
 	VPAND         Y15, Y1, Y1
 	VPBROADCASTD  (R10), Y17
 	VPDPBUSD.BCST (R9), Y0, Y17
+	PREFETCHT1    8256(SI)
 	VPDPBUSD.BCST 16(R9), Y1, Y17
 	VMOVDQU       96(SI), Y0
 	VPSRLW        $0x04, Y0, Y1
@@ -1343,6 +1314,7 @@ panel:
 	VPSRLW        $0x04, Y0, Y1
 	VPAND         Y15, Y0, Y0
 	VPAND         Y15, Y1, Y1
+	PREFETCHT1    8320(SI)
 	VPDPBUSD.BCST 4(R9), Y0, Y17
 	VPDPBUSD.BCST 20(R9), Y1, Y17
 	VMOVDQU       160(SI), Y0
@@ -1350,6 +1322,7 @@ panel:
 	VPAND         Y15, Y0, Y0
 	VPAND         Y15, Y1, Y1
 	VPDPBUSD.BCST 8(R9), Y0, Y16
+	PREFETCHT1    8384(SI)
 	VPDPBUSD.BCST 24(R9), Y1, Y16
 	VMOVDQU       192(SI), Y0
 	VPSRLW        $0x04, Y0, Y1
@@ -1361,6 +1334,7 @@ panel:
 	VPSRLW        $0x04, Y0, Y1
 	VPAND         Y15, Y0, Y0
 	VPAND         Y15, Y1, Y1
+	PREFETCHT1    8448(SI)
 	VPDPBUSD.BCST 12(R9), Y0, Y16
 	VPDPBUSD.BCST 28(R9), Y1, Y16
 	VCVTDQ2PS     Y16, Y16
@@ -1377,13 +1351,10 @@ panel:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
+	MOVQ          (R11), DI
 	VMOVUPS       Y8, (DI)
 	VMOVUPS       Y9, 32(DI)
-	ADDQ          80(R11), SI
-	ADDQ          $0x40, DI
-	DECQ          R13
-	JNE           panel
-	ADDQ          $0x00000120, R12
+	ADDQ          $0x00000120, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
@@ -1397,7 +1368,7 @@ TEXT ·fusedQ4_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -1405,16 +1376,7 @@ TEXT ·fusedQ4_1(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y8
 	VMOVUPS          32(DI), Y9
 	VCVTPH2PS        (SI), Y0
@@ -1429,6 +1391,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y0, Y16
 	VPDPBUSD.BCST    16(R9), Y1, Y16
@@ -1438,6 +1401,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPBROADCASTD     (R10), Y17
 	VPDPBUSD.BCST    (R9), Y0, Y17
+	PREFETCHT1       8256(SI)
 	VPDPBUSD.BCST    16(R9), Y1, Y17
 	VMOVDQU          128(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1449,6 +1413,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    4(R9), Y0, Y17
 	VPDPBUSD.BCST    20(R9), Y1, Y17
 	VMOVDQU          192(SI), Y0
@@ -1456,6 +1421,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    8(R9), Y0, Y16
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    24(R9), Y1, Y16
 	VMOVDQU          224(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1467,6 +1433,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    12(R9), Y0, Y16
 	VPDPBUSD.BCST    28(R9), Y1, Y16
 	VMOVUPS          64(R8), Y4
@@ -1487,13 +1454,10 @@ panel:
 	VMOVUPS          32(R8), Y4
 	VMULPS.BCST      8(R10), Y4, Y4
 	VFMADD231PS      Y17, Y4, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          Y8, (DI)
 	VMOVUPS          Y9, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000140, R12
+	ADDQ             $0x00000140, SI
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
 	DECQ             CX
@@ -1507,7 +1471,7 @@ TEXT ·fusedQ5_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -1515,17 +1479,7 @@ TEXT ·fusedQ5_0(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	PREFETCHT0    2240(SI)
-	PREFETCHT0    2304(SI)
-	PREFETCHT0    2368(SI)
+	MOVQ          (R11), DI
 	VMOVUPS       (DI), Y8
 	VMOVUPS       32(DI), Y9
 	VCVTPH2PS     (SI), Y0
@@ -1553,6 +1507,7 @@ panel:
 	VPCMPEQB      Y12, Y2, Y2
 	VPAND         Y14, Y2, Y2
 	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8192(SI)
 	VPBROADCASTD  (R10), Y16
 	VPDPBUSD.BCST (R9), Y0, Y16
 	VPDPBUSD.BCST 16(R9), Y1, Y16
@@ -1570,6 +1525,7 @@ panel:
 	VPCMPEQB      Y12, Y2, Y2
 	VPAND         Y14, Y2, Y2
 	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8256(SI)
 	VPBROADCASTD  (R10), Y17
 	VPDPBUSD.BCST (R9), Y0, Y17
 	VPDPBUSD.BCST 16(R9), Y1, Y17
@@ -1588,6 +1544,7 @@ panel:
 	VPAND         Y14, Y2, Y2
 	VPOR          Y2, Y1, Y1
 	VPDPBUSD.BCST 4(R9), Y0, Y16
+	PREFETCHT1    8320(SI)
 	VPDPBUSD.BCST 20(R9), Y1, Y16
 	VMOVDQU       192(SI), Y0
 	VPSRLW        $0x04, Y0, Y1
@@ -1619,6 +1576,7 @@ panel:
 	VPCMPEQB      Y12, Y2, Y2
 	VPAND         Y14, Y2, Y2
 	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8384(SI)
 	VPDPBUSD.BCST 8(R9), Y0, Y16
 	VPDPBUSD.BCST 24(R9), Y1, Y16
 	VMOVDQU       256(SI), Y0
@@ -1635,6 +1593,7 @@ panel:
 	VPCMPEQB      Y12, Y2, Y2
 	VPAND         Y14, Y2, Y2
 	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8448(SI)
 	VPDPBUSD.BCST 8(R9), Y0, Y17
 	VPDPBUSD.BCST 24(R9), Y1, Y17
 	VMOVDQU       288(SI), Y0
@@ -1652,6 +1611,7 @@ panel:
 	VPAND         Y14, Y2, Y2
 	VPOR          Y2, Y1, Y1
 	VPDPBUSD.BCST 12(R9), Y0, Y16
+	PREFETCHT1    8512(SI)
 	VPDPBUSD.BCST 28(R9), Y1, Y16
 	VCVTDQ2PS     Y16, Y16
 	VMOVUPS       (R8), Y4
@@ -1677,13 +1637,10 @@ panel:
 	VMOVUPS       32(R8), Y4
 	VMULPS.BCST   8(R10), Y4, Y4
 	VFMADD231PS   Y17, Y4, Y9
+	MOVQ          (R11), DI
 	VMOVUPS       Y8, (DI)
 	VMOVUPS       Y9, 32(DI)
-	ADDQ          80(R11), SI
-	ADDQ          $0x40, DI
-	DECQ          R13
-	JNE           panel
-	ADDQ          $0x00000160, R12
+	ADDQ          $0x00000160, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
@@ -1697,7 +1654,7 @@ TEXT ·fusedQ5_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -1705,17 +1662,7 @@ TEXT ·fusedQ5_1(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y8
 	VMOVUPS          32(DI), Y9
 	VCVTPH2PS        (SI), Y0
@@ -1747,6 +1694,7 @@ panel:
 	VPCMPEQB         Y12, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y0, Y16
 	VPDPBUSD.BCST    16(R9), Y1, Y16
@@ -1764,6 +1712,7 @@ panel:
 	VPCMPEQB         Y12, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8256(SI)
 	VPBROADCASTD     (R10), Y17
 	VPDPBUSD.BCST    (R9), Y0, Y17
 	VPDPBUSD.BCST    16(R9), Y1, Y17
@@ -1782,6 +1731,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    4(R9), Y0, Y16
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    20(R9), Y1, Y16
 	VMOVDQU          224(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -1813,6 +1763,7 @@ panel:
 	VPCMPEQB         Y12, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    8(R9), Y0, Y16
 	VPDPBUSD.BCST    24(R9), Y1, Y16
 	VMOVDQU          288(SI), Y0
@@ -1829,6 +1780,7 @@ panel:
 	VPCMPEQB         Y12, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    8(R9), Y0, Y17
 	VPDPBUSD.BCST    24(R9), Y1, Y17
 	VMOVDQU          320(SI), Y0
@@ -1846,6 +1798,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    12(R9), Y0, Y16
+	PREFETCHT1       8512(SI)
 	VPDPBUSD.BCST    28(R9), Y1, Y16
 	VMOVUPS          64(R8), Y4
 	VFMADD231PS.BCST 4(R10), Y4, Y8
@@ -1875,13 +1828,10 @@ panel:
 	VMOVUPS          32(R8), Y4
 	VMULPS.BCST      8(R10), Y4, Y4
 	VFMADD231PS      Y17, Y4, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          Y8, (DI)
 	VMOVUPS          Y9, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000180, R12
+	ADDQ             $0x00000180, SI
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
 	DECQ             CX
@@ -1895,7 +1845,7 @@ TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -1903,34 +1853,8 @@ TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
-	PREFETCHT0       2432(SI)
-	PREFETCHT0       2496(SI)
-	PREFETCHT0       2560(SI)
-	PREFETCHT0       2624(SI)
-	PREFETCHT0       2688(SI)
-	PREFETCHT0       2752(SI)
-	PREFETCHT0       2816(SI)
-	PREFETCHT0       2880(SI)
-	PREFETCHT0       2944(SI)
-	PREFETCHT0       3008(SI)
-	PREFETCHT0       3072(SI)
-	PREFETCHT0       3136(SI)
-	PREFETCHT0       3200(SI)
-	PREFETCHT0       3264(SI)
-	PREFETCHT0       3328(SI)
-	VPXOR            Y8, Y8, Y8
-	VPXOR            Y9, Y9, Y9
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
 	VPBROADCASTD     X4, Y4
@@ -2237,6 +2161,7 @@ panel:
 	VMOVDQU          256(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
@@ -2251,23 +2176,6 @@ panel:
 	VPAND            Y14, Y1, Y1
 	VPBROADCASTD     72(R10), Y19
 	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          288(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     (R10), Y20
-	VPDPBUSD.BCST    (R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     24(R10), Y21
-	VPDPBUSD.BCST    32(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     48(R10), Y22
-	VPDPBUSD.BCST    64(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     72(R10), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y23
 	VMOVDQU          320(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2277,23 +2185,11 @@ panel:
 	VPDPBUSD.BCST    36(R9), Y1, Y17
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8256(SI)
 	VPDPBUSD.BCST    68(R9), Y1, Y18
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          352(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y23
 	VMOVDQU          384(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2307,22 +2203,10 @@ panel:
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          416(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y23
 	VMOVDQU          448(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    12(R9), Y1, Y16
 	VMOVUPS          64(R8), Y4
 	VFMADD231PS.BCST 4(R10), Y4, Y8
@@ -2337,23 +2221,6 @@ panel:
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          480(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y20
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      32(R8), Y20, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y23
 	VMOVDQU          512(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2365,29 +2232,13 @@ panel:
 	VPDPBUSD.BCST    48(R9), Y1, Y20
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     60(R10), Y24
-	VPDPBUSD.BCST    80(R9), Y1, Y24
+	PREFETCHT1       8384(SI)
+	VPBROADCASTD     60(R10), Y21
+	VPDPBUSD.BCST    80(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     84(R10), Y25
-	VPDPBUSD.BCST    112(R9), Y1, Y25
-	VMOVDQU          544(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     12(R10), Y26
-	VPDPBUSD.BCST    16(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     36(R10), Y27
-	VPDPBUSD.BCST    48(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     60(R10), Y28
-	VPDPBUSD.BCST    80(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     84(R10), Y29
-	VPDPBUSD.BCST    112(R9), Y1, Y29
+	VPBROADCASTD     84(R10), Y22
+	VPDPBUSD.BCST    112(R9), Y1, Y22
 	VMOVDQU          576(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2397,49 +2248,24 @@ panel:
 	VPDPBUSD.BCST    52(R9), Y1, Y20
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y24
+	VPDPBUSD.BCST    84(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y25
-	VMOVDQU          608(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y29
+	VPDPBUSD.BCST    116(R9), Y1, Y22
 	VMOVDQU          640(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    24(R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    56(R9), Y1, Y20
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y24
+	VPDPBUSD.BCST    88(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y25
-	VMOVDQU          672(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y29
+	VPDPBUSD.BCST    120(R9), Y1, Y22
 	VMOVDQU          704(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2465,63 +2291,172 @@ panel:
 	VFMADD231PS      512(R8), Y18, Y8
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y24
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    92(R9), Y1, Y21
 	VMOVUPS          704(R8), Y4
 	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      640(R8), Y24, Y8
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      640(R8), Y21, Y8
 	VMOVUPS          832(R8), Y4
 	VFMADD231PS.BCST 76(R10), Y4, Y8
 	VCVTDQ2PS        Y19, Y19
 	VFMADD231PS      768(R8), Y19, Y8
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y25
+	VPDPBUSD.BCST    124(R9), Y1, Y22
 	VMOVUPS          960(R8), Y4
 	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      896(R8), Y25, Y8
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      896(R8), Y22, Y8
+	VMOVDQU          288(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     (R10), Y16
+	VPDPBUSD.BCST    (R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     24(R10), Y17
+	VPDPBUSD.BCST    32(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     48(R10), Y18
+	VPDPBUSD.BCST    64(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     72(R10), Y19
+	VPDPBUSD.BCST    96(R9), Y1, Y19
+	VMOVDQU          352(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    4(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y19
+	VMOVDQU          416(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8640(SI)
+	VPDPBUSD.BCST    72(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Y1, Y19
+	VMOVDQU          480(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y1, Y16
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      32(R8), Y16, Y9
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    44(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y19
+	VMOVDQU          544(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8704(SI)
+	VPBROADCASTD     12(R10), Y16
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     36(R10), Y20
+	VPDPBUSD.BCST    48(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     60(R10), Y21
+	VPDPBUSD.BCST    80(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     84(R10), Y22
+	VPDPBUSD.BCST    112(R9), Y1, Y22
+	VMOVDQU          608(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y22
+	VMOVDQU          672(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Y1, Y22
 	VMOVDQU          736(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y26
+	PREFETCHT1       8832(SI)
+	VPDPBUSD.BCST    28(R9), Y1, Y16
 	VMOVUPS          224(R8), Y4
 	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      160(R8), Y26, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      160(R8), Y16, Y9
 	VMOVUPS          352(R8), Y4
 	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      288(R8), Y21, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      288(R8), Y17, Y9
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y27
+	VPDPBUSD.BCST    60(R9), Y1, Y20
 	VMOVUPS          480(R8), Y4
 	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      416(R8), Y27, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      416(R8), Y20, Y9
 	VMOVUPS          608(R8), Y4
 	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      544(R8), Y22, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      544(R8), Y18, Y9
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y28
+	VPDPBUSD.BCST    92(R9), Y1, Y21
 	VMOVUPS          736(R8), Y4
 	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      672(R8), Y28, Y9
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      672(R8), Y21, Y9
 	VMOVUPS          864(R8), Y4
 	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      800(R8), Y23, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      800(R8), Y19, Y9
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y29
+	VPDPBUSD.BCST    124(R9), Y1, Y22
 	VMOVUPS          992(R8), Y4
 	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      928(R8), Y29, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      928(R8), Y22, Y9
 	VMOVDQU          768(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2537,25 +2472,9 @@ panel:
 	VPDPBUSD.BCST    192(R9), Y1, Y18
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8896(SI)
 	VPBROADCASTD     168(R10), Y19
 	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          800(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     96(R10), Y20
-	VPDPBUSD.BCST    128(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     120(R10), Y21
-	VPDPBUSD.BCST    160(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     144(R10), Y22
-	VPDPBUSD.BCST    192(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     168(R10), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y23
 	VMOVDQU          832(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2569,25 +2488,13 @@ panel:
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          864(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y23
 	VMOVDQU          896(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    136(R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8960(SI)
 	VPDPBUSD.BCST    168(R9), Y1, Y17
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2595,19 +2502,6 @@ panel:
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          928(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    168(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y23
 	VMOVDQU          960(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2624,24 +2518,8 @@ panel:
 	VPDPBUSD.BCST    204(R9), Y1, Y18
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          992(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y20
-	VMOVUPS          1120(R8), Y4
-	VFMADD231PS.BCST 100(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      1056(R8), Y20, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    172(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y23
 	VMOVDQU          1024(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2653,55 +2531,26 @@ panel:
 	VPDPBUSD.BCST    176(R9), Y1, Y20
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     156(R10), Y24
-	VPDPBUSD.BCST    208(R9), Y1, Y24
+	VPBROADCASTD     156(R10), Y21
+	VPDPBUSD.BCST    208(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     180(R10), Y25
-	VPDPBUSD.BCST    240(R9), Y1, Y25
-	VMOVDQU          1056(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     108(R10), Y26
-	VPDPBUSD.BCST    144(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     132(R10), Y27
-	VPDPBUSD.BCST    176(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     156(R10), Y28
-	VPDPBUSD.BCST    208(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     180(R10), Y29
-	VPDPBUSD.BCST    240(R9), Y1, Y29
+	VPBROADCASTD     180(R10), Y22
+	VPDPBUSD.BCST    240(R9), Y1, Y22
 	VMOVDQU          1088(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VPDPBUSD.BCST    148(R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9088(SI)
 	VPDPBUSD.BCST    180(R9), Y1, Y20
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y24
+	VPDPBUSD.BCST    212(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y25
-	VMOVDQU          1120(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y29
+	VPDPBUSD.BCST    244(R9), Y1, Y22
 	VMOVDQU          1152(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2711,23 +2560,11 @@ panel:
 	VPDPBUSD.BCST    184(R9), Y1, Y20
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y24
+	VPDPBUSD.BCST    216(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y25
-	VMOVDQU          1184(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y29
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y22
 	VMOVDQU          1216(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -2753,74 +2590,179 @@ panel:
 	VFMADD231PS      1536(R8), Y18, Y8
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y24
+	VPDPBUSD.BCST    220(R9), Y1, Y21
 	VMOVUPS          1728(R8), Y4
 	VFMADD231PS.BCST 160(R10), Y4, Y8
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      1664(R8), Y24, Y8
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      1664(R8), Y21, Y8
 	VMOVUPS          1856(R8), Y4
 	VFMADD231PS.BCST 172(R10), Y4, Y8
 	VCVTDQ2PS        Y19, Y19
 	VFMADD231PS      1792(R8), Y19, Y8
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y25
+	VPDPBUSD.BCST    252(R9), Y1, Y22
 	VMOVUPS          1984(R8), Y4
 	VFMADD231PS.BCST 184(R10), Y4, Y8
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      1920(R8), Y25, Y8
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      1920(R8), Y22, Y8
+	VMOVDQU          800(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     96(R10), Y16
+	VPDPBUSD.BCST    128(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9216(SI)
+	VPBROADCASTD     120(R10), Y17
+	VPDPBUSD.BCST    160(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     144(R10), Y18
+	VPDPBUSD.BCST    192(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     168(R10), Y19
+	VPDPBUSD.BCST    224(R9), Y1, Y19
+	VMOVDQU          864(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9280(SI)
+	VPDPBUSD.BCST    228(R9), Y1, Y19
+	VMOVDQU          928(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y19
+	VMOVDQU          992(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y1, Y16
+	VMOVUPS          1120(R8), Y4
+	VFMADD231PS.BCST 100(R10), Y4, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      1056(R8), Y16, Y9
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPDPBUSD.BCST    172(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y19
+	VMOVDQU          1056(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     108(R10), Y16
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     132(R10), Y20
+	VPDPBUSD.BCST    176(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     156(R10), Y21
+	VPDPBUSD.BCST    208(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9408(SI)
+	VPBROADCASTD     180(R10), Y22
+	VPDPBUSD.BCST    240(R9), Y1, Y22
+	VMOVDQU          1120(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Y1, Y22
+	VMOVDQU          1184(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    184(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Y1, Y22
 	VMOVDQU          1248(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y26
+	VPDPBUSD.BCST    156(R9), Y1, Y16
 	VMOVUPS          1248(R8), Y4
 	VFMADD231PS.BCST 112(R10), Y4, Y9
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      1184(R8), Y26, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      1184(R8), Y16, Y9
 	VMOVUPS          1376(R8), Y4
 	VFMADD231PS.BCST 124(R10), Y4, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      1312(R8), Y21, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      1312(R8), Y17, Y9
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y27
+	VPDPBUSD.BCST    188(R9), Y1, Y20
 	VMOVUPS          1504(R8), Y4
 	VFMADD231PS.BCST 136(R10), Y4, Y9
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      1440(R8), Y27, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      1440(R8), Y20, Y9
 	VMOVUPS          1632(R8), Y4
 	VFMADD231PS.BCST 148(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      1568(R8), Y22, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      1568(R8), Y18, Y9
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y28
+	VPDPBUSD.BCST    220(R9), Y1, Y21
 	VMOVUPS          1760(R8), Y4
 	VFMADD231PS.BCST 160(R10), Y4, Y9
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      1696(R8), Y28, Y9
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      1696(R8), Y21, Y9
 	VMOVUPS          1888(R8), Y4
 	VFMADD231PS.BCST 172(R10), Y4, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      1824(R8), Y23, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      1824(R8), Y19, Y9
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y29
+	VPDPBUSD.BCST    252(R9), Y1, Y22
 	VMOVUPS          2016(R8), Y4
 	VFMADD231PS.BCST 184(R10), Y4, Y9
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      1952(R8), Y29, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      1952(R8), Y22, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y4
 	VFMADD231PS.BCST 8(R10), Y8, Y4
 	VMOVUPS          Y4, (DI)
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000540, R12
+	ADDQ             $0x00000540, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
@@ -2834,7 +2776,7 @@ TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -2842,41 +2784,8 @@ TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
-	PREFETCHT0       2432(SI)
-	PREFETCHT0       2496(SI)
-	PREFETCHT0       2560(SI)
-	PREFETCHT0       2624(SI)
-	PREFETCHT0       2688(SI)
-	PREFETCHT0       2752(SI)
-	PREFETCHT0       2816(SI)
-	PREFETCHT0       2880(SI)
-	PREFETCHT0       2944(SI)
-	PREFETCHT0       3008(SI)
-	PREFETCHT0       3072(SI)
-	PREFETCHT0       3136(SI)
-	PREFETCHT0       3200(SI)
-	PREFETCHT0       3264(SI)
-	PREFETCHT0       3328(SI)
-	PREFETCHT0       3392(SI)
-	PREFETCHT0       3456(SI)
-	PREFETCHT0       3520(SI)
-	PREFETCHT0       3584(SI)
-	PREFETCHT0       3648(SI)
-	PREFETCHT0       3712(SI)
-	PREFETCHT0       3776(SI)
-	VPXOR            Y8, Y8, Y8
-	VPXOR            Y9, Y9, Y9
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
 	VPBROADCASTD     X4, Y4
@@ -3237,6 +3146,7 @@ panel:
 	VPSLLW           $0x02, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
@@ -3263,39 +3173,6 @@ panel:
 	VPOR             Y3, Y1, Y1
 	VPBROADCASTD     72(R10), Y19
 	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          544(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     (R10), Y20
-	VPDPBUSD.BCST    (R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     24(R10), Y21
-	VPDPBUSD.BCST    32(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     48(R10), Y22
-	VPDPBUSD.BCST    64(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     72(R10), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y23
 	VMOVDQU          576(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3303,6 +3180,7 @@ panel:
 	VPSLLW           $0x02, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8256(SI)
 	VPDPBUSD.BCST    4(R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3325,35 +3203,6 @@ panel:
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
 	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          608(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y23
 	VMOVDQU          640(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3368,6 +3217,7 @@ panel:
 	VPSLLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    40(R9), Y1, Y17
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3383,35 +3233,6 @@ panel:
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
 	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          672(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y23
 	VMOVDQU          704(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3428,6 +3249,7 @@ panel:
 	VPSLLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    44(R9), Y1, Y17
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3443,37 +3265,6 @@ panel:
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
 	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          736(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      32(R8), Y20, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y23
 	VMOVDQU          768(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3497,49 +3288,17 @@ panel:
 	VMOVDQA          Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     60(R10), Y24
-	VPDPBUSD.BCST    80(R9), Y1, Y24
+	PREFETCHT1       8448(SI)
+	VPBROADCASTD     60(R10), Y21
+	VPDPBUSD.BCST    80(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          256(SI), Y3
 	VPSRLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     84(R10), Y25
-	VPDPBUSD.BCST    112(R9), Y1, Y25
-	VMOVDQU          800(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     12(R10), Y26
-	VPDPBUSD.BCST    16(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     36(R10), Y27
-	VPDPBUSD.BCST    48(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     60(R10), Y28
-	VPDPBUSD.BCST    80(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     84(R10), Y29
-	VPDPBUSD.BCST    112(R9), Y1, Y29
+	VPBROADCASTD     84(R10), Y22
+	VPDPBUSD.BCST    112(R9), Y1, Y22
 	VMOVDQU          832(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3561,43 +3320,15 @@ panel:
 	VMOVDQA          Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y24
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          320(SI), Y3
 	VPSRLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y25
-	VMOVDQU          864(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y29
+	VPDPBUSD.BCST    116(R9), Y1, Y22
 	VMOVDQU          896(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3619,43 +3350,15 @@ panel:
 	VMOVDQA          Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y24
+	VPDPBUSD.BCST    88(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          384(SI), Y3
 	VPSRLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y25
-	VMOVDQU          928(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y29
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    120(R9), Y1, Y22
 	VMOVDQU          960(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3685,9 +3388,9 @@ panel:
 	VMOVDQA          Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y24
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      320(R8), Y24, Y8
+	VPDPBUSD.BCST    92(R9), Y1, Y21
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      320(R8), Y21, Y8
 	VCVTDQ2PS        Y19, Y19
 	VFMADD231PS      384(R8), Y19, Y8
 	VPSRLW           $0x06, Y0, Y1
@@ -3696,9 +3399,229 @@ panel:
 	VPSRLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y25
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      448(R8), Y25, Y8
+	VPDPBUSD.BCST    124(R9), Y1, Y22
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      448(R8), Y22, Y8
+	VMOVDQU          544(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8640(SI)
+	VPBROADCASTD     (R10), Y16
+	VPDPBUSD.BCST    (R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     24(R10), Y17
+	VPDPBUSD.BCST    32(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     48(R10), Y18
+	VPDPBUSD.BCST    64(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     72(R10), Y19
+	VPDPBUSD.BCST    96(R9), Y1, Y19
+	VMOVDQU          608(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    4(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y19
+	VMOVDQU          672(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    40(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Y1, Y19
+	VMOVDQU          736(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y1, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      32(R8), Y16, Y9
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8832(SI)
+	VPDPBUSD.BCST    44(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y19
+	VMOVDQU          800(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     12(R10), Y16
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     36(R10), Y20
+	VPDPBUSD.BCST    48(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8896(SI)
+	VPBROADCASTD     60(R10), Y21
+	VPDPBUSD.BCST    80(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     84(R10), Y22
+	VPDPBUSD.BCST    112(R9), Y1, Y22
+	VMOVDQU          864(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y22
+	VMOVDQU          928(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    120(R9), Y1, Y22
 	VMOVDQU          992(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3706,42 +3629,42 @@ panel:
 	VPSLLW           $0x02, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y26
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      96(R8), Y26, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      160(R8), Y21, Y9
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      96(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      160(R8), Y17, Y9
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          480(SI), Y3
 	VPSLLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y27
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      224(R8), Y27, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      288(R8), Y22, Y9
+	VPDPBUSD.BCST    60(R9), Y1, Y20
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      224(R8), Y20, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      288(R8), Y18, Y9
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          480(SI), Y3
 	VMOVDQA          Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y28
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      352(R8), Y28, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      416(R8), Y23, Y9
+	VPDPBUSD.BCST    92(R9), Y1, Y21
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      352(R8), Y21, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      416(R8), Y19, Y9
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          480(SI), Y3
 	VPSRLW           $0x01, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y29
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      480(R8), Y29, Y9
+	VPDPBUSD.BCST    124(R9), Y1, Y22
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      480(R8), Y22, Y9
 	VMOVDQU          1024(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3749,6 +3672,7 @@ panel:
 	VPSRLW           $0x02, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9088(SI)
 	VPBROADCASTD     96(R10), Y16
 	VPDPBUSD.BCST    128(R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
@@ -3775,39 +3699,6 @@ panel:
 	VPOR             Y3, Y1, Y1
 	VPBROADCASTD     168(R10), Y19
 	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          1056(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     96(R10), Y20
-	VPDPBUSD.BCST    128(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     120(R10), Y21
-	VPDPBUSD.BCST    160(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     144(R10), Y22
-	VPDPBUSD.BCST    192(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     168(R10), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y23
 	VMOVDQU          1088(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3815,6 +3706,7 @@ panel:
 	VPSRLW           $0x02, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    132(R9), Y1, Y16
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3837,35 +3729,6 @@ panel:
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
 	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          1120(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y23
 	VMOVDQU          1152(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3880,6 +3743,7 @@ panel:
 	VPSRLW           $0x03, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9216(SI)
 	VPDPBUSD.BCST    168(R9), Y1, Y17
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3895,35 +3759,6 @@ panel:
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
 	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          1184(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y20
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    168(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y23
 	VMOVDQU          1216(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3940,6 +3775,7 @@ panel:
 	VPSRLW           $0x03, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    172(R9), Y1, Y17
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -3955,37 +3791,6 @@ panel:
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
 	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1248(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      544(R8), Y20, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    172(R9), Y1, Y21
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y22
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y23
 	VMOVDQU          1280(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -4009,49 +3814,17 @@ panel:
 	VPSRLW           $0x04, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     156(R10), Y24
-	VPDPBUSD.BCST    208(R9), Y1, Y24
+	PREFETCHT1       9344(SI)
+	VPBROADCASTD     156(R10), Y21
+	VPDPBUSD.BCST    208(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          256(SI), Y3
 	VPSRLW           $0x05, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     180(R10), Y25
-	VPDPBUSD.BCST    240(R9), Y1, Y25
-	VMOVDQU          1312(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     108(R10), Y26
-	VPDPBUSD.BCST    144(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     132(R10), Y27
-	VPDPBUSD.BCST    176(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     156(R10), Y28
-	VPDPBUSD.BCST    208(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     180(R10), Y29
-	VPDPBUSD.BCST    240(R9), Y1, Y29
+	VPBROADCASTD     180(R10), Y22
+	VPDPBUSD.BCST    240(R9), Y1, Y22
 	VMOVDQU          1344(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -4073,43 +3846,15 @@ panel:
 	VPSRLW           $0x04, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y24
+	PREFETCHT1       9408(SI)
+	VPDPBUSD.BCST    212(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          320(SI), Y3
 	VPSRLW           $0x05, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y25
-	VMOVDQU          1376(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y29
+	VPDPBUSD.BCST    244(R9), Y1, Y22
 	VMOVDQU          1408(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -4131,43 +3876,15 @@ panel:
 	VPSRLW           $0x04, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y24
+	VPDPBUSD.BCST    216(R9), Y1, Y21
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          384(SI), Y3
 	VPSRLW           $0x05, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y25
-	VMOVDQU          1440(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y26
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y27
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y28
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y29
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y22
 	VMOVDQU          1472(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -4197,9 +3914,9 @@ panel:
 	VPSRLW           $0x04, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y24
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      832(R8), Y24, Y8
+	VPDPBUSD.BCST    220(R9), Y1, Y21
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      832(R8), Y21, Y8
 	VCVTDQ2PS        Y19, Y19
 	VFMADD231PS      896(R8), Y19, Y8
 	VPSRLW           $0x06, Y0, Y1
@@ -4208,9 +3925,229 @@ panel:
 	VPSRLW           $0x05, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y25
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      960(R8), Y25, Y8
+	VPDPBUSD.BCST    252(R9), Y1, Y22
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      960(R8), Y22, Y8
+	VMOVDQU          1056(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9536(SI)
+	VPBROADCASTD     96(R10), Y16
+	VPDPBUSD.BCST    128(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     120(R10), Y17
+	VPDPBUSD.BCST    160(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     144(R10), Y18
+	VPDPBUSD.BCST    192(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     168(R10), Y19
+	VPDPBUSD.BCST    224(R9), Y1, Y19
+	VMOVDQU          1120(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9600(SI)
+	VPDPBUSD.BCST    132(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Y1, Y19
+	VMOVDQU          1184(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9664(SI)
+	VPDPBUSD.BCST    168(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y19
+	VMOVDQU          1248(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y1, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      544(R8), Y16, Y9
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9728(SI)
+	VPDPBUSD.BCST    172(R9), Y1, Y17
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y18
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y19
+	VMOVDQU          1312(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     108(R10), Y16
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     132(R10), Y20
+	VPDPBUSD.BCST    176(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9792(SI)
+	VPBROADCASTD     156(R10), Y21
+	VPDPBUSD.BCST    208(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     180(R10), Y22
+	VPDPBUSD.BCST    240(R9), Y1, Y22
+	VMOVDQU          1376(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    212(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Y1, Y22
+	VMOVDQU          1440(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Y1, Y20
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9920(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y22
 	VMOVDQU          1504(SI), Y0
 	VMOVDQA          Y0, Y1
 	VPAND            Y14, Y1, Y1
@@ -4218,53 +4155,50 @@ panel:
 	VPSRLW           $0x02, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y26
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      608(R8), Y26, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      672(R8), Y21, Y9
+	VPDPBUSD.BCST    156(R9), Y1, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      608(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      672(R8), Y17, Y9
 	VPSRLW           $0x02, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          480(SI), Y3
 	VPSRLW           $0x03, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y27
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      736(R8), Y27, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      800(R8), Y22, Y9
+	VPDPBUSD.BCST    188(R9), Y1, Y20
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      736(R8), Y20, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      800(R8), Y18, Y9
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          480(SI), Y3
 	VPSRLW           $0x04, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y28
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      864(R8), Y28, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      928(R8), Y23, Y9
+	VPDPBUSD.BCST    220(R9), Y1, Y21
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      864(R8), Y21, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      928(R8), Y19, Y9
 	VPSRLW           $0x06, Y0, Y1
 	VPAND            Y14, Y1, Y1
 	VMOVDQU          480(SI), Y3
 	VPSRLW           $0x05, Y3, Y3
 	VPAND            Y13, Y3, Y3
 	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y29
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      992(R8), Y29, Y9
+	VPDPBUSD.BCST    252(R9), Y1, Y22
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      992(R8), Y22, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y4
 	VFMADD231PS.BCST 8(R10), Y8, Y4
 	VMOVUPS          Y4, (DI)
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x000006e0, R12
+	ADDQ             $0x000006e0, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
@@ -4278,7 +4212,7 @@ TEXT ·fusedQ4_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -4286,49 +4220,8 @@ TEXT ·fusedQ4_K(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
-	PREFETCHT0       2432(SI)
-	PREFETCHT0       2496(SI)
-	PREFETCHT0       2560(SI)
-	PREFETCHT0       2624(SI)
-	PREFETCHT0       2688(SI)
-	PREFETCHT0       2752(SI)
-	PREFETCHT0       2816(SI)
-	PREFETCHT0       2880(SI)
-	PREFETCHT0       2944(SI)
-	PREFETCHT0       3008(SI)
-	PREFETCHT0       3072(SI)
-	PREFETCHT0       3136(SI)
-	PREFETCHT0       3200(SI)
-	PREFETCHT0       3264(SI)
-	PREFETCHT0       3328(SI)
-	PREFETCHT0       3392(SI)
-	PREFETCHT0       3456(SI)
-	PREFETCHT0       3520(SI)
-	PREFETCHT0       3584(SI)
-	PREFETCHT0       3648(SI)
-	PREFETCHT0       3712(SI)
-	PREFETCHT0       3776(SI)
-	PREFETCHT0       3840(SI)
-	PREFETCHT0       3904(SI)
-	PREFETCHT0       3968(SI)
-	PREFETCHT0       4032(SI)
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	VPXOR            Y8, Y8, Y8
-	VPXOR            Y9, Y9, Y9
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
 	MOVL             $0x0000003f, AX
 	VMOVD            AX, X4
 	VPBROADCASTD     X4, Y4
@@ -4578,6 +4471,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y0, Y16
 	VPBROADCASTD     12(R10), Y17
@@ -4588,6 +4482,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPBROADCASTD     (R10), Y18
 	VPDPBUSD.BCST    (R9), Y0, Y18
+	PREFETCHT1       8256(SI)
 	VPBROADCASTD     12(R10), Y19
 	VPDPBUSD.BCST    32(R9), Y1, Y19
 	VMOVDQU          320(SI), Y0
@@ -4601,6 +4496,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    4(R9), Y0, Y18
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    36(R9), Y1, Y19
 	VMOVDQU          384(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4612,6 +4508,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    8(R9), Y0, Y18
 	VPDPBUSD.BCST    40(R9), Y1, Y19
 	VMOVDQU          448(SI), Y0
@@ -4624,6 +4521,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    12(R9), Y0, Y18
 	VPDPBUSD.BCST    44(R9), Y1, Y19
 	VMOVDQU          512(SI), Y0
@@ -4631,6 +4529,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    16(R9), Y0, Y16
+	PREFETCHT1       8512(SI)
 	VPDPBUSD.BCST    48(R9), Y1, Y17
 	VMOVDQU          544(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4643,6 +4542,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    20(R9), Y0, Y16
+	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    52(R9), Y1, Y17
 	VMOVDQU          608(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4654,6 +4554,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8640(SI)
 	VPDPBUSD.BCST    24(R9), Y0, Y16
 	VPDPBUSD.BCST    56(R9), Y1, Y17
 	VMOVDQU          672(SI), Y0
@@ -4666,6 +4567,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8704(SI)
 	VPDPBUSD.BCST    28(R9), Y0, Y16
 	VMOVUPS          64(R8), Y4
 	VFMADD231PS.BCST 4(R10), Y4, Y8
@@ -4694,6 +4596,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8768(SI)
 	VPBROADCASTD     24(R10), Y16
 	VPDPBUSD.BCST    64(R9), Y0, Y16
 	VPBROADCASTD     36(R10), Y17
@@ -4704,6 +4607,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPBROADCASTD     24(R10), Y18
 	VPDPBUSD.BCST    64(R9), Y0, Y18
+	PREFETCHT1       8832(SI)
 	VPBROADCASTD     36(R10), Y19
 	VPDPBUSD.BCST    96(R9), Y1, Y19
 	VMOVDQU          832(SI), Y0
@@ -4717,6 +4621,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    68(R9), Y0, Y18
+	PREFETCHT1       8896(SI)
 	VPDPBUSD.BCST    100(R9), Y1, Y19
 	VMOVDQU          896(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4728,6 +4633,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8960(SI)
 	VPDPBUSD.BCST    72(R9), Y0, Y18
 	VPDPBUSD.BCST    104(R9), Y1, Y19
 	VMOVDQU          960(SI), Y0
@@ -4740,6 +4646,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    76(R9), Y0, Y18
 	VPDPBUSD.BCST    108(R9), Y1, Y19
 	VMOVDQU          1024(SI), Y0
@@ -4747,6 +4654,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    80(R9), Y0, Y16
+	PREFETCHT1       9088(SI)
 	VPDPBUSD.BCST    112(R9), Y1, Y17
 	VMOVDQU          1056(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4759,6 +4667,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    84(R9), Y0, Y16
+	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    116(R9), Y1, Y17
 	VMOVDQU          1120(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4770,6 +4679,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9216(SI)
 	VPDPBUSD.BCST    88(R9), Y0, Y16
 	VPDPBUSD.BCST    120(R9), Y1, Y17
 	VMOVDQU          1184(SI), Y0
@@ -4782,6 +4692,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    92(R9), Y0, Y16
 	VMOVUPS          320(R8), Y4
 	VFMADD231PS.BCST 28(R10), Y4, Y8
@@ -4810,6 +4721,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9344(SI)
 	VPBROADCASTD     48(R10), Y16
 	VPDPBUSD.BCST    128(R9), Y0, Y16
 	VPBROADCASTD     60(R10), Y17
@@ -4820,6 +4732,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPBROADCASTD     48(R10), Y18
 	VPDPBUSD.BCST    128(R9), Y0, Y18
+	PREFETCHT1       9408(SI)
 	VPBROADCASTD     60(R10), Y19
 	VPDPBUSD.BCST    160(R9), Y1, Y19
 	VMOVDQU          1344(SI), Y0
@@ -4833,6 +4746,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    132(R9), Y0, Y18
+	PREFETCHT1       9472(SI)
 	VPDPBUSD.BCST    164(R9), Y1, Y19
 	VMOVDQU          1408(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4844,6 +4758,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9536(SI)
 	VPDPBUSD.BCST    136(R9), Y0, Y18
 	VPDPBUSD.BCST    168(R9), Y1, Y19
 	VMOVDQU          1472(SI), Y0
@@ -4856,6 +4771,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9600(SI)
 	VPDPBUSD.BCST    140(R9), Y0, Y18
 	VPDPBUSD.BCST    172(R9), Y1, Y19
 	VMOVDQU          1536(SI), Y0
@@ -4863,6 +4779,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    144(R9), Y0, Y16
+	PREFETCHT1       9664(SI)
 	VPDPBUSD.BCST    176(R9), Y1, Y17
 	VMOVDQU          1568(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4875,6 +4792,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    148(R9), Y0, Y16
+	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    180(R9), Y1, Y17
 	VMOVDQU          1632(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4886,6 +4804,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9792(SI)
 	VPDPBUSD.BCST    152(R9), Y0, Y16
 	VPDPBUSD.BCST    184(R9), Y1, Y17
 	VMOVDQU          1696(SI), Y0
@@ -4898,6 +4817,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9856(SI)
 	VPDPBUSD.BCST    156(R9), Y0, Y16
 	VMOVUPS          576(R8), Y4
 	VFMADD231PS.BCST 52(R10), Y4, Y8
@@ -4926,6 +4846,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9920(SI)
 	VPBROADCASTD     72(R10), Y16
 	VPDPBUSD.BCST    192(R9), Y0, Y16
 	VPBROADCASTD     84(R10), Y17
@@ -4936,6 +4857,7 @@ panel:
 	VPAND            Y15, Y1, Y1
 	VPBROADCASTD     72(R10), Y18
 	VPDPBUSD.BCST    192(R9), Y0, Y18
+	PREFETCHT1       9984(SI)
 	VPBROADCASTD     84(R10), Y19
 	VPDPBUSD.BCST    224(R9), Y1, Y19
 	VMOVDQU          1856(SI), Y0
@@ -4949,6 +4871,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    196(R9), Y0, Y18
+	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    228(R9), Y1, Y19
 	VMOVDQU          1920(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4960,6 +4883,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    200(R9), Y0, Y18
 	VPDPBUSD.BCST    232(R9), Y1, Y19
 	VMOVDQU          1984(SI), Y0
@@ -4972,6 +4896,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    204(R9), Y0, Y18
 	VPDPBUSD.BCST    236(R9), Y1, Y19
 	VMOVDQU          2048(SI), Y0
@@ -4979,6 +4904,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    208(R9), Y0, Y16
+	PREFETCHT1       10240(SI)
 	VPDPBUSD.BCST    240(R9), Y1, Y17
 	VMOVDQU          2080(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -4991,6 +4917,7 @@ panel:
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
 	VPDPBUSD.BCST    212(R9), Y0, Y16
+	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    244(R9), Y1, Y17
 	VMOVDQU          2144(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5002,6 +4929,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10368(SI)
 	VPDPBUSD.BCST    216(R9), Y0, Y16
 	VPDPBUSD.BCST    248(R9), Y1, Y17
 	VMOVDQU          2208(SI), Y0
@@ -5014,6 +4942,7 @@ panel:
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
 	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    220(R9), Y0, Y16
 	VMOVUPS          832(R8), Y4
 	VFMADD231PS.BCST 76(R10), Y4, Y8
@@ -5038,17 +4967,14 @@ panel:
 	VFMADD231PS.BCST 88(R10), Y4, Y9
 	VCVTDQ2PS        Y19, Y19
 	VFMADD231PS      928(R8), Y19, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y4
 	VFMADD231PS.BCST 8(R10), Y8, Y4
 	VMOVUPS          Y4, (DI)
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000900, R12
+	ADDQ             $0x00000900, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
@@ -5062,7 +4988,7 @@ TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -5070,57 +4996,8 @@ TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
-	PREFETCHT0       2432(SI)
-	PREFETCHT0       2496(SI)
-	PREFETCHT0       2560(SI)
-	PREFETCHT0       2624(SI)
-	PREFETCHT0       2688(SI)
-	PREFETCHT0       2752(SI)
-	PREFETCHT0       2816(SI)
-	PREFETCHT0       2880(SI)
-	PREFETCHT0       2944(SI)
-	PREFETCHT0       3008(SI)
-	PREFETCHT0       3072(SI)
-	PREFETCHT0       3136(SI)
-	PREFETCHT0       3200(SI)
-	PREFETCHT0       3264(SI)
-	PREFETCHT0       3328(SI)
-	PREFETCHT0       3392(SI)
-	PREFETCHT0       3456(SI)
-	PREFETCHT0       3520(SI)
-	PREFETCHT0       3584(SI)
-	PREFETCHT0       3648(SI)
-	PREFETCHT0       3712(SI)
-	PREFETCHT0       3776(SI)
-	PREFETCHT0       3840(SI)
-	PREFETCHT0       3904(SI)
-	PREFETCHT0       3968(SI)
-	PREFETCHT0       4032(SI)
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
-	PREFETCHT0       4480(SI)
-	PREFETCHT0       4544(SI)
-	PREFETCHT0       4608(SI)
-	PREFETCHT0       4672(SI)
-	PREFETCHT0       4736(SI)
-	PREFETCHT0       4800(SI)
-	VPXOR            Y8, Y8, Y8
-	VPXOR            Y9, Y9, Y9
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
 	MOVL             $0x0000003f, AX
 	VMOVD            AX, X4
 	VPBROADCASTD     X4, Y4
@@ -5378,6 +5255,7 @@ panel:
 	VPSLLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Y16
 	VPDPBUSD.BCST    (R9), Y0, Y16
 	VPBROADCASTD     12(R10), Y17
@@ -5394,6 +5272,7 @@ panel:
 	VPSLLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8256(SI)
 	VPBROADCASTD     (R10), Y18
 	VPDPBUSD.BCST    (R9), Y0, Y18
 	VPBROADCASTD     12(R10), Y19
@@ -5411,6 +5290,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    4(R9), Y0, Y16
+	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    36(R9), Y1, Y17
 	VMOVDQU          864(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5438,6 +5318,7 @@ panel:
 	VPSLLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    8(R9), Y0, Y16
 	VPDPBUSD.BCST    40(R9), Y1, Y17
 	VMOVDQU          928(SI), Y0
@@ -5453,6 +5334,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    8(R9), Y0, Y18
+	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    40(R9), Y1, Y19
 	VMOVDQU          960(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5480,6 +5362,7 @@ panel:
 	VPSLLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8512(SI)
 	VPDPBUSD.BCST    12(R9), Y0, Y18
 	VPDPBUSD.BCST    44(R9), Y1, Y19
 	VMOVDQU          1024(SI), Y0
@@ -5495,6 +5378,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    16(R9), Y0, Y16
+	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    48(R9), Y1, Y17
 	VMOVDQU          1056(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5522,6 +5406,7 @@ panel:
 	VPSLLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8640(SI)
 	VPDPBUSD.BCST    20(R9), Y0, Y16
 	VPDPBUSD.BCST    52(R9), Y1, Y17
 	VMOVDQU          1120(SI), Y0
@@ -5537,6 +5422,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    20(R9), Y0, Y18
+	PREFETCHT1       8704(SI)
 	VPDPBUSD.BCST    52(R9), Y1, Y19
 	VMOVDQU          1152(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5564,6 +5450,7 @@ panel:
 	VPSLLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    24(R9), Y0, Y18
 	VPDPBUSD.BCST    56(R9), Y1, Y19
 	VMOVDQU          1216(SI), Y0
@@ -5583,6 +5470,7 @@ panel:
 	VFMADD231PS.BCST 4(R10), Y4, Y8
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      (R8), Y16, Y8
+	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    60(R9), Y1, Y17
 	VMOVUPS          192(R8), Y4
 	VFMADD231PS.BCST 16(R10), Y4, Y8
@@ -5622,6 +5510,7 @@ panel:
 	VPSLLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8896(SI)
 	VPBROADCASTD     24(R10), Y16
 	VPDPBUSD.BCST    64(R9), Y0, Y16
 	VPBROADCASTD     36(R10), Y17
@@ -5638,6 +5527,7 @@ panel:
 	VPSLLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8960(SI)
 	VPBROADCASTD     24(R10), Y18
 	VPDPBUSD.BCST    64(R9), Y0, Y18
 	VPBROADCASTD     36(R10), Y19
@@ -5655,6 +5545,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    68(R9), Y0, Y16
+	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    100(R9), Y1, Y17
 	VMOVDQU          1376(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5682,6 +5573,7 @@ panel:
 	VPSLLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9088(SI)
 	VPDPBUSD.BCST    72(R9), Y0, Y16
 	VPDPBUSD.BCST    104(R9), Y1, Y17
 	VMOVDQU          1440(SI), Y0
@@ -5697,6 +5589,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    72(R9), Y0, Y18
+	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    104(R9), Y1, Y19
 	VMOVDQU          1472(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5724,6 +5617,7 @@ panel:
 	VPSLLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9216(SI)
 	VPDPBUSD.BCST    76(R9), Y0, Y18
 	VPDPBUSD.BCST    108(R9), Y1, Y19
 	VMOVDQU          1536(SI), Y0
@@ -5739,6 +5633,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    80(R9), Y0, Y16
+	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    112(R9), Y1, Y17
 	VMOVDQU          1568(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5766,6 +5661,7 @@ panel:
 	VPSLLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9344(SI)
 	VPDPBUSD.BCST    84(R9), Y0, Y16
 	VPDPBUSD.BCST    116(R9), Y1, Y17
 	VMOVDQU          1632(SI), Y0
@@ -5781,6 +5677,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    84(R9), Y0, Y18
+	PREFETCHT1       9408(SI)
 	VPDPBUSD.BCST    116(R9), Y1, Y19
 	VMOVDQU          1664(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5808,6 +5705,7 @@ panel:
 	VPSLLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9472(SI)
 	VPDPBUSD.BCST    88(R9), Y0, Y18
 	VPDPBUSD.BCST    120(R9), Y1, Y19
 	VMOVDQU          1728(SI), Y0
@@ -5827,6 +5725,7 @@ panel:
 	VFMADD231PS.BCST 28(R10), Y4, Y8
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      256(R8), Y16, Y8
+	PREFETCHT1       9536(SI)
 	VPDPBUSD.BCST    124(R9), Y1, Y17
 	VMOVUPS          448(R8), Y4
 	VFMADD231PS.BCST 40(R10), Y4, Y8
@@ -5866,6 +5765,7 @@ panel:
 	VPSRLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9600(SI)
 	VPBROADCASTD     48(R10), Y16
 	VPDPBUSD.BCST    128(R9), Y0, Y16
 	VPBROADCASTD     60(R10), Y17
@@ -5882,6 +5782,7 @@ panel:
 	VPSRLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9664(SI)
 	VPBROADCASTD     48(R10), Y18
 	VPDPBUSD.BCST    128(R9), Y0, Y18
 	VPBROADCASTD     60(R10), Y19
@@ -5899,6 +5800,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    132(R9), Y0, Y16
+	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    164(R9), Y1, Y17
 	VMOVDQU          1888(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5926,6 +5828,7 @@ panel:
 	VPSRLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9792(SI)
 	VPDPBUSD.BCST    136(R9), Y0, Y16
 	VPDPBUSD.BCST    168(R9), Y1, Y17
 	VMOVDQU          1952(SI), Y0
@@ -5941,6 +5844,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    136(R9), Y0, Y18
+	PREFETCHT1       9856(SI)
 	VPDPBUSD.BCST    168(R9), Y1, Y19
 	VMOVDQU          1984(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -5968,6 +5872,7 @@ panel:
 	VPSRLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9920(SI)
 	VPDPBUSD.BCST    140(R9), Y0, Y18
 	VPDPBUSD.BCST    172(R9), Y1, Y19
 	VMOVDQU          2048(SI), Y0
@@ -5983,6 +5888,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    144(R9), Y0, Y16
+	PREFETCHT1       9984(SI)
 	VPDPBUSD.BCST    176(R9), Y1, Y17
 	VMOVDQU          2080(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -6010,6 +5916,7 @@ panel:
 	VPSRLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    148(R9), Y0, Y16
 	VPDPBUSD.BCST    180(R9), Y1, Y17
 	VMOVDQU          2144(SI), Y0
@@ -6025,6 +5932,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    148(R9), Y0, Y18
+	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    180(R9), Y1, Y19
 	VMOVDQU          2176(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -6052,6 +5960,7 @@ panel:
 	VPSRLW           $0x01, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    152(R9), Y0, Y18
 	VPDPBUSD.BCST    184(R9), Y1, Y19
 	VMOVDQU          2240(SI), Y0
@@ -6071,6 +5980,7 @@ panel:
 	VFMADD231PS.BCST 52(R10), Y4, Y8
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      512(R8), Y16, Y8
+	PREFETCHT1       10240(SI)
 	VPDPBUSD.BCST    188(R9), Y1, Y17
 	VMOVUPS          704(R8), Y4
 	VFMADD231PS.BCST 64(R10), Y4, Y8
@@ -6110,6 +6020,7 @@ panel:
 	VPSRLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10304(SI)
 	VPBROADCASTD     72(R10), Y16
 	VPDPBUSD.BCST    192(R9), Y0, Y16
 	VPBROADCASTD     84(R10), Y17
@@ -6126,6 +6037,7 @@ panel:
 	VPSRLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10368(SI)
 	VPBROADCASTD     72(R10), Y18
 	VPDPBUSD.BCST    192(R9), Y0, Y18
 	VPBROADCASTD     84(R10), Y19
@@ -6143,6 +6055,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    196(R9), Y0, Y16
+	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    228(R9), Y1, Y17
 	VMOVDQU          2400(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -6170,6 +6083,7 @@ panel:
 	VPSRLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10496(SI)
 	VPDPBUSD.BCST    200(R9), Y0, Y16
 	VPDPBUSD.BCST    232(R9), Y1, Y17
 	VMOVDQU          2464(SI), Y0
@@ -6185,6 +6099,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    200(R9), Y0, Y18
+	PREFETCHT1       10560(SI)
 	VPDPBUSD.BCST    232(R9), Y1, Y19
 	VMOVDQU          2496(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -6212,6 +6127,7 @@ panel:
 	VPSRLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10624(SI)
 	VPDPBUSD.BCST    204(R9), Y0, Y18
 	VPDPBUSD.BCST    236(R9), Y1, Y19
 	VMOVDQU          2560(SI), Y0
@@ -6227,6 +6143,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    208(R9), Y0, Y16
+	PREFETCHT1       10688(SI)
 	VPDPBUSD.BCST    240(R9), Y1, Y17
 	VMOVDQU          2592(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -6254,6 +6171,7 @@ panel:
 	VPSRLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10752(SI)
 	VPDPBUSD.BCST    212(R9), Y0, Y16
 	VPDPBUSD.BCST    244(R9), Y1, Y17
 	VMOVDQU          2656(SI), Y0
@@ -6269,6 +6187,7 @@ panel:
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    212(R9), Y0, Y18
+	PREFETCHT1       10816(SI)
 	VPDPBUSD.BCST    244(R9), Y1, Y19
 	VMOVDQU          2688(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
@@ -6296,6 +6215,7 @@ panel:
 	VPSRLW           $0x03, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10880(SI)
 	VPDPBUSD.BCST    216(R9), Y0, Y18
 	VPDPBUSD.BCST    248(R9), Y1, Y19
 	VMOVDQU          2752(SI), Y0
@@ -6315,6 +6235,7 @@ panel:
 	VFMADD231PS.BCST 76(R10), Y4, Y8
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      768(R8), Y16, Y8
+	PREFETCHT1       10944(SI)
 	VPDPBUSD.BCST    252(R9), Y1, Y17
 	VMOVUPS          960(R8), Y4
 	VFMADD231PS.BCST 88(R10), Y4, Y8
@@ -6342,17 +6263,14 @@ panel:
 	VFMADD231PS.BCST 88(R10), Y4, Y9
 	VCVTDQ2PS        Y19, Y19
 	VFMADD231PS      928(R8), Y19, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y4
 	VFMADD231PS.BCST 8(R10), Y8, Y4
 	VMOVUPS          Y4, (DI)
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000b00, R12
+	ADDQ             $0x00000b00, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
@@ -6366,7 +6284,7 @@ TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         16(R11), R9
 	MOVQ         32(R11), R10
-	MOVQ         48(R11), R12
+	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
 	MOVQ         64(R11), CX
 	MOVL         $0x0f0f0f0f, AX
@@ -6374,66 +6292,8 @@ TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
 	VPBROADCASTD X15, Y15
 
 block:
-	MOVQ R12, SI
-	MOVQ (R11), DI
-	MOVQ 72(R11), R13
-
-panel:
-	PREFETCHT0       2048(SI)
-	PREFETCHT0       2112(SI)
-	PREFETCHT0       2176(SI)
-	PREFETCHT0       2240(SI)
-	PREFETCHT0       2304(SI)
-	PREFETCHT0       2368(SI)
-	PREFETCHT0       2432(SI)
-	PREFETCHT0       2496(SI)
-	PREFETCHT0       2560(SI)
-	PREFETCHT0       2624(SI)
-	PREFETCHT0       2688(SI)
-	PREFETCHT0       2752(SI)
-	PREFETCHT0       2816(SI)
-	PREFETCHT0       2880(SI)
-	PREFETCHT0       2944(SI)
-	PREFETCHT0       3008(SI)
-	PREFETCHT0       3072(SI)
-	PREFETCHT0       3136(SI)
-	PREFETCHT0       3200(SI)
-	PREFETCHT0       3264(SI)
-	PREFETCHT0       3328(SI)
-	PREFETCHT0       3392(SI)
-	PREFETCHT0       3456(SI)
-	PREFETCHT0       3520(SI)
-	PREFETCHT0       3584(SI)
-	PREFETCHT0       3648(SI)
-	PREFETCHT0       3712(SI)
-	PREFETCHT0       3776(SI)
-	PREFETCHT0       3840(SI)
-	PREFETCHT0       3904(SI)
-	PREFETCHT0       3968(SI)
-	PREFETCHT0       4032(SI)
-	PREFETCHT0       4096(SI)
-	PREFETCHT0       4160(SI)
-	PREFETCHT0       4224(SI)
-	PREFETCHT0       4288(SI)
-	PREFETCHT0       4352(SI)
-	PREFETCHT0       4416(SI)
-	PREFETCHT0       4480(SI)
-	PREFETCHT0       4544(SI)
-	PREFETCHT0       4608(SI)
-	PREFETCHT0       4672(SI)
-	PREFETCHT0       4736(SI)
-	PREFETCHT0       4800(SI)
-	PREFETCHT0       4864(SI)
-	PREFETCHT0       4928(SI)
-	PREFETCHT0       4992(SI)
-	PREFETCHT0       5056(SI)
-	PREFETCHT0       5120(SI)
-	PREFETCHT0       5184(SI)
-	PREFETCHT0       5248(SI)
-	PREFETCHT0       5312(SI)
-	PREFETCHT0       5376(SI)
-	VPXOR            Y8, Y8, Y8
-	VPXOR            Y9, Y9, Y9
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
 	VCVTPH2PS        3328(SI), Y2
 	VPMOVSXBD        3072(SI), Y0
 	VCVTDQ2PS        Y0, Y0
@@ -6575,30 +6435,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPDPBUSD.BCST    (R9), Y0, Y16
 	VMOVDQU          2048(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
 	VPBROADCASTD     48(R10), Y17
 	VPDPBUSD.BCST    64(R9), Y1, Y17
-	VMOVDQU          32(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2080(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2080(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     (R10), Y18
-	VPDPBUSD.BCST    (R9), Y0, Y18
-	VPBROADCASTD     48(R10), Y19
-	VPDPBUSD.BCST    64(R9), Y1, Y19
 	VMOVDQU          64(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6607,26 +6452,13 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8256(SI)
+	VPDPBUSD.BCST    4(R9), Y0, Y16
 	VMOVDQU          2112(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
 	VPDPBUSD.BCST    68(R9), Y1, Y17
-	VMOVDQU          96(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2144(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2144(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y18
-	VPDPBUSD.BCST    68(R9), Y1, Y19
 	VMOVDQU          128(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6635,26 +6467,13 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y16
 	VMOVDQU          2176(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
 	VPDPBUSD.BCST    72(R9), Y1, Y17
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2208(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2208(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y18
-	VPDPBUSD.BCST    72(R9), Y1, Y19
 	VMOVDQU          192(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6663,30 +6482,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
 	VMOVDQU          2240(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
+	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    76(R9), Y1, Y17
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2272(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2272(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y18
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      32(R8), Y18, Y9
-	VPDPBUSD.BCST    76(R9), Y1, Y19
 	VMOVDQU          256(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6695,30 +6499,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     12(R10), Y16
+	VPDPBUSD.BCST    16(R9), Y0, Y16
 	VMOVDQU          2304(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y0, Y16
+	PREFETCHT1       8448(SI)
 	VPBROADCASTD     60(R10), Y18
 	VPDPBUSD.BCST    80(R9), Y1, Y18
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2336(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2336(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     12(R10), Y20
-	VPDPBUSD.BCST    16(R9), Y0, Y20
-	VPBROADCASTD     60(R10), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y21
 	VMOVDQU          320(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6727,26 +6516,12 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    20(R9), Y0, Y16
 	VMOVDQU          2368(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y16
 	VPDPBUSD.BCST    84(R9), Y1, Y18
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2400(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2400(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y20
-	VPDPBUSD.BCST    84(R9), Y1, Y21
 	VMOVDQU          384(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6755,26 +6530,13 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    24(R9), Y0, Y16
 	VMOVDQU          2432(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y0, Y16
 	VPDPBUSD.BCST    88(R9), Y1, Y18
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2464(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2464(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y0, Y20
-	VPDPBUSD.BCST    88(R9), Y1, Y21
 	VMOVDQU          448(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6783,30 +6545,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    28(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      64(R8), Y16, Y8
 	VMOVDQU          2496(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
 	VPDPBUSD.BCST    92(R9), Y1, Y18
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2528(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2528(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      96(R8), Y20, Y9
-	VPDPBUSD.BCST    92(R9), Y1, Y21
 	VMOVDQU          512(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6815,30 +6562,15 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8640(SI)
+	VPBROADCASTD     24(R10), Y16
+	VPDPBUSD.BCST    32(R9), Y0, Y16
 	VMOVDQU          2048(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     24(R10), Y16
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VPBROADCASTD     72(R10), Y20
-	VPDPBUSD.BCST    96(R9), Y1, Y20
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2080(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2080(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     24(R10), Y22
-	VPDPBUSD.BCST    32(R9), Y0, Y22
-	VPBROADCASTD     72(R10), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y23
+	VPBROADCASTD     72(R10), Y19
+	VPDPBUSD.BCST    96(R9), Y1, Y19
 	VMOVDQU          576(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6847,26 +6579,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    36(R9), Y0, Y16
 	VMOVDQU          2112(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VPDPBUSD.BCST    100(R9), Y1, Y20
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2144(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2144(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y0, Y22
-	VPDPBUSD.BCST    100(R9), Y1, Y23
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    100(R9), Y1, Y19
 	VMOVDQU          640(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6875,26 +6594,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    40(R9), Y0, Y16
 	VMOVDQU          2176(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VPDPBUSD.BCST    104(R9), Y1, Y20
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2208(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2208(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y0, Y22
-	VPDPBUSD.BCST    104(R9), Y1, Y23
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    104(R9), Y1, Y19
 	VMOVDQU          704(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6903,30 +6609,14 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    44(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      128(R8), Y16, Y8
 	VMOVDQU          2240(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VPDPBUSD.BCST    108(R9), Y1, Y20
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2272(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2272(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y0, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      160(R8), Y22, Y9
-	VPDPBUSD.BCST    108(R9), Y1, Y23
+	VPDPBUSD.BCST    108(R9), Y1, Y19
 	VMOVDQU          768(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6935,30 +6625,15 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8832(SI)
+	VPBROADCASTD     36(R10), Y16
+	VPDPBUSD.BCST    48(R9), Y0, Y16
 	VMOVDQU          2304(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     36(R10), Y16
-	VPDPBUSD.BCST    48(R9), Y0, Y16
-	VPBROADCASTD     84(R10), Y22
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2336(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2336(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     36(R10), Y24
-	VPDPBUSD.BCST    48(R9), Y0, Y24
-	VPBROADCASTD     84(R10), Y25
-	VPDPBUSD.BCST    112(R9), Y1, Y25
+	VPBROADCASTD     84(R10), Y20
+	VPDPBUSD.BCST    112(R9), Y1, Y20
 	VMOVDQU          832(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6967,26 +6642,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8896(SI)
+	VPDPBUSD.BCST    52(R9), Y0, Y16
 	VMOVDQU          2368(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y0, Y16
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2400(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2400(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y0, Y24
-	VPDPBUSD.BCST    116(R9), Y1, Y25
+	VPDPBUSD.BCST    116(R9), Y1, Y20
 	VMOVDQU          896(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -6995,26 +6657,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    56(R9), Y0, Y16
 	VMOVDQU          2432(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y0, Y16
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2464(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2464(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y0, Y24
-	VPDPBUSD.BCST    120(R9), Y1, Y25
+	VPDPBUSD.BCST    120(R9), Y1, Y20
 	VMOVDQU          960(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7023,10 +6672,6 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
-	VMOVDQU          2496(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
 	VPDPBUSD.BCST    60(R9), Y0, Y16
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      192(R8), Y16, Y8
@@ -7034,11 +6679,252 @@ panel:
 	VFMADD231PS      256(R8), Y17, Y8
 	VCVTDQ2PS        Y18, Y18
 	VFMADD231PS      320(R8), Y18, Y8
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      384(R8), Y19, Y8
+	VMOVDQU          2496(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    124(R9), Y1, Y20
 	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      384(R8), Y20, Y8
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      448(R8), Y22, Y8
+	VFMADD231PS      448(R8), Y20, Y8
+	VMOVDQU          32(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2080(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     (R10), Y16
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VMOVDQU          2080(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9088(SI)
+	VPBROADCASTD     48(R10), Y17
+	VPDPBUSD.BCST    64(R9), Y1, Y17
+	VMOVDQU          96(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2144(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VMOVDQU          2144(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y17
+	VMOVDQU          160(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2208(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VMOVDQU          2208(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y17
+	VMOVDQU          224(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2272(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9216(SI)
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      32(R8), Y16, Y9
+	VMOVDQU          2272(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y17
+	VMOVDQU          288(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2336(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     12(R10), Y16
+	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VMOVDQU          2336(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9280(SI)
+	VPBROADCASTD     60(R10), Y18
+	VPDPBUSD.BCST    80(R9), Y1, Y18
+	VMOVDQU          352(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2400(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    20(R9), Y0, Y16
+	VMOVDQU          2400(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y18
+	VMOVDQU          416(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2464(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    24(R9), Y0, Y16
+	VMOVDQU          2464(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9408(SI)
+	VPDPBUSD.BCST    88(R9), Y1, Y18
+	VMOVDQU          480(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2528(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    28(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      96(R8), Y16, Y9
+	VMOVDQU          2528(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y1, Y18
+	VMOVDQU          544(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2080(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9472(SI)
+	VPBROADCASTD     24(R10), Y16
+	VPDPBUSD.BCST    32(R9), Y0, Y16
+	VMOVDQU          2080(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     72(R10), Y19
+	VPDPBUSD.BCST    96(R9), Y1, Y19
+	VMOVDQU          608(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2144(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9536(SI)
+	VPDPBUSD.BCST    36(R9), Y0, Y16
+	VMOVDQU          2144(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y19
+	VMOVDQU          672(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2208(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    40(R9), Y0, Y16
+	VMOVDQU          2208(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9600(SI)
+	VPDPBUSD.BCST    104(R9), Y1, Y19
+	VMOVDQU          736(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2272(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    44(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      160(R8), Y16, Y9
+	VMOVDQU          2272(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9664(SI)
+	VPDPBUSD.BCST    108(R9), Y1, Y19
+	VMOVDQU          800(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2336(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     36(R10), Y16
+	VPDPBUSD.BCST    48(R9), Y0, Y16
+	VMOVDQU          2336(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9728(SI)
+	VPBROADCASTD     84(R10), Y20
+	VPDPBUSD.BCST    112(R9), Y1, Y20
+	VMOVDQU          864(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2400(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    52(R9), Y0, Y16
+	VMOVDQU          2400(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y20
+	VMOVDQU          928(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2464(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9792(SI)
+	VPDPBUSD.BCST    56(R9), Y0, Y16
+	VMOVDQU          2464(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Y1, Y20
 	VMOVDQU          992(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7047,22 +6933,23 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    60(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      224(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      288(R8), Y17, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      352(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      416(R8), Y19, Y9
 	VMOVDQU          2528(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y0, Y24
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      224(R8), Y24, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      288(R8), Y19, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      352(R8), Y21, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      416(R8), Y23, Y9
-	VPDPBUSD.BCST    124(R9), Y1, Y25
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      480(R8), Y25, Y9
+	VPDPBUSD.BCST    124(R9), Y1, Y20
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      480(R8), Y20, Y9
 	VMOVDQU          1024(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7071,30 +6958,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     96(R10), Y16
+	VPDPBUSD.BCST    128(R9), Y0, Y16
 	VMOVDQU          2560(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y0, Y16
+	PREFETCHT1       9920(SI)
 	VPBROADCASTD     144(R10), Y17
 	VPDPBUSD.BCST    192(R9), Y1, Y17
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2592(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2592(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     96(R10), Y18
-	VPDPBUSD.BCST    128(R9), Y0, Y18
-	VPBROADCASTD     144(R10), Y19
-	VPDPBUSD.BCST    192(R9), Y1, Y19
 	VMOVDQU          1088(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7103,26 +6975,13 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    132(R9), Y0, Y16
 	VMOVDQU          2624(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
+	PREFETCHT1       9984(SI)
 	VPDPBUSD.BCST    196(R9), Y1, Y17
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2656(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2656(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y18
-	VPDPBUSD.BCST    196(R9), Y1, Y19
 	VMOVDQU          1152(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7131,26 +6990,12 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    136(R9), Y0, Y16
 	VMOVDQU          2688(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y16
 	VPDPBUSD.BCST    200(R9), Y1, Y17
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2720(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2720(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y18
-	VPDPBUSD.BCST    200(R9), Y1, Y19
 	VMOVDQU          1216(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7159,30 +7004,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10048(SI)
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      512(R8), Y16, Y8
 	VMOVDQU          2752(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
 	VPDPBUSD.BCST    204(R9), Y1, Y17
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2784(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2784(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y18
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      544(R8), Y18, Y9
-	VPDPBUSD.BCST    204(R9), Y1, Y19
 	VMOVDQU          1280(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7191,30 +7021,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10112(SI)
+	VPBROADCASTD     108(R10), Y16
+	VPDPBUSD.BCST    144(R9), Y0, Y16
 	VMOVDQU          2816(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y0, Y16
 	VPBROADCASTD     156(R10), Y18
 	VPDPBUSD.BCST    208(R9), Y1, Y18
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2848(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2848(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     108(R10), Y20
-	VPDPBUSD.BCST    144(R9), Y0, Y20
-	VPBROADCASTD     156(R10), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y21
 	VMOVDQU          1344(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7223,26 +7038,13 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10176(SI)
+	VPDPBUSD.BCST    148(R9), Y0, Y16
 	VMOVDQU          2880(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y16
 	VPDPBUSD.BCST    212(R9), Y1, Y18
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2912(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2912(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y20
-	VPDPBUSD.BCST    212(R9), Y1, Y21
 	VMOVDQU          1408(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7251,26 +7053,13 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    152(R9), Y0, Y16
 	VMOVDQU          2944(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y0, Y16
+	PREFETCHT1       10240(SI)
 	VPDPBUSD.BCST    216(R9), Y1, Y18
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2976(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2976(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y0, Y20
-	VPDPBUSD.BCST    216(R9), Y1, Y21
 	VMOVDQU          1472(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7279,30 +7068,15 @@ panel:
 	VPSLLW           $0x04, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    156(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      576(R8), Y16, Y8
 	VMOVDQU          3008(SI), Y2
 	VMOVDQA          Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      576(R8), Y16, Y8
+	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    220(R9), Y1, Y18
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3040(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          3040(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      608(R8), Y20, Y9
-	VPDPBUSD.BCST    220(R9), Y1, Y21
 	VMOVDQU          1536(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7311,30 +7085,14 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     120(R10), Y16
+	VPDPBUSD.BCST    160(R9), Y0, Y16
 	VMOVDQU          2560(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     120(R10), Y16
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VPBROADCASTD     168(R10), Y20
-	VPDPBUSD.BCST    224(R9), Y1, Y20
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2592(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2592(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     120(R10), Y22
-	VPDPBUSD.BCST    160(R9), Y0, Y22
-	VPBROADCASTD     168(R10), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y23
+	VPBROADCASTD     168(R10), Y19
+	VPDPBUSD.BCST    224(R9), Y1, Y19
 	VMOVDQU          1600(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7343,26 +7101,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10368(SI)
+	VPDPBUSD.BCST    164(R9), Y0, Y16
 	VMOVDQU          2624(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VPDPBUSD.BCST    228(R9), Y1, Y20
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2656(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2656(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y0, Y22
-	VPDPBUSD.BCST    228(R9), Y1, Y23
+	VPDPBUSD.BCST    228(R9), Y1, Y19
 	VMOVDQU          1664(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7371,26 +7116,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10432(SI)
+	VPDPBUSD.BCST    168(R9), Y0, Y16
 	VMOVDQU          2688(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VPDPBUSD.BCST    232(R9), Y1, Y20
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2720(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2720(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    168(R9), Y0, Y22
-	VPDPBUSD.BCST    232(R9), Y1, Y23
+	VPDPBUSD.BCST    232(R9), Y1, Y19
 	VMOVDQU          1728(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7399,30 +7131,15 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10496(SI)
+	VPDPBUSD.BCST    172(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      640(R8), Y16, Y8
 	VMOVDQU          2752(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      640(R8), Y16, Y8
-	VPDPBUSD.BCST    236(R9), Y1, Y20
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2784(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2784(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    172(R9), Y0, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      672(R8), Y22, Y9
-	VPDPBUSD.BCST    236(R9), Y1, Y23
+	VPDPBUSD.BCST    236(R9), Y1, Y19
 	VMOVDQU          1792(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7431,30 +7148,15 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     132(R10), Y16
+	VPDPBUSD.BCST    176(R9), Y0, Y16
 	VMOVDQU          2816(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     132(R10), Y16
-	VPDPBUSD.BCST    176(R9), Y0, Y16
-	VPBROADCASTD     180(R10), Y22
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2848(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2848(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     132(R10), Y24
-	VPDPBUSD.BCST    176(R9), Y0, Y24
-	VPBROADCASTD     180(R10), Y25
-	VPDPBUSD.BCST    240(R9), Y1, Y25
+	PREFETCHT1       10560(SI)
+	VPBROADCASTD     180(R10), Y20
+	VPDPBUSD.BCST    240(R9), Y1, Y20
 	VMOVDQU          1856(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7463,26 +7165,13 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    180(R9), Y0, Y16
 	VMOVDQU          2880(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y0, Y16
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2912(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2912(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y0, Y24
-	VPDPBUSD.BCST    244(R9), Y1, Y25
+	PREFETCHT1       10624(SI)
+	VPDPBUSD.BCST    244(R9), Y1, Y20
 	VMOVDQU          1920(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7491,26 +7180,12 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    184(R9), Y0, Y16
 	VMOVDQU          2944(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y0, Y16
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2976(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          2976(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y0, Y24
-	VPDPBUSD.BCST    248(R9), Y1, Y25
+	VPDPBUSD.BCST    248(R9), Y1, Y20
 	VMOVDQU          1984(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7519,10 +7194,7 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
-	VMOVDQU          3008(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10688(SI)
 	VPDPBUSD.BCST    188(R9), Y0, Y16
 	VCVTDQ2PS        Y16, Y16
 	VFMADD231PS      704(R8), Y16, Y8
@@ -7530,11 +7202,252 @@ panel:
 	VFMADD231PS      768(R8), Y17, Y8
 	VCVTDQ2PS        Y18, Y18
 	VFMADD231PS      832(R8), Y18, Y8
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      896(R8), Y19, Y8
+	VMOVDQU          3008(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y20
 	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      896(R8), Y20, Y8
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      960(R8), Y22, Y8
+	VFMADD231PS      960(R8), Y20, Y8
+	VMOVDQU          1056(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2592(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10752(SI)
+	VPBROADCASTD     96(R10), Y16
+	VPDPBUSD.BCST    128(R9), Y0, Y16
+	VMOVDQU          2592(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     144(R10), Y17
+	VPDPBUSD.BCST    192(R9), Y1, Y17
+	VMOVDQU          1120(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2656(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VMOVDQU          2656(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10816(SI)
+	VPDPBUSD.BCST    196(R9), Y1, Y17
+	VMOVDQU          1184(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2720(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    136(R9), Y0, Y16
+	VMOVDQU          2720(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10880(SI)
+	VPDPBUSD.BCST    200(R9), Y1, Y17
+	VMOVDQU          1248(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2784(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      544(R8), Y16, Y9
+	VMOVDQU          2784(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10944(SI)
+	VPDPBUSD.BCST    204(R9), Y1, Y17
+	VMOVDQU          1312(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2848(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     108(R10), Y16
+	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VMOVDQU          2848(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     156(R10), Y18
+	VPDPBUSD.BCST    208(R9), Y1, Y18
+	VMOVDQU          1376(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2912(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11008(SI)
+	VPDPBUSD.BCST    148(R9), Y0, Y16
+	VMOVDQU          2912(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y1, Y18
+	VMOVDQU          1440(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2976(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11072(SI)
+	VPDPBUSD.BCST    152(R9), Y0, Y16
+	VMOVDQU          2976(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y18
+	VMOVDQU          1504(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          3040(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    156(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      608(R8), Y16, Y9
+	VMOVDQU          3040(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11136(SI)
+	VPDPBUSD.BCST    220(R9), Y1, Y18
+	VMOVDQU          1568(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2592(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     120(R10), Y16
+	VPDPBUSD.BCST    160(R9), Y0, Y16
+	VMOVDQU          2592(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11200(SI)
+	VPBROADCASTD     168(R10), Y19
+	VPDPBUSD.BCST    224(R9), Y1, Y19
+	VMOVDQU          1632(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2656(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    164(R9), Y0, Y16
+	VMOVDQU          2656(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11264(SI)
+	VPDPBUSD.BCST    228(R9), Y1, Y19
+	VMOVDQU          1696(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2720(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    168(R9), Y0, Y16
+	VMOVDQU          2720(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y19
+	VMOVDQU          1760(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2784(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11328(SI)
+	VPDPBUSD.BCST    172(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      672(R8), Y16, Y9
+	VMOVDQU          2784(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y19
+	VMOVDQU          1824(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2848(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11392(SI)
+	VPBROADCASTD     132(R10), Y16
+	VPDPBUSD.BCST    176(R9), Y0, Y16
+	VMOVDQU          2848(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     180(R10), Y20
+	VPDPBUSD.BCST    240(R9), Y1, Y20
+	VMOVDQU          1888(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2912(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    180(R9), Y0, Y16
+	VMOVDQU          2912(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11456(SI)
+	VPDPBUSD.BCST    244(R9), Y1, Y20
+	VMOVDQU          1952(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2976(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    184(R9), Y0, Y16
+	VMOVDQU          2976(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11520(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y20
 	VMOVDQU          2016(SI), Y0
 	VPSRLW           $0x04, Y0, Y1
 	VPAND            Y15, Y0, Y0
@@ -7543,35 +7456,8911 @@ panel:
 	VPSLLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    188(R9), Y0, Y16
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      736(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      800(R8), Y17, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      864(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      928(R8), Y19, Y9
 	VMOVDQU          3040(SI), Y2
 	VPSRLW           $0x02, Y2, Y2
 	VPAND            Y14, Y2, Y2
 	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y0, Y24
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      736(R8), Y24, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      800(R8), Y19, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      864(R8), Y21, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      928(R8), Y23, Y9
-	VPDPBUSD.BCST    252(R9), Y1, Y25
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      992(R8), Y25, Y9
+	VPDPBUSD.BCST    252(R9), Y1, Y20
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      992(R8), Y20, Y9
+	MOVQ             (R11), DI
 	VMOVUPS          (DI), Y4
 	VFMADD231PS.BCST 8(R10), Y8, Y4
 	VMOVUPS          Y4, (DI)
 	VMOVUPS          32(DI), Y4
 	VFMADD231PS.BCST 8(R10), Y9, Y4
 	VMOVUPS          Y4, 32(DI)
-	ADDQ             80(R11), SI
-	ADDQ             $0x40, DI
-	DECQ             R13
-	JNE              panel
-	ADDQ             $0x00000d20, R12
+	ADDQ             $0x00000d20, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ8_0(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ8_0(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	MOVQ          (R11), DI
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
+	ADDQ          8(R11), DI
+	VMOVUPS       (DI), Y30
+	VMOVUPS       32(DI), Y31
+	VCVTPH2PS     (SI), Y0
+	VMOVUPS       Y0, (R8)
+	VCVTPH2PS     16(SI), Y0
+	VMOVUPS       Y0, 32(R8)
+	MOVL          $0x80808080, AX
+	VMOVD         AX, X14
+	VPBROADCASTD  X14, Y14
+	VMOVDQU       32(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Y16
+	VPBROADCASTD  (R13), Y17
+	VPDPBUSD.BCST (R9), Y0, Y16
+	VPDPBUSD.BCST (R12), Y0, Y17
+	VMOVDQU       64(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8256(SI)
+	VPBROADCASTD  (R10), Y18
+	VPBROADCASTD  (R13), Y19
+	VPDPBUSD.BCST (R9), Y0, Y18
+	VPDPBUSD.BCST (R12), Y0, Y19
+	VMOVDQU       96(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 4(R9), Y0, Y16
+	VPDPBUSD.BCST 4(R12), Y0, Y17
+	VMOVDQU       128(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 4(R9), Y0, Y18
+	VPDPBUSD.BCST 4(R12), Y0, Y19
+	VMOVDQU       160(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 8(R9), Y0, Y16
+	VPDPBUSD.BCST 8(R12), Y0, Y17
+	VMOVDQU       192(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 8(R9), Y0, Y18
+	VPDPBUSD.BCST 8(R12), Y0, Y19
+	VMOVDQU       224(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 12(R9), Y0, Y16
+	VPDPBUSD.BCST 12(R12), Y0, Y17
+	VMOVDQU       256(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Y0, Y18
+	VPDPBUSD.BCST 12(R12), Y0, Y19
+	VMOVDQU       288(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8512(SI)
+	VPDPBUSD.BCST 16(R9), Y0, Y16
+	VPDPBUSD.BCST 16(R12), Y0, Y17
+	VMOVDQU       320(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 16(R9), Y0, Y18
+	VPDPBUSD.BCST 16(R12), Y0, Y19
+	VMOVDQU       352(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8576(SI)
+	VPDPBUSD.BCST 20(R9), Y0, Y16
+	VPDPBUSD.BCST 20(R12), Y0, Y17
+	VMOVDQU       384(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 20(R9), Y0, Y18
+	VPDPBUSD.BCST 20(R12), Y0, Y19
+	VMOVDQU       416(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8640(SI)
+	VPDPBUSD.BCST 24(R9), Y0, Y16
+	VPDPBUSD.BCST 24(R12), Y0, Y17
+	VMOVDQU       448(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 24(R9), Y0, Y18
+	VPDPBUSD.BCST 24(R12), Y0, Y19
+	VMOVDQU       480(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	PREFETCHT1    8704(SI)
+	VPDPBUSD.BCST 28(R9), Y0, Y16
+	VPDPBUSD.BCST 28(R12), Y0, Y17
+	VCVTDQ2PS     Y16, Y16
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y16, Y4, Y8
+	VCVTDQ2PS     Y17, Y17
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y17, Y4, Y30
+	VMOVDQU       512(SI), Y0
+	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 28(R9), Y0, Y18
+	VPDPBUSD.BCST 28(R12), Y0, Y19
+	VCVTDQ2PS     Y18, Y18
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y18, Y4, Y9
+	VCVTDQ2PS     Y19, Y19
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y19, Y4, Y31
+	MOVQ          (R11), DI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          8(R11), DI
+	VMOVUPS       Y30, (DI)
+	VMOVUPS       Y31, 32(DI)
+	ADDQ          $0x00000220, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	VZEROUPPER
+	RET
+
+// func fusedTwoIQ4_NL(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoIQ4_NL(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	MOVQ          (R11), DI
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
+	ADDQ          8(R11), DI
+	VMOVUPS       (DI), Y30
+	VMOVUPS       32(DI), Y31
+	VCVTPH2PS     (SI), Y0
+	VMOVUPS       Y0, (R8)
+	VCVTPH2PS     16(SI), Y0
+	VMOVUPS       Y0, 32(R8)
+	VMOVDQU       unpackTable<>+32(SB), Y14
+	VMOVDQU       32(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Y16
+	VPBROADCASTD  (R13), Y17
+	VPDPBUSD.BCST (R9), Y0, Y16
+	VPDPBUSD.BCST (R12), Y0, Y17
+	VPDPBUSD.BCST 16(R9), Y1, Y16
+	VPDPBUSD.BCST 16(R12), Y1, Y17
+	VMOVDQU       64(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	VPBROADCASTD  (R10), Y18
+	VPBROADCASTD  (R13), Y19
+	VPDPBUSD.BCST (R9), Y0, Y18
+	VPDPBUSD.BCST (R12), Y0, Y19
+	PREFETCHT1    8256(SI)
+	VPDPBUSD.BCST 16(R9), Y1, Y18
+	VPDPBUSD.BCST 16(R12), Y1, Y19
+	VMOVDQU       96(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	VPDPBUSD.BCST 4(R9), Y0, Y16
+	VPDPBUSD.BCST 4(R12), Y0, Y17
+	VPDPBUSD.BCST 20(R9), Y1, Y16
+	VPDPBUSD.BCST 20(R12), Y1, Y17
+	VMOVDQU       128(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 4(R9), Y0, Y18
+	VPDPBUSD.BCST 4(R12), Y0, Y19
+	VPDPBUSD.BCST 20(R9), Y1, Y18
+	VPDPBUSD.BCST 20(R12), Y1, Y19
+	VMOVDQU       160(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	VPDPBUSD.BCST 8(R9), Y0, Y16
+	VPDPBUSD.BCST 8(R12), Y0, Y17
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 24(R9), Y1, Y16
+	VPDPBUSD.BCST 24(R12), Y1, Y17
+	VMOVDQU       192(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	VPDPBUSD.BCST 8(R9), Y0, Y18
+	VPDPBUSD.BCST 8(R12), Y0, Y19
+	VPDPBUSD.BCST 24(R9), Y1, Y18
+	VPDPBUSD.BCST 24(R12), Y1, Y19
+	VMOVDQU       224(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Y0, Y16
+	VPDPBUSD.BCST 12(R12), Y0, Y17
+	VPDPBUSD.BCST 28(R9), Y1, Y16
+	VPDPBUSD.BCST 28(R12), Y1, Y17
+	VCVTDQ2PS     Y16, Y16
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y16, Y4, Y8
+	VCVTDQ2PS     Y17, Y17
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y17, Y4, Y30
+	VMOVDQU       256(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       Y0, Y14, Y0
+	VPSHUFB       Y1, Y14, Y1
+	VPDPBUSD.BCST 12(R9), Y0, Y18
+	VPDPBUSD.BCST 12(R12), Y0, Y19
+	VPDPBUSD.BCST 28(R9), Y1, Y18
+	VPDPBUSD.BCST 28(R12), Y1, Y19
+	VCVTDQ2PS     Y18, Y18
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y18, Y4, Y9
+	VCVTDQ2PS     Y19, Y19
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y19, Y4, Y31
+	MOVQ          (R11), DI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          8(R11), DI
+	VMOVUPS       Y30, (DI)
+	VMOVUPS       Y31, 32(DI)
+	ADDQ          $0x00000120, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	VZEROUPPER
+	RET
+
+// func fusedTwoIQ4_XS(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoIQ4_XS(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
+	VXORPS           Y30, Y30, Y30
+	VXORPS           Y31, Y31, Y31
+	MOVL             $0x0000000f, AX
+	VMOVD            AX, X4
+	VPBROADCASTD     X4, Y4
+	MOVL             $0x00000030, AX
+	VMOVD            AX, X5
+	VPBROADCASTD     X5, Y5
+	MOVL             $0x00000020, AX
+	VMOVD            AX, X6
+	VPBROADCASTD     X6, Y6
+	VCVTPH2PS        (SI), Y2
+	VPMOVZXWD        32(SI), Y3
+	VPMOVZXBD        64(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPSLLD           $0x04, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, (R8)
+	VPMOVZXBD        64(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSLLD           $0x02, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 64(R8)
+	VPMOVZXBD        80(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VMOVDQA          Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 128(R8)
+	VPMOVZXBD        80(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x02, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 192(R8)
+	VPMOVZXBD        96(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x04, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 256(R8)
+	VPMOVZXBD        96(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x06, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 320(R8)
+	VPMOVZXBD        112(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x08, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 384(R8)
+	VPMOVZXBD        112(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x0a, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 448(R8)
+	VCVTPH2PS        16(SI), Y2
+	VPMOVZXWD        48(SI), Y3
+	VPMOVZXBD        72(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPSLLD           $0x04, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 32(R8)
+	VPMOVZXBD        72(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSLLD           $0x02, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 96(R8)
+	VPMOVZXBD        88(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VMOVDQA          Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 160(R8)
+	VPMOVZXBD        88(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x02, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 224(R8)
+	VPMOVZXBD        104(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x04, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 288(R8)
+	VPMOVZXBD        104(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x06, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 352(R8)
+	VPMOVZXBD        120(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x08, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 416(R8)
+	VPMOVZXBD        120(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPSRLD           $0x0a, Y3, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 480(R8)
+	VMOVDQU          unpackTable<>+32(SB), Y14
+	VMOVDQU          128(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VMOVDQU          160(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     (R10), Y18
+	VPBROADCASTD     (R13), Y19
+	VPDPBUSD.BCST    (R9), Y0, Y18
+	VPDPBUSD.BCST    (R12), Y0, Y19
+	PREFETCHT1       8256(SI)
+	VPDPBUSD.BCST    16(R9), Y1, Y18
+	VPDPBUSD.BCST    16(R12), Y1, Y19
+	VMOVDQU          192(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VMOVDQU          224(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y18
+	VPDPBUSD.BCST    4(R12), Y0, Y19
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    20(R9), Y1, Y18
+	VPDPBUSD.BCST    20(R12), Y1, Y19
+	VMOVDQU          256(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VMOVDQU          288(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    8(R9), Y0, Y18
+	VPDPBUSD.BCST    8(R12), Y0, Y19
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    24(R9), Y1, Y18
+	VPDPBUSD.BCST    24(R12), Y1, Y19
+	VMOVDQU          320(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      (R8), Y17, Y30
+	VMOVDQU          352(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y18
+	VPDPBUSD.BCST    12(R12), Y0, Y19
+	PREFETCHT1       8448(SI)
+	VPDPBUSD.BCST    28(R9), Y1, Y18
+	VPDPBUSD.BCST    28(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      32(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      32(R8), Y19, Y31
+	VMOVDQU          384(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    32(R9), Y0, Y16
+	VPDPBUSD.BCST    32(R12), Y0, Y17
+	VPDPBUSD.BCST    48(R9), Y1, Y16
+	VPDPBUSD.BCST    48(R12), Y1, Y17
+	VMOVDQU          416(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8512(SI)
+	VPBROADCASTD     12(R10), Y18
+	VPBROADCASTD     12(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y0, Y18
+	VPDPBUSD.BCST    32(R12), Y0, Y19
+	VPDPBUSD.BCST    48(R9), Y1, Y18
+	VPDPBUSD.BCST    48(R12), Y1, Y19
+	VMOVDQU          448(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    36(R9), Y0, Y16
+	VPDPBUSD.BCST    36(R12), Y0, Y17
+	VPDPBUSD.BCST    52(R9), Y1, Y16
+	VPDPBUSD.BCST    52(R12), Y1, Y17
+	VMOVDQU          480(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    36(R9), Y0, Y18
+	VPDPBUSD.BCST    36(R12), Y0, Y19
+	VPDPBUSD.BCST    52(R9), Y1, Y18
+	VPDPBUSD.BCST    52(R12), Y1, Y19
+	VMOVDQU          512(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    40(R9), Y0, Y16
+	VPDPBUSD.BCST    40(R12), Y0, Y17
+	VPDPBUSD.BCST    56(R9), Y1, Y16
+	VPDPBUSD.BCST    56(R12), Y1, Y17
+	VMOVDQU          544(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8640(SI)
+	VPDPBUSD.BCST    40(R9), Y0, Y18
+	VPDPBUSD.BCST    40(R12), Y0, Y19
+	VPDPBUSD.BCST    56(R9), Y1, Y18
+	VPDPBUSD.BCST    56(R12), Y1, Y19
+	VMOVDQU          576(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    44(R9), Y0, Y16
+	VPDPBUSD.BCST    44(R12), Y0, Y17
+	VPDPBUSD.BCST    60(R9), Y1, Y16
+	VPDPBUSD.BCST    60(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      64(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      64(R8), Y17, Y30
+	VMOVDQU          608(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    44(R9), Y0, Y18
+	VPDPBUSD.BCST    44(R12), Y0, Y19
+	VPDPBUSD.BCST    60(R9), Y1, Y18
+	VPDPBUSD.BCST    60(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      96(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      96(R8), Y19, Y31
+	VMOVDQU          640(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     24(R10), Y16
+	VPBROADCASTD     24(R13), Y17
+	VPDPBUSD.BCST    64(R9), Y0, Y16
+	VPDPBUSD.BCST    64(R12), Y0, Y17
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    80(R9), Y1, Y16
+	VPDPBUSD.BCST    80(R12), Y1, Y17
+	VMOVDQU          672(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     24(R10), Y18
+	VPBROADCASTD     24(R13), Y19
+	VPDPBUSD.BCST    64(R9), Y0, Y18
+	VPDPBUSD.BCST    64(R12), Y0, Y19
+	VPDPBUSD.BCST    80(R9), Y1, Y18
+	VPDPBUSD.BCST    80(R12), Y1, Y19
+	VMOVDQU          704(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    68(R9), Y0, Y16
+	VPDPBUSD.BCST    68(R12), Y0, Y17
+	PREFETCHT1       8832(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y16
+	VPDPBUSD.BCST    84(R12), Y1, Y17
+	VMOVDQU          736(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    68(R9), Y0, Y18
+	VPDPBUSD.BCST    68(R12), Y0, Y19
+	VPDPBUSD.BCST    84(R9), Y1, Y18
+	VPDPBUSD.BCST    84(R12), Y1, Y19
+	VMOVDQU          768(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    72(R9), Y0, Y16
+	VPDPBUSD.BCST    72(R12), Y0, Y17
+	PREFETCHT1       8896(SI)
+	VPDPBUSD.BCST    88(R9), Y1, Y16
+	VPDPBUSD.BCST    88(R12), Y1, Y17
+	VMOVDQU          800(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    72(R9), Y0, Y18
+	VPDPBUSD.BCST    72(R12), Y0, Y19
+	VPDPBUSD.BCST    88(R9), Y1, Y18
+	VPDPBUSD.BCST    88(R12), Y1, Y19
+	VMOVDQU          832(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    76(R9), Y0, Y16
+	VPDPBUSD.BCST    76(R12), Y0, Y17
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    92(R9), Y1, Y16
+	VPDPBUSD.BCST    92(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      128(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      128(R8), Y17, Y30
+	VMOVDQU          864(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    76(R9), Y0, Y18
+	VPDPBUSD.BCST    76(R12), Y0, Y19
+	VPDPBUSD.BCST    92(R9), Y1, Y18
+	VPDPBUSD.BCST    92(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      160(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      160(R8), Y19, Y31
+	VMOVDQU          896(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9024(SI)
+	VPBROADCASTD     36(R10), Y16
+	VPBROADCASTD     36(R13), Y17
+	VPDPBUSD.BCST    96(R9), Y0, Y16
+	VPDPBUSD.BCST    96(R12), Y0, Y17
+	VPDPBUSD.BCST    112(R9), Y1, Y16
+	VPDPBUSD.BCST    112(R12), Y1, Y17
+	VMOVDQU          928(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     36(R10), Y18
+	VPBROADCASTD     36(R13), Y19
+	VPDPBUSD.BCST    96(R9), Y0, Y18
+	VPDPBUSD.BCST    96(R12), Y0, Y19
+	VPDPBUSD.BCST    112(R9), Y1, Y18
+	VPDPBUSD.BCST    112(R12), Y1, Y19
+	VMOVDQU          960(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9088(SI)
+	VPDPBUSD.BCST    100(R9), Y0, Y16
+	VPDPBUSD.BCST    100(R12), Y0, Y17
+	VPDPBUSD.BCST    116(R9), Y1, Y16
+	VPDPBUSD.BCST    116(R12), Y1, Y17
+	VMOVDQU          992(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    100(R9), Y0, Y18
+	VPDPBUSD.BCST    100(R12), Y0, Y19
+	VPDPBUSD.BCST    116(R9), Y1, Y18
+	VPDPBUSD.BCST    116(R12), Y1, Y19
+	VMOVDQU          1024(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    104(R9), Y0, Y16
+	VPDPBUSD.BCST    104(R12), Y0, Y17
+	VPDPBUSD.BCST    120(R9), Y1, Y16
+	VPDPBUSD.BCST    120(R12), Y1, Y17
+	VMOVDQU          1056(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    104(R9), Y0, Y18
+	VPDPBUSD.BCST    104(R12), Y0, Y19
+	VPDPBUSD.BCST    120(R9), Y1, Y18
+	VPDPBUSD.BCST    120(R12), Y1, Y19
+	VMOVDQU          1088(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9216(SI)
+	VPDPBUSD.BCST    108(R9), Y0, Y16
+	VPDPBUSD.BCST    108(R12), Y0, Y17
+	VPDPBUSD.BCST    124(R9), Y1, Y16
+	VPDPBUSD.BCST    124(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      192(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      192(R8), Y17, Y30
+	VMOVDQU          1120(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    108(R9), Y0, Y18
+	VPDPBUSD.BCST    108(R12), Y0, Y19
+	VPDPBUSD.BCST    124(R9), Y1, Y18
+	VPDPBUSD.BCST    124(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      224(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      224(R8), Y19, Y31
+	VMOVDQU          1152(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9280(SI)
+	VPBROADCASTD     48(R10), Y16
+	VPBROADCASTD     48(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y0, Y16
+	VPDPBUSD.BCST    128(R12), Y0, Y17
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPDPBUSD.BCST    144(R12), Y1, Y17
+	VMOVDQU          1184(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     48(R10), Y18
+	VPBROADCASTD     48(R13), Y19
+	VPDPBUSD.BCST    128(R9), Y0, Y18
+	VPDPBUSD.BCST    128(R12), Y0, Y19
+	PREFETCHT1       9344(SI)
+	VPDPBUSD.BCST    144(R9), Y1, Y18
+	VPDPBUSD.BCST    144(R12), Y1, Y19
+	VMOVDQU          1216(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VPDPBUSD.BCST    132(R12), Y0, Y17
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPDPBUSD.BCST    148(R12), Y1, Y17
+	VMOVDQU          1248(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    132(R9), Y0, Y18
+	VPDPBUSD.BCST    132(R12), Y0, Y19
+	PREFETCHT1       9408(SI)
+	VPDPBUSD.BCST    148(R9), Y1, Y18
+	VPDPBUSD.BCST    148(R12), Y1, Y19
+	VMOVDQU          1280(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    136(R9), Y0, Y16
+	VPDPBUSD.BCST    136(R12), Y0, Y17
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPDPBUSD.BCST    152(R12), Y1, Y17
+	VMOVDQU          1312(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    136(R9), Y0, Y18
+	VPDPBUSD.BCST    136(R12), Y0, Y19
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    152(R9), Y1, Y18
+	VPDPBUSD.BCST    152(R12), Y1, Y19
+	VMOVDQU          1344(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VPDPBUSD.BCST    140(R12), Y0, Y17
+	VPDPBUSD.BCST    156(R9), Y1, Y16
+	VPDPBUSD.BCST    156(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      256(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      256(R8), Y17, Y30
+	VMOVDQU          1376(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    140(R9), Y0, Y18
+	VPDPBUSD.BCST    140(R12), Y0, Y19
+	PREFETCHT1       9536(SI)
+	VPDPBUSD.BCST    156(R9), Y1, Y18
+	VPDPBUSD.BCST    156(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      288(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      288(R8), Y19, Y31
+	VMOVDQU          1408(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     60(R10), Y16
+	VPBROADCASTD     60(R13), Y17
+	VPDPBUSD.BCST    160(R9), Y0, Y16
+	VPDPBUSD.BCST    160(R12), Y0, Y17
+	VPDPBUSD.BCST    176(R9), Y1, Y16
+	VPDPBUSD.BCST    176(R12), Y1, Y17
+	VMOVDQU          1440(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9600(SI)
+	VPBROADCASTD     60(R10), Y18
+	VPBROADCASTD     60(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y0, Y18
+	VPDPBUSD.BCST    160(R12), Y0, Y19
+	VPDPBUSD.BCST    176(R9), Y1, Y18
+	VPDPBUSD.BCST    176(R12), Y1, Y19
+	VMOVDQU          1472(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    164(R9), Y0, Y16
+	VPDPBUSD.BCST    164(R12), Y0, Y17
+	VPDPBUSD.BCST    180(R9), Y1, Y16
+	VPDPBUSD.BCST    180(R12), Y1, Y17
+	VMOVDQU          1504(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9664(SI)
+	VPDPBUSD.BCST    164(R9), Y0, Y18
+	VPDPBUSD.BCST    164(R12), Y0, Y19
+	VPDPBUSD.BCST    180(R9), Y1, Y18
+	VPDPBUSD.BCST    180(R12), Y1, Y19
+	VMOVDQU          1536(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    168(R9), Y0, Y16
+	VPDPBUSD.BCST    168(R12), Y0, Y17
+	VPDPBUSD.BCST    184(R9), Y1, Y16
+	VPDPBUSD.BCST    184(R12), Y1, Y17
+	VMOVDQU          1568(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9728(SI)
+	VPDPBUSD.BCST    168(R9), Y0, Y18
+	VPDPBUSD.BCST    168(R12), Y0, Y19
+	VPDPBUSD.BCST    184(R9), Y1, Y18
+	VPDPBUSD.BCST    184(R12), Y1, Y19
+	VMOVDQU          1600(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    172(R9), Y0, Y16
+	VPDPBUSD.BCST    172(R12), Y0, Y17
+	VPDPBUSD.BCST    188(R9), Y1, Y16
+	VPDPBUSD.BCST    188(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      320(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      320(R8), Y17, Y30
+	VMOVDQU          1632(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       9792(SI)
+	VPDPBUSD.BCST    172(R9), Y0, Y18
+	VPDPBUSD.BCST    172(R12), Y0, Y19
+	VPDPBUSD.BCST    188(R9), Y1, Y18
+	VPDPBUSD.BCST    188(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      352(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      352(R8), Y19, Y31
+	VMOVDQU          1664(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     72(R10), Y16
+	VPBROADCASTD     72(R13), Y17
+	VPDPBUSD.BCST    192(R9), Y0, Y16
+	VPDPBUSD.BCST    192(R12), Y0, Y17
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    208(R9), Y1, Y16
+	VPDPBUSD.BCST    208(R12), Y1, Y17
+	VMOVDQU          1696(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     72(R10), Y18
+	VPBROADCASTD     72(R13), Y19
+	VPDPBUSD.BCST    192(R9), Y0, Y18
+	VPDPBUSD.BCST    192(R12), Y0, Y19
+	VPDPBUSD.BCST    208(R9), Y1, Y18
+	VPDPBUSD.BCST    208(R12), Y1, Y19
+	VMOVDQU          1728(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    196(R9), Y0, Y16
+	VPDPBUSD.BCST    196(R12), Y0, Y17
+	PREFETCHT1       9920(SI)
+	VPDPBUSD.BCST    212(R9), Y1, Y16
+	VPDPBUSD.BCST    212(R12), Y1, Y17
+	VMOVDQU          1760(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    196(R9), Y0, Y18
+	VPDPBUSD.BCST    196(R12), Y0, Y19
+	VPDPBUSD.BCST    212(R9), Y1, Y18
+	VPDPBUSD.BCST    212(R12), Y1, Y19
+	VMOVDQU          1792(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    200(R9), Y0, Y16
+	VPDPBUSD.BCST    200(R12), Y0, Y17
+	PREFETCHT1       9984(SI)
+	VPDPBUSD.BCST    216(R9), Y1, Y16
+	VPDPBUSD.BCST    216(R12), Y1, Y17
+	VMOVDQU          1824(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    200(R9), Y0, Y18
+	VPDPBUSD.BCST    200(R12), Y0, Y19
+	VPDPBUSD.BCST    216(R9), Y1, Y18
+	VPDPBUSD.BCST    216(R12), Y1, Y19
+	VMOVDQU          1856(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    204(R9), Y0, Y16
+	VPDPBUSD.BCST    204(R12), Y0, Y17
+	PREFETCHT1       10048(SI)
+	VPDPBUSD.BCST    220(R9), Y1, Y16
+	VPDPBUSD.BCST    220(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      384(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      384(R8), Y17, Y30
+	VMOVDQU          1888(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    204(R9), Y0, Y18
+	VPDPBUSD.BCST    204(R12), Y0, Y19
+	VPDPBUSD.BCST    220(R9), Y1, Y18
+	VPDPBUSD.BCST    220(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      416(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      416(R8), Y19, Y31
+	VMOVDQU          1920(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10112(SI)
+	VPBROADCASTD     84(R10), Y16
+	VPBROADCASTD     84(R13), Y17
+	VPDPBUSD.BCST    224(R9), Y0, Y16
+	VPDPBUSD.BCST    224(R12), Y0, Y17
+	VPDPBUSD.BCST    240(R9), Y1, Y16
+	VPDPBUSD.BCST    240(R12), Y1, Y17
+	VMOVDQU          1952(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     84(R10), Y18
+	VPBROADCASTD     84(R13), Y19
+	VPDPBUSD.BCST    224(R9), Y0, Y18
+	VPDPBUSD.BCST    224(R12), Y0, Y19
+	VPDPBUSD.BCST    240(R9), Y1, Y18
+	VPDPBUSD.BCST    240(R12), Y1, Y19
+	VMOVDQU          1984(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10176(SI)
+	VPDPBUSD.BCST    228(R9), Y0, Y16
+	VPDPBUSD.BCST    228(R12), Y0, Y17
+	VPDPBUSD.BCST    244(R9), Y1, Y16
+	VPDPBUSD.BCST    244(R12), Y1, Y17
+	VMOVDQU          2016(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    228(R9), Y0, Y18
+	VPDPBUSD.BCST    228(R12), Y0, Y19
+	VPDPBUSD.BCST    244(R9), Y1, Y18
+	VPDPBUSD.BCST    244(R12), Y1, Y19
+	VMOVDQU          2048(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10240(SI)
+	VPDPBUSD.BCST    232(R9), Y0, Y16
+	VPDPBUSD.BCST    232(R12), Y0, Y17
+	VPDPBUSD.BCST    248(R9), Y1, Y16
+	VPDPBUSD.BCST    248(R12), Y1, Y17
+	VMOVDQU          2080(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    232(R9), Y0, Y18
+	VPDPBUSD.BCST    232(R12), Y0, Y19
+	VPDPBUSD.BCST    248(R9), Y1, Y18
+	VPDPBUSD.BCST    248(R12), Y1, Y19
+	VMOVDQU          2112(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	PREFETCHT1       10304(SI)
+	VPDPBUSD.BCST    236(R9), Y0, Y16
+	VPDPBUSD.BCST    236(R12), Y0, Y17
+	VPDPBUSD.BCST    252(R9), Y1, Y16
+	VPDPBUSD.BCST    252(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      448(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      448(R8), Y17, Y30
+	VMOVDQU          2144(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          Y0, Y14, Y0
+	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    236(R9), Y0, Y18
+	VPDPBUSD.BCST    236(R12), Y0, Y19
+	VPDPBUSD.BCST    252(R9), Y1, Y18
+	VPDPBUSD.BCST    252(R12), Y1, Y19
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      480(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      480(R8), Y19, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R10), Y8, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R10), Y9, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R13), Y30, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R13), Y31, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             $0x00000880, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x00000060, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ4_0(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ4_0(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	MOVQ          (R11), DI
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
+	ADDQ          8(R11), DI
+	VMOVUPS       (DI), Y30
+	VMOVUPS       32(DI), Y31
+	VCVTPH2PS     (SI), Y0
+	VMOVUPS       Y0, (R8)
+	VCVTPH2PS     16(SI), Y0
+	VMOVUPS       Y0, 32(R8)
+	VMOVDQU       32(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Y16
+	VPBROADCASTD  (R13), Y17
+	VPDPBUSD.BCST (R9), Y0, Y16
+	VPDPBUSD.BCST (R12), Y0, Y17
+	VPDPBUSD.BCST 16(R9), Y1, Y16
+	VPDPBUSD.BCST 16(R12), Y1, Y17
+	VMOVDQU       64(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPBROADCASTD  (R10), Y18
+	VPBROADCASTD  (R13), Y19
+	VPDPBUSD.BCST (R9), Y0, Y18
+	VPDPBUSD.BCST (R12), Y0, Y19
+	PREFETCHT1    8256(SI)
+	VPDPBUSD.BCST 16(R9), Y1, Y18
+	VPDPBUSD.BCST 16(R12), Y1, Y19
+	VMOVDQU       96(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 4(R9), Y0, Y16
+	VPDPBUSD.BCST 4(R12), Y0, Y17
+	VPDPBUSD.BCST 20(R9), Y1, Y16
+	VPDPBUSD.BCST 20(R12), Y1, Y17
+	VMOVDQU       128(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 4(R9), Y0, Y18
+	VPDPBUSD.BCST 4(R12), Y0, Y19
+	VPDPBUSD.BCST 20(R9), Y1, Y18
+	VPDPBUSD.BCST 20(R12), Y1, Y19
+	VMOVDQU       160(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 8(R9), Y0, Y16
+	VPDPBUSD.BCST 8(R12), Y0, Y17
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 24(R9), Y1, Y16
+	VPDPBUSD.BCST 24(R12), Y1, Y17
+	VMOVDQU       192(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 8(R9), Y0, Y18
+	VPDPBUSD.BCST 8(R12), Y0, Y19
+	VPDPBUSD.BCST 24(R9), Y1, Y18
+	VPDPBUSD.BCST 24(R12), Y1, Y19
+	VMOVDQU       224(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Y0, Y16
+	VPDPBUSD.BCST 12(R12), Y0, Y17
+	VPDPBUSD.BCST 28(R9), Y1, Y16
+	VPDPBUSD.BCST 28(R12), Y1, Y17
+	VCVTDQ2PS     Y16, Y16
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y16, Y4, Y8
+	VCVTDQ2PS     Y17, Y17
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y17, Y4, Y30
+	VMOVDQU       256(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 12(R9), Y0, Y18
+	VPDPBUSD.BCST 12(R12), Y0, Y19
+	VPDPBUSD.BCST 28(R9), Y1, Y18
+	VPDPBUSD.BCST 28(R12), Y1, Y19
+	VCVTDQ2PS     Y18, Y18
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y18, Y4, Y9
+	VCVTDQ2PS     Y19, Y19
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y19, Y4, Y31
+	MOVQ          (R11), DI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          8(R11), DI
+	VMOVUPS       Y30, (DI)
+	VMOVUPS       Y31, 32(DI)
+	ADDQ          $0x00000120, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ4_1(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ4_1(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y8
+	VMOVUPS          32(DI), Y9
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y30
+	VMOVUPS          32(DI), Y31
+	VCVTPH2PS        (SI), Y0
+	VMOVUPS          Y0, (R8)
+	VCVTPH2PS        16(SI), Y0
+	VMOVUPS          Y0, 32(R8)
+	VCVTPH2PS        32(SI), Y0
+	VMOVUPS          Y0, 64(R8)
+	VCVTPH2PS        48(SI), Y0
+	VMOVUPS          Y0, 96(R8)
+	VMOVDQU          64(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VMOVDQU          96(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     (R10), Y18
+	VPBROADCASTD     (R13), Y19
+	VPDPBUSD.BCST    (R9), Y0, Y18
+	VPDPBUSD.BCST    (R12), Y0, Y19
+	PREFETCHT1       8256(SI)
+	VPDPBUSD.BCST    16(R9), Y1, Y18
+	VPDPBUSD.BCST    16(R12), Y1, Y19
+	VMOVDQU          128(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VMOVDQU          160(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    4(R9), Y0, Y18
+	VPDPBUSD.BCST    4(R12), Y0, Y19
+	VPDPBUSD.BCST    20(R9), Y1, Y18
+	VPDPBUSD.BCST    20(R12), Y1, Y19
+	VMOVDQU          192(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VMOVDQU          224(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y0, Y18
+	VPDPBUSD.BCST    8(R12), Y0, Y19
+	VPDPBUSD.BCST    24(R9), Y1, Y18
+	VPDPBUSD.BCST    24(R12), Y1, Y19
+	VMOVDQU          256(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8448(SI)
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VMOVUPS          (R8), Y4
+	VMULPS.BCST      8(R10), Y4, Y4
+	VFMADD231PS      Y16, Y4, Y8
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VMOVUPS          (R8), Y4
+	VMULPS.BCST      8(R13), Y4, Y4
+	VFMADD231PS      Y17, Y4, Y30
+	VMOVDQU          288(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y18
+	VPDPBUSD.BCST    12(R12), Y0, Y19
+	VPDPBUSD.BCST    28(R9), Y1, Y18
+	VPDPBUSD.BCST    28(R12), Y1, Y19
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y9
+	VCVTDQ2PS        Y18, Y18
+	VMOVUPS          32(R8), Y4
+	VMULPS.BCST      8(R10), Y4, Y4
+	VFMADD231PS      Y18, Y4, Y9
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y31
+	VCVTDQ2PS        Y19, Y19
+	VMOVUPS          32(R8), Y4
+	VMULPS.BCST      8(R13), Y4, Y4
+	VFMADD231PS      Y19, Y4, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          Y8, (DI)
+	VMOVUPS          Y9, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          Y30, (DI)
+	VMOVUPS          Y31, 32(DI)
+	ADDQ             $0x00000140, SI
+	ADDQ             $0x00000020, R9
+	ADDQ             $0x0000000c, R10
+	ADDQ             $0x00000020, R12
+	ADDQ             $0x0000000c, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ5_0(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ5_0(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	MOVQ          (R11), DI
+	VMOVUPS       (DI), Y8
+	VMOVUPS       32(DI), Y9
+	ADDQ          8(R11), DI
+	VMOVUPS       (DI), Y30
+	VMOVUPS       32(DI), Y31
+	VCVTPH2PS     (SI), Y0
+	VMOVUPS       Y0, (R8)
+	VCVTPH2PS     16(SI), Y0
+	VMOVUPS       Y0, 32(R8)
+	MOVL          $0x10101010, AX
+	VMOVD         AX, X14
+	VPBROADCASTD  X14, Y14
+	VMOVDQU       unpackTable<>+192(SB), Y12
+	VMOVDQU       unpackTable<>+224(SB), Y13
+	VMOVDQU       32(SI), Y10
+	VMOVDQU       64(SI), Y11
+	VMOVDQU       96(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+64(SB), Y10, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+128(SB), Y10, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Y16
+	VPBROADCASTD  (R13), Y17
+	VPDPBUSD.BCST (R9), Y0, Y16
+	VPDPBUSD.BCST (R12), Y0, Y17
+	VPDPBUSD.BCST 16(R9), Y1, Y16
+	VPDPBUSD.BCST 16(R12), Y1, Y17
+	VMOVDQU       128(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+64(SB), Y11, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+128(SB), Y11, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8256(SI)
+	VPBROADCASTD  (R10), Y18
+	VPBROADCASTD  (R13), Y19
+	VPDPBUSD.BCST (R9), Y0, Y18
+	VPDPBUSD.BCST (R12), Y0, Y19
+	VPDPBUSD.BCST 16(R9), Y1, Y18
+	VPDPBUSD.BCST 16(R12), Y1, Y19
+	VMOVDQU       160(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+64(SB), Y10, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+128(SB), Y10, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	VPDPBUSD.BCST 4(R9), Y0, Y16
+	VPDPBUSD.BCST 4(R12), Y0, Y17
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 20(R9), Y1, Y16
+	VPDPBUSD.BCST 20(R12), Y1, Y17
+	VMOVDQU       192(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+64(SB), Y11, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+128(SB), Y11, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	VPDPBUSD.BCST 4(R9), Y0, Y18
+	VPDPBUSD.BCST 4(R12), Y0, Y19
+	VPDPBUSD.BCST 20(R9), Y1, Y18
+	VPDPBUSD.BCST 20(R12), Y1, Y19
+	VMOVDQU       224(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+96(SB), Y10, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+160(SB), Y10, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 8(R9), Y0, Y16
+	VPDPBUSD.BCST 8(R12), Y0, Y17
+	VPDPBUSD.BCST 24(R9), Y1, Y16
+	VPDPBUSD.BCST 24(R12), Y1, Y17
+	VMOVDQU       256(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+96(SB), Y11, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+160(SB), Y11, Y2
+	VPAND         Y12, Y2, Y2
+	VPCMPEQB      Y12, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 8(R9), Y0, Y18
+	VPDPBUSD.BCST 8(R12), Y0, Y19
+	VPDPBUSD.BCST 24(R9), Y1, Y18
+	VPDPBUSD.BCST 24(R12), Y1, Y19
+	VMOVDQU       288(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+96(SB), Y10, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+160(SB), Y10, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	VPDPBUSD.BCST 12(R9), Y0, Y16
+	VPDPBUSD.BCST 12(R12), Y0, Y17
+	PREFETCHT1    8512(SI)
+	VPDPBUSD.BCST 28(R9), Y1, Y16
+	VPDPBUSD.BCST 28(R12), Y1, Y17
+	VCVTDQ2PS     Y16, Y16
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y16, Y4, Y8
+	VCVTDQ2PS     Y17, Y17
+	VMOVUPS       (R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y17, Y4, Y30
+	VMOVDQU       320(SI), Y0
+	VPSRLW        $0x04, Y0, Y1
+	VPAND         Y15, Y0, Y0
+	VPAND         Y15, Y1, Y1
+	VPSHUFB       unpackTable<>+96(SB), Y11, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y0, Y0
+	VPSHUFB       unpackTable<>+160(SB), Y11, Y2
+	VPAND         Y13, Y2, Y2
+	VPCMPEQB      Y13, Y2, Y2
+	VPAND         Y14, Y2, Y2
+	VPOR          Y2, Y1, Y1
+	VPDPBUSD.BCST 12(R9), Y0, Y18
+	VPDPBUSD.BCST 12(R12), Y0, Y19
+	VPDPBUSD.BCST 28(R9), Y1, Y18
+	VPDPBUSD.BCST 28(R12), Y1, Y19
+	VCVTDQ2PS     Y18, Y18
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R10), Y4, Y4
+	VFMADD231PS   Y18, Y4, Y9
+	VCVTDQ2PS     Y19, Y19
+	VMOVUPS       32(R8), Y4
+	VMULPS.BCST   8(R13), Y4, Y4
+	VFMADD231PS   Y19, Y4, Y31
+	MOVQ          (R11), DI
+	VMOVUPS       Y8, (DI)
+	VMOVUPS       Y9, 32(DI)
+	ADDQ          8(R11), DI
+	VMOVUPS       Y30, (DI)
+	VMOVUPS       Y31, 32(DI)
+	ADDQ          $0x00000160, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ5_1(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ5_1(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y8
+	VMOVUPS          32(DI), Y9
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y30
+	VMOVUPS          32(DI), Y31
+	VCVTPH2PS        (SI), Y0
+	VMOVUPS          Y0, (R8)
+	VCVTPH2PS        16(SI), Y0
+	VMOVUPS          Y0, 32(R8)
+	VCVTPH2PS        32(SI), Y0
+	VMOVUPS          Y0, 64(R8)
+	VCVTPH2PS        48(SI), Y0
+	VMOVUPS          Y0, 96(R8)
+	MOVL             $0x10101010, AX
+	VMOVD            AX, X14
+	VPBROADCASTD     X14, Y14
+	VMOVDQU          unpackTable<>+192(SB), Y12
+	VMOVDQU          unpackTable<>+224(SB), Y13
+	VMOVDQU          64(SI), Y10
+	VMOVDQU          96(SI), Y11
+	VMOVDQU          128(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+64(SB), Y10, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+128(SB), Y10, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VMOVDQU          160(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+64(SB), Y11, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+128(SB), Y11, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8256(SI)
+	VPBROADCASTD     (R10), Y18
+	VPBROADCASTD     (R13), Y19
+	VPDPBUSD.BCST    (R9), Y0, Y18
+	VPDPBUSD.BCST    (R12), Y0, Y19
+	VPDPBUSD.BCST    16(R9), Y1, Y18
+	VPDPBUSD.BCST    16(R12), Y1, Y19
+	VMOVDQU          192(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+64(SB), Y10, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+128(SB), Y10, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VMOVDQU          224(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+64(SB), Y11, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+128(SB), Y11, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y18
+	VPDPBUSD.BCST    4(R12), Y0, Y19
+	VPDPBUSD.BCST    20(R9), Y1, Y18
+	VPDPBUSD.BCST    20(R12), Y1, Y19
+	VMOVDQU          256(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+96(SB), Y10, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+160(SB), Y10, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VMOVDQU          288(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+96(SB), Y11, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+160(SB), Y11, Y2
+	VPAND            Y12, Y2, Y2
+	VPCMPEQB         Y12, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8448(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y18
+	VPDPBUSD.BCST    8(R12), Y0, Y19
+	VPDPBUSD.BCST    24(R9), Y1, Y18
+	VPDPBUSD.BCST    24(R12), Y1, Y19
+	VMOVDQU          320(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+96(SB), Y10, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+160(SB), Y10, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VMOVUPS          (R8), Y4
+	VMULPS.BCST      8(R10), Y4, Y4
+	VFMADD231PS      Y16, Y4, Y8
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VMOVUPS          (R8), Y4
+	VMULPS.BCST      8(R13), Y4, Y4
+	VFMADD231PS      Y17, Y4, Y30
+	VMOVDQU          352(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPSHUFB          unpackTable<>+96(SB), Y11, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPSHUFB          unpackTable<>+160(SB), Y11, Y2
+	VPAND            Y13, Y2, Y2
+	VPCMPEQB         Y13, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y18
+	VPDPBUSD.BCST    12(R12), Y0, Y19
+	VPDPBUSD.BCST    28(R9), Y1, Y18
+	VPDPBUSD.BCST    28(R12), Y1, Y19
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y9
+	VCVTDQ2PS        Y18, Y18
+	VMOVUPS          32(R8), Y4
+	VMULPS.BCST      8(R10), Y4, Y4
+	VFMADD231PS      Y18, Y4, Y9
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y31
+	VCVTDQ2PS        Y19, Y19
+	VMOVUPS          32(R8), Y4
+	VMULPS.BCST      8(R13), Y4, Y4
+	VFMADD231PS      Y19, Y4, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          Y8, (DI)
+	VMOVUPS          Y9, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          Y30, (DI)
+	VMOVUPS          Y31, 32(DI)
+	ADDQ             $0x00000180, SI
+	ADDQ             $0x00000020, R9
+	ADDQ             $0x0000000c, R10
+	ADDQ             $0x00000020, R12
+	ADDQ             $0x0000000c, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ2_K(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ2_K(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
+	VXORPS           Y30, Y30, Y30
+	VXORPS           Y31, Y31, Y31
+	MOVL             $0x0000000f, AX
+	VMOVD            AX, X4
+	VPBROADCASTD     X4, Y4
+	MOVL             $0x80000000, AX
+	VMOVD            AX, X5
+	VPBROADCASTD     X5, Y5
+	VCVTPH2PS        1280(SI), Y2
+	VCVTPH2PS        1312(SI), Y3
+	VXORPS           Y5, Y3, Y3
+	VPMOVZXBD        (SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, (R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 64(R8)
+	VPMOVZXBD        16(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 128(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 192(R8)
+	VPMOVZXBD        32(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 256(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 320(R8)
+	VPMOVZXBD        48(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 384(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 448(R8)
+	VPMOVZXBD        64(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 512(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 576(R8)
+	VPMOVZXBD        80(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 640(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 704(R8)
+	VPMOVZXBD        96(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 768(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 832(R8)
+	VPMOVZXBD        112(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 896(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 960(R8)
+	VPMOVZXBD        128(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1024(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1088(R8)
+	VPMOVZXBD        144(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1152(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1216(R8)
+	VPMOVZXBD        160(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1280(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1344(R8)
+	VPMOVZXBD        176(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1408(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1472(R8)
+	VPMOVZXBD        192(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1536(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1600(R8)
+	VPMOVZXBD        208(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1664(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1728(R8)
+	VPMOVZXBD        224(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1792(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1856(R8)
+	VPMOVZXBD        240(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1920(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1984(R8)
+	VCVTPH2PS        1296(SI), Y2
+	VCVTPH2PS        1328(SI), Y3
+	VXORPS           Y5, Y3, Y3
+	VPMOVZXBD        8(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 32(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 96(R8)
+	VPMOVZXBD        24(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 160(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 224(R8)
+	VPMOVZXBD        40(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 288(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 352(R8)
+	VPMOVZXBD        56(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 416(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 480(R8)
+	VPMOVZXBD        72(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 544(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 608(R8)
+	VPMOVZXBD        88(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 672(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 736(R8)
+	VPMOVZXBD        104(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 800(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 864(R8)
+	VPMOVZXBD        120(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 928(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 992(R8)
+	VPMOVZXBD        136(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1056(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1120(R8)
+	VPMOVZXBD        152(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1184(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1248(R8)
+	VPMOVZXBD        168(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1312(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1376(R8)
+	VPMOVZXBD        184(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1440(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1504(R8)
+	VPMOVZXBD        200(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1568(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1632(R8)
+	VPMOVZXBD        216(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1696(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1760(R8)
+	VPMOVZXBD        232(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1824(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 1888(R8)
+	VPMOVZXBD        248(SI), Y0
+	VPSRLD           $0x04, Y0, Y1
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 1952(R8)
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y3, Y1, Y1
+	VMOVUPS          Y1, 2016(R8)
+	MOVL             $0x03030303, AX
+	VMOVD            AX, X14
+	VPBROADCASTD     X14, Y14
+	VMOVDQU          256(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y1, Y16
+	VPDPBUSD.BCST    (R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     24(R10), Y18
+	VPBROADCASTD     24(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y1, Y18
+	VPDPBUSD.BCST    32(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     48(R10), Y20
+	VPBROADCASTD     48(R13), Y21
+	VPDPBUSD.BCST    64(R9), Y1, Y20
+	VPDPBUSD.BCST    64(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     72(R10), Y22
+	VPBROADCASTD     72(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          320(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y1, Y16
+	VPDPBUSD.BCST    4(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Y1, Y18
+	VPDPBUSD.BCST    36(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8256(SI)
+	VPDPBUSD.BCST    68(R9), Y1, Y20
+	VPDPBUSD.BCST    68(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          384(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y1, Y16
+	VPDPBUSD.BCST    8(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Y1, Y18
+	VPDPBUSD.BCST    40(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y20
+	VPDPBUSD.BCST    72(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          448(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    12(R9), Y1, Y16
+	VPDPBUSD.BCST    12(R12), Y1, Y17
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      (R8), Y17, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    44(R9), Y1, Y18
+	VPDPBUSD.BCST    44(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y20
+	VPDPBUSD.BCST    76(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          512(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     36(R10), Y24
+	VPBROADCASTD     36(R13), Y25
+	VPDPBUSD.BCST    48(R9), Y1, Y24
+	VPDPBUSD.BCST    48(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8384(SI)
+	VPBROADCASTD     60(R10), Y26
+	VPBROADCASTD     60(R13), Y27
+	VPDPBUSD.BCST    80(R9), Y1, Y26
+	VPDPBUSD.BCST    80(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     84(R10), Y28
+	VPBROADCASTD     84(R13), Y29
+	VPDPBUSD.BCST    112(R9), Y1, Y28
+	VPDPBUSD.BCST    112(R12), Y1, Y29
+	VMOVDQU          576(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Y1, Y24
+	VPDPBUSD.BCST    52(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Y1, Y26
+	VPDPBUSD.BCST    84(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y28
+	VPDPBUSD.BCST    116(R12), Y1, Y29
+	VMOVDQU          640(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8448(SI)
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Y1, Y24
+	VPDPBUSD.BCST    56(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y26
+	VPDPBUSD.BCST    88(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Y1, Y28
+	VPDPBUSD.BCST    120(R12), Y1, Y29
+	VMOVDQU          704(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VMOVUPS          192(R8), Y4
+	VFMADD231PS.BCST 16(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      128(R8), Y16, Y8
+	VMOVUPS          192(R8), Y4
+	VFMADD231PS.BCST 16(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      128(R8), Y17, Y30
+	VMOVUPS          320(R8), Y4
+	VFMADD231PS.BCST 28(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      256(R8), Y18, Y8
+	VMOVUPS          320(R8), Y4
+	VFMADD231PS.BCST 28(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      256(R8), Y19, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    60(R9), Y1, Y24
+	VPDPBUSD.BCST    60(R12), Y1, Y25
+	VMOVUPS          448(R8), Y4
+	VFMADD231PS.BCST 40(R10), Y4, Y8
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      384(R8), Y24, Y8
+	VMOVUPS          448(R8), Y4
+	VFMADD231PS.BCST 40(R13), Y4, Y30
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      384(R8), Y25, Y30
+	VMOVUPS          576(R8), Y4
+	VFMADD231PS.BCST 52(R10), Y4, Y8
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      512(R8), Y20, Y8
+	VMOVUPS          576(R8), Y4
+	VFMADD231PS.BCST 52(R13), Y4, Y30
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      512(R8), Y21, Y30
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    92(R9), Y1, Y26
+	VPDPBUSD.BCST    92(R12), Y1, Y27
+	VMOVUPS          704(R8), Y4
+	VFMADD231PS.BCST 64(R10), Y4, Y8
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      640(R8), Y26, Y8
+	VMOVUPS          704(R8), Y4
+	VFMADD231PS.BCST 64(R13), Y4, Y30
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      640(R8), Y27, Y30
+	VMOVUPS          832(R8), Y4
+	VFMADD231PS.BCST 76(R10), Y4, Y8
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      768(R8), Y22, Y8
+	VMOVUPS          832(R8), Y4
+	VFMADD231PS.BCST 76(R13), Y4, Y30
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      768(R8), Y23, Y30
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Y1, Y28
+	VPDPBUSD.BCST    124(R12), Y1, Y29
+	VMOVUPS          960(R8), Y4
+	VFMADD231PS.BCST 88(R10), Y4, Y8
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      896(R8), Y28, Y8
+	VMOVUPS          960(R8), Y4
+	VFMADD231PS.BCST 88(R13), Y4, Y30
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      896(R8), Y29, Y30
+	VMOVDQU          288(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y1, Y16
+	VPDPBUSD.BCST    (R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     24(R10), Y18
+	VPBROADCASTD     24(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y1, Y18
+	VPDPBUSD.BCST    32(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     48(R10), Y20
+	VPBROADCASTD     48(R13), Y21
+	VPDPBUSD.BCST    64(R9), Y1, Y20
+	VPDPBUSD.BCST    64(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     72(R10), Y22
+	VPBROADCASTD     72(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          352(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    4(R9), Y1, Y16
+	VPDPBUSD.BCST    4(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Y1, Y18
+	VPDPBUSD.BCST    36(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y20
+	VPDPBUSD.BCST    68(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          416(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y1, Y16
+	VPDPBUSD.BCST    8(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Y1, Y18
+	VPDPBUSD.BCST    40(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8640(SI)
+	VPDPBUSD.BCST    72(R9), Y1, Y20
+	VPDPBUSD.BCST    72(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          480(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y1, Y16
+	VPDPBUSD.BCST    12(R12), Y1, Y17
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      32(R8), Y16, Y9
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y31
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      32(R8), Y17, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    44(R9), Y1, Y18
+	VPDPBUSD.BCST    44(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y20
+	VPDPBUSD.BCST    76(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          544(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8704(SI)
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     36(R10), Y24
+	VPBROADCASTD     36(R13), Y25
+	VPDPBUSD.BCST    48(R9), Y1, Y24
+	VPDPBUSD.BCST    48(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     60(R10), Y26
+	VPBROADCASTD     60(R13), Y27
+	VPDPBUSD.BCST    80(R9), Y1, Y26
+	VPDPBUSD.BCST    80(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     84(R10), Y28
+	VPBROADCASTD     84(R13), Y29
+	VPDPBUSD.BCST    112(R9), Y1, Y28
+	VPDPBUSD.BCST    112(R12), Y1, Y29
+	VMOVDQU          608(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Y1, Y24
+	VPDPBUSD.BCST    52(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y26
+	VPDPBUSD.BCST    84(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y28
+	VPDPBUSD.BCST    116(R12), Y1, Y29
+	VMOVDQU          672(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Y1, Y24
+	VPDPBUSD.BCST    56(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y26
+	VPDPBUSD.BCST    88(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Y1, Y28
+	VPDPBUSD.BCST    120(R12), Y1, Y29
+	VMOVDQU          736(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8832(SI)
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VMOVUPS          224(R8), Y4
+	VFMADD231PS.BCST 16(R10), Y4, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      160(R8), Y16, Y9
+	VMOVUPS          224(R8), Y4
+	VFMADD231PS.BCST 16(R13), Y4, Y31
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      160(R8), Y17, Y31
+	VMOVUPS          352(R8), Y4
+	VFMADD231PS.BCST 28(R10), Y4, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      288(R8), Y18, Y9
+	VMOVUPS          352(R8), Y4
+	VFMADD231PS.BCST 28(R13), Y4, Y31
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      288(R8), Y19, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    60(R9), Y1, Y24
+	VPDPBUSD.BCST    60(R12), Y1, Y25
+	VMOVUPS          480(R8), Y4
+	VFMADD231PS.BCST 40(R10), Y4, Y9
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      416(R8), Y24, Y9
+	VMOVUPS          480(R8), Y4
+	VFMADD231PS.BCST 40(R13), Y4, Y31
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      416(R8), Y25, Y31
+	VMOVUPS          608(R8), Y4
+	VFMADD231PS.BCST 52(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      544(R8), Y20, Y9
+	VMOVUPS          608(R8), Y4
+	VFMADD231PS.BCST 52(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      544(R8), Y21, Y31
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y1, Y26
+	VPDPBUSD.BCST    92(R12), Y1, Y27
+	VMOVUPS          736(R8), Y4
+	VFMADD231PS.BCST 64(R10), Y4, Y9
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      672(R8), Y26, Y9
+	VMOVUPS          736(R8), Y4
+	VFMADD231PS.BCST 64(R13), Y4, Y31
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      672(R8), Y27, Y31
+	VMOVUPS          864(R8), Y4
+	VFMADD231PS.BCST 76(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      800(R8), Y22, Y9
+	VMOVUPS          864(R8), Y4
+	VFMADD231PS.BCST 76(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      800(R8), Y23, Y31
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Y1, Y28
+	VPDPBUSD.BCST    124(R12), Y1, Y29
+	VMOVUPS          992(R8), Y4
+	VFMADD231PS.BCST 88(R10), Y4, Y9
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      928(R8), Y28, Y9
+	VMOVUPS          992(R8), Y4
+	VFMADD231PS.BCST 88(R13), Y4, Y31
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      928(R8), Y29, Y31
+	VMOVDQU          768(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     96(R10), Y16
+	VPBROADCASTD     96(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y1, Y16
+	VPDPBUSD.BCST    128(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     120(R10), Y18
+	VPBROADCASTD     120(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y1, Y18
+	VPDPBUSD.BCST    160(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     144(R10), Y20
+	VPBROADCASTD     144(R13), Y21
+	VPDPBUSD.BCST    192(R9), Y1, Y20
+	VPDPBUSD.BCST    192(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8896(SI)
+	VPBROADCASTD     168(R10), Y22
+	VPBROADCASTD     168(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          832(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y1, Y16
+	VPDPBUSD.BCST    132(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Y1, Y18
+	VPDPBUSD.BCST    164(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y1, Y20
+	VPDPBUSD.BCST    196(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          896(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y1, Y16
+	VPDPBUSD.BCST    136(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    168(R9), Y1, Y18
+	VPDPBUSD.BCST    168(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y20
+	VPDPBUSD.BCST    200(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          960(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y1, Y16
+	VPDPBUSD.BCST    140(R12), Y1, Y17
+	VMOVUPS          1088(R8), Y4
+	VFMADD231PS.BCST 100(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      1024(R8), Y16, Y8
+	VMOVUPS          1088(R8), Y4
+	VFMADD231PS.BCST 100(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      1024(R8), Y17, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Y1, Y18
+	VPDPBUSD.BCST    172(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y20
+	VPDPBUSD.BCST    204(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          1024(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     108(R10), Y16
+	VPBROADCASTD     108(R13), Y17
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPDPBUSD.BCST    144(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     132(R10), Y24
+	VPBROADCASTD     132(R13), Y25
+	VPDPBUSD.BCST    176(R9), Y1, Y24
+	VPDPBUSD.BCST    176(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     156(R10), Y26
+	VPBROADCASTD     156(R13), Y27
+	VPDPBUSD.BCST    208(R9), Y1, Y26
+	VPDPBUSD.BCST    208(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     180(R10), Y28
+	VPBROADCASTD     180(R13), Y29
+	VPDPBUSD.BCST    240(R9), Y1, Y28
+	VPDPBUSD.BCST    240(R12), Y1, Y29
+	VMOVDQU          1088(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPDPBUSD.BCST    148(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9088(SI)
+	VPDPBUSD.BCST    180(R9), Y1, Y24
+	VPDPBUSD.BCST    180(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y1, Y26
+	VPDPBUSD.BCST    212(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Y1, Y28
+	VPDPBUSD.BCST    244(R12), Y1, Y29
+	VMOVDQU          1152(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPDPBUSD.BCST    152(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Y1, Y24
+	VPDPBUSD.BCST    184(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y26
+	VPDPBUSD.BCST    216(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y28
+	VPDPBUSD.BCST    248(R12), Y1, Y29
+	VMOVDQU          1216(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y1, Y16
+	VPDPBUSD.BCST    156(R12), Y1, Y17
+	VMOVUPS          1216(R8), Y4
+	VFMADD231PS.BCST 112(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      1152(R8), Y16, Y8
+	VMOVUPS          1216(R8), Y4
+	VFMADD231PS.BCST 112(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      1152(R8), Y17, Y30
+	VMOVUPS          1344(R8), Y4
+	VFMADD231PS.BCST 124(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      1280(R8), Y18, Y8
+	VMOVUPS          1344(R8), Y4
+	VFMADD231PS.BCST 124(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      1280(R8), Y19, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    188(R9), Y1, Y24
+	VPDPBUSD.BCST    188(R12), Y1, Y25
+	VMOVUPS          1472(R8), Y4
+	VFMADD231PS.BCST 136(R10), Y4, Y8
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      1408(R8), Y24, Y8
+	VMOVUPS          1472(R8), Y4
+	VFMADD231PS.BCST 136(R13), Y4, Y30
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      1408(R8), Y25, Y30
+	VMOVUPS          1600(R8), Y4
+	VFMADD231PS.BCST 148(R10), Y4, Y8
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      1536(R8), Y20, Y8
+	VMOVUPS          1600(R8), Y4
+	VFMADD231PS.BCST 148(R13), Y4, Y30
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      1536(R8), Y21, Y30
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y1, Y26
+	VPDPBUSD.BCST    220(R12), Y1, Y27
+	VMOVUPS          1728(R8), Y4
+	VFMADD231PS.BCST 160(R10), Y4, Y8
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      1664(R8), Y26, Y8
+	VMOVUPS          1728(R8), Y4
+	VFMADD231PS.BCST 160(R13), Y4, Y30
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      1664(R8), Y27, Y30
+	VMOVUPS          1856(R8), Y4
+	VFMADD231PS.BCST 172(R10), Y4, Y8
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      1792(R8), Y22, Y8
+	VMOVUPS          1856(R8), Y4
+	VFMADD231PS.BCST 172(R13), Y4, Y30
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      1792(R8), Y23, Y30
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y28
+	VPDPBUSD.BCST    252(R12), Y1, Y29
+	VMOVUPS          1984(R8), Y4
+	VFMADD231PS.BCST 184(R10), Y4, Y8
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      1920(R8), Y28, Y8
+	VMOVUPS          1984(R8), Y4
+	VFMADD231PS.BCST 184(R13), Y4, Y30
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      1920(R8), Y29, Y30
+	VMOVDQU          800(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     96(R10), Y16
+	VPBROADCASTD     96(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y1, Y16
+	VPDPBUSD.BCST    128(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9216(SI)
+	VPBROADCASTD     120(R10), Y18
+	VPBROADCASTD     120(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y1, Y18
+	VPDPBUSD.BCST    160(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     144(R10), Y20
+	VPBROADCASTD     144(R13), Y21
+	VPDPBUSD.BCST    192(R9), Y1, Y20
+	VPDPBUSD.BCST    192(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     168(R10), Y22
+	VPBROADCASTD     168(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          864(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y1, Y16
+	VPDPBUSD.BCST    132(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Y1, Y18
+	VPDPBUSD.BCST    164(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y1, Y20
+	VPDPBUSD.BCST    196(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9280(SI)
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          928(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y1, Y16
+	VPDPBUSD.BCST    136(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Y1, Y18
+	VPDPBUSD.BCST    168(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y20
+	VPDPBUSD.BCST    200(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          992(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y1, Y16
+	VPDPBUSD.BCST    140(R12), Y1, Y17
+	VMOVUPS          1120(R8), Y4
+	VFMADD231PS.BCST 100(R10), Y4, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      1056(R8), Y16, Y9
+	VMOVUPS          1120(R8), Y4
+	VFMADD231PS.BCST 100(R13), Y4, Y31
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      1056(R8), Y17, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPDPBUSD.BCST    172(R9), Y1, Y18
+	VPDPBUSD.BCST    172(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y20
+	VPDPBUSD.BCST    204(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          1056(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     108(R10), Y16
+	VPBROADCASTD     108(R13), Y17
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPDPBUSD.BCST    144(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     132(R10), Y24
+	VPBROADCASTD     132(R13), Y25
+	VPDPBUSD.BCST    176(R9), Y1, Y24
+	VPDPBUSD.BCST    176(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     156(R10), Y26
+	VPBROADCASTD     156(R13), Y27
+	VPDPBUSD.BCST    208(R9), Y1, Y26
+	VPDPBUSD.BCST    208(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9408(SI)
+	VPBROADCASTD     180(R10), Y28
+	VPBROADCASTD     180(R13), Y29
+	VPDPBUSD.BCST    240(R9), Y1, Y28
+	VPDPBUSD.BCST    240(R12), Y1, Y29
+	VMOVDQU          1120(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPDPBUSD.BCST    148(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Y1, Y24
+	VPDPBUSD.BCST    180(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y1, Y26
+	VPDPBUSD.BCST    212(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Y1, Y28
+	VPDPBUSD.BCST    244(R12), Y1, Y29
+	VMOVDQU          1184(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPDPBUSD.BCST    152(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    184(R9), Y1, Y24
+	VPDPBUSD.BCST    184(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y26
+	VPDPBUSD.BCST    216(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Y1, Y28
+	VPDPBUSD.BCST    248(R12), Y1, Y29
+	VMOVDQU          1248(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y1, Y16
+	VPDPBUSD.BCST    156(R12), Y1, Y17
+	VMOVUPS          1248(R8), Y4
+	VFMADD231PS.BCST 112(R10), Y4, Y9
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      1184(R8), Y16, Y9
+	VMOVUPS          1248(R8), Y4
+	VFMADD231PS.BCST 112(R13), Y4, Y31
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      1184(R8), Y17, Y31
+	VMOVUPS          1376(R8), Y4
+	VFMADD231PS.BCST 124(R10), Y4, Y9
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      1312(R8), Y18, Y9
+	VMOVUPS          1376(R8), Y4
+	VFMADD231PS.BCST 124(R13), Y4, Y31
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      1312(R8), Y19, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    188(R9), Y1, Y24
+	VPDPBUSD.BCST    188(R12), Y1, Y25
+	VMOVUPS          1504(R8), Y4
+	VFMADD231PS.BCST 136(R10), Y4, Y9
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      1440(R8), Y24, Y9
+	VMOVUPS          1504(R8), Y4
+	VFMADD231PS.BCST 136(R13), Y4, Y31
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      1440(R8), Y25, Y31
+	VMOVUPS          1632(R8), Y4
+	VFMADD231PS.BCST 148(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      1568(R8), Y20, Y9
+	VMOVUPS          1632(R8), Y4
+	VFMADD231PS.BCST 148(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      1568(R8), Y21, Y31
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y1, Y26
+	VPDPBUSD.BCST    220(R12), Y1, Y27
+	VMOVUPS          1760(R8), Y4
+	VFMADD231PS.BCST 160(R10), Y4, Y9
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      1696(R8), Y26, Y9
+	VMOVUPS          1760(R8), Y4
+	VFMADD231PS.BCST 160(R13), Y4, Y31
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      1696(R8), Y27, Y31
+	VMOVUPS          1888(R8), Y4
+	VFMADD231PS.BCST 172(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      1824(R8), Y22, Y9
+	VMOVUPS          1888(R8), Y4
+	VFMADD231PS.BCST 172(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      1824(R8), Y23, Y31
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y28
+	VPDPBUSD.BCST    252(R12), Y1, Y29
+	VMOVUPS          2016(R8), Y4
+	VFMADD231PS.BCST 184(R10), Y4, Y9
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      1952(R8), Y28, Y9
+	VMOVUPS          2016(R8), Y4
+	VFMADD231PS.BCST 184(R13), Y4, Y31
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      1952(R8), Y29, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R10), Y8, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R10), Y9, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R13), Y30, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R13), Y31, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             $0x00000540, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x000000c0, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x000000c0, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ3_K(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ3_K(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
+	VXORPS           Y30, Y30, Y30
+	VXORPS           Y31, Y31, Y31
+	MOVL             $0x0000000f, AX
+	VMOVD            AX, X4
+	VPBROADCASTD     X4, Y4
+	MOVL             $0x00000030, AX
+	VMOVD            AX, X5
+	VPBROADCASTD     X5, Y5
+	MOVL             $0x00000020, AX
+	VMOVD            AX, X6
+	VPBROADCASTD     X6, Y6
+	VCVTPH2PS        1728(SI), Y2
+	VPMOVZXBD        1536(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1664(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, (R8)
+	VPMOVZXBD        1552(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1680(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 64(R8)
+	VPMOVZXBD        1568(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1696(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 128(R8)
+	VPMOVZXBD        1584(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1712(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 192(R8)
+	VPMOVZXBD        1600(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1664(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 256(R8)
+	VPMOVZXBD        1616(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1680(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 320(R8)
+	VPMOVZXBD        1632(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1696(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 384(R8)
+	VPMOVZXBD        1648(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1712(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 448(R8)
+	VPMOVZXBD        1536(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1664(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 512(R8)
+	VPMOVZXBD        1552(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1680(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 576(R8)
+	VPMOVZXBD        1568(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1696(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 640(R8)
+	VPMOVZXBD        1584(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1712(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 704(R8)
+	VPMOVZXBD        1600(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1664(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 768(R8)
+	VPMOVZXBD        1616(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1680(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 832(R8)
+	VPMOVZXBD        1632(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1696(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 896(R8)
+	VPMOVZXBD        1648(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1712(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 960(R8)
+	VCVTPH2PS        1744(SI), Y2
+	VPMOVZXBD        1544(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1672(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 32(R8)
+	VPMOVZXBD        1560(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1688(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 96(R8)
+	VPMOVZXBD        1576(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1704(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 160(R8)
+	VPMOVZXBD        1592(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1720(SI), Y1
+	VPSLLD           $0x04, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 224(R8)
+	VPMOVZXBD        1608(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1672(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 288(R8)
+	VPMOVZXBD        1624(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1688(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 352(R8)
+	VPMOVZXBD        1640(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1704(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 416(R8)
+	VPMOVZXBD        1656(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1720(SI), Y1
+	VPSLLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 480(R8)
+	VPMOVZXBD        1544(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1672(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 544(R8)
+	VPMOVZXBD        1560(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1688(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 608(R8)
+	VPMOVZXBD        1576(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1704(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 672(R8)
+	VPMOVZXBD        1592(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1720(SI), Y1
+	VMOVDQA          Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 736(R8)
+	VPMOVZXBD        1608(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1672(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 800(R8)
+	VPMOVZXBD        1624(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1688(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 864(R8)
+	VPMOVZXBD        1640(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1704(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 928(R8)
+	VPMOVZXBD        1656(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPAND            Y4, Y0, Y0
+	VPMOVZXBD        1720(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y5, Y1, Y1
+	VPOR             Y0, Y1, Y1
+	VPSUBD           Y6, Y1, Y1
+	VCVTDQ2PS        Y1, Y1
+	VMULPS           Y2, Y1, Y1
+	VMOVUPS          Y1, 992(R8)
+	MOVL             $0x03030303, AX
+	VMOVD            AX, X14
+	VPBROADCASTD     X14, Y14
+	MOVL             $0x04040404, AX
+	VMOVD            AX, X13
+	VPBROADCASTD     X13, Y13
+	VMOVDQU          512(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y1, Y16
+	VPDPBUSD.BCST    (R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     24(R10), Y18
+	VPBROADCASTD     24(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y1, Y18
+	VPDPBUSD.BCST    32(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     48(R10), Y20
+	VPBROADCASTD     48(R13), Y21
+	VPDPBUSD.BCST    64(R9), Y1, Y20
+	VPDPBUSD.BCST    64(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     72(R10), Y22
+	VPBROADCASTD     72(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          576(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8256(SI)
+	VPDPBUSD.BCST    4(R9), Y1, Y16
+	VPDPBUSD.BCST    4(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Y1, Y18
+	VPDPBUSD.BCST    36(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y20
+	VPDPBUSD.BCST    68(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          640(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y1, Y16
+	VPDPBUSD.BCST    8(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    40(R9), Y1, Y18
+	VPDPBUSD.BCST    40(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y20
+	VPDPBUSD.BCST    72(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          704(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y1, Y16
+	VPDPBUSD.BCST    12(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      (R8), Y17, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    44(R9), Y1, Y18
+	VPDPBUSD.BCST    44(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y20
+	VPDPBUSD.BCST    76(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          768(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     36(R10), Y24
+	VPBROADCASTD     36(R13), Y25
+	VPDPBUSD.BCST    48(R9), Y1, Y24
+	VPDPBUSD.BCST    48(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8448(SI)
+	VPBROADCASTD     60(R10), Y26
+	VPBROADCASTD     60(R13), Y27
+	VPDPBUSD.BCST    80(R9), Y1, Y26
+	VPDPBUSD.BCST    80(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     84(R10), Y28
+	VPBROADCASTD     84(R13), Y29
+	VPDPBUSD.BCST    112(R9), Y1, Y28
+	VPDPBUSD.BCST    112(R12), Y1, Y29
+	VMOVDQU          832(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Y1, Y24
+	VPDPBUSD.BCST    52(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y26
+	VPDPBUSD.BCST    84(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y28
+	VPDPBUSD.BCST    116(R12), Y1, Y29
+	VMOVDQU          896(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Y1, Y24
+	VPDPBUSD.BCST    56(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y26
+	VPDPBUSD.BCST    88(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    120(R9), Y1, Y28
+	VPDPBUSD.BCST    120(R12), Y1, Y29
+	VMOVDQU          960(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      64(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      64(R8), Y17, Y30
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      128(R8), Y18, Y8
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      128(R8), Y19, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    60(R9), Y1, Y24
+	VPDPBUSD.BCST    60(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      192(R8), Y24, Y8
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      192(R8), Y25, Y30
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      256(R8), Y20, Y8
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      256(R8), Y21, Y30
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y1, Y26
+	VPDPBUSD.BCST    92(R12), Y1, Y27
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      320(R8), Y26, Y8
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      320(R8), Y27, Y30
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      384(R8), Y22, Y8
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      384(R8), Y23, Y30
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Y1, Y28
+	VPDPBUSD.BCST    124(R12), Y1, Y29
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      448(R8), Y28, Y8
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      448(R8), Y29, Y30
+	VMOVDQU          544(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8640(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y1, Y16
+	VPDPBUSD.BCST    (R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     24(R10), Y18
+	VPBROADCASTD     24(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y1, Y18
+	VPDPBUSD.BCST    32(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     48(R10), Y20
+	VPBROADCASTD     48(R13), Y21
+	VPDPBUSD.BCST    64(R9), Y1, Y20
+	VPDPBUSD.BCST    64(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     72(R10), Y22
+	VPBROADCASTD     72(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          608(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    4(R9), Y1, Y16
+	VPDPBUSD.BCST    4(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Y1, Y18
+	VPDPBUSD.BCST    36(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y20
+	VPDPBUSD.BCST    68(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          672(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y1, Y16
+	VPDPBUSD.BCST    8(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    40(R9), Y1, Y18
+	VPDPBUSD.BCST    40(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y20
+	VPDPBUSD.BCST    72(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          736(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y1, Y16
+	VPDPBUSD.BCST    12(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      32(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      32(R8), Y17, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8832(SI)
+	VPDPBUSD.BCST    44(R9), Y1, Y18
+	VPDPBUSD.BCST    44(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y20
+	VPDPBUSD.BCST    76(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          800(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    16(R9), Y1, Y16
+	VPDPBUSD.BCST    16(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     36(R10), Y24
+	VPBROADCASTD     36(R13), Y25
+	VPDPBUSD.BCST    48(R9), Y1, Y24
+	VPDPBUSD.BCST    48(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8896(SI)
+	VPBROADCASTD     60(R10), Y26
+	VPBROADCASTD     60(R13), Y27
+	VPDPBUSD.BCST    80(R9), Y1, Y26
+	VPDPBUSD.BCST    80(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     84(R10), Y28
+	VPBROADCASTD     84(R13), Y29
+	VPDPBUSD.BCST    112(R9), Y1, Y28
+	VPDPBUSD.BCST    112(R12), Y1, Y29
+	VMOVDQU          864(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y1, Y16
+	VPDPBUSD.BCST    20(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Y1, Y24
+	VPDPBUSD.BCST    52(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y26
+	VPDPBUSD.BCST    84(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y28
+	VPDPBUSD.BCST    116(R12), Y1, Y29
+	VMOVDQU          928(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y1, Y16
+	VPDPBUSD.BCST    24(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Y1, Y24
+	VPDPBUSD.BCST    56(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y26
+	VPDPBUSD.BCST    88(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    120(R9), Y1, Y28
+	VPDPBUSD.BCST    120(R12), Y1, Y29
+	VMOVDQU          992(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSLLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Y1, Y16
+	VPDPBUSD.BCST    28(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      96(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      96(R8), Y17, Y31
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      160(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      160(R8), Y19, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSLLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    60(R9), Y1, Y24
+	VPDPBUSD.BCST    60(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      224(R8), Y24, Y9
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      224(R8), Y25, Y31
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      288(R8), Y20, Y9
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      288(R8), Y21, Y31
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VMOVDQA          Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y1, Y26
+	VPDPBUSD.BCST    92(R12), Y1, Y27
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      352(R8), Y26, Y9
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      352(R8), Y27, Y31
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      416(R8), Y22, Y9
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      416(R8), Y23, Y31
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSRLW           $0x01, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Y1, Y28
+	VPDPBUSD.BCST    124(R12), Y1, Y29
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      480(R8), Y28, Y9
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      480(R8), Y29, Y31
+	VMOVDQU          1024(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9088(SI)
+	VPBROADCASTD     96(R10), Y16
+	VPBROADCASTD     96(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y1, Y16
+	VPDPBUSD.BCST    128(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     120(R10), Y18
+	VPBROADCASTD     120(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y1, Y18
+	VPDPBUSD.BCST    160(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     144(R10), Y20
+	VPBROADCASTD     144(R13), Y21
+	VPDPBUSD.BCST    192(R9), Y1, Y20
+	VPDPBUSD.BCST    192(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          (SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     168(R10), Y22
+	VPBROADCASTD     168(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          1088(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    132(R9), Y1, Y16
+	VPDPBUSD.BCST    132(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Y1, Y18
+	VPDPBUSD.BCST    164(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y1, Y20
+	VPDPBUSD.BCST    196(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          64(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          1152(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y1, Y16
+	VPDPBUSD.BCST    136(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9216(SI)
+	VPDPBUSD.BCST    168(R9), Y1, Y18
+	VPDPBUSD.BCST    168(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y20
+	VPDPBUSD.BCST    200(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          128(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          1216(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y1, Y16
+	VPDPBUSD.BCST    140(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      512(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      512(R8), Y17, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9280(SI)
+	VPDPBUSD.BCST    172(R9), Y1, Y18
+	VPDPBUSD.BCST    172(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y20
+	VPDPBUSD.BCST    204(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          192(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          1280(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     108(R10), Y16
+	VPBROADCASTD     108(R13), Y17
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPDPBUSD.BCST    144(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     132(R10), Y24
+	VPBROADCASTD     132(R13), Y25
+	VPDPBUSD.BCST    176(R9), Y1, Y24
+	VPDPBUSD.BCST    176(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPBROADCASTD     156(R10), Y26
+	VPBROADCASTD     156(R13), Y27
+	VPDPBUSD.BCST    208(R9), Y1, Y26
+	VPDPBUSD.BCST    208(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          256(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     180(R10), Y28
+	VPBROADCASTD     180(R13), Y29
+	VPDPBUSD.BCST    240(R9), Y1, Y28
+	VPDPBUSD.BCST    240(R12), Y1, Y29
+	VMOVDQU          1344(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPDPBUSD.BCST    148(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Y1, Y24
+	VPDPBUSD.BCST    180(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9408(SI)
+	VPDPBUSD.BCST    212(R9), Y1, Y26
+	VPDPBUSD.BCST    212(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          320(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Y1, Y28
+	VPDPBUSD.BCST    244(R12), Y1, Y29
+	VMOVDQU          1408(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPDPBUSD.BCST    152(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Y1, Y24
+	VPDPBUSD.BCST    184(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y26
+	VPDPBUSD.BCST    216(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          384(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y28
+	VPDPBUSD.BCST    248(R12), Y1, Y29
+	VMOVDQU          1472(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y1, Y16
+	VPDPBUSD.BCST    156(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      576(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      576(R8), Y17, Y30
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      640(R8), Y18, Y8
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      640(R8), Y19, Y30
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    188(R9), Y1, Y24
+	VPDPBUSD.BCST    188(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      704(R8), Y24, Y8
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      704(R8), Y25, Y30
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      768(R8), Y20, Y8
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      768(R8), Y21, Y30
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y1, Y26
+	VPDPBUSD.BCST    220(R12), Y1, Y27
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      832(R8), Y26, Y8
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      832(R8), Y27, Y30
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      896(R8), Y22, Y8
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      896(R8), Y23, Y30
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          448(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y28
+	VPDPBUSD.BCST    252(R12), Y1, Y29
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      960(R8), Y28, Y8
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      960(R8), Y29, Y30
+	VMOVDQU          1056(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9536(SI)
+	VPBROADCASTD     96(R10), Y16
+	VPBROADCASTD     96(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y1, Y16
+	VPDPBUSD.BCST    128(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     120(R10), Y18
+	VPBROADCASTD     120(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y1, Y18
+	VPDPBUSD.BCST    160(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     144(R10), Y20
+	VPBROADCASTD     144(R13), Y21
+	VPDPBUSD.BCST    192(R9), Y1, Y20
+	VPDPBUSD.BCST    192(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          32(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     168(R10), Y22
+	VPBROADCASTD     168(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          1120(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9600(SI)
+	VPDPBUSD.BCST    132(R9), Y1, Y16
+	VPDPBUSD.BCST    132(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Y1, Y18
+	VPDPBUSD.BCST    164(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y1, Y20
+	VPDPBUSD.BCST    196(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          96(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          1184(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y1, Y16
+	VPDPBUSD.BCST    136(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9664(SI)
+	VPDPBUSD.BCST    168(R9), Y1, Y18
+	VPDPBUSD.BCST    168(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y20
+	VPDPBUSD.BCST    200(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          160(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          1248(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y1, Y16
+	VPDPBUSD.BCST    140(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      544(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      544(R8), Y17, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9728(SI)
+	VPDPBUSD.BCST    172(R9), Y1, Y18
+	VPDPBUSD.BCST    172(R12), Y1, Y19
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y20
+	VPDPBUSD.BCST    204(R12), Y1, Y21
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          224(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          1312(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     108(R10), Y16
+	VPBROADCASTD     108(R13), Y17
+	VPDPBUSD.BCST    144(R9), Y1, Y16
+	VPDPBUSD.BCST    144(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     132(R10), Y24
+	VPBROADCASTD     132(R13), Y25
+	VPDPBUSD.BCST    176(R9), Y1, Y24
+	VPDPBUSD.BCST    176(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9792(SI)
+	VPBROADCASTD     156(R10), Y26
+	VPBROADCASTD     156(R13), Y27
+	VPDPBUSD.BCST    208(R9), Y1, Y26
+	VPDPBUSD.BCST    208(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          288(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     180(R10), Y28
+	VPBROADCASTD     180(R13), Y29
+	VPDPBUSD.BCST    240(R9), Y1, Y28
+	VPDPBUSD.BCST    240(R12), Y1, Y29
+	VMOVDQU          1376(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y1, Y16
+	VPDPBUSD.BCST    148(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Y1, Y24
+	VPDPBUSD.BCST    180(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    212(R9), Y1, Y26
+	VPDPBUSD.BCST    212(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          352(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Y1, Y28
+	VPDPBUSD.BCST    244(R12), Y1, Y29
+	VMOVDQU          1440(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y1, Y16
+	VPDPBUSD.BCST    152(R12), Y1, Y17
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Y1, Y24
+	VPDPBUSD.BCST    184(R12), Y1, Y25
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y26
+	VPDPBUSD.BCST    216(R12), Y1, Y27
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          416(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	PREFETCHT1       9920(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y28
+	VPDPBUSD.BCST    248(R12), Y1, Y29
+	VMOVDQU          1504(SI), Y0
+	VMOVDQA          Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSRLW           $0x02, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y1, Y16
+	VPDPBUSD.BCST    156(R12), Y1, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      608(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      608(R8), Y17, Y31
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      672(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      672(R8), Y19, Y31
+	VPSRLW           $0x02, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSRLW           $0x03, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    188(R9), Y1, Y24
+	VPDPBUSD.BCST    188(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      736(R8), Y24, Y9
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      736(R8), Y25, Y31
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      800(R8), Y20, Y9
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      800(R8), Y21, Y31
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSRLW           $0x04, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y1, Y26
+	VPDPBUSD.BCST    220(R12), Y1, Y27
+	VCVTDQ2PS        Y26, Y26
+	VFMADD231PS      864(R8), Y26, Y9
+	VCVTDQ2PS        Y27, Y27
+	VFMADD231PS      864(R8), Y27, Y31
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      928(R8), Y22, Y9
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      928(R8), Y23, Y31
+	VPSRLW           $0x06, Y0, Y1
+	VPAND            Y14, Y1, Y1
+	VMOVDQU          480(SI), Y3
+	VPSRLW           $0x05, Y3, Y3
+	VPAND            Y13, Y3, Y3
+	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y28
+	VPDPBUSD.BCST    252(R12), Y1, Y29
+	VCVTDQ2PS        Y28, Y28
+	VFMADD231PS      992(R8), Y28, Y9
+	VCVTDQ2PS        Y29, Y29
+	VFMADD231PS      992(R8), Y29, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R10), Y8, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R10), Y9, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R13), Y30, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R13), Y31, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             $0x000006e0, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x000000c0, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x000000c0, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ4_K(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ4_K(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
+	VXORPS           Y30, Y30, Y30
+	VXORPS           Y31, Y31, Y31
+	MOVL             $0x0000003f, AX
+	VMOVD            AX, X4
+	VPBROADCASTD     X4, Y4
+	MOVL             $0x0000000f, AX
+	VMOVD            AX, X5
+	VPBROADCASTD     X5, Y5
+	MOVL             $0x00000030, AX
+	VMOVD            AX, X6
+	VPBROADCASTD     X6, Y6
+	MOVL             $0x80000000, AX
+	VMOVD            AX, X7
+	VPBROADCASTD     X7, Y7
+	VCVTPH2PS        (SI), Y2
+	VCVTPH2PS        32(SI), Y3
+	VXORPS           Y7, Y3, Y3
+	VPMOVZXBD        64(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, (R8)
+	VPMOVZXBD        128(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 64(R8)
+	VPMOVZXBD        192(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        64(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 512(R8)
+	VPMOVZXBD        192(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        128(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 576(R8)
+	VPMOVZXBD        80(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 128(R8)
+	VPMOVZXBD        144(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 192(R8)
+	VPMOVZXBD        208(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        80(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 640(R8)
+	VPMOVZXBD        208(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        144(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 704(R8)
+	VPMOVZXBD        96(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 256(R8)
+	VPMOVZXBD        160(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 320(R8)
+	VPMOVZXBD        224(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        96(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 768(R8)
+	VPMOVZXBD        224(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        160(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 832(R8)
+	VPMOVZXBD        112(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 384(R8)
+	VPMOVZXBD        176(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 448(R8)
+	VPMOVZXBD        240(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        112(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 896(R8)
+	VPMOVZXBD        240(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        176(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 960(R8)
+	VCVTPH2PS        16(SI), Y2
+	VCVTPH2PS        48(SI), Y3
+	VXORPS           Y7, Y3, Y3
+	VPMOVZXBD        72(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 32(R8)
+	VPMOVZXBD        136(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 96(R8)
+	VPMOVZXBD        200(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        72(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 544(R8)
+	VPMOVZXBD        200(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        136(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 608(R8)
+	VPMOVZXBD        88(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 160(R8)
+	VPMOVZXBD        152(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 224(R8)
+	VPMOVZXBD        216(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        88(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 672(R8)
+	VPMOVZXBD        216(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        152(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 736(R8)
+	VPMOVZXBD        104(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 288(R8)
+	VPMOVZXBD        168(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 352(R8)
+	VPMOVZXBD        232(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        104(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 800(R8)
+	VPMOVZXBD        232(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        168(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 864(R8)
+	VPMOVZXBD        120(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 416(R8)
+	VPMOVZXBD        184(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 480(R8)
+	VPMOVZXBD        248(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        120(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 928(R8)
+	VPMOVZXBD        248(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        184(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 992(R8)
+	MOVL             $0x10101010, AX
+	VMOVD            AX, X14
+	VPBROADCASTD     X14, Y14
+	VMOVDQU          256(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VPBROADCASTD     12(R10), Y18
+	VPBROADCASTD     12(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y1, Y18
+	VPDPBUSD.BCST    32(R12), Y1, Y19
+	VMOVDQU          288(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     (R10), Y20
+	VPBROADCASTD     (R13), Y21
+	VPDPBUSD.BCST    (R9), Y0, Y20
+	VPDPBUSD.BCST    (R12), Y0, Y21
+	PREFETCHT1       8256(SI)
+	VPBROADCASTD     12(R10), Y22
+	VPBROADCASTD     12(R13), Y23
+	VPDPBUSD.BCST    32(R9), Y1, Y22
+	VPDPBUSD.BCST    32(R12), Y1, Y23
+	VMOVDQU          320(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VPDPBUSD.BCST    36(R9), Y1, Y18
+	VPDPBUSD.BCST    36(R12), Y1, Y19
+	VMOVDQU          352(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y20
+	VPDPBUSD.BCST    4(R12), Y0, Y21
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    36(R9), Y1, Y22
+	VPDPBUSD.BCST    36(R12), Y1, Y23
+	VMOVDQU          384(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VPDPBUSD.BCST    40(R9), Y1, Y18
+	VPDPBUSD.BCST    40(R12), Y1, Y19
+	VMOVDQU          416(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y20
+	VPDPBUSD.BCST    8(R12), Y0, Y21
+	VPDPBUSD.BCST    40(R9), Y1, Y22
+	VPDPBUSD.BCST    40(R12), Y1, Y23
+	VMOVDQU          448(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VPDPBUSD.BCST    44(R9), Y1, Y18
+	VPDPBUSD.BCST    44(R12), Y1, Y19
+	VMOVDQU          480(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8448(SI)
+	VPDPBUSD.BCST    12(R9), Y0, Y20
+	VPDPBUSD.BCST    12(R12), Y0, Y21
+	VPDPBUSD.BCST    44(R9), Y1, Y22
+	VPDPBUSD.BCST    44(R12), Y1, Y23
+	VMOVDQU          512(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VPDPBUSD.BCST    16(R12), Y0, Y17
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    48(R9), Y1, Y18
+	VPDPBUSD.BCST    48(R12), Y1, Y19
+	VMOVDQU          544(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Y0, Y20
+	VPDPBUSD.BCST    16(R12), Y0, Y21
+	VPDPBUSD.BCST    48(R9), Y1, Y22
+	VPDPBUSD.BCST    48(R12), Y1, Y23
+	VMOVDQU          576(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y0, Y16
+	VPDPBUSD.BCST    20(R12), Y0, Y17
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    52(R9), Y1, Y18
+	VPDPBUSD.BCST    52(R12), Y1, Y19
+	VMOVDQU          608(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y0, Y20
+	VPDPBUSD.BCST    20(R12), Y0, Y21
+	VPDPBUSD.BCST    52(R9), Y1, Y22
+	VPDPBUSD.BCST    52(R12), Y1, Y23
+	VMOVDQU          640(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8640(SI)
+	VPDPBUSD.BCST    24(R9), Y0, Y16
+	VPDPBUSD.BCST    24(R12), Y0, Y17
+	VPDPBUSD.BCST    56(R9), Y1, Y18
+	VPDPBUSD.BCST    56(R12), Y1, Y19
+	VMOVDQU          672(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y0, Y20
+	VPDPBUSD.BCST    24(R12), Y0, Y21
+	VPDPBUSD.BCST    56(R9), Y1, Y22
+	VPDPBUSD.BCST    56(R12), Y1, Y23
+	VMOVDQU          704(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    28(R9), Y0, Y16
+	VPDPBUSD.BCST    28(R12), Y0, Y17
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      (R8), Y17, Y30
+	VPDPBUSD.BCST    60(R9), Y1, Y18
+	VPDPBUSD.BCST    60(R12), Y1, Y19
+	VMOVUPS          192(R8), Y4
+	VFMADD231PS.BCST 16(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      128(R8), Y18, Y8
+	VMOVUPS          192(R8), Y4
+	VFMADD231PS.BCST 16(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      128(R8), Y19, Y30
+	VMOVDQU          736(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Y0, Y20
+	VPDPBUSD.BCST    28(R12), Y0, Y21
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      32(R8), Y20, Y9
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      32(R8), Y21, Y31
+	VPDPBUSD.BCST    60(R9), Y1, Y22
+	VPDPBUSD.BCST    60(R12), Y1, Y23
+	VMOVUPS          224(R8), Y4
+	VFMADD231PS.BCST 16(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      160(R8), Y22, Y9
+	VMOVUPS          224(R8), Y4
+	VFMADD231PS.BCST 16(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      160(R8), Y23, Y31
+	VMOVDQU          768(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPBROADCASTD     24(R10), Y16
+	VPBROADCASTD     24(R13), Y17
+	VPDPBUSD.BCST    64(R9), Y0, Y16
+	VPDPBUSD.BCST    64(R12), Y0, Y17
+	VPBROADCASTD     36(R10), Y18
+	VPBROADCASTD     36(R13), Y19
+	VPDPBUSD.BCST    96(R9), Y1, Y18
+	VPDPBUSD.BCST    96(R12), Y1, Y19
+	VMOVDQU          800(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     24(R10), Y20
+	VPBROADCASTD     24(R13), Y21
+	VPDPBUSD.BCST    64(R9), Y0, Y20
+	VPDPBUSD.BCST    64(R12), Y0, Y21
+	PREFETCHT1       8832(SI)
+	VPBROADCASTD     36(R10), Y22
+	VPBROADCASTD     36(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          832(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y0, Y16
+	VPDPBUSD.BCST    68(R12), Y0, Y17
+	VPDPBUSD.BCST    100(R9), Y1, Y18
+	VPDPBUSD.BCST    100(R12), Y1, Y19
+	VMOVDQU          864(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y0, Y20
+	VPDPBUSD.BCST    68(R12), Y0, Y21
+	PREFETCHT1       8896(SI)
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          896(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y0, Y16
+	VPDPBUSD.BCST    72(R12), Y0, Y17
+	VPDPBUSD.BCST    104(R9), Y1, Y18
+	VPDPBUSD.BCST    104(R12), Y1, Y19
+	VMOVDQU          928(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    72(R9), Y0, Y20
+	VPDPBUSD.BCST    72(R12), Y0, Y21
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          960(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y0, Y16
+	VPDPBUSD.BCST    76(R12), Y0, Y17
+	VPDPBUSD.BCST    108(R9), Y1, Y18
+	VPDPBUSD.BCST    108(R12), Y1, Y19
+	VMOVDQU          992(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    76(R9), Y0, Y20
+	VPDPBUSD.BCST    76(R12), Y0, Y21
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          1024(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    80(R9), Y0, Y16
+	VPDPBUSD.BCST    80(R12), Y0, Y17
+	PREFETCHT1       9088(SI)
+	VPDPBUSD.BCST    112(R9), Y1, Y18
+	VPDPBUSD.BCST    112(R12), Y1, Y19
+	VMOVDQU          1056(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    80(R9), Y0, Y20
+	VPDPBUSD.BCST    80(R12), Y0, Y21
+	VPDPBUSD.BCST    112(R9), Y1, Y22
+	VPDPBUSD.BCST    112(R12), Y1, Y23
+	VMOVDQU          1088(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Y0, Y16
+	VPDPBUSD.BCST    84(R12), Y0, Y17
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    116(R9), Y1, Y18
+	VPDPBUSD.BCST    116(R12), Y1, Y19
+	VMOVDQU          1120(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Y0, Y20
+	VPDPBUSD.BCST    84(R12), Y0, Y21
+	VPDPBUSD.BCST    116(R9), Y1, Y22
+	VPDPBUSD.BCST    116(R12), Y1, Y23
+	VMOVDQU          1152(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9216(SI)
+	VPDPBUSD.BCST    88(R9), Y0, Y16
+	VPDPBUSD.BCST    88(R12), Y0, Y17
+	VPDPBUSD.BCST    120(R9), Y1, Y18
+	VPDPBUSD.BCST    120(R12), Y1, Y19
+	VMOVDQU          1184(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y0, Y20
+	VPDPBUSD.BCST    88(R12), Y0, Y21
+	VPDPBUSD.BCST    120(R9), Y1, Y22
+	VPDPBUSD.BCST    120(R12), Y1, Y23
+	VMOVDQU          1216(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9280(SI)
+	VPDPBUSD.BCST    92(R9), Y0, Y16
+	VPDPBUSD.BCST    92(R12), Y0, Y17
+	VMOVUPS          320(R8), Y4
+	VFMADD231PS.BCST 28(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      256(R8), Y16, Y8
+	VMOVUPS          320(R8), Y4
+	VFMADD231PS.BCST 28(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      256(R8), Y17, Y30
+	VPDPBUSD.BCST    124(R9), Y1, Y18
+	VPDPBUSD.BCST    124(R12), Y1, Y19
+	VMOVUPS          448(R8), Y4
+	VFMADD231PS.BCST 40(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      384(R8), Y18, Y8
+	VMOVUPS          448(R8), Y4
+	VFMADD231PS.BCST 40(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      384(R8), Y19, Y30
+	VMOVDQU          1248(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y0, Y20
+	VPDPBUSD.BCST    92(R12), Y0, Y21
+	VMOVUPS          352(R8), Y4
+	VFMADD231PS.BCST 28(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      288(R8), Y20, Y9
+	VMOVUPS          352(R8), Y4
+	VFMADD231PS.BCST 28(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      288(R8), Y21, Y31
+	VPDPBUSD.BCST    124(R9), Y1, Y22
+	VPDPBUSD.BCST    124(R12), Y1, Y23
+	VMOVUPS          480(R8), Y4
+	VFMADD231PS.BCST 40(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      416(R8), Y22, Y9
+	VMOVUPS          480(R8), Y4
+	VFMADD231PS.BCST 40(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      416(R8), Y23, Y31
+	VMOVDQU          1280(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPBROADCASTD     48(R10), Y16
+	VPBROADCASTD     48(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y0, Y16
+	VPDPBUSD.BCST    128(R12), Y0, Y17
+	VPBROADCASTD     60(R10), Y18
+	VPBROADCASTD     60(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y1, Y18
+	VPDPBUSD.BCST    160(R12), Y1, Y19
+	VMOVDQU          1312(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     48(R10), Y20
+	VPBROADCASTD     48(R13), Y21
+	VPDPBUSD.BCST    128(R9), Y0, Y20
+	VPDPBUSD.BCST    128(R12), Y0, Y21
+	PREFETCHT1       9408(SI)
+	VPBROADCASTD     60(R10), Y22
+	VPBROADCASTD     60(R13), Y23
+	VPDPBUSD.BCST    160(R9), Y1, Y22
+	VPDPBUSD.BCST    160(R12), Y1, Y23
+	VMOVDQU          1344(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VPDPBUSD.BCST    132(R12), Y0, Y17
+	VPDPBUSD.BCST    164(R9), Y1, Y18
+	VPDPBUSD.BCST    164(R12), Y1, Y19
+	VMOVDQU          1376(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y0, Y20
+	VPDPBUSD.BCST    132(R12), Y0, Y21
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    164(R9), Y1, Y22
+	VPDPBUSD.BCST    164(R12), Y1, Y23
+	VMOVDQU          1408(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y0, Y16
+	VPDPBUSD.BCST    136(R12), Y0, Y17
+	VPDPBUSD.BCST    168(R9), Y1, Y18
+	VPDPBUSD.BCST    168(R12), Y1, Y19
+	VMOVDQU          1440(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9536(SI)
+	VPDPBUSD.BCST    136(R9), Y0, Y20
+	VPDPBUSD.BCST    136(R12), Y0, Y21
+	VPDPBUSD.BCST    168(R9), Y1, Y22
+	VPDPBUSD.BCST    168(R12), Y1, Y23
+	VMOVDQU          1472(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VPDPBUSD.BCST    140(R12), Y0, Y17
+	VPDPBUSD.BCST    172(R9), Y1, Y18
+	VPDPBUSD.BCST    172(R12), Y1, Y19
+	VMOVDQU          1504(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9600(SI)
+	VPDPBUSD.BCST    140(R9), Y0, Y20
+	VPDPBUSD.BCST    140(R12), Y0, Y21
+	VPDPBUSD.BCST    172(R9), Y1, Y22
+	VPDPBUSD.BCST    172(R12), Y1, Y23
+	VMOVDQU          1536(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VPDPBUSD.BCST    144(R12), Y0, Y17
+	PREFETCHT1       9664(SI)
+	VPDPBUSD.BCST    176(R9), Y1, Y18
+	VPDPBUSD.BCST    176(R12), Y1, Y19
+	VMOVDQU          1568(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    144(R9), Y0, Y20
+	VPDPBUSD.BCST    144(R12), Y0, Y21
+	VPDPBUSD.BCST    176(R9), Y1, Y22
+	VPDPBUSD.BCST    176(R12), Y1, Y23
+	VMOVDQU          1600(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y0, Y16
+	VPDPBUSD.BCST    148(R12), Y0, Y17
+	PREFETCHT1       9728(SI)
+	VPDPBUSD.BCST    180(R9), Y1, Y18
+	VPDPBUSD.BCST    180(R12), Y1, Y19
+	VMOVDQU          1632(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y0, Y20
+	VPDPBUSD.BCST    148(R12), Y0, Y21
+	VPDPBUSD.BCST    180(R9), Y1, Y22
+	VPDPBUSD.BCST    180(R12), Y1, Y23
+	VMOVDQU          1664(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9792(SI)
+	VPDPBUSD.BCST    152(R9), Y0, Y16
+	VPDPBUSD.BCST    152(R12), Y0, Y17
+	VPDPBUSD.BCST    184(R9), Y1, Y18
+	VPDPBUSD.BCST    184(R12), Y1, Y19
+	VMOVDQU          1696(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y0, Y20
+	VPDPBUSD.BCST    152(R12), Y0, Y21
+	VPDPBUSD.BCST    184(R9), Y1, Y22
+	VPDPBUSD.BCST    184(R12), Y1, Y23
+	VMOVDQU          1728(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    156(R9), Y0, Y16
+	VPDPBUSD.BCST    156(R12), Y0, Y17
+	VMOVUPS          576(R8), Y4
+	VFMADD231PS.BCST 52(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      512(R8), Y16, Y8
+	VMOVUPS          576(R8), Y4
+	VFMADD231PS.BCST 52(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      512(R8), Y17, Y30
+	VPDPBUSD.BCST    188(R9), Y1, Y18
+	VPDPBUSD.BCST    188(R12), Y1, Y19
+	VMOVUPS          704(R8), Y4
+	VFMADD231PS.BCST 64(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      640(R8), Y18, Y8
+	VMOVUPS          704(R8), Y4
+	VFMADD231PS.BCST 64(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      640(R8), Y19, Y30
+	VMOVDQU          1760(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y0, Y20
+	VPDPBUSD.BCST    156(R12), Y0, Y21
+	VMOVUPS          608(R8), Y4
+	VFMADD231PS.BCST 52(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      544(R8), Y20, Y9
+	VMOVUPS          608(R8), Y4
+	VFMADD231PS.BCST 52(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      544(R8), Y21, Y31
+	VPDPBUSD.BCST    188(R9), Y1, Y22
+	VPDPBUSD.BCST    188(R12), Y1, Y23
+	VMOVUPS          736(R8), Y4
+	VFMADD231PS.BCST 64(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      672(R8), Y22, Y9
+	VMOVUPS          736(R8), Y4
+	VFMADD231PS.BCST 64(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      672(R8), Y23, Y31
+	VMOVDQU          1792(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       9920(SI)
+	VPBROADCASTD     72(R10), Y16
+	VPBROADCASTD     72(R13), Y17
+	VPDPBUSD.BCST    192(R9), Y0, Y16
+	VPDPBUSD.BCST    192(R12), Y0, Y17
+	VPBROADCASTD     84(R10), Y18
+	VPBROADCASTD     84(R13), Y19
+	VPDPBUSD.BCST    224(R9), Y1, Y18
+	VPDPBUSD.BCST    224(R12), Y1, Y19
+	VMOVDQU          1824(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     72(R10), Y20
+	VPBROADCASTD     72(R13), Y21
+	VPDPBUSD.BCST    192(R9), Y0, Y20
+	VPDPBUSD.BCST    192(R12), Y0, Y21
+	PREFETCHT1       9984(SI)
+	VPBROADCASTD     84(R10), Y22
+	VPBROADCASTD     84(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          1856(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y0, Y16
+	VPDPBUSD.BCST    196(R12), Y0, Y17
+	VPDPBUSD.BCST    228(R9), Y1, Y18
+	VPDPBUSD.BCST    228(R12), Y1, Y19
+	VMOVDQU          1888(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y0, Y20
+	VPDPBUSD.BCST    196(R12), Y0, Y21
+	PREFETCHT1       10048(SI)
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          1920(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y0, Y16
+	VPDPBUSD.BCST    200(R12), Y0, Y17
+	VPDPBUSD.BCST    232(R9), Y1, Y18
+	VPDPBUSD.BCST    232(R12), Y1, Y19
+	VMOVDQU          1952(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10112(SI)
+	VPDPBUSD.BCST    200(R9), Y0, Y20
+	VPDPBUSD.BCST    200(R12), Y0, Y21
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          1984(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y0, Y16
+	VPDPBUSD.BCST    204(R12), Y0, Y17
+	VPDPBUSD.BCST    236(R9), Y1, Y18
+	VPDPBUSD.BCST    236(R12), Y1, Y19
+	VMOVDQU          2016(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10176(SI)
+	VPDPBUSD.BCST    204(R9), Y0, Y20
+	VPDPBUSD.BCST    204(R12), Y0, Y21
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          2048(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    208(R9), Y0, Y16
+	VPDPBUSD.BCST    208(R12), Y0, Y17
+	PREFETCHT1       10240(SI)
+	VPDPBUSD.BCST    240(R9), Y1, Y18
+	VPDPBUSD.BCST    240(R12), Y1, Y19
+	VMOVDQU          2080(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    208(R9), Y0, Y20
+	VPDPBUSD.BCST    208(R12), Y0, Y21
+	VPDPBUSD.BCST    240(R9), Y1, Y22
+	VPDPBUSD.BCST    240(R12), Y1, Y23
+	VMOVDQU          2112(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y0, Y16
+	VPDPBUSD.BCST    212(R12), Y0, Y17
+	PREFETCHT1       10304(SI)
+	VPDPBUSD.BCST    244(R9), Y1, Y18
+	VPDPBUSD.BCST    244(R12), Y1, Y19
+	VMOVDQU          2144(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y0, Y20
+	VPDPBUSD.BCST    212(R12), Y0, Y21
+	VPDPBUSD.BCST    244(R9), Y1, Y22
+	VPDPBUSD.BCST    244(R12), Y1, Y23
+	VMOVDQU          2176(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10368(SI)
+	VPDPBUSD.BCST    216(R9), Y0, Y16
+	VPDPBUSD.BCST    216(R12), Y0, Y17
+	VPDPBUSD.BCST    248(R9), Y1, Y18
+	VPDPBUSD.BCST    248(R12), Y1, Y19
+	VMOVDQU          2208(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y0, Y20
+	VPDPBUSD.BCST    216(R12), Y0, Y21
+	VPDPBUSD.BCST    248(R9), Y1, Y22
+	VPDPBUSD.BCST    248(R12), Y1, Y23
+	VMOVDQU          2240(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	PREFETCHT1       10432(SI)
+	VPDPBUSD.BCST    220(R9), Y0, Y16
+	VPDPBUSD.BCST    220(R12), Y0, Y17
+	VMOVUPS          832(R8), Y4
+	VFMADD231PS.BCST 76(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      768(R8), Y16, Y8
+	VMOVUPS          832(R8), Y4
+	VFMADD231PS.BCST 76(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      768(R8), Y17, Y30
+	VPDPBUSD.BCST    252(R9), Y1, Y18
+	VPDPBUSD.BCST    252(R12), Y1, Y19
+	VMOVUPS          960(R8), Y4
+	VFMADD231PS.BCST 88(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      896(R8), Y18, Y8
+	VMOVUPS          960(R8), Y4
+	VFMADD231PS.BCST 88(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      896(R8), Y19, Y30
+	VMOVDQU          2272(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y0, Y20
+	VPDPBUSD.BCST    220(R12), Y0, Y21
+	VMOVUPS          864(R8), Y4
+	VFMADD231PS.BCST 76(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      800(R8), Y20, Y9
+	VMOVUPS          864(R8), Y4
+	VFMADD231PS.BCST 76(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      800(R8), Y21, Y31
+	VPDPBUSD.BCST    252(R9), Y1, Y22
+	VPDPBUSD.BCST    252(R12), Y1, Y23
+	VMOVUPS          992(R8), Y4
+	VFMADD231PS.BCST 88(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      928(R8), Y22, Y9
+	VMOVUPS          992(R8), Y4
+	VFMADD231PS.BCST 88(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      928(R8), Y23, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R10), Y8, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R10), Y9, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R13), Y30, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R13), Y31, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             $0x00000900, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x00000060, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ5_K(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ5_K(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
+	VXORPS           Y30, Y30, Y30
+	VXORPS           Y31, Y31, Y31
+	MOVL             $0x0000003f, AX
+	VMOVD            AX, X4
+	VPBROADCASTD     X4, Y4
+	MOVL             $0x0000000f, AX
+	VMOVD            AX, X5
+	VPBROADCASTD     X5, Y5
+	MOVL             $0x00000030, AX
+	VMOVD            AX, X6
+	VPBROADCASTD     X6, Y6
+	MOVL             $0x80000000, AX
+	VMOVD            AX, X7
+	VPBROADCASTD     X7, Y7
+	VCVTPH2PS        (SI), Y2
+	VCVTPH2PS        32(SI), Y3
+	VXORPS           Y7, Y3, Y3
+	VPMOVZXBD        64(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, (R8)
+	VPMOVZXBD        128(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 64(R8)
+	VPMOVZXBD        192(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        64(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 512(R8)
+	VPMOVZXBD        192(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        128(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 576(R8)
+	VPMOVZXBD        80(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 128(R8)
+	VPMOVZXBD        144(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 192(R8)
+	VPMOVZXBD        208(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        80(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 640(R8)
+	VPMOVZXBD        208(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        144(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 704(R8)
+	VPMOVZXBD        96(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 256(R8)
+	VPMOVZXBD        160(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 320(R8)
+	VPMOVZXBD        224(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        96(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 768(R8)
+	VPMOVZXBD        224(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        160(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 832(R8)
+	VPMOVZXBD        112(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 384(R8)
+	VPMOVZXBD        176(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 448(R8)
+	VPMOVZXBD        240(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        112(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 896(R8)
+	VPMOVZXBD        240(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        176(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 960(R8)
+	VCVTPH2PS        16(SI), Y2
+	VCVTPH2PS        48(SI), Y3
+	VXORPS           Y7, Y3, Y3
+	VPMOVZXBD        72(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 32(R8)
+	VPMOVZXBD        136(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 96(R8)
+	VPMOVZXBD        200(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        72(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 544(R8)
+	VPMOVZXBD        200(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        136(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 608(R8)
+	VPMOVZXBD        88(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 160(R8)
+	VPMOVZXBD        152(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 224(R8)
+	VPMOVZXBD        216(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        88(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 672(R8)
+	VPMOVZXBD        216(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        152(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 736(R8)
+	VPMOVZXBD        104(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 288(R8)
+	VPMOVZXBD        168(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 352(R8)
+	VPMOVZXBD        232(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        104(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 800(R8)
+	VPMOVZXBD        232(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        168(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 864(R8)
+	VPMOVZXBD        120(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 416(R8)
+	VPMOVZXBD        184(SI), Y0
+	VPAND            Y4, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 480(R8)
+	VPMOVZXBD        248(SI), Y0
+	VPAND            Y5, Y0, Y0
+	VPMOVZXBD        120(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 928(R8)
+	VPMOVZXBD        248(SI), Y0
+	VPSRLD           $0x04, Y0, Y0
+	VPMOVZXBD        184(SI), Y1
+	VPSRLD           $0x02, Y1, Y1
+	VPAND            Y6, Y1, Y1
+	VPOR             Y1, Y0, Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y3, Y0, Y0
+	VMOVUPS          Y0, 992(R8)
+	MOVL             $0x10101010, AX
+	VMOVD            AX, X14
+	VPBROADCASTD     X14, Y14
+	VMOVDQU          768(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          256(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          256(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VPBROADCASTD     12(R10), Y18
+	VPBROADCASTD     12(R13), Y19
+	VPDPBUSD.BCST    32(R9), Y1, Y18
+	VPDPBUSD.BCST    32(R12), Y1, Y19
+	VMOVDQU          800(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          288(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          288(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8256(SI)
+	VPBROADCASTD     (R10), Y20
+	VPBROADCASTD     (R13), Y21
+	VPDPBUSD.BCST    (R9), Y0, Y20
+	VPDPBUSD.BCST    (R12), Y0, Y21
+	VPBROADCASTD     12(R10), Y22
+	VPBROADCASTD     12(R13), Y23
+	VPDPBUSD.BCST    32(R9), Y1, Y22
+	VPDPBUSD.BCST    32(R12), Y1, Y23
+	VMOVDQU          832(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          320(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          320(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    36(R9), Y1, Y18
+	VPDPBUSD.BCST    36(R12), Y1, Y19
+	VMOVDQU          864(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          352(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          352(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Y0, Y20
+	VPDPBUSD.BCST    4(R12), Y0, Y21
+	VPDPBUSD.BCST    36(R9), Y1, Y22
+	VPDPBUSD.BCST    36(R12), Y1, Y23
+	VMOVDQU          896(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          384(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          384(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VPDPBUSD.BCST    40(R9), Y1, Y18
+	VPDPBUSD.BCST    40(R12), Y1, Y19
+	VMOVDQU          928(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          416(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          416(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Y0, Y20
+	VPDPBUSD.BCST    8(R12), Y0, Y21
+	PREFETCHT1       8448(SI)
+	VPDPBUSD.BCST    40(R9), Y1, Y22
+	VPDPBUSD.BCST    40(R12), Y1, Y23
+	VMOVDQU          960(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          448(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          448(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VPDPBUSD.BCST    44(R9), Y1, Y18
+	VPDPBUSD.BCST    44(R12), Y1, Y19
+	VMOVDQU          992(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          480(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          480(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    12(R9), Y0, Y20
+	VPDPBUSD.BCST    12(R12), Y0, Y21
+	VPDPBUSD.BCST    44(R9), Y1, Y22
+	VPDPBUSD.BCST    44(R12), Y1, Y23
+	VMOVDQU          1024(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          512(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          512(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VPDPBUSD.BCST    16(R12), Y0, Y17
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    48(R9), Y1, Y18
+	VPDPBUSD.BCST    48(R12), Y1, Y19
+	VMOVDQU          1056(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          544(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          544(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Y0, Y20
+	VPDPBUSD.BCST    16(R12), Y0, Y21
+	VPDPBUSD.BCST    48(R9), Y1, Y22
+	VPDPBUSD.BCST    48(R12), Y1, Y23
+	VMOVDQU          1088(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          576(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          576(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8640(SI)
+	VPDPBUSD.BCST    20(R9), Y0, Y16
+	VPDPBUSD.BCST    20(R12), Y0, Y17
+	VPDPBUSD.BCST    52(R9), Y1, Y18
+	VPDPBUSD.BCST    52(R12), Y1, Y19
+	VMOVDQU          1120(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          608(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          608(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Y0, Y20
+	VPDPBUSD.BCST    20(R12), Y0, Y21
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    52(R9), Y1, Y22
+	VPDPBUSD.BCST    52(R12), Y1, Y23
+	VMOVDQU          1152(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          640(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          640(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Y0, Y16
+	VPDPBUSD.BCST    24(R12), Y0, Y17
+	VPDPBUSD.BCST    56(R9), Y1, Y18
+	VPDPBUSD.BCST    56(R12), Y1, Y19
+	VMOVDQU          1184(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          672(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          672(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    24(R9), Y0, Y20
+	VPDPBUSD.BCST    24(R12), Y0, Y21
+	VPDPBUSD.BCST    56(R9), Y1, Y22
+	VPDPBUSD.BCST    56(R12), Y1, Y23
+	VMOVDQU          1216(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          704(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          704(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Y0, Y16
+	VPDPBUSD.BCST    28(R12), Y0, Y17
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
+	VMOVUPS          64(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      (R8), Y17, Y30
+	PREFETCHT1       8832(SI)
+	VPDPBUSD.BCST    60(R9), Y1, Y18
+	VPDPBUSD.BCST    60(R12), Y1, Y19
+	VMOVUPS          192(R8), Y4
+	VFMADD231PS.BCST 16(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      128(R8), Y18, Y8
+	VMOVUPS          192(R8), Y4
+	VFMADD231PS.BCST 16(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      128(R8), Y19, Y30
+	VMOVDQU          1248(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          736(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          736(SI), Y2
+	VPSLLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Y0, Y20
+	VPDPBUSD.BCST    28(R12), Y0, Y21
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      32(R8), Y20, Y9
+	VMOVUPS          96(R8), Y4
+	VFMADD231PS.BCST 4(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      32(R8), Y21, Y31
+	VPDPBUSD.BCST    60(R9), Y1, Y22
+	VPDPBUSD.BCST    60(R12), Y1, Y23
+	VMOVUPS          224(R8), Y4
+	VFMADD231PS.BCST 16(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      160(R8), Y22, Y9
+	VMOVUPS          224(R8), Y4
+	VFMADD231PS.BCST 16(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      160(R8), Y23, Y31
+	VMOVDQU          1280(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          256(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          256(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8896(SI)
+	VPBROADCASTD     24(R10), Y16
+	VPBROADCASTD     24(R13), Y17
+	VPDPBUSD.BCST    64(R9), Y0, Y16
+	VPDPBUSD.BCST    64(R12), Y0, Y17
+	VPBROADCASTD     36(R10), Y18
+	VPBROADCASTD     36(R13), Y19
+	VPDPBUSD.BCST    96(R9), Y1, Y18
+	VPDPBUSD.BCST    96(R12), Y1, Y19
+	VMOVDQU          1312(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          288(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          288(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8960(SI)
+	VPBROADCASTD     24(R10), Y20
+	VPBROADCASTD     24(R13), Y21
+	VPDPBUSD.BCST    64(R9), Y0, Y20
+	VPDPBUSD.BCST    64(R12), Y0, Y21
+	VPBROADCASTD     36(R10), Y22
+	VPBROADCASTD     36(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          1344(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          320(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          320(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y0, Y16
+	VPDPBUSD.BCST    68(R12), Y0, Y17
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    100(R9), Y1, Y18
+	VPDPBUSD.BCST    100(R12), Y1, Y19
+	VMOVDQU          1376(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          352(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          352(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y0, Y20
+	VPDPBUSD.BCST    68(R12), Y0, Y21
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          1408(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          384(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          384(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9088(SI)
+	VPDPBUSD.BCST    72(R9), Y0, Y16
+	VPDPBUSD.BCST    72(R12), Y0, Y17
+	VPDPBUSD.BCST    104(R9), Y1, Y18
+	VPDPBUSD.BCST    104(R12), Y1, Y19
+	VMOVDQU          1440(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          416(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          416(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y0, Y20
+	VPDPBUSD.BCST    72(R12), Y0, Y21
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          1472(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          448(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          448(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y0, Y16
+	VPDPBUSD.BCST    76(R12), Y0, Y17
+	VPDPBUSD.BCST    108(R9), Y1, Y18
+	VPDPBUSD.BCST    108(R12), Y1, Y19
+	VMOVDQU          1504(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          480(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          480(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9216(SI)
+	VPDPBUSD.BCST    76(R9), Y0, Y20
+	VPDPBUSD.BCST    76(R12), Y0, Y21
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          1536(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          512(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          512(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    80(R9), Y0, Y16
+	VPDPBUSD.BCST    80(R12), Y0, Y17
+	PREFETCHT1       9280(SI)
+	VPDPBUSD.BCST    112(R9), Y1, Y18
+	VPDPBUSD.BCST    112(R12), Y1, Y19
+	VMOVDQU          1568(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          544(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          544(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    80(R9), Y0, Y20
+	VPDPBUSD.BCST    80(R12), Y0, Y21
+	VPDPBUSD.BCST    112(R9), Y1, Y22
+	VPDPBUSD.BCST    112(R12), Y1, Y23
+	VMOVDQU          1600(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          576(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          576(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPDPBUSD.BCST    84(R9), Y0, Y16
+	VPDPBUSD.BCST    84(R12), Y0, Y17
+	VPDPBUSD.BCST    116(R9), Y1, Y18
+	VPDPBUSD.BCST    116(R12), Y1, Y19
+	VMOVDQU          1632(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          608(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          608(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Y0, Y20
+	VPDPBUSD.BCST    84(R12), Y0, Y21
+	PREFETCHT1       9408(SI)
+	VPDPBUSD.BCST    116(R9), Y1, Y22
+	VPDPBUSD.BCST    116(R12), Y1, Y23
+	VMOVDQU          1664(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          640(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          640(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y0, Y16
+	VPDPBUSD.BCST    88(R12), Y0, Y17
+	VPDPBUSD.BCST    120(R9), Y1, Y18
+	VPDPBUSD.BCST    120(R12), Y1, Y19
+	VMOVDQU          1696(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          672(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          672(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9472(SI)
+	VPDPBUSD.BCST    88(R9), Y0, Y20
+	VPDPBUSD.BCST    88(R12), Y0, Y21
+	VPDPBUSD.BCST    120(R9), Y1, Y22
+	VPDPBUSD.BCST    120(R12), Y1, Y23
+	VMOVDQU          1728(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          704(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          704(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y0, Y16
+	VPDPBUSD.BCST    92(R12), Y0, Y17
+	VMOVUPS          320(R8), Y4
+	VFMADD231PS.BCST 28(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      256(R8), Y16, Y8
+	VMOVUPS          320(R8), Y4
+	VFMADD231PS.BCST 28(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      256(R8), Y17, Y30
+	PREFETCHT1       9536(SI)
+	VPDPBUSD.BCST    124(R9), Y1, Y18
+	VPDPBUSD.BCST    124(R12), Y1, Y19
+	VMOVUPS          448(R8), Y4
+	VFMADD231PS.BCST 40(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      384(R8), Y18, Y8
+	VMOVUPS          448(R8), Y4
+	VFMADD231PS.BCST 40(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      384(R8), Y19, Y30
+	VMOVDQU          1760(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          736(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          736(SI), Y2
+	VPSLLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y0, Y20
+	VPDPBUSD.BCST    92(R12), Y0, Y21
+	VMOVUPS          352(R8), Y4
+	VFMADD231PS.BCST 28(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      288(R8), Y20, Y9
+	VMOVUPS          352(R8), Y4
+	VFMADD231PS.BCST 28(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      288(R8), Y21, Y31
+	VPDPBUSD.BCST    124(R9), Y1, Y22
+	VPDPBUSD.BCST    124(R12), Y1, Y23
+	VMOVUPS          480(R8), Y4
+	VFMADD231PS.BCST 40(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      416(R8), Y22, Y9
+	VMOVUPS          480(R8), Y4
+	VFMADD231PS.BCST 40(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      416(R8), Y23, Y31
+	VMOVDQU          1792(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          256(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          256(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9600(SI)
+	VPBROADCASTD     48(R10), Y16
+	VPBROADCASTD     48(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y0, Y16
+	VPDPBUSD.BCST    128(R12), Y0, Y17
+	VPBROADCASTD     60(R10), Y18
+	VPBROADCASTD     60(R13), Y19
+	VPDPBUSD.BCST    160(R9), Y1, Y18
+	VPDPBUSD.BCST    160(R12), Y1, Y19
+	VMOVDQU          1824(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          288(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          288(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9664(SI)
+	VPBROADCASTD     48(R10), Y20
+	VPBROADCASTD     48(R13), Y21
+	VPDPBUSD.BCST    128(R9), Y0, Y20
+	VPDPBUSD.BCST    128(R12), Y0, Y21
+	VPBROADCASTD     60(R10), Y22
+	VPBROADCASTD     60(R13), Y23
+	VPDPBUSD.BCST    160(R9), Y1, Y22
+	VPDPBUSD.BCST    160(R12), Y1, Y23
+	VMOVDQU          1856(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          320(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          320(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VPDPBUSD.BCST    132(R12), Y0, Y17
+	PREFETCHT1       9728(SI)
+	VPDPBUSD.BCST    164(R9), Y1, Y18
+	VPDPBUSD.BCST    164(R12), Y1, Y19
+	VMOVDQU          1888(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          352(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          352(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Y0, Y20
+	VPDPBUSD.BCST    132(R12), Y0, Y21
+	VPDPBUSD.BCST    164(R9), Y1, Y22
+	VPDPBUSD.BCST    164(R12), Y1, Y23
+	VMOVDQU          1920(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          384(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          384(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9792(SI)
+	VPDPBUSD.BCST    136(R9), Y0, Y16
+	VPDPBUSD.BCST    136(R12), Y0, Y17
+	VPDPBUSD.BCST    168(R9), Y1, Y18
+	VPDPBUSD.BCST    168(R12), Y1, Y19
+	VMOVDQU          1952(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          416(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          416(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    136(R9), Y0, Y20
+	VPDPBUSD.BCST    136(R12), Y0, Y21
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    168(R9), Y1, Y22
+	VPDPBUSD.BCST    168(R12), Y1, Y23
+	VMOVDQU          1984(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          448(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          448(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VPDPBUSD.BCST    140(R12), Y0, Y17
+	VPDPBUSD.BCST    172(R9), Y1, Y18
+	VPDPBUSD.BCST    172(R12), Y1, Y19
+	VMOVDQU          2016(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          480(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          480(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9920(SI)
+	VPDPBUSD.BCST    140(R9), Y0, Y20
+	VPDPBUSD.BCST    140(R12), Y0, Y21
+	VPDPBUSD.BCST    172(R9), Y1, Y22
+	VPDPBUSD.BCST    172(R12), Y1, Y23
+	VMOVDQU          2048(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          512(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          512(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VPDPBUSD.BCST    144(R12), Y0, Y17
+	PREFETCHT1       9984(SI)
+	VPDPBUSD.BCST    176(R9), Y1, Y18
+	VPDPBUSD.BCST    176(R12), Y1, Y19
+	VMOVDQU          2080(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          544(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          544(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    144(R9), Y0, Y20
+	VPDPBUSD.BCST    144(R12), Y0, Y21
+	VPDPBUSD.BCST    176(R9), Y1, Y22
+	VPDPBUSD.BCST    176(R12), Y1, Y23
+	VMOVDQU          2112(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          576(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          576(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10048(SI)
+	VPDPBUSD.BCST    148(R9), Y0, Y16
+	VPDPBUSD.BCST    148(R12), Y0, Y17
+	VPDPBUSD.BCST    180(R9), Y1, Y18
+	VPDPBUSD.BCST    180(R12), Y1, Y19
+	VMOVDQU          2144(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          608(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          608(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Y0, Y20
+	VPDPBUSD.BCST    148(R12), Y0, Y21
+	PREFETCHT1       10112(SI)
+	VPDPBUSD.BCST    180(R9), Y1, Y22
+	VPDPBUSD.BCST    180(R12), Y1, Y23
+	VMOVDQU          2176(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          640(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          640(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Y0, Y16
+	VPDPBUSD.BCST    152(R12), Y0, Y17
+	VPDPBUSD.BCST    184(R9), Y1, Y18
+	VPDPBUSD.BCST    184(R12), Y1, Y19
+	VMOVDQU          2208(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          672(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          672(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10176(SI)
+	VPDPBUSD.BCST    152(R9), Y0, Y20
+	VPDPBUSD.BCST    152(R12), Y0, Y21
+	VPDPBUSD.BCST    184(R9), Y1, Y22
+	VPDPBUSD.BCST    184(R12), Y1, Y23
+	VMOVDQU          2240(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          704(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          704(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y0, Y16
+	VPDPBUSD.BCST    156(R12), Y0, Y17
+	VMOVUPS          576(R8), Y4
+	VFMADD231PS.BCST 52(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      512(R8), Y16, Y8
+	VMOVUPS          576(R8), Y4
+	VFMADD231PS.BCST 52(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      512(R8), Y17, Y30
+	PREFETCHT1       10240(SI)
+	VPDPBUSD.BCST    188(R9), Y1, Y18
+	VPDPBUSD.BCST    188(R12), Y1, Y19
+	VMOVUPS          704(R8), Y4
+	VFMADD231PS.BCST 64(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      640(R8), Y18, Y8
+	VMOVUPS          704(R8), Y4
+	VFMADD231PS.BCST 64(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      640(R8), Y19, Y30
+	VMOVDQU          2272(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          736(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          736(SI), Y2
+	VPSRLW           $0x01, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Y0, Y20
+	VPDPBUSD.BCST    156(R12), Y0, Y21
+	VMOVUPS          608(R8), Y4
+	VFMADD231PS.BCST 52(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      544(R8), Y20, Y9
+	VMOVUPS          608(R8), Y4
+	VFMADD231PS.BCST 52(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      544(R8), Y21, Y31
+	VPDPBUSD.BCST    188(R9), Y1, Y22
+	VPDPBUSD.BCST    188(R12), Y1, Y23
+	VMOVUPS          736(R8), Y4
+	VFMADD231PS.BCST 64(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      672(R8), Y22, Y9
+	VMOVUPS          736(R8), Y4
+	VFMADD231PS.BCST 64(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      672(R8), Y23, Y31
+	VMOVDQU          2304(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          256(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          256(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10304(SI)
+	VPBROADCASTD     72(R10), Y16
+	VPBROADCASTD     72(R13), Y17
+	VPDPBUSD.BCST    192(R9), Y0, Y16
+	VPDPBUSD.BCST    192(R12), Y0, Y17
+	VPBROADCASTD     84(R10), Y18
+	VPBROADCASTD     84(R13), Y19
+	VPDPBUSD.BCST    224(R9), Y1, Y18
+	VPDPBUSD.BCST    224(R12), Y1, Y19
+	VMOVDQU          2336(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          288(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          288(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10368(SI)
+	VPBROADCASTD     72(R10), Y20
+	VPBROADCASTD     72(R13), Y21
+	VPDPBUSD.BCST    192(R9), Y0, Y20
+	VPDPBUSD.BCST    192(R12), Y0, Y21
+	VPBROADCASTD     84(R10), Y22
+	VPBROADCASTD     84(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          2368(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          320(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          320(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y0, Y16
+	VPDPBUSD.BCST    196(R12), Y0, Y17
+	PREFETCHT1       10432(SI)
+	VPDPBUSD.BCST    228(R9), Y1, Y18
+	VPDPBUSD.BCST    228(R12), Y1, Y19
+	VMOVDQU          2400(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          352(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          352(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Y0, Y20
+	VPDPBUSD.BCST    196(R12), Y0, Y21
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          2432(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          384(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          384(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10496(SI)
+	VPDPBUSD.BCST    200(R9), Y0, Y16
+	VPDPBUSD.BCST    200(R12), Y0, Y17
+	VPDPBUSD.BCST    232(R9), Y1, Y18
+	VPDPBUSD.BCST    232(R12), Y1, Y19
+	VMOVDQU          2464(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          416(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          416(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y0, Y20
+	VPDPBUSD.BCST    200(R12), Y0, Y21
+	PREFETCHT1       10560(SI)
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          2496(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          448(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          448(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y0, Y16
+	VPDPBUSD.BCST    204(R12), Y0, Y17
+	VPDPBUSD.BCST    236(R9), Y1, Y18
+	VPDPBUSD.BCST    236(R12), Y1, Y19
+	VMOVDQU          2528(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          480(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          480(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10624(SI)
+	VPDPBUSD.BCST    204(R9), Y0, Y20
+	VPDPBUSD.BCST    204(R12), Y0, Y21
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          2560(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          512(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          512(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    208(R9), Y0, Y16
+	VPDPBUSD.BCST    208(R12), Y0, Y17
+	PREFETCHT1       10688(SI)
+	VPDPBUSD.BCST    240(R9), Y1, Y18
+	VPDPBUSD.BCST    240(R12), Y1, Y19
+	VMOVDQU          2592(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          544(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          544(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    208(R9), Y0, Y20
+	VPDPBUSD.BCST    208(R12), Y0, Y21
+	VPDPBUSD.BCST    240(R9), Y1, Y22
+	VPDPBUSD.BCST    240(R12), Y1, Y23
+	VMOVDQU          2624(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          576(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          576(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10752(SI)
+	VPDPBUSD.BCST    212(R9), Y0, Y16
+	VPDPBUSD.BCST    212(R12), Y0, Y17
+	VPDPBUSD.BCST    244(R9), Y1, Y18
+	VPDPBUSD.BCST    244(R12), Y1, Y19
+	VMOVDQU          2656(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          608(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          608(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y0, Y20
+	VPDPBUSD.BCST    212(R12), Y0, Y21
+	PREFETCHT1       10816(SI)
+	VPDPBUSD.BCST    244(R9), Y1, Y22
+	VPDPBUSD.BCST    244(R12), Y1, Y23
+	VMOVDQU          2688(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          640(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          640(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y0, Y16
+	VPDPBUSD.BCST    216(R12), Y0, Y17
+	VPDPBUSD.BCST    248(R9), Y1, Y18
+	VPDPBUSD.BCST    248(R12), Y1, Y19
+	VMOVDQU          2720(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          672(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          672(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10880(SI)
+	VPDPBUSD.BCST    216(R9), Y0, Y20
+	VPDPBUSD.BCST    216(R12), Y0, Y21
+	VPDPBUSD.BCST    248(R9), Y1, Y22
+	VPDPBUSD.BCST    248(R12), Y1, Y23
+	VMOVDQU          2752(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          704(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          704(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y0, Y16
+	VPDPBUSD.BCST    220(R12), Y0, Y17
+	VMOVUPS          832(R8), Y4
+	VFMADD231PS.BCST 76(R10), Y4, Y8
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      768(R8), Y16, Y8
+	VMOVUPS          832(R8), Y4
+	VFMADD231PS.BCST 76(R13), Y4, Y30
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      768(R8), Y17, Y30
+	PREFETCHT1       10944(SI)
+	VPDPBUSD.BCST    252(R9), Y1, Y18
+	VPDPBUSD.BCST    252(R12), Y1, Y19
+	VMOVUPS          960(R8), Y4
+	VFMADD231PS.BCST 88(R10), Y4, Y8
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      896(R8), Y18, Y8
+	VMOVUPS          960(R8), Y4
+	VFMADD231PS.BCST 88(R13), Y4, Y30
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      896(R8), Y19, Y30
+	VMOVDQU          2784(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          736(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VMOVDQU          736(SI), Y2
+	VPSRLW           $0x03, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    220(R9), Y0, Y20
+	VPDPBUSD.BCST    220(R12), Y0, Y21
+	VMOVUPS          864(R8), Y4
+	VFMADD231PS.BCST 76(R10), Y4, Y9
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      800(R8), Y20, Y9
+	VMOVUPS          864(R8), Y4
+	VFMADD231PS.BCST 76(R13), Y4, Y31
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      800(R8), Y21, Y31
+	VPDPBUSD.BCST    252(R9), Y1, Y22
+	VPDPBUSD.BCST    252(R12), Y1, Y23
+	VMOVUPS          992(R8), Y4
+	VFMADD231PS.BCST 88(R10), Y4, Y9
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      928(R8), Y22, Y9
+	VMOVUPS          992(R8), Y4
+	VFMADD231PS.BCST 88(R13), Y4, Y31
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      928(R8), Y23, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R10), Y8, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R10), Y9, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R13), Y30, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R13), Y31, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             $0x00000b00, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x00000060, R13
+	DECQ             CX
+	JNE              block
+	VZEROUPPER
+	RET
+
+// func fusedTwoQ6_K(c *int64)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+TEXT ·fusedTwoQ6_K(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         16(R11), R9
+	MOVQ         32(R11), R10
+	MOVQ         R9, R12
+	ADDQ         24(R11), R12
+	MOVQ         R10, R13
+	ADDQ         40(R11), R13
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         64(R11), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+
+block:
+	VXORPS           Y8, Y8, Y8
+	VXORPS           Y9, Y9, Y9
+	VXORPS           Y30, Y30, Y30
+	VXORPS           Y31, Y31, Y31
+	VCVTPH2PS        3328(SI), Y2
+	VPMOVSXBD        3072(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, (R8)
+	VPMOVSXBD        3088(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 64(R8)
+	VPMOVSXBD        3104(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 128(R8)
+	VPMOVSXBD        3120(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 192(R8)
+	VPMOVSXBD        3136(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 256(R8)
+	VPMOVSXBD        3152(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 320(R8)
+	VPMOVSXBD        3168(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 384(R8)
+	VPMOVSXBD        3184(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 448(R8)
+	VPMOVSXBD        3200(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 512(R8)
+	VPMOVSXBD        3216(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 576(R8)
+	VPMOVSXBD        3232(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 640(R8)
+	VPMOVSXBD        3248(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 704(R8)
+	VPMOVSXBD        3264(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 768(R8)
+	VPMOVSXBD        3280(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 832(R8)
+	VPMOVSXBD        3296(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 896(R8)
+	VPMOVSXBD        3312(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 960(R8)
+	VCVTPH2PS        3344(SI), Y2
+	VPMOVSXBD        3080(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 32(R8)
+	VPMOVSXBD        3096(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 96(R8)
+	VPMOVSXBD        3112(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 160(R8)
+	VPMOVSXBD        3128(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 224(R8)
+	VPMOVSXBD        3144(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 288(R8)
+	VPMOVSXBD        3160(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 352(R8)
+	VPMOVSXBD        3176(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 416(R8)
+	VPMOVSXBD        3192(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 480(R8)
+	VPMOVSXBD        3208(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 544(R8)
+	VPMOVSXBD        3224(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 608(R8)
+	VPMOVSXBD        3240(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 672(R8)
+	VPMOVSXBD        3256(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 736(R8)
+	VPMOVSXBD        3272(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 800(R8)
+	VPMOVSXBD        3288(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 864(R8)
+	VPMOVSXBD        3304(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 928(R8)
+	VPMOVSXBD        3320(SI), Y0
+	VCVTDQ2PS        Y0, Y0
+	VMULPS           Y2, Y0, Y0
+	VMOVUPS          Y0, 992(R8)
+	MOVL             $0x30303030, AX
+	VMOVD            AX, X14
+	VPBROADCASTD     X14, Y14
+	VMOVDQU          (SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2048(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8192(SI)
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VMOVDQU          2048(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     48(R10), Y18
+	VPBROADCASTD     48(R13), Y19
+	VPDPBUSD.BCST    64(R9), Y1, Y18
+	VPDPBUSD.BCST    64(R12), Y1, Y19
+	VMOVDQU          64(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2112(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8256(SI)
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VMOVDQU          2112(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y18
+	VPDPBUSD.BCST    68(R12), Y1, Y19
+	VMOVDQU          128(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2176(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8320(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VMOVDQU          2176(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y18
+	VPDPBUSD.BCST    72(R12), Y1, Y19
+	VMOVDQU          192(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2240(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      (R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      (R8), Y17, Y30
+	VMOVDQU          2240(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8384(SI)
+	VPDPBUSD.BCST    76(R9), Y1, Y18
+	VPDPBUSD.BCST    76(R12), Y1, Y19
+	VMOVDQU          256(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2304(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VPDPBUSD.BCST    16(R12), Y0, Y17
+	VMOVDQU          2304(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8448(SI)
+	VPBROADCASTD     60(R10), Y20
+	VPBROADCASTD     60(R13), Y21
+	VPDPBUSD.BCST    80(R9), Y1, Y20
+	VPDPBUSD.BCST    80(R12), Y1, Y21
+	VMOVDQU          320(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2368(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    20(R9), Y0, Y16
+	VPDPBUSD.BCST    20(R12), Y0, Y17
+	VMOVDQU          2368(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Y1, Y20
+	VPDPBUSD.BCST    84(R12), Y1, Y21
+	VMOVDQU          384(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2432(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8512(SI)
+	VPDPBUSD.BCST    24(R9), Y0, Y16
+	VPDPBUSD.BCST    24(R12), Y0, Y17
+	VMOVDQU          2432(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Y1, Y20
+	VPDPBUSD.BCST    88(R12), Y1, Y21
+	VMOVDQU          448(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2496(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8576(SI)
+	VPDPBUSD.BCST    28(R9), Y0, Y16
+	VPDPBUSD.BCST    28(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      64(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      64(R8), Y17, Y30
+	VMOVDQU          2496(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y1, Y20
+	VPDPBUSD.BCST    92(R12), Y1, Y21
+	VMOVDQU          512(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2048(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8640(SI)
+	VPBROADCASTD     24(R10), Y16
+	VPBROADCASTD     24(R13), Y17
+	VPDPBUSD.BCST    32(R9), Y0, Y16
+	VPDPBUSD.BCST    32(R12), Y0, Y17
+	VMOVDQU          2048(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     72(R10), Y22
+	VPBROADCASTD     72(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          576(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2112(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    36(R9), Y0, Y16
+	VPDPBUSD.BCST    36(R12), Y0, Y17
+	VMOVDQU          2112(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8704(SI)
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          640(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2176(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    40(R9), Y0, Y16
+	VPDPBUSD.BCST    40(R12), Y0, Y17
+	VMOVDQU          2176(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       8768(SI)
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          704(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2240(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    44(R9), Y0, Y16
+	VPDPBUSD.BCST    44(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      128(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      128(R8), Y17, Y30
+	VMOVDQU          2240(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          768(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2304(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8832(SI)
+	VPBROADCASTD     36(R10), Y16
+	VPBROADCASTD     36(R13), Y17
+	VPDPBUSD.BCST    48(R9), Y0, Y16
+	VPDPBUSD.BCST    48(R12), Y0, Y17
+	VMOVDQU          2304(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     84(R10), Y24
+	VPBROADCASTD     84(R13), Y25
+	VPDPBUSD.BCST    112(R9), Y1, Y24
+	VPDPBUSD.BCST    112(R12), Y1, Y25
+	VMOVDQU          832(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2368(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8896(SI)
+	VPDPBUSD.BCST    52(R9), Y0, Y16
+	VPDPBUSD.BCST    52(R12), Y0, Y17
+	VMOVDQU          2368(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y24
+	VPDPBUSD.BCST    116(R12), Y1, Y25
+	VMOVDQU          896(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2432(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       8960(SI)
+	VPDPBUSD.BCST    56(R9), Y0, Y16
+	VPDPBUSD.BCST    56(R12), Y0, Y17
+	VMOVDQU          2432(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Y1, Y24
+	VPDPBUSD.BCST    120(R12), Y1, Y25
+	VMOVDQU          960(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2496(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    60(R9), Y0, Y16
+	VPDPBUSD.BCST    60(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      192(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      192(R8), Y17, Y30
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      256(R8), Y18, Y8
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      256(R8), Y19, Y30
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      320(R8), Y20, Y8
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      320(R8), Y21, Y30
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      384(R8), Y22, Y8
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      384(R8), Y23, Y30
+	VMOVDQU          2496(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9024(SI)
+	VPDPBUSD.BCST    124(R9), Y1, Y24
+	VPDPBUSD.BCST    124(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      448(R8), Y24, Y8
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      448(R8), Y25, Y30
+	VMOVDQU          32(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2080(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     (R10), Y16
+	VPBROADCASTD     (R13), Y17
+	VPDPBUSD.BCST    (R9), Y0, Y16
+	VPDPBUSD.BCST    (R12), Y0, Y17
+	VMOVDQU          2080(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9088(SI)
+	VPBROADCASTD     48(R10), Y18
+	VPBROADCASTD     48(R13), Y19
+	VPDPBUSD.BCST    64(R9), Y1, Y18
+	VPDPBUSD.BCST    64(R12), Y1, Y19
+	VMOVDQU          96(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2144(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VMOVDQU          2144(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Y1, Y18
+	VPDPBUSD.BCST    68(R12), Y1, Y19
+	VMOVDQU          160(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2208(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9152(SI)
+	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VMOVDQU          2208(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    72(R9), Y1, Y18
+	VPDPBUSD.BCST    72(R12), Y1, Y19
+	VMOVDQU          224(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2272(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9216(SI)
+	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      32(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      32(R8), Y17, Y31
+	VMOVDQU          2272(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    76(R9), Y1, Y18
+	VPDPBUSD.BCST    76(R12), Y1, Y19
+	VMOVDQU          288(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2336(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     12(R10), Y16
+	VPBROADCASTD     12(R13), Y17
+	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VPDPBUSD.BCST    16(R12), Y0, Y17
+	VMOVDQU          2336(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9280(SI)
+	VPBROADCASTD     60(R10), Y20
+	VPBROADCASTD     60(R13), Y21
+	VPDPBUSD.BCST    80(R9), Y1, Y20
+	VPDPBUSD.BCST    80(R12), Y1, Y21
+	VMOVDQU          352(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2400(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    20(R9), Y0, Y16
+	VPDPBUSD.BCST    20(R12), Y0, Y17
+	VMOVDQU          2400(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9344(SI)
+	VPDPBUSD.BCST    84(R9), Y1, Y20
+	VPDPBUSD.BCST    84(R12), Y1, Y21
+	VMOVDQU          416(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2464(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    24(R9), Y0, Y16
+	VPDPBUSD.BCST    24(R12), Y0, Y17
+	VMOVDQU          2464(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9408(SI)
+	VPDPBUSD.BCST    88(R9), Y1, Y20
+	VPDPBUSD.BCST    88(R12), Y1, Y21
+	VMOVDQU          480(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2528(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    28(R9), Y0, Y16
+	VPDPBUSD.BCST    28(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      96(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      96(R8), Y17, Y31
+	VMOVDQU          2528(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Y1, Y20
+	VPDPBUSD.BCST    92(R12), Y1, Y21
+	VMOVDQU          544(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2080(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9472(SI)
+	VPBROADCASTD     24(R10), Y16
+	VPBROADCASTD     24(R13), Y17
+	VPDPBUSD.BCST    32(R9), Y0, Y16
+	VPDPBUSD.BCST    32(R12), Y0, Y17
+	VMOVDQU          2080(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     72(R10), Y22
+	VPBROADCASTD     72(R13), Y23
+	VPDPBUSD.BCST    96(R9), Y1, Y22
+	VPDPBUSD.BCST    96(R12), Y1, Y23
+	VMOVDQU          608(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2144(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9536(SI)
+	VPDPBUSD.BCST    36(R9), Y0, Y16
+	VPDPBUSD.BCST    36(R12), Y0, Y17
+	VMOVDQU          2144(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Y1, Y22
+	VPDPBUSD.BCST    100(R12), Y1, Y23
+	VMOVDQU          672(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2208(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    40(R9), Y0, Y16
+	VPDPBUSD.BCST    40(R12), Y0, Y17
+	VMOVDQU          2208(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9600(SI)
+	VPDPBUSD.BCST    104(R9), Y1, Y22
+	VPDPBUSD.BCST    104(R12), Y1, Y23
+	VMOVDQU          736(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2272(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    44(R9), Y0, Y16
+	VPDPBUSD.BCST    44(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      160(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      160(R8), Y17, Y31
+	VMOVDQU          2272(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9664(SI)
+	VPDPBUSD.BCST    108(R9), Y1, Y22
+	VPDPBUSD.BCST    108(R12), Y1, Y23
+	VMOVDQU          800(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2336(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     36(R10), Y16
+	VPBROADCASTD     36(R13), Y17
+	VPDPBUSD.BCST    48(R9), Y0, Y16
+	VPDPBUSD.BCST    48(R12), Y0, Y17
+	VMOVDQU          2336(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9728(SI)
+	VPBROADCASTD     84(R10), Y24
+	VPBROADCASTD     84(R13), Y25
+	VPDPBUSD.BCST    112(R9), Y1, Y24
+	VPDPBUSD.BCST    112(R12), Y1, Y25
+	VMOVDQU          864(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2400(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    52(R9), Y0, Y16
+	VPDPBUSD.BCST    52(R12), Y0, Y17
+	VMOVDQU          2400(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Y1, Y24
+	VPDPBUSD.BCST    116(R12), Y1, Y25
+	VMOVDQU          928(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2464(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9792(SI)
+	VPDPBUSD.BCST    56(R9), Y0, Y16
+	VPDPBUSD.BCST    56(R12), Y0, Y17
+	VMOVDQU          2464(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Y1, Y24
+	VPDPBUSD.BCST    120(R12), Y1, Y25
+	VMOVDQU          992(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2528(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       9856(SI)
+	VPDPBUSD.BCST    60(R9), Y0, Y16
+	VPDPBUSD.BCST    60(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      224(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      224(R8), Y17, Y31
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      288(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      288(R8), Y19, Y31
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      352(R8), Y20, Y9
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      352(R8), Y21, Y31
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      416(R8), Y22, Y9
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      416(R8), Y23, Y31
+	VMOVDQU          2528(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Y1, Y24
+	VPDPBUSD.BCST    124(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      480(R8), Y24, Y9
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      480(R8), Y25, Y31
+	VMOVDQU          1024(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2560(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     96(R10), Y16
+	VPBROADCASTD     96(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y0, Y16
+	VPDPBUSD.BCST    128(R12), Y0, Y17
+	VMOVDQU          2560(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9920(SI)
+	VPBROADCASTD     144(R10), Y18
+	VPBROADCASTD     144(R13), Y19
+	VPDPBUSD.BCST    192(R9), Y1, Y18
+	VPDPBUSD.BCST    192(R12), Y1, Y19
+	VMOVDQU          1088(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2624(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VPDPBUSD.BCST    132(R12), Y0, Y17
+	VMOVDQU          2624(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       9984(SI)
+	VPDPBUSD.BCST    196(R9), Y1, Y18
+	VPDPBUSD.BCST    196(R12), Y1, Y19
+	VMOVDQU          1152(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2688(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    136(R9), Y0, Y16
+	VPDPBUSD.BCST    136(R12), Y0, Y17
+	VMOVDQU          2688(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Y1, Y18
+	VPDPBUSD.BCST    200(R12), Y1, Y19
+	VMOVDQU          1216(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2752(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10048(SI)
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VPDPBUSD.BCST    140(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      512(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      512(R8), Y17, Y30
+	VMOVDQU          2752(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    204(R9), Y1, Y18
+	VPDPBUSD.BCST    204(R12), Y1, Y19
+	VMOVDQU          1280(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2816(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10112(SI)
+	VPBROADCASTD     108(R10), Y16
+	VPBROADCASTD     108(R13), Y17
+	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VPDPBUSD.BCST    144(R12), Y0, Y17
+	VMOVDQU          2816(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     156(R10), Y20
+	VPBROADCASTD     156(R13), Y21
+	VPDPBUSD.BCST    208(R9), Y1, Y20
+	VPDPBUSD.BCST    208(R12), Y1, Y21
+	VMOVDQU          1344(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2880(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10176(SI)
+	VPDPBUSD.BCST    148(R9), Y0, Y16
+	VPDPBUSD.BCST    148(R12), Y0, Y17
+	VMOVDQU          2880(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y1, Y20
+	VPDPBUSD.BCST    212(R12), Y1, Y21
+	VMOVDQU          1408(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2944(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    152(R9), Y0, Y16
+	VPDPBUSD.BCST    152(R12), Y0, Y17
+	VMOVDQU          2944(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10240(SI)
+	VPDPBUSD.BCST    216(R9), Y1, Y20
+	VPDPBUSD.BCST    216(R12), Y1, Y21
+	VMOVDQU          1472(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          3008(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    156(R9), Y0, Y16
+	VPDPBUSD.BCST    156(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      576(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      576(R8), Y17, Y30
+	VMOVDQU          3008(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10304(SI)
+	VPDPBUSD.BCST    220(R9), Y1, Y20
+	VPDPBUSD.BCST    220(R12), Y1, Y21
+	VMOVDQU          1536(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2560(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     120(R10), Y16
+	VPBROADCASTD     120(R13), Y17
+	VPDPBUSD.BCST    160(R9), Y0, Y16
+	VPDPBUSD.BCST    160(R12), Y0, Y17
+	VMOVDQU          2560(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     168(R10), Y22
+	VPBROADCASTD     168(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          1600(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2624(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10368(SI)
+	VPDPBUSD.BCST    164(R9), Y0, Y16
+	VPDPBUSD.BCST    164(R12), Y0, Y17
+	VMOVDQU          2624(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          1664(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2688(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10432(SI)
+	VPDPBUSD.BCST    168(R9), Y0, Y16
+	VPDPBUSD.BCST    168(R12), Y0, Y17
+	VMOVDQU          2688(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          1728(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2752(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10496(SI)
+	VPDPBUSD.BCST    172(R9), Y0, Y16
+	VPDPBUSD.BCST    172(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      640(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      640(R8), Y17, Y30
+	VMOVDQU          2752(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          1792(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2816(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     132(R10), Y16
+	VPBROADCASTD     132(R13), Y17
+	VPDPBUSD.BCST    176(R9), Y0, Y16
+	VPDPBUSD.BCST    176(R12), Y0, Y17
+	VMOVDQU          2816(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10560(SI)
+	VPBROADCASTD     180(R10), Y24
+	VPBROADCASTD     180(R13), Y25
+	VPDPBUSD.BCST    240(R9), Y1, Y24
+	VPDPBUSD.BCST    240(R12), Y1, Y25
+	VMOVDQU          1856(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2880(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    180(R9), Y0, Y16
+	VPDPBUSD.BCST    180(R12), Y0, Y17
+	VMOVDQU          2880(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10624(SI)
+	VPDPBUSD.BCST    244(R9), Y1, Y24
+	VPDPBUSD.BCST    244(R12), Y1, Y25
+	VMOVDQU          1920(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2944(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    184(R9), Y0, Y16
+	VPDPBUSD.BCST    184(R12), Y0, Y17
+	VMOVDQU          2944(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Y1, Y24
+	VPDPBUSD.BCST    248(R12), Y1, Y25
+	VMOVDQU          1984(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          3008(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10688(SI)
+	VPDPBUSD.BCST    188(R9), Y0, Y16
+	VPDPBUSD.BCST    188(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      704(R8), Y16, Y8
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      704(R8), Y17, Y30
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      768(R8), Y18, Y8
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      768(R8), Y19, Y30
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      832(R8), Y20, Y8
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      832(R8), Y21, Y30
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      896(R8), Y22, Y8
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      896(R8), Y23, Y30
+	VMOVDQU          3008(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y24
+	VPDPBUSD.BCST    252(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      960(R8), Y24, Y8
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      960(R8), Y25, Y30
+	VMOVDQU          1056(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2592(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       10752(SI)
+	VPBROADCASTD     96(R10), Y16
+	VPBROADCASTD     96(R13), Y17
+	VPDPBUSD.BCST    128(R9), Y0, Y16
+	VPDPBUSD.BCST    128(R12), Y0, Y17
+	VMOVDQU          2592(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     144(R10), Y18
+	VPBROADCASTD     144(R13), Y19
+	VPDPBUSD.BCST    192(R9), Y1, Y18
+	VPDPBUSD.BCST    192(R12), Y1, Y19
+	VMOVDQU          1120(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2656(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VPDPBUSD.BCST    132(R12), Y0, Y17
+	VMOVDQU          2656(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10816(SI)
+	VPDPBUSD.BCST    196(R9), Y1, Y18
+	VPDPBUSD.BCST    196(R12), Y1, Y19
+	VMOVDQU          1184(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2720(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    136(R9), Y0, Y16
+	VPDPBUSD.BCST    136(R12), Y0, Y17
+	VMOVDQU          2720(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10880(SI)
+	VPDPBUSD.BCST    200(R9), Y1, Y18
+	VPDPBUSD.BCST    200(R12), Y1, Y19
+	VMOVDQU          1248(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2784(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    140(R9), Y0, Y16
+	VPDPBUSD.BCST    140(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      544(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      544(R8), Y17, Y31
+	VMOVDQU          2784(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       10944(SI)
+	VPDPBUSD.BCST    204(R9), Y1, Y18
+	VPDPBUSD.BCST    204(R12), Y1, Y19
+	VMOVDQU          1312(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2848(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     108(R10), Y16
+	VPBROADCASTD     108(R13), Y17
+	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VPDPBUSD.BCST    144(R12), Y0, Y17
+	VMOVDQU          2848(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     156(R10), Y20
+	VPBROADCASTD     156(R13), Y21
+	VPDPBUSD.BCST    208(R9), Y1, Y20
+	VPDPBUSD.BCST    208(R12), Y1, Y21
+	VMOVDQU          1376(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2912(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11008(SI)
+	VPDPBUSD.BCST    148(R9), Y0, Y16
+	VPDPBUSD.BCST    148(R12), Y0, Y17
+	VMOVDQU          2912(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Y1, Y20
+	VPDPBUSD.BCST    212(R12), Y1, Y21
+	VMOVDQU          1440(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2976(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11072(SI)
+	VPDPBUSD.BCST    152(R9), Y0, Y16
+	VPDPBUSD.BCST    152(R12), Y0, Y17
+	VMOVDQU          2976(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Y1, Y20
+	VPDPBUSD.BCST    216(R12), Y1, Y21
+	VMOVDQU          1504(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          3040(SI), Y2
+	VPSLLW           $0x04, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    156(R9), Y0, Y16
+	VPDPBUSD.BCST    156(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      608(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      608(R8), Y17, Y31
+	VMOVDQU          3040(SI), Y2
+	VMOVDQA          Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11136(SI)
+	VPDPBUSD.BCST    220(R9), Y1, Y20
+	VPDPBUSD.BCST    220(R12), Y1, Y21
+	VMOVDQU          1568(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2592(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     120(R10), Y16
+	VPBROADCASTD     120(R13), Y17
+	VPDPBUSD.BCST    160(R9), Y0, Y16
+	VPDPBUSD.BCST    160(R12), Y0, Y17
+	VMOVDQU          2592(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11200(SI)
+	VPBROADCASTD     168(R10), Y22
+	VPBROADCASTD     168(R13), Y23
+	VPDPBUSD.BCST    224(R9), Y1, Y22
+	VPDPBUSD.BCST    224(R12), Y1, Y23
+	VMOVDQU          1632(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2656(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    164(R9), Y0, Y16
+	VPDPBUSD.BCST    164(R12), Y0, Y17
+	VMOVDQU          2656(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11264(SI)
+	VPDPBUSD.BCST    228(R9), Y1, Y22
+	VPDPBUSD.BCST    228(R12), Y1, Y23
+	VMOVDQU          1696(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2720(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    168(R9), Y0, Y16
+	VPDPBUSD.BCST    168(R12), Y0, Y17
+	VMOVDQU          2720(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Y1, Y22
+	VPDPBUSD.BCST    232(R12), Y1, Y23
+	VMOVDQU          1760(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2784(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11328(SI)
+	VPDPBUSD.BCST    172(R9), Y0, Y16
+	VPDPBUSD.BCST    172(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      672(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      672(R8), Y17, Y31
+	VMOVDQU          2784(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Y1, Y22
+	VPDPBUSD.BCST    236(R12), Y1, Y23
+	VMOVDQU          1824(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2848(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	PREFETCHT1       11392(SI)
+	VPBROADCASTD     132(R10), Y16
+	VPBROADCASTD     132(R13), Y17
+	VPDPBUSD.BCST    176(R9), Y0, Y16
+	VPDPBUSD.BCST    176(R12), Y0, Y17
+	VMOVDQU          2848(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     180(R10), Y24
+	VPBROADCASTD     180(R13), Y25
+	VPDPBUSD.BCST    240(R9), Y1, Y24
+	VPDPBUSD.BCST    240(R12), Y1, Y25
+	VMOVDQU          1888(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2912(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    180(R9), Y0, Y16
+	VPDPBUSD.BCST    180(R12), Y0, Y17
+	VMOVDQU          2912(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11456(SI)
+	VPDPBUSD.BCST    244(R9), Y1, Y24
+	VPDPBUSD.BCST    244(R12), Y1, Y25
+	VMOVDQU          1952(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          2976(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    184(R9), Y0, Y16
+	VPDPBUSD.BCST    184(R12), Y0, Y17
+	VMOVDQU          2976(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	PREFETCHT1       11520(SI)
+	VPDPBUSD.BCST    248(R9), Y1, Y24
+	VPDPBUSD.BCST    248(R12), Y1, Y25
+	VMOVDQU          2016(SI), Y0
+	VPSRLW           $0x04, Y0, Y1
+	VPAND            Y15, Y0, Y0
+	VPAND            Y15, Y1, Y1
+	VMOVDQU          3040(SI), Y2
+	VPSLLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    188(R9), Y0, Y16
+	VPDPBUSD.BCST    188(R12), Y0, Y17
+	VCVTDQ2PS        Y16, Y16
+	VFMADD231PS      736(R8), Y16, Y9
+	VCVTDQ2PS        Y17, Y17
+	VFMADD231PS      736(R8), Y17, Y31
+	VCVTDQ2PS        Y18, Y18
+	VFMADD231PS      800(R8), Y18, Y9
+	VCVTDQ2PS        Y19, Y19
+	VFMADD231PS      800(R8), Y19, Y31
+	VCVTDQ2PS        Y20, Y20
+	VFMADD231PS      864(R8), Y20, Y9
+	VCVTDQ2PS        Y21, Y21
+	VFMADD231PS      864(R8), Y21, Y31
+	VCVTDQ2PS        Y22, Y22
+	VFMADD231PS      928(R8), Y22, Y9
+	VCVTDQ2PS        Y23, Y23
+	VFMADD231PS      928(R8), Y23, Y31
+	VMOVDQU          3040(SI), Y2
+	VPSRLW           $0x02, Y2, Y2
+	VPAND            Y14, Y2, Y2
+	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    252(R9), Y1, Y24
+	VPDPBUSD.BCST    252(R12), Y1, Y25
+	VCVTDQ2PS        Y24, Y24
+	VFMADD231PS      992(R8), Y24, Y9
+	VCVTDQ2PS        Y25, Y25
+	VFMADD231PS      992(R8), Y25, Y31
+	MOVQ             (R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R10), Y8, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R10), Y9, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             8(R11), DI
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST 8(R13), Y30, Y4
+	VMOVUPS          Y4, (DI)
+	VMOVUPS          32(DI), Y4
+	VFMADD231PS.BCST 8(R13), Y31, Y4
+	VMOVUPS          Y4, 32(DI)
+	ADDQ             $0x00000d20, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x000000c0, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x000000c0, R13
 	DECQ             CX
 	JNE              block
 	VZEROUPPER

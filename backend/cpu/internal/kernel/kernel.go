@@ -6,6 +6,10 @@ const (
 	// MaxRows is the number of rows that use the registers best. Calls take
 	// any number of rows; a multiple of MaxRows is fastest.
 	MaxRows = 12
+	// MaxPanels is the number of panels that one row is fastest with.
+	MaxPanels = 4
+	// Pair is the number of panels that several rows are fastest with.
+	Pair = 2
 
 	sumLen = 16 // codes of a sum of RoundI8
 
@@ -17,17 +21,16 @@ const (
 
 // A Set is the kernels of one variant. It is immutable.
 type Set struct {
-	name  string
-	f32   product[float32]
-	f16   product[uint16]
-	bf16  product[uint16]
+	name string
+	floats
 	round func(codes []int8, d []float32, sums []int32, x []float32, group int)
 	// formats is indexed by backend.DType; nil for types on portable code.
 	formats []*Format
 
-	peakF32, peakInt8 Peak
+	peakF32, peakBF16, peakInt8 Peak
 
-	read func(p *byte, stride, n int) // reads n bytes of each of 16 streams
+	read      func(p *byte, stride, n int) // reads n bytes of each of 16 streams
+	readAhead func(p *byte, n int)         // reads n bytes in order
 
 	vector bool // there is assembly for the functions of exp.go
 }
@@ -46,10 +49,13 @@ type Variant struct {
 // Generic returns the kernels in plain Go.
 func Generic() *Set {
 	return &Set{
-		name:  "generic",
-		f32:   product[float32]{MaxRows, f32Generic},
-		f16:   product[uint16]{MaxRows, f16Generic},
-		bf16:  product[uint16]{MaxRows, bf16Generic},
+		name: "generic",
+		floats: floats{
+			f32:       product[float32, float32]{{1, MaxRows, f32Generic}},
+			f16:       product[float32, uint16]{{1, MaxRows, f16Generic}},
+			bf16:      product[float32, uint16]{{1, MaxRows, bf16Generic}},
+			bf16Pairs: product[float32, uint16]{{1, MaxRows, bf16PairsGeneric}},
+		},
 		round: roundGeneric,
 	}
 }
@@ -90,49 +96,49 @@ func (p Peak) Run(rounds int) {
 //go:noinline
 func callPeak(f func(int), n int) { f(n) }
 
-// Reads reads a part of mem, whole units of ReadUnit, as fast as one core can.
-// ok is false for the generic variant.
-func (s *Set) Reads(mem []byte) (ok bool) {
-	const streams, most = 16, 8 << 10 // bytes of a stream between two safepoints
-	stride := len(mem) / ReadUnit * ReadUnit / streams
-	for at := 0; at < stride && s.read != nil; at += most {
-		callRead(s.read, &mem[at], stride, min(most, stride-at))
+// Reads reads mem, whole units of ReadUnit, as fast as one core can: along 16
+// streams or in order. ok is false for the generic variant.
+func (s *Set) Reads(mem []byte, inOrder bool) (ok bool) {
+	if s.read == nil {
+		return false
 	}
-	return s.read != nil
+	mem = mem[:len(mem)/ReadUnit*ReadUnit]
+	if inOrder {
+		for ; len(mem) > 0; mem = mem[min(readChunk, len(mem)):] {
+			callReadAhead(s.readAhead, &mem[0], min(readChunk, len(mem)))
+		}
+		return true
+	}
+	stride := len(mem) / readStreams
+	for at := 0; at < stride; at += readChunk / readStreams {
+		callRead(s.read, &mem[at], stride, min(readChunk/readStreams, stride-at))
+	}
+	return true
 }
 
-// ReadUnit is a line of the cache for each stream of Reads.
-const ReadUnit = 16 * 64
+const (
+	readStreams = 16
+	readChunk   = 1 << 17 // bytes between two safepoints
+	// ReadUnit is a line of the cache for each stream of Reads.
+	ReadUnit = readStreams * 64
+)
 
 //go:noinline
 func callRead(f func(*byte, int, int), p *byte, stride, n int) { f(p, stride, n) }
+
+//go:noinline
+func callReadAhead(f func(*byte, int), p *byte, n int) { f(p, n) }
 
 // PeakF32 is the peak of the products of floats; ok is false for the generic
 // variant.
 func (s *Set) PeakF32() (p Peak, ok bool) { return s.peakF32, s.peakF32.run != nil }
 
+// PeakBF16 is the peak of the products of bfloat16 pairs; ok is false where there
+// are none.
+func (s *Set) PeakBF16() (p Peak, ok bool) { return s.peakBF16, s.peakBF16.run != nil }
+
 // PeakInt8 is the peak of the products of codes.
 func (s *Set) PeakInt8() (p Peak, ok bool) { return s.peakInt8, s.peakInt8.run != nil }
-
-// F32 multiplies rows by a panel of F32 weights:
-//
-//	out[r*outStride+j] = (accumulate ? out[r*outStride+j] : 0)
-//	                     + sum_i x[r*xStride+i] * w[i*wStride+j],  r < rows, i < k, j < 16.
-//
-// out must not overlap x or w. Slices too short for that panic.
-func (s *Set) F32(out []float32, outStride int, x []float32, xStride int, w []float32, wStride, rows, k int, accumulate bool) {
-	multiply(s.f32, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
-}
-
-// F16 is F32 for IEEE half-precision weights, which are widened exactly.
-func (s *Set) F16(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
-	multiply(s.f16, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
-}
-
-// BF16 is F32 for bfloat16 weights, which are widened exactly.
-func (s *Set) BF16(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
-	multiply(s.bf16, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
-}
 
 // RoundI8 rounds one row x [K] in groups of group elements to codes [K] in
 // -127..127. With m = max |x| of a group,
@@ -155,48 +161,6 @@ func (s *Set) RoundI8(codes []int8, d []float32, sums []int32, x []float32, grou
 		n := min(k-i, max(chunkLen/group, 1)*group)
 		s.round(codes[i:], d[i/group:], sums[i/sumLen:], x[i:i+n], group)
 		i += n
-	}
-}
-
-// product is a float kernel of one variant, for at most rows rows and chunkLen
-// inputs, at least one of each.
-type product[W float32 | uint16] struct {
-	rows int
-	run  func(out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool)
-}
-
-// call is a framed function of its own so that Go has a safepoint between two
-// runs of assembly.
-//
-//go:noinline
-func (f product[W]) call(out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
-	f.run(out, outStride, x, xStride, w, wStride, rows, k, accumulate)
-}
-
-// multiply checks the operands and runs f over tiles of its rows and
-// chunkLen inputs.
-func multiply[W float32 | uint16](f product[W], out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
-	if rows < 0 || k < 0 {
-		panic("kernel: negative rows or inputs")
-	}
-	if !fits(len(out), rows, outStride, Panel) {
-		panic("kernel: output too short")
-	}
-	if !fits(len(x), rows, xStride, k) {
-		panic("kernel: input too short")
-	}
-	if rows > 0 && !fits(len(w), k, wStride, Panel) {
-		panic("kernel: weight too short")
-	}
-	if k == 0 {
-		clearRows(out, outStride, rows, Panel, accumulate)
-		return
-	}
-	for r := 0; r < rows; r += f.rows {
-		for i := 0; i < k; i += chunkLen {
-			f.call(out[r*outStride:], outStride, x[r*xStride+i:], xStride, w[i*wStride:], wStride,
-				min(f.rows, rows-r), min(chunkLen, k-i), accumulate || i > 0)
-		}
 	}
 }
 

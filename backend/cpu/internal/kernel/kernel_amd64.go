@@ -16,13 +16,17 @@ func AVX2() (*Set, error) {
 		return nil, err
 	}
 	return &Set{
-		name:   "avx2",
-		f32:    product[float32]{6, f32AVX2},
-		f16:    product[uint16]{6, f16AVX2},
-		bf16:   product[uint16]{6, bf16AVX2},
-		round:  roundAVX2,
-		vector: true,
-		read:   readAVX2,
+		name: "avx2",
+		floats: floats{
+			f32:       product[float32, float32]{{1, 6, f32AVX2}},
+			f16:       product[float32, uint16]{{1, 6, f16AVX2}},
+			bf16:      product[float32, uint16]{{1, 6, bf16AVX2}},
+			bf16Pairs: product[float32, uint16]{{1, 6, bf16PairsAVX2}},
+		},
+		round:     roundAVX2,
+		vector:    true,
+		read:      readAVX2,
+		readAhead: readAheadAVX2,
 		formats: (&products{
 			x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
 			x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
@@ -38,14 +42,26 @@ func AVX512() (*Set, error) {
 	if err := missing(cpuid.AVX2, cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL, cpuid.AVX512VNNI); err != nil {
 		return nil, err
 	}
+	// BF16 is for what has it: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+	var dot product[uint16, uint16]
+	var peakBF16 Peak
+	if cpuid.CPU.Has(cpuid.AVX512BF16) {
+		dot = product[uint16, uint16]{{4, 1, bf16Dotx4AVX512}, {2, 12, bf16Dotx2AVX512}, {1, 12, bf16DotAVX512}}
+		peakBF16 = Peak{12 * 32 * 2, peakBF16AVX512}
+	}
 	return &Set{
-		name:   "avx512",
-		f32:    product[float32]{12, f32AVX512},
-		f16:    product[uint16]{12, f16AVX512},
-		bf16:   product[uint16]{12, bf16AVX512},
-		round:  roundAVX2,
-		vector: true,
-		read:   readAVX2,
+		name: "avx512",
+		floats: floats{
+			f32:       product[float32, float32]{{4, 1, f32x4AVX512}, {2, 12, f32x2AVX512}, {1, 12, f32AVX512}},
+			f16:       product[float32, uint16]{{4, 1, f16x4AVX512}, {2, 12, f16x2AVX512}, {1, 12, f16AVX512}},
+			bf16:      product[float32, uint16]{{4, 1, bf16x4AVX512}, {2, 12, bf16x2AVX512}, {1, 12, bf16AVX512}},
+			bf16Pairs: product[float32, uint16]{{4, 1, bf16Pairsx4AVX512}, {2, 12, bf16Pairsx2AVX512}, {1, 12, bf16PairsAVX512}},
+			bf16Dot:   dot,
+		},
+		round:     roundAVX2,
+		vector:    true,
+		read:      readAVX2,
+		readAhead: readAheadAVX2,
 		formats: (&products{
 			x32: two(int8x32AVX512, pairx32AVX512), x32Mins: two(int8x32MinsAVX512, pairx32MinsAVX512),
 			x32Full:     two(int8x32AVX512, pairx32AVX512),
@@ -53,6 +69,7 @@ func AVX512() (*Set, error) {
 			x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
 		}).formats(),
 		peakF32:  Peak{12 * 16 * 2, peakF32AVX512},
+		peakBF16: peakBF16,
 		peakInt8: Peak{12 * 64 * 2, peakInt8AVX512},
 	}, nil
 }
@@ -79,6 +96,8 @@ func one(product func(*int64)) recipe { return recipe{product: product, productR
 
 func two(product, pair func(*int64)) recipe { return recipe{product, pair, 12, 6} }
 
+type fusedRows = [2]func(*int64)
+
 // formats lists what has kernels for codes.
 func (p *products) formats() []*Format {
 	full := func(f Format, signed, biased func([]byte, []float32, []byte, int)) Format {
@@ -90,18 +109,18 @@ func (p *products) formats() []*Format {
 		return f
 	}
 	list := map[backend.DType]Format{
-		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, recipe: p.x32, fused: fusedQ4_0},
-		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, recipe: p.x32Mins, fused: fusedQ4_1},
-		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, recipe: p.x32, fused: fusedQ5_0},
-		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, recipe: p.x32Mins, fused: fusedQ5_1},
-		backend.Q8_0:   full(Format{Sub: 32, recipe: p.x32Full, fused: fusedQ8_0}, unpackQ8_0, unpackQ8_0Biased),
-		backend.IQ4_NL: full(Format{Sub: 32, recipe: p.x32Full, fused: fusedIQ4_NL}, unpackIQ4_NL, unpackIQ4_NLBiased),
-		backend.IQ4_XS: full(Format{Sub: 32, recipe: p.x256x32Full, fused: fusedIQ4_XS}, unpackIQ4_XS, unpackIQ4_XSBiased),
-		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, recipe: p.x256x16Mins, fused: fusedQ2_K},
-		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, recipe: p.x256x16, fused: fusedQ3_K},
-		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, recipe: p.x256x32Mins, fused: fusedQ4_K},
-		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, recipe: p.x256x32Mins, fused: fusedQ5_K},
-		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, recipe: p.x256x16, fused: fusedQ6_K},
+		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, recipe: p.x32, fused: fusedRows{fusedQ4_0, fusedTwoQ4_0}},
+		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, recipe: p.x32Mins, fused: fusedRows{fusedQ4_1, fusedTwoQ4_1}},
+		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, recipe: p.x32, fused: fusedRows{fusedQ5_0, fusedTwoQ5_0}},
+		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, recipe: p.x32Mins, fused: fusedRows{fusedQ5_1, fusedTwoQ5_1}},
+		backend.Q8_0:   full(Format{Sub: 32, recipe: p.x32Full, fused: fusedRows{fusedQ8_0, fusedTwoQ8_0}}, unpackQ8_0, unpackQ8_0Biased),
+		backend.IQ4_NL: full(Format{Sub: 32, recipe: p.x32Full, fused: fusedRows{fusedIQ4_NL, fusedTwoIQ4_NL}}, unpackIQ4_NL, unpackIQ4_NLBiased),
+		backend.IQ4_XS: full(Format{Sub: 32, recipe: p.x256x32Full, fused: fusedRows{fusedIQ4_XS, fusedTwoIQ4_XS}}, unpackIQ4_XS, unpackIQ4_XSBiased),
+		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, recipe: p.x256x16Mins, fused: fusedRows{fusedQ2_K, fusedTwoQ2_K}},
+		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, recipe: p.x256x16, fused: fusedRows{fusedQ3_K, fusedTwoQ3_K}},
+		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, recipe: p.x256x32Mins, fused: fusedRows{fusedQ4_K, fusedTwoQ4_K}},
+		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, recipe: p.x256x32Mins, fused: fusedRows{fusedQ5_K, fusedTwoQ5_K}},
+		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, recipe: p.x256x16, fused: fusedRows{fusedQ6_K, fusedTwoQ6_K}},
 	}
 	var fs []*Format
 	for t, f := range list {
@@ -109,7 +128,7 @@ func (p *products) formats() []*Format {
 			fs = append(fs, nil)
 		}
 		if p.signed {
-			f.fused = nil
+			f.fused = fusedRows{}
 		}
 		f.Block, f.Bytes = t.BlockElems(), Panel*t.BlockBytes()
 		f.Group, f.tile = f.Block, tileAVX2

@@ -6,19 +6,32 @@ import (
 	"github.com/herd-ml/herd/backend/block"
 )
 
-func f32Generic(out []float32, outStride int, x []float32, xStride int, w []float32, wStride, rows, k int, accumulate bool) {
+func f32Generic(out []float32, outStride int, x []float32, xStride int, w []float32, wStride, _, rows, k int, accumulate bool) {
 	same := func(w []float32) [Panel]float32 { return [Panel]float32(w) }
 	productGeneric(same, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
-func f16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
-	widen := func(w []uint16) (y [Panel]float32) { block.DecodeF16(y[:], w); return y }
+func f16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, _, rows, k int, accumulate bool) {
+	widen := func(w []uint16) (y [Panel]float32) { block.DecodeF16(y[:], w[:Panel]); return y }
 	productGeneric(widen, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
 }
 
-func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, rows, k int, accumulate bool) {
-	widen := func(w []uint16) (y [Panel]float32) { block.DecodeBF16(y[:], w); return y }
+func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, _, rows, k int, accumulate bool) {
+	widen := func(w []uint16) (y [Panel]float32) { block.DecodeBF16(y[:], w[:Panel]); return y }
 	productGeneric(widen, out, outStride, x, xStride, w, wStride, rows, k, accumulate)
+}
+
+// bf16PairsGeneric takes the inputs of a pair one after the other.
+func bf16PairsGeneric(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, _, rows, k int, accumulate bool) {
+	for i := range 2 * k {
+		widen := func(w []uint16) (y [Panel]float32) {
+			for j := range y {
+				y[j] = block.BF16ToF32(w[2*j])
+			}
+			return y
+		}
+		productGeneric(widen, out, outStride, x[i:], xStride, w[i/2*wStride+i%2:], wStride, rows, 1, accumulate || i > 0)
+	}
 }
 
 // productGeneric widens the weights of one input at a time, for all rows. The
@@ -27,7 +40,7 @@ func bf16Generic(out []float32, outStride int, x []float32, xStride int, w []uin
 func productGeneric[W float32 | uint16](widen func([]W) [Panel]float32, out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool) {
 	clearRows(out, outStride, rows, Panel, accumulate)
 	for i := range k {
-		wi := widen(w[i*wStride:][:Panel])
+		wi := widen(w[i*wStride:])
 		for r := range rows {
 			acc, v := (*[Panel]float32)(out[r*outStride:]), x[r*xStride+i]
 			for j := range acc {

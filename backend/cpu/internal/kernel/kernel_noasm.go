@@ -20,3 +20,6 @@ func expSumAVX2([]float32, float32, *float32)   { panic(errNoasm) }
 func swigluAVX2(_, _, _ []float32)              { panic(errNoasm) }
 func addAVX2(_, _, _ []float32)                 { panic(errNoasm) }
 func mixAVX2(_, _ []float32, _, _ float32)      { panic(errNoasm) }
+func widenF16AVX2([]float32, []uint16)          { panic(errNoasm) }
+func widenPairsAVX2([]float32, []uint16)        { panic(errNoasm) }
+func roundBF16AVX2([]uint16, []float32)         { panic(errNoasm) }

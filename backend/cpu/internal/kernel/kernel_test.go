@@ -52,6 +52,7 @@ func same(a, b float32) bool {
 // A problem is a product in any weight type. A step is an input or a block.
 type problem struct {
 	rows, steps, outStride int
+	panels                 int      // 0 is one
 	inputs                 [][]byte // with their guards
 	// run multiplies rows r to r+rows by steps from to to.
 	run func(s *Set, out []float32, r, rows, from, to int, accumulate bool)
@@ -65,10 +66,13 @@ type problem struct {
 	tiny float64
 }
 
+// width is the number of outputs of a row.
+func (p *problem) width() int { return max(p.panels, 1) * Panel }
+
 // check runs the whole problem, and then again row by row and cut in two.
 func (p *problem) check(t *testing.T, s *Set, rnd *rand.Rand, accumulate bool) {
 	t.Helper()
-	out, whole := guarded(max(0, p.rows-1)*p.outStride+Panel, func() float32 { return float32(rnd.NormFloat64()) })
+	out, whole := guarded(max(0, p.rows-1)*p.outStride+p.width(), func() float32 { return float32(rnd.NormFloat64()) })
 	if rnd.IntN(4) == 0 {
 		out[rnd.IntN(Panel)] = float32(math.Copysign(0, -1))
 	}
@@ -86,13 +90,13 @@ func (p *problem) check(t *testing.T, s *Set, rnd *rand.Rand, accumulate bool) {
 		}
 	}
 	for r := range p.rows {
-		copy(out[r*p.outStride:][:Panel], start[r*p.outStride:][:Panel])
+		copy(out[r*p.outStride:][:p.width()], start[r*p.outStride:][:p.width()])
 	}
 	if !bytes.Equal(raw(whole), before) {
 		t.Fatalf("%d rows, %d steps: written outside of the output", p.rows, p.steps)
 	}
 	for r := range p.rows {
-		for j := range Panel {
+		for j := range p.width() {
 			want := 0.0
 			if accumulate {
 				want = float64(start[r*p.outStride+j])
@@ -187,49 +191,92 @@ func poison(rnd *rand.Rand, s []float32) {
 	}
 }
 
-// floatProblem is a product whose weights are stored as W.
-func floatProblem[W float32 | uint16](rnd *rand.Rand, rows, k int, wild bool, narrow func(float32) W, widen func(W) float32,
-	run func(s *Set, out []float32, outStride int, x []float32, xStride int, w []W, wStride, rows, k int, accumulate bool)) *problem {
-	extra := rnd.IntN(2) * 5
-	outStride, xStride := Panel+extra, k+extra
+// A floatKind is a product of float weights W with inputs X, unit of them a step.
+type floatKind[X, W float32 | uint16] struct {
+	unit    int
+	daz     bool // denormal numbers count as zeros, in and out
+	narrowX func(float32) X
+	widenX  func(X) float32
+	narrow  func(float32) W
+	widen   func(W) float32
+	run     func(s *Set, panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)
+}
+
+// problem makes one of random sizes of the strides.
+func (f floatKind[X, W]) problem(rnd *rand.Rand, panels, rows, steps int, wild bool) *problem {
+	extra, k := rnd.IntN(2)*5, steps*f.unit
+	outStride, xStride := panels*Panel+extra, k+extra
+	wStride, wStep := Panel*f.unit, k*Panel+extra
+	if extra > 0 && panels > 0 { // panels side by side
+		wStride, wStep = panels*Panel*f.unit+extra, Panel*f.unit
+	}
 	v := values(rnd, wild)
-	x, wholeX := guarded(max(0, rows-1)*xStride+k, v)
-	w, wholeW := guarded(k*Panel, func() W { return narrow(v()) })
+	x, wholeX := guarded(max(0, rows-1)*xStride+k, func() X { return f.narrowX(v()) })
+	w, wholeW := guarded(max(0, panels-1)*wStep+max(0, steps-1)*wStride+Panel*f.unit, func() W { return f.narrow(v()) })
 	if wild && k > 0 && rnd.IntN(2) == 0 {
-		poison(rnd, x)
-		bad := []float32{v()}
+		bad := []float32{v(), v()}
 		poison(rnd, bad)
-		w[rnd.IntN(len(w))] = narrow(bad[0])
+		if len(x) > 0 {
+			x[rnd.IntN(len(x))] = f.narrowX(bad[0])
+		}
+		w[rnd.IntN(len(w))] = f.narrow(bad[1])
 	}
-	return &problem{
-		rows: rows, steps: k, outStride: outStride, inputs: [][]byte{raw(wholeX), raw(wholeW)}, tiny: 0x1p-149,
+	value := func(v float32) float64 {
+		if f.daz && math.Abs(float64(v)) < 0x1p-126 {
+			return 0
+		}
+		return float64(v)
+	}
+	p := &problem{
+		rows: rows, steps: steps, outStride: outStride, panels: panels, inputs: [][]byte{raw(wholeX), raw(wholeW)}, tiny: 0x1p-149,
 		run: func(s *Set, out []float32, r, rows, from, to int, accumulate bool) {
-			run(s, out, outStride, x[min(r*xStride+from, len(x)):], xStride, w[from*Panel:to*Panel], Panel, rows, to-from, accumulate)
+			f.run(s, panels, out, outStride, x[min(r*xStride+from*f.unit, len(x)):], xStride, w[min(from*wStride, len(w)):], wStride, wStep, rows, (to-from)*f.unit, accumulate)
 		},
-		term: func(r, j, i int) float64 { return float64(x[r*xStride+i]) * float64(widen(w[i*Panel+j])) },
+		term: func(r, j, i int) float64 {
+			sum := 0.0
+			for u := range f.unit {
+				sum += value(f.widenX(x[r*xStride+i*f.unit+u])) * value(f.widen(w[j/Panel*wStep+i*wStride+j%Panel*f.unit+u]))
+			}
+			return sum
+		},
 	}
+	if f.unit > 1 {
+		p.size = func(r, j, i int) float64 { // its factors' magnitudes, where products cancel
+			sum := 0.0
+			for u := range f.unit {
+				sum += math.Abs(value(f.widenX(x[r*xStride+i*f.unit+u])) * value(f.widen(w[j/Panel*wStep+i*wStride+j%Panel*f.unit+u])))
+			}
+			return 2 * sum
+		}
+	}
+	if f.daz {
+		p.tiny = 0x1p-126
+	}
+	return p
 }
 
 func TestFloat(t *testing.T) {
 	id := func(f float32) float32 { return f }
-	types := map[string]func(rnd *rand.Rand, rows, k int, wild bool) *problem{
-		"F32": func(rnd *rand.Rand, rows, k int, wild bool) *problem {
-			return floatProblem(rnd, rows, k, wild, id, id, (*Set).F32)
-		},
-		"F16": func(rnd *rand.Rand, rows, k int, wild bool) *problem {
-			return floatProblem(rnd, rows, k, wild, block.F32ToF16, block.F16ToF32, (*Set).F16)
-		},
-		"BF16": func(rnd *rand.Rand, rows, k int, wild bool) *problem {
-			return floatProblem(rnd, rows, k, wild, block.F32ToBF16, block.BF16ToF32, (*Set).BF16)
-		},
+	f32 := floatKind[float32, float32]{1, false, id, id, id, id, (*Set).F32}
+	f16 := floatKind[float32, uint16]{1, false, id, id, block.F32ToF16, block.F16ToF32, (*Set).F16}
+	bf16 := floatKind[float32, uint16]{1, false, id, id, block.F32ToBF16, block.BF16ToF32, (*Set).BF16}
+	pairs := floatKind[float32, uint16]{2, false, id, id, block.F32ToBF16, block.BF16ToF32, (*Set).BF16Pairs}
+	dot := floatKind[uint16, uint16]{2, true, block.F32ToBF16, block.BF16ToF32, block.F32ToBF16, block.BF16ToF32, (*Set).BF16Dot}
+	kinds := map[string]func(rnd *rand.Rand, panels, rows, steps int, wild bool) *problem{
+		"F32": f32.problem, "F16": f16.problem, "BF16": bf16.problem, "BF16Pairs": pairs.problem, "BF16Dot": dot.problem,
 	}
 	forAll(t, func(t *testing.T, s *Set) {
-		for name, make := range types {
+		for name, make := range kinds {
 			t.Run(name, func(t *testing.T) {
+				if name == "BF16Dot" && !s.HasBF16Dot() {
+					t.Skip("no AVX512_BF16, or a variant without it")
+				}
 				rnd := rand.New(rand.NewPCG(1, 2))
-				grid(67, []int{chunkLen + 3, 255, chunkLen, 2*chunkLen + 1}, func(rows, k int) {
-					make(rnd, rows, k, false).check(t, s, rnd, k%2 == 0)
-					make(rnd, rows, k, true).check(t, s, rnd, k%2 == 1)
+				panels := 0
+				grid(35, []int{chunkLen + 3, 255, chunkLen, chunkLen/2 + 1}, func(rows, k int) {
+					panels = panels%7 + 1
+					make(rnd, panels, rows, k, false).check(t, s, rnd, k%2 == 0)
+					make(rnd, panels, rows, k, true).check(t, s, rnd, k%2 == 1)
 				})
 			})
 		}
@@ -237,26 +284,66 @@ func TestFloat(t *testing.T) {
 }
 
 // TestWiden multiplies every 16-bit pattern by one, so that the result is the
-// weight itself.
+// weight itself, and widens it.
 func TestWiden(t *testing.T) {
 	forAll(t, func(t *testing.T, s *Set) {
 		var out [Panel]float32
-		w := make([]uint16, Panel)
-		for base := 0; base < 1<<16; base += Panel {
+		w, wide, pairs := make([]uint16, 2*Panel), make([]float32, 2*Panel), make([]float32, 2*Panel)
+		for base := 0; base < 1<<16; base += 2 * Panel {
 			for j := range w {
 				w[j] = uint16(base + j)
 			}
-			s.F16(out[:], Panel, []float32{1}, 1, w, Panel, 1, 1, false)
-			for j, h := range w {
-				if want := block.F16ToF32(h); !same(out[j], want+0) {
-					t.Fatalf("float16 %#x is %g, want %g", h, out[j], want)
+			s.WidenF16(wide[:2*Panel-3], w)
+			s.WidenPairs(pairs, w)
+			for i := range 2 {
+				s.F16(1, out[:], Panel, []float32{1}, 1, w[i*Panel:], Panel, 0, 1, 1, false)
+				for j, h := range w[i*Panel:][:Panel] {
+					want, at := block.F16ToF32(h), i*Panel+j
+					if !same(out[j], want+0) || at < 2*Panel-3 && !same(wide[at], want) {
+						t.Fatalf("float16 %#x is %g and %g, want %g", h, out[j], wide[at], want)
+					}
+				}
+				s.BF16(1, out[:], Panel, []float32{1}, 1, w[i*Panel:], Panel, 0, 1, 1, false)
+				for j, h := range w[i*Panel:][:Panel] {
+					want, at := block.BF16ToF32(h), i*Panel+j
+					if !same(out[j], want+0) || !same(pairs[at%2*Panel+at/2], want) {
+						t.Fatalf("bfloat16 %#x is %g and %g, want %g", h, out[j], pairs[at%2*Panel+at/2], want)
+					}
 				}
 			}
-			s.BF16(out[:], Panel, []float32{1}, 1, w, Panel, 1, 1, false)
-			for j, h := range w {
-				if want := block.BF16ToF32(h); !same(out[j], want+0) {
-					t.Fatalf("bfloat16 %#x is %g, want %g", h, out[j], want)
+		}
+	})
+}
+
+// TestRoundBF16 rounds edges and every exponent, in rows of all lengths.
+func TestRoundBF16(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	forAll(t, func(t *testing.T, s *Set) {
+		for n := range 70 {
+			x, wholeX := guarded(n, func() float32 { return math.Float32frombits(rnd.Uint32()) })
+			for i := range x {
+				switch rnd.IntN(4) {
+				case 0:
+					x[i] = append(edges, inf, -inf, float32(math.NaN()), math.MaxFloat32)[rnd.IntN(len(edges)+4)]
+				case 1: // halfway, or one off
+					x[i] = math.Float32frombits(rnd.Uint32()&^0xffff | 0x8000 + uint32(rnd.IntN(3)) - 1)
 				}
+			}
+			before := bytes.Clone(raw(wholeX))
+			y, whole := guarded(n, func() uint16 { return 7 })
+			s.RoundBF16(y, x)
+			for i, h := range y {
+				if got, want := block.BF16ToF32(h), block.BF16ToF32(block.F32ToBF16(x[i])); !same(got, want) {
+					t.Fatalf("%g is %g, want %g", x[i], got, want)
+				}
+			}
+			for i := range guard {
+				if whole[i] != 7 || whole[len(whole)-1-i] != 7 {
+					t.Fatalf("%d numbers: written outside of the output", n)
+				}
+			}
+			if !bytes.Equal(before, raw(wholeX)) {
+				t.Fatalf("%d numbers: the input was written", n)
 			}
 		}
 	})
@@ -276,10 +363,10 @@ func TestShort(t *testing.T) {
 			f32 := func(i, size int) []float32 { return make([]float32, n(i, size)) }
 			calls := map[string]func(){
 				"F32": func() {
-					s.F32(f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), f32(4, k*Panel), Panel, rows, k, false)
+					s.F32(1, f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), f32(4, k*Panel), Panel, 0, rows, k, false)
 				},
 				"F16": func() {
-					s.F16(f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), make([]uint16, n(4, k*Panel)), Panel, rows, k, false)
+					s.F16(1, f32(0, 2*20+16), n(1, 20), f32(2, 2*70+k), n(3, 70), make([]uint16, n(4, k*Panel)), Panel, 0, rows, k, false)
 				},
 				"RoundI8": func() {
 					s.RoundI8(make([]int8, n(0, k)), f32(2, k/32), make([]int32, n(4, k/16)), f32(5, k), n(6, 32))
@@ -295,14 +382,18 @@ func TestShort(t *testing.T) {
 			}
 		}
 		for name, call := range map[string]func(){
-			"overlap": func() { s.F32(make([]float32, 64), 15, make([]float32, 64), 8, make([]float32, 128), 16, 2, 8, false) },
+			"overlap": func() {
+				s.F32(1, make([]float32, 64), 15, make([]float32, 64), 8, make([]float32, 128), 16, 0, 2, 8, false)
+			},
 			"huge rows": func() {
-				s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, math.MaxInt, 8, false)
+				s.F32(1, make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, 0, math.MaxInt, 8, false)
 			},
 			"huge k": func() {
-				s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, 1, math.MaxInt, false)
+				s.F32(1, make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, 0, 1, math.MaxInt, false)
 			},
-			"negative": func() { s.F32(make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, -1, 8, false) },
+			"negative": func() {
+				s.F32(1, make([]float32, 64), 16, make([]float32, 64), 8, make([]float32, 128), 16, 0, -1, 8, false)
+			},
 		} {
 			if got := panics(call); !strings.HasPrefix(got, "kernel: ") {
 				t.Errorf("%s panics with %q", name, got)
@@ -349,13 +440,20 @@ func TestCallTime(t *testing.T) {
 		if s.Name() == "generic" {
 			t.Skip("Go code can be interrupted anywhere")
 		}
-		out, x := make([]float32, MaxRows*Panel), make([]float32, MaxRows*chunkLen)
+		out, x := make([]float32, MaxRows*4*Panel), make([]float32, MaxRows*chunkLen)
 		q, sums := make([]int8, MaxRows*chunkLen), make([]int32, MaxRows*chunkLen/sumLen)
 		w, h := make([]float32, chunkLen*Panel), make([]uint16, chunkLen*Panel)
 		for name, run := range map[string]func(){
-			"F32":  func() { s.f32.run(out, Panel, x, chunkLen, w, Panel, s.f32.rows, chunkLen, true) },
-			"F16":  func() { s.f16.run(out, Panel, x, chunkLen, h, Panel, s.f16.rows, chunkLen, true) },
-			"BF16": func() { s.bf16.run(out, Panel, x, chunkLen, h, Panel, s.bf16.rows, chunkLen, true) },
+			"F32": func() { t := s.f32[0]; t.run(out, 4*Panel, x, chunkLen, w, Panel, 0, t.rows, chunkLen/t.panels, true) },
+			"F32 pair": func() {
+				t := s.f32[max(0, len(s.f32)-2)]
+				t.run(out, 4*Panel, x, chunkLen, w, Panel, 0, t.rows, chunkLen/t.panels, true)
+			},
+			"F16": func() { t := s.f16[0]; t.run(out, 4*Panel, x, chunkLen, h, Panel, 0, t.rows, chunkLen/t.panels, true) },
+			"BF16": func() {
+				t := s.bf16[max(0, len(s.bf16)-2)]
+				t.run(out, 4*Panel, x, chunkLen, h, Panel, 0, t.rows, chunkLen/t.panels, true)
+			},
 			"Peak": func() {
 				if p, ok := s.PeakInt8(); ok {
 					p.run(1000)

@@ -1,0 +1,74 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// conversions writes what changes the type of many numbers.
+func (g gen) conversions() {
+	dst, src, n := reg.RDI, reg.RSI, reg.RCX
+	loop := func(name, to, from, what string, bytes, step int, before, body func()) {
+		g.begin(name, "func(dst []"+to+", src []"+from+")", name+" "+what)
+		g.arg("dst", dst)
+		g.arg("src", src)
+		g.Load(g.Param("src").Len(), n)
+		before()
+		g.Label("loop")
+		body()
+		g.ADDQ(U8(step*bytes), src)
+		g.SUBQ(U8(step), n)
+		g.JNE(LabelRef("loop"))
+		g.VZEROUPPER()
+		g.RET()
+	}
+	constant := func(v uint32, y reg.VecPhysical) {
+		g.MOVL(U32(v), reg.EAX)
+		g.VMOVD(reg.EAX, y.AsX())
+		g.VPBROADCASTD(y.AsX(), y)
+	}
+	loop("widenF16AVX2", "float32", "uint16", "widens float16. 0 < len(src), a multiple of 8.", 2, 8, func() {}, func() {
+		g.VCVTPH2PS(at(src, 0), reg.Y0)
+		g.VMOVUPS(reg.Y0, at(dst, 0))
+		g.ADDQ(U8(32), dst)
+	})
+	loop("widenPairsAVX2", "float32", "uint16", "widens bfloat16 [n/32][16][2] to [n/32][2][16]. 0 < len(src) = n.", 2, 32,
+		func() { constant(0xffff0000, reg.Y3) },
+		func() {
+			for half := range 2 {
+				g.VMOVDQU(at(src, 32*half), reg.Y0)
+				g.VPSLLD(U8(16), reg.Y0, reg.Y1)
+				g.VPAND(reg.Y3, reg.Y0, reg.Y2)
+				g.VMOVDQU(reg.Y1, at(dst, 32*half))
+				g.VMOVDQU(reg.Y2, at(dst, 64+32*half))
+			}
+			g.ADDQ(U32(128), dst)
+		})
+	loop("roundBF16AVX2", "uint16", "float32", "rounds to bfloat16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 16.", 4, 16,
+		func() {
+			constant(0x7fff, reg.Y12)
+			constant(1, reg.Y13)
+			constant(0x7f800000, reg.Y14)
+			constant(0x40, reg.Y15)
+		},
+		func() {
+			for i, y := range []reg.VecPhysical{reg.Y0, reg.Y1} {
+				t, nan := reg.Y2, reg.Y3
+				g.VMOVDQU(at(src, 32*i), y)
+				g.VPSLLD(U8(1), y, nan)
+				g.VPSRLD(U8(1), nan, nan)
+				g.VPCMPGTD(reg.Y14, nan, nan) // magnitudes above infinity
+				g.VPSRLD(U8(16), y, t)
+				g.VPOR(reg.Y15, t, reg.Y4) // what a NaN becomes
+				g.VPAND(reg.Y13, t, t)
+				g.VPADDD(reg.Y12, t, t)
+				g.VPADDD(t, y, y)
+				g.VPSRLD(U8(16), y, y)
+				g.VPBLENDVB(nan, reg.Y4, y, y)
+			}
+			g.VPACKUSDW(reg.Y1, reg.Y0, reg.Y0)
+			g.VPERMQ(U8(0xd8), reg.Y0, reg.Y0)
+			g.VMOVDQU(reg.Y0, at(dst, 0))
+			g.ADDQ(U8(32), dst)
+		})
+}
