@@ -2,144 +2,156 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"runtime"
-
-	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/cpu"
-	"github.com/herd-ml/herd/llama"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 )
 
-// settings are the flags.
+// settings are the flags and the words after them.
 type settings struct {
-	python, kernel, out   string
-	pairs, threads        int
-	prefill, decode, from int
-	models                []string
+	python, kernel, out, vocab, text    string
+	pairs, threads, decode, size, probe int
+	prefill, depth                      numbers
+	repeat                              time.Duration
+	mode                                string
+	args                                []string
 }
 
-// report is what -json writes.
-type report struct {
-	CPU     string   `json:"cpu"`
-	Kernel  string   `json:"kernel"`
-	Workers int      `json:"workers"`
-	Go      string   `json:"go"`
-	Results []result `json:"results"`
+// A mode is a word of the command line.
+type mode struct {
+	word, args, does string
+	run              func(ctx context.Context, s *settings, w io.Writer) error
+}
+
+// modes lists the words. Those without a description are what the harness calls
+// itself with, for measurements that need a process of their own.
+func modes() []mode {
+	return []mode{
+		{"tokens", "MODEL.gguf...", "prefill and decode beside llama.cpp", measuring((*harness).tokens)},
+		{"gemm", "[bf16|f32]...", "matrix products beside PyTorch", measuring((*harness).gemm)},
+		{"tokenize", "", "one thread beside tiktoken and tokenizers; needs -vocab", measuring((*harness).tokenize)},
+		{"load", "MODEL.gguf...", "from opening the file to the 32nd token, beside llama.cpp", measuring((*harness).load)},
+		{"memory", "MODEL...", "what is resident after decoding at 2048 positions", measuring((*harness).memory)},
+		{"table", "RESULTS.json...", "print results as a table", printTable},
+		{"plot", "RESULTS.json... OUT.png", "draw the ratios", drawPlot},
+		{"load-once", "MODEL", "", once(loadOnce)},
+		{"memory-once", "MODEL", "", once(memoryOnce)},
+	}
+}
+
+// numbers is a flag: a list with commas.
+type numbers []int
+
+func (n *numbers) String() string {
+	var s []string
+	for _, v := range *n {
+		s = append(s, strconv.Itoa(v))
+	}
+	return strings.Join(s, ",")
+}
+
+func (n *numbers) Set(s string) error {
+	*n = nil
+	for f := range strings.SplitSeq(s, ",") {
+		v, err := strconv.Atoi(strings.TrimSpace(f))
+		if err != nil || v < 0 {
+			return fmt.Errorf("%q is no list of numbers such as 128,8192", s)
+		}
+		*n = append(*n, v)
+	}
+	return nil
+}
+
+// parse reads a command line. Flags may stand before and after the mode.
+func parse(args []string, w io.Writer) (*settings, mode, error) {
+	s := &settings{prefill: numbers{512}, depth: numbers{128}}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(w)
+	f.StringVar(&s.python, "python", "", "`INTERPRETER` that has the peers; without it they are skipped")
+	f.StringVar(&s.kernel, "kernel", "", "force kernel `VARIANT` of herd")
+	f.StringVar(&s.out, "json", "", "add the results to `FILE`")
+	f.IntVar(&s.pairs, "pairs", 9, "measure `N` pairs")
+	f.IntVar(&s.threads, "threads", 0, "`N` threads of both sides (default: physical cores)")
+	f.IntVar(&s.probe, "probe", 512, "the probe of memory reads `N` MiB")
+	f.Var(&s.prefill, "prefill", "tokens: prefill `N,N...` tokens, 0: not")
+	f.IntVar(&s.decode, "decode", 32, "tokens: decode `N` tokens, 0: not")
+	f.Var(&s.depth, "depth", "tokens: decode after `N,N...` tokens")
+	f.IntVar(&s.size, "size", 2048, "gemm: `N` rows and columns")
+	f.DurationVar(&s.repeat, "repeat", 300*time.Millisecond, "gemm: repeat a product for `D` in a measurement")
+	f.StringVar(&s.vocab, "vocab", "", "tokenize: `FILE` with the vocabulary, Llama 3's tokenizer.model")
+	f.StringVar(&s.text, "text", "", "tokenize: `FILE` of text (default: the comments in Go's own source)")
+	f.Usage = func() {
+		fmt.Fprintln(w, "usage: go run ./bench [flags] MODE ...")
+		for _, m := range modes() {
+			if m.does != "" {
+				fmt.Fprintf(w, "  %-29s %s\n", strings.TrimSpace(m.word+" "+m.args), m.does)
+			}
+		}
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return nil, mode{}, err
+	}
+	all := modes()
+	i := slices.IndexFunc(all, func(m mode) bool { return m.word == f.Arg(0) })
+	if i < 0 {
+		return nil, mode{}, fmt.Errorf("mode %q is none of those that -help lists", f.Arg(0))
+	}
+	for rest := f.Args()[1:]; len(rest) > 0; rest = f.Args()[1:] {
+		if err := f.Parse(rest); err != nil {
+			return nil, mode{}, err
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		s.args = append(s.args, f.Arg(0))
+	}
+	s.mode = all[i].word
+	return s, all[i], s.check()
+}
+
+// check lists every setting that is out of range.
+func (s *settings) check() error {
+	var errs []error
+	for _, f := range []struct {
+		name        string
+		value, from int
+	}{{"pairs", s.pairs, 1}, {"threads", s.threads, 0}, {"decode", s.decode, 0}, {"size", s.size, 1}, {"probe", s.probe, 1}} {
+		if f.value < f.from {
+			errs = append(errs, fmt.Errorf("-%s is %d, want %d or more", f.name, f.value, f.from))
+		}
+	}
+	if s.repeat <= 0 {
+		errs = append(errs, fmt.Errorf("-repeat is %v, want more than 0", s.repeat))
+	}
+	return errors.Join(errs...)
 }
 
 func main() {
-	var s settings
-	flag.StringVar(&s.python, "python", "", "`INTERPRETER` that has llama_cpp, built for this processor")
-	flag.StringVar(&s.kernel, "kernel", "", "force kernel `VARIANT` of herd")
-	flag.StringVar(&s.out, "json", "", "write results to `FILE` too")
-	flag.IntVar(&s.pairs, "pairs", 9, "measure `N` pairs")
-	flag.IntVar(&s.threads, "threads", 0, "`N` threads of both sides (default: physical cores)")
-	flag.IntVar(&s.prefill, "prefill", 512, "prefill `N` tokens, 0: not")
-	flag.IntVar(&s.decode, "decode", 32, "decode `N` tokens, 0: not")
-	flag.IntVar(&s.from, "depth", 128, "decode after `N` tokens")
-	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: go run ./bench [flags] MODEL.gguf...")
-		flag.PrintDefaults()
-	}
-	flag.Parse()
-	s.models = flag.Args()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := s.run(ctx); err != nil {
+	err := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (s *settings) run(ctx context.Context) error {
-	if len(s.models) == 0 || s.pairs < 1 || s.prefill < 0 || s.decode < 0 || s.from < 0 {
-		return fmt.Errorf("give models, at least one pair and no negative numbers; see -help")
-	}
-	b, err := cpu.New(cpu.Options{Workers: s.threads, Variant: s.kernel})
+// command runs one command line.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	s, m, err := parse(args, stderr)
 	if err != nil {
 		return err
 	}
-	defer b.Close()
-	d := b.Describe()
-	r := report{CPU: d.CPU, Kernel: d.Variant, Workers: d.Workers, Go: runtime.Version()}
-	if s.python == "" {
-		fmt.Println("llama.cpp is skipped: -python names no interpreter that has it")
-	}
-	fmt.Printf("%s, kernel %s, %d threads\n\n%s\n", r.CPU, r.Kernel, r.Workers, header)
-	for _, m := range s.models {
-		results, err := s.model(ctx, b, m, r.Workers)
-		r.Results = append(r.Results, results...)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m, err)
-		}
-	}
-	if s.out == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(s.out, append(text, '\n'), 0o644)
-}
-
-const header = `| model | what | herd / llama.cpp, median (quartiles) | share of read bandwidth |
-|---|---|---|---|`
-
-// model compares on one file and prints a line for each comparison.
-func (s *settings) model(ctx context.Context, b backend.Backend, path string, threads int) (results []result, err error) {
-	room := max(s.prefill, s.from+s.decode, 16)
-	h, err := openHerd(ctx, path, llama.Options{Backend: b, Context: room})
-	if err != nil {
-		return nil, err
-	}
-	defer h.close()
-	var other side
-	if s.python != "" {
-		p, err := startLlamaCpp(ctx, s.python, path, threads, room+64)
-		if err != nil {
-			return nil, err
-		}
-		defer p.close()
-		other = p
-	}
-	probe, err := b.(*cpu.Backend).NewProbe(512 << 20)
-	if err != nil {
-		return nil, err
-	}
-	defer probe.Close()
-	for _, r := range []request{{"prefill", s.prefill, 0}, {"decode", s.decode, s.from}} {
-		if r.N == 0 {
-			continue
-		}
-		res, err := compare(ctx, h, other, probe.Read, r, s.pairs, h.m.Memory().Weights)
-		if err != nil {
-			return results, err
-		}
-		res.Model = filepath.Base(path)
-		results = append(results, res)
-		fmt.Println(res.line())
-	}
-	return results, nil
-}
-
-// line is a row of the table.
-func (r result) line() string {
-	ratio, share := "not installed", ""
-	if r.Ratio != nil {
-		ratio = fmt.Sprintf("%.2f (%.2f to %.2f)", r.Ratio.Median, r.Ratio.Low, r.Ratio.High)
-	}
-	if r.Share != nil {
-		share = fmt.Sprintf("%.0f %% of %.0f GB/s", 100*r.Share.Median, r.Read)
-	}
-	what := fmt.Sprintf("%s %d", r.What.What, r.What.N)
-	if r.What.Depth > 0 {
-		what += fmt.Sprintf(" at %d", r.What.Depth)
-	}
-	return fmt.Sprintf("| %s | %s | %s | %s |", r.Model, what, ratio, share)
+	return m.run(ctx, s, stdout)
 }

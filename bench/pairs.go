@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"time"
 )
 
 // spread is the quartiles and the ends of some numbers.
@@ -27,22 +28,18 @@ func newSpread(xs []float64) spread {
 	return spread{xs[0], at(0.25), at(0.5), at(0.75), xs[len(xs)-1]}
 }
 
-// result is one comparison.
-type result struct {
-	Model    string  `json:"model"`
-	What     request `json:"what"`
-	Ratio    *spread `json:"ratio"`              // of herd to the peer; null without one
-	Herd     float64 `json:"herd"`               // median, tokens/s
-	Peer     float64 `json:"peer,omitempty"`     // median, tokens/s
-	Read     float64 `json:"read_gb_per_s"`      // median of what the probe reads beside
-	Share    *spread `json:"share_of_read"`      // of decoding: weights read by herd, of what the probe reads
-	Repeated int     `json:"repeated,omitempty"` // pairs thrown away because the probes beside them differed
+// A side measures once and returns a rate, the more the better. turn counts the
+// pairs, those that are repeated too.
+type side func(ctx context.Context, turn int) (rate float64, err error)
+
+// A ceiling is what the machine gives at a time.
+type ceiling struct {
+	read float64 // bytes a second
+	peak float64 // operations a second; 0: not asked for
 }
 
-// side is a program that is measured.
-type side interface {
-	measure(ctx context.Context, r request) (rate float64, err error)
-}
+// A probe measures what the machine gives.
+type probe func(ctx context.Context) (ceiling, error)
 
 // maxDrift is how much the probes before and after a pair may differ, and
 // maxRepeats how many pairs may be repeated for it in all, for one comparison.
@@ -51,50 +48,92 @@ const (
 	maxRepeats = 9
 )
 
+// pause lets the threads of the side before stop waiting for more work.
+const pause = 10 * time.Millisecond
+
+// A comparison says what is measured beside what.
+type comparison struct {
+	ours, peer side  // peer may be nil
+	beside     probe // may be nil
+	pairs      int
+	bytes, ops float64 // of memory, of arithmetic, for one unit of our rate; at most one is not 0
+}
+
+// outcome is what the pairs gave.
+type outcome struct {
+	rates    [2][]float64 // ours, the peer's
+	ratios   []float64
+	shares   []float64 // of what the machine gave; empty where that is not known
+	ceilings []float64 // bytes or operations a second, as the comparison asks
+	repeated int       // pairs thrown away because the probes beside them differed
+}
+
 // compare measures pairs: a probe, one side, the other, a probe; the next pair
-// starts with the other side. peer may be nil. bytes are what herd reads of
-// weights for a token.
-func compare(ctx context.Context, ours, peer side, read func(context.Context) (float64, error), r request, pairs int, bytes int64) (result, error) {
-	res := result{What: r}
-	var rates [2][]float64
-	var ratios, shares, reads []float64
-	for i := 0; len(rates[0]) < pairs; i++ {
-		before, err := read(ctx)
+// starts with the other side.
+func (c comparison) compare(ctx context.Context) (o outcome, err error) {
+	probe := c.beside
+	if probe == nil {
+		probe = func(context.Context) (ceiling, error) { return ceiling{}, nil }
+	}
+	for turn := 0; len(o.rates[0]) < c.pairs; turn++ {
+		before, err := probe(ctx)
 		if err != nil {
-			return res, err
+			return o, err
 		}
 		var rate [2]float64
 		for j := range 2 {
-			k := (i + j) % 2
-			if s := [2]side{ours, peer}[k]; s != nil {
-				if rate[k], err = s.measure(ctx, r); err != nil {
-					return res, err
+			k := (turn + j) % 2
+			if s := [2]side{c.ours, c.peer}[k]; s != nil {
+				time.Sleep(pause)
+				if rate[k], err = s(ctx, turn); err != nil {
+					return o, err
 				}
 			}
 		}
-		after, err := read(ctx)
+		time.Sleep(pause)
+		after, err := probe(ctx)
 		if err != nil {
-			return res, err
+			return o, err
 		}
-		if math.Abs(before-after) > maxDrift*max(before, after) && res.Repeated < maxRepeats {
-			res.Repeated++
+		if before.differs(after) && o.repeated < maxRepeats {
+			o.repeated++
 			continue
 		}
-		rates[0], rates[1] = append(rates[0], rate[0]), append(rates[1], rate[1])
-		reads = append(reads, max(before, after)/1e9)
-		if peer != nil {
-			ratios = append(ratios, rate[0]/rate[1])
-		}
-		shares = append(shares, rate[0]*float64(bytes)/max(before, after))
+		o.take(c, rate, ceiling{max(before.read, after.read), max(before.peak, after.peak)})
 	}
-	res.Herd, res.Read = newSpread(rates[0]).Median, newSpread(reads).Median
-	if peer != nil {
-		s := newSpread(ratios)
-		res.Ratio, res.Peer = &s, newSpread(rates[1]).Median
+	return o, nil
+}
+
+// differs tells whether the machine changed too much to compare.
+func (c ceiling) differs(d ceiling) bool {
+	far := func(a, b float64) bool { return math.Abs(a-b) > maxDrift*max(a, b) }
+	return far(c.read, d.read) || far(c.peak, d.peak)
+}
+
+func (o *outcome) take(c comparison, rate [2]float64, beside ceiling) {
+	o.rates[0] = append(o.rates[0], rate[0])
+	if c.peer != nil {
+		o.rates[1] = append(o.rates[1], rate[1])
+		o.ratios = append(o.ratios, rate[0]/rate[1])
 	}
-	if r.What == "decode" {
-		s := newSpread(shares)
-		res.Share = &s
+	need, has := c.bytes, beside.read
+	if c.ops > 0 {
+		need, has = c.ops, beside.peak
 	}
-	return res, nil
+	if need > 0 && has > 0 {
+		o.ceilings = append(o.ceilings, has)
+		o.shares = append(o.shares, rate[0]*need/has)
+	}
+}
+
+// fill writes an outcome into a result; of names the ceiling.
+func (r *result) fill(o outcome, of string) {
+	r.Pairs, r.Repeated, r.Herd = len(o.rates[0]), o.repeated, newSpread(o.rates[0]).Median
+	if len(o.ratios) > 0 {
+		s := newSpread(o.ratios)
+		r.Ratio, r.Other = &s, newSpread(o.rates[1]).Median
+	}
+	if len(o.shares) > 0 {
+		r.Share = &share{newSpread(o.shares), newSpread(o.ceilings).Median, of}
+	}
 }
