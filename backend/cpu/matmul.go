@@ -10,9 +10,12 @@ import (
 )
 
 const (
-	tileLen  = 256     // columns of a decoded tile: [256, 16] F32 are 16 KiB, so it stays in the first cache
-	callWork = 1 << 15 // row-columns of a panel between two pauses: 50 us at most with vectors
-	smallOp  = 1 << 15 // multiplications that are not worth a second worker
+	tileLen   = 256     // columns of a decoded tile: [256, 16] F32 are 16 KiB, so it stays in the first cache
+	valueLen  = 128     // columns of a block of F32 inputs, so that two panels of F32 take 16 KiB too
+	pairLen   = 256     // of bfloat16
+	unpackLen = 512     // of codes: those of two panels take 16 KiB
+	callWork  = 1 << 17 // row-columns of a panel between two pauses: 50 us at most with vectors
+	smallOp   = 1 << 15 // multiplications that are not worth a second worker
 )
 
 // matmulTask is MatMul: chunks are runs of panels, counted over all weights.
@@ -20,9 +23,8 @@ type matmulTask struct {
 	rows, k int
 	x       input[float32] // rounded if asked for
 	b       input[uint16]  // bfloat16, for weights that are multiplied with such
-	xq      []int8         // [rows*codes, qStride] codes of x, where a weight takes them
-	qStride int
-	codes   int // rows of codes for a row: 2 where what the first leaves is rounded too
+	q       input[int8]    // codes of x, where a weight takes them, codes rows for a row
+	codes   int            // 2 where what the first codes leave is rounded too
 	part    [backend.MaxWeights]matmulPart
 
 	parts, panels, perChunk int
@@ -37,18 +39,18 @@ type input[T number] struct {
 	rows         int
 }
 
-// newInput takes room for rows of k columns in blocks where there are enough rows
-// for that to matter. Rows are a cache line longer, since those a power of two
+// newInput takes room for rows of k columns, in blocks of so many where there are
+// enough rows for that to matter. Rows are a cache line longer, since those a power of two
 // apart compete for the same lines of the first-level cache. An odd k is made even
 // by zeros, as pairs want it.
-func newInput[T number](a *arena, rows, k int) input[T] {
+func newInput[T number](a *arena, rows, k, cols int) input[T] {
 	var one T
 	in := input[T]{cols: k + k%2, rows: rows}
 	if rows >= kernel.MaxRows {
-		in.cols = min(in.cols, tileLen)
+		in.cols = min(in.cols, cols)
 	}
 	in.stride = in.cols + 64/int(unsafe.Sizeof(one))
-	in.s = slice[T](a, (k+in.cols-1)/in.cols*rows*in.stride)
+	in.s = slice[T](a, in.blocks(k)*rows*in.stride)
 	return in
 }
 
@@ -56,6 +58,9 @@ func newInput[T number](a *arena, rows, k int) input[T] {
 func (in *input[T]) at(r, col int) []T {
 	return in.s[(col/in.cols*in.rows+r)*in.stride+col%in.cols:]
 }
+
+// blocks is the number of blocks of k columns.
+func (in *input[T]) blocks(k int) int { return (k + in.cols - 1) / in.cols }
 
 // set copies a row.
 func (in *input[T]) set(r int, x []T) {
@@ -72,7 +77,7 @@ type matmulPart struct {
 	stride int
 	first  int            // panels of the weights before
 	format *kernel.Format // of a packed weight with kernels for its codes, or nil
-	meta   []kernel.Meta  // [rows*codes, k/Sub] where the weight takes codes of x
+	meta   []kernel.Meta  // [blocks][rows*codes][q.cols/Sub] where the weight takes codes of x
 	dot    bool           // the weight takes bfloat16
 }
 
@@ -105,8 +110,11 @@ func (e *exec) matMul(a *backend.Args) {
 			panic(&backend.ShapeError{Op: "MatMul", Detail: fmt.Sprintf("weight %s is of another backend", w.Name())})
 		}
 		codes := p.format != nil && p.format.Group == a.Round.Group()
+		if codes && !t.codes {
+			m.q = newInput[int8](&e.arena, m.rows*m.codes, m.k, unpackLen)
+		}
 		if codes {
-			p.meta = slice[kernel.Meta](&e.arena, m.rows*m.codes*m.k/p.format.Sub)
+			p.meta = slice[kernel.Meta](&e.arena, m.q.blocks(m.k)*m.q.rows*m.q.cols/p.format.Sub)
 		}
 		t.codes, t.dot, t.values = t.codes || codes, t.dot || p.dot, t.values || !codes && !p.dot
 		m.panels += panels(w.Rows())
@@ -128,24 +136,20 @@ func (m *matmulTask) prepare(e *exec, pairs bool) {
 		return
 	}
 	if t.values {
-		m.x = newInput[float32](&e.arena, m.rows, m.k)
+		m.x = newInput[float32](&e.arena, m.rows, m.k, valueLen)
 	}
 	if t.dot {
-		m.b = newInput[uint16](&e.arena, m.rows, m.k)
-	}
-	if t.codes {
-		m.qStride = m.k + 64 // as in newInput
-		m.xq = slice[int8](&e.arena, m.rows*m.codes*m.qStride)
+		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen)
 	}
 	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
 	*t = roundTask{}
 }
 
-// divide sets the panels of a chunk: a sixteenth of a worker's part, and of a few
+// divide sets the panels of a chunk: a thirty-second of a worker's part, and of a few
 // rows, which wait for memory, enough to be read without a stop.
 func (m *matmulTask) divide(workers int) {
 	const run = 1 << 18 // bytes
-	m.perChunk = max(1, m.panels/(16*workers))
+	m.perChunk = max(1, m.panels/(32*workers))
 	if m.rows <= 2 {
 		bytes := int64(0)
 		for i := range m.part[:m.parts] {
@@ -219,61 +223,95 @@ func (t *roundTask) bf16(w *worker, r int, x []float32) {
 // returns what these leave, and adds to sum what they stand for.
 func (t *roundTask) code(w *worker, r, i int, x, sum []float32) []float32 {
 	m, group := t.m, t.round.Group()
-	d, sums := slice[float32](&w.scratch, m.k/group), slice[int32](&w.scratch, m.k/16)
-	q, at := slice[int8](&w.scratch, m.k), r*m.codes+i
+	length := m.k
 	if t.codes {
-		q = m.xq[at*m.qStride:][:m.k]
+		length = m.q.cols
 	}
-	w.kernels.RoundI8(q, d, sums, x, group)
-	for i := range m.part[:m.parts] {
-		if p := &m.part[i]; p.meta != nil {
-			n := m.k / p.format.Sub
-			p.format.Metas(p.meta[at*n:][:n], sums, d)
+	d, sums := slice[float32](&w.scratch, length/group), slice[int32](&w.scratch, length/16)
+	q, at := slice[int8](&w.scratch, length), r*m.codes+i
+	var rest []float32
+	if i < m.codes-1 {
+		rest = slice[float32](&w.scratch, m.k)
+	}
+	for col := 0; col < m.k; col += length {
+		n := min(length, m.k-col)
+		if t.codes {
+			q = m.q.at(at, col)
 		}
-	}
-	for i := 0; t.values && i < m.k; i++ {
-		sum[i] += float32(float32(q[i]) * d[i/group])
-	}
-	if i == m.codes-1 {
-		return nil
-	}
-	rest := slice[float32](&w.scratch, m.k)
-	for i, v := range x {
-		rest[i] = v - float32(float32(q[i])*d[i/group])
+		q, x := q[:n], x[col:][:n]
+		w.kernels.RoundI8(q, d, sums, x, group)
+		for i := range m.part[:m.parts] {
+			if p := &m.part[i]; p.meta != nil {
+				p.format.Metas(p.metas(&m.q, at, col)[:n/p.format.Sub], sums, d)
+			}
+		}
+		if t.values {
+			for i, c := range q {
+				sum[col+i] += float32(float32(c) * d[i/group])
+			}
+		}
+		if rest != nil {
+			for i, v := range x {
+				rest[col+i] = v - float32(float32(q[i])*d[i/group])
+			}
+		}
 	}
 	return rest
 }
 
+// metas is what belongs to row r of q from column col on, to the end of its block.
+func (p *matmulPart) metas(q *input[int8], r, col int) []kernel.Meta {
+	return p.meta[((col/q.cols*q.rows+r)*q.cols+col%q.cols)/p.format.Sub:]
+}
+
 func (m *matmulTask) run(w *worker, chunk int) {
 	end := min((chunk+1)*m.perChunk, m.panels)
-	work := 0 // since the last pause
-	for p := chunk * m.perChunk; p < end; {
-		i := m.parts - 1
-		for p < m.part[i].first {
-			i--
+	most := m.panels
+	if m.rows >= kernel.MaxRows { // outputs stay in the second-level cache
+		most = max(1<<16/(m.rows*panel)/kernel.Pair, 1) * kernel.Pair
+	}
+	for p, i := chunk*m.perChunk, 0; p < end; {
+		for i < m.parts-1 && p >= m.part[i+1].first {
+			i++
 		}
+		part := &m.part[i]
+		n := min(end-p, most, part.first+panels(part.w.Rows())-p)
+		mark := w.scratch.mark()
+		if !m.some(w, part, p-part.first, n) {
+			return
+		}
+		w.scratch.release(mark)
+		p += n
+	}
+}
+
+// some multiplies with n panels of a weight from at on. It reports false where the
+// step has been stopped.
+func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
+	cols := min(n*panel, part.w.Rows()-at*panel)
+	out, stride := part.out[at*panel:], part.stride
+	// The kernels write whole panels; and rows of the output, a power of two apart,
+	// would compete for the same lines of the caches at every part of k.
+	direct := m.rows < kernel.MaxRows && cols == n*panel
+	if !direct {
+		out, stride = slice[float32](&w.scratch, m.rows*n*panel), n*panel
+	}
+	work := 0 // since the last pause
+	for i := 0; i < n; {
 		if work += m.rows * m.k; work > callWork/8 {
 			if work = 0; w.pause() {
-				return
+				return false
 			}
 		}
-		part, mark := &m.part[i], w.scratch.mark()
-		at := p - part.first
-		n := max(m.together(part, at, end-p), 1)
-		if cols := min(n*panel, part.w.Rows()-at*panel); m.rows < kernel.MaxRows && cols == n*panel {
-			m.panel(w, part, at, n, part.out[at*panel:], part.stride)
-		} else {
-			// The kernels write whole panels; and rows of the output, a power of two
-			// apart, would compete for the same lines of the caches at every part of k.
-			out := slice[float32](&w.scratch, m.rows*n*panel)
-			m.panel(w, part, at, n, out, n*panel)
-			for r := range m.rows {
-				copy(part.out[r*part.stride+at*panel:][:cols], out[r*n*panel:])
-			}
-		}
-		p += n
+		mark, k := w.scratch.mark(), max(m.together(part, at+i, n-i), 1)
+		m.panel(w, part, at+i, k, out[i*panel:], stride)
 		w.scratch.release(mark)
+		i += k
 	}
+	for r := 0; r < m.rows && !direct; r++ {
+		copy(part.out[r*part.stride+at*panel:][:cols], out[r*stride:])
+	}
+	return true
 }
 
 // together is how many of n panels from i on, all whole, are multiplied at once; 0
@@ -322,10 +360,6 @@ func rowsPerCall(k int) int {
 	return max(callWork/max(k, 1)/kernel.MaxRows, 1) * kernel.MaxRows
 }
 
-// unpackLen is the inputs of a panel that are unpacked at once: their codes are
-// 16 KiB, and stay in the first-level cache with the codes of a tile of rows.
-const unpackLen = 1024
-
 // values multiplies with a panel whose codes are unpacked, and turned into
 // weights, part by part, once for all rows.
 func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stride int) {
@@ -336,7 +370,7 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 		n := min(tileLen, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, col, n)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
 	}
 }
 
@@ -344,13 +378,13 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 // many as together says.
 func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
 	f, weight := p.format, p.w.(*packed)
-	rows, subs, dst, dstStride := m.rows*m.codes, m.k/p.format.Sub, out, stride
+	rows, dst, dstStride := m.q.rows, out, stride
 	if m.codes == 2 {
 		dst, dstStride = slice[float32](&w.scratch, rows*n*panel), n*panel
 	}
 	if f.Fused() && rows <= 2 {
 		scales := slice[float32](&w.scratch, f.Scales(f.Block))
-		f.ProductRows(&w.call, dst, dstStride, m.xq, m.qStride, p.meta, subs, weight.panel(i), scales, rows, m.k)
+		f.ProductRows(&w.call, dst, dstStride, m.q.s, m.q.stride, p.meta, m.k/f.Sub, weight.panel(i), scales, rows, m.k)
 	} else if !m.spread(w, p, i, n, dst, dstStride) {
 		return
 	}
@@ -359,23 +393,24 @@ func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, 
 	}
 }
 
-// spread is integer with codes that are unpacked part by part, once for all
-// rows. It reports false where the step has been stopped.
+// spread is integer with codes that are unpacked block by block of the input, once
+// for all rows. It reports false where the step has been stopped.
 func (m *matmulTask) spread(w *worker, p *matmulPart, i, n int, dst []float32, dstStride int) bool {
-	f, weight, length := p.format, p.w.(*packed), unpackLen/n
-	rows, subs, step := m.rows*m.codes, m.k/p.format.Sub, rowsPerCall(unpackLen)
-	codes, scales := slice[byte](&w.scratch, unpackLen*panel), slice[float32](&w.scratch, f.Scales(unpackLen))
+	f, weight, q := p.format, p.w.(*packed), &m.q
+	length := min(unpackLen, q.cols)
+	step := rowsPerCall(n * length)
+	codes, scales := slice[byte](&w.scratch, n*length*panel), slice[float32](&w.scratch, n*f.Scales(length))
 	for col := 0; col < m.k; col += length {
 		k := min(length, m.k-col)
 		for j := range n {
 			f.Unpack(codes[j*k*panel:], scales[j*f.Scales(k):], weight.panel(i + j)[col/f.Block*f.Bytes:], k)
 		}
-		for r := 0; r < rows; r += step {
+		for r := 0; r < q.rows; r += step {
 			if r > 0 && w.pause() {
 				return false
 			}
-			f.Product(&w.call, n, dst[r*dstStride:], dstStride, m.xq[r*m.qStride+col:], m.qStride,
-				p.meta[r*subs+col/f.Sub:], subs, codes, scales, min(step, rows-r), k, col > 0)
+			f.Product(&w.call, n, dst[r*dstStride:], dstStride, q.at(r, col), q.stride,
+				p.metas(q, r, col), q.cols/f.Sub, codes, scales, min(step, q.rows-r), k, col > 0)
 		}
 	}
 	return true
@@ -394,15 +429,21 @@ func (m *matmulTask) addCodes(out []float32, stride int, both []float32, wide in
 // kernelFunc is a float kernel of a kernel.Set.
 type kernelFunc[X, W number] = func(panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)
 
-// multiply adds the product of columns [col, col+n) of the input, which lie in one
-// of its blocks, with panels of w to out, or writes it where col is 0.
-func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, col, n int) {
-	step := rowsPerCall(n * panels)
-	for r := 0; r < x.rows; r += step {
-		if r > 0 && wk.pause() {
-			return
+// multiply adds the product of columns [col, col+n) of the input with panels of w to
+// out, or writes it where col is 0, block by block.
+func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int) {
+	for end := col + n; col < end; {
+		n := min(x.cols-col%x.cols, end-col)
+		step := rowsPerCall(n * panels)
+		for r := 0; r < x.rows; r += step {
+			if (r > 0 || col > 0) && wk.pause() {
+				return
+			}
+			f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.rows-r), n, col > 0)
 		}
-		f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.rows-r), n, col > 0)
+		if col += n; col < end {
+			w = w[n/unit*wStride:]
+		}
 	}
 }
 
@@ -412,38 +453,23 @@ func (m *matmulTask) floats(w *worker, p *matmulPart, i, n int, out []float32, s
 	mem, step := weight.mem[i*weight.panelBytes():], weight.panelBytes()/2
 	switch {
 	case p.dot:
-		blocks(m, w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2, step, k+k%2)
+		multiply(w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2*panel, step, 2, 0, k+k%2)
 	case weight.typ == backend.F32:
-		blocks(m, w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), 1, step/2, k)
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), panel, step/2, 1, 0, k)
 	case m.rows >= kernel.MaxRows:
 		m.widened(w, weight, mem, n, out, stride)
 	case weight.typ == backend.F16:
-		blocks(m, w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), 1, step, k)
+		multiply(w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), panel, step, 1, 0, k)
 	default:
-		blocks(m, w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2, step, k+k%2)
-	}
-}
-
-// blocks multiplies with panels as they are, block by block of the input, unit
-// inputs side by side.
-func blocks[X, W number](m *matmulTask, w *worker, f kernelFunc[X, W], n int, out []float32, stride int, x *input[X], p []W, unit, step, k int) {
-	length := x.cols
-	if m.rows >= kernel.MaxRows {
-		length = min(length, tileLen/n*unit)
-	}
-	for col := 0; col < k; col += length {
-		if col > 0 && w.pause() {
-			return
-		}
-		multiply(w, f, n, out, stride, x, p[col*panel:], panel*unit, step, col, min(length, k-col))
+		multiply(w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2*panel, step, 2, 0, k+k%2)
 	}
 }
 
 // widened multiplies with panels of 16-bit floats that are widened part by part,
 // once for all rows.
 func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out []float32, stride int) {
-	length, step, k := tileLen/n, weight.panelBytes()/2, weight.panelBytes()/(2*panel)
-	tile := slice[float32](&w.scratch, tileLen*panel)
+	length, step, k := valueLen, weight.panelBytes()/2, weight.panelBytes()/(2*panel)
+	tile := slice[float32](&w.scratch, n*length*panel)
 	src := as[uint16](mem)
 	for col := 0; col < k; col += length {
 		if col > 0 && w.pause() {
@@ -458,7 +484,7 @@ func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out [
 				w.kernels.WidenPairs(to, from)
 			}
 		}
-		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, col, cols)
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols)
 	}
 }
 
@@ -474,7 +500,7 @@ func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packe
 		}
 		cols := min(n, m.k-col)
 		weight.tile(tile, tmp, i, col, cols)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, col, cols)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols)
 	}
 }
 
@@ -514,6 +540,6 @@ func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []f
 		}
 		n := min(tileLen, m.k-col)
 		gather(tile, &weight.v, i*panel, col, n)
-		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, col, n)
+		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
 	}
 }

@@ -101,7 +101,12 @@ var (
 	floatW3      = reg.RDX // three of them
 	floatK       = reg.RCX
 	floatCur     = reg.RAX
+	floatNext    = reg.R13 // the rows after these
 )
+
+// floatAhead reports whether the rows after these are asked for, which lie behind
+// them: a line a step.
+func floatAhead(panels, rows int) bool { return panels == 2 && rows == 12 }
 
 const floatUnroll = 4
 
@@ -143,6 +148,10 @@ func (f float512) rows(g gen, panels, rows int) {
 	label := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
 	g.arg("k", floatK)
 	f.sums(g, panels, rows, true)
+	if floatAhead(panels, rows) {
+		g.LEAQ(Mem{Base: floatX[3], Index: floatXStride, Scale: 2}, floatNext)
+		g.ADDQ(floatXStride, floatNext)
+	}
 	g.CMPQ(floatK, U8(floatUnroll))
 	g.JB(LabelRef(label("tail")))
 	g.Label(label("loop"))
@@ -190,6 +199,9 @@ func (f float512) steps(g gen, panels, rows, n int) {
 	first, group := rows*panels, panels*f.vectors // registers of weights, those of a step
 	room := (28 - first) / group * group
 	for u := range n {
+		if floatAhead(panels, rows) {
+			g.PREFETCHT0(at(floatNext, 64*u))
+		}
 		weights := make([][]reg.VecPhysical, panels)
 		for p := range panels {
 			at := (u*group + p*f.vectors) % room
@@ -205,6 +217,9 @@ func (f float512) steps(g gen, panels, rows, n int) {
 				}
 			}
 		}
+	}
+	if floatAhead(panels, rows) {
+		g.ADDQ(U32(64*n), floatNext)
 	}
 	for i := 0; i < rows; i += 3 {
 		g.ADDQ(U8(4*n*f.vectors), floatX[i/3])

@@ -13,6 +13,7 @@ type pair512 struct {
 	gen
 	recipe
 	c, x, x3, xStride, meta, curM, count, out reg.GPPhysical
+	nextX, nextMeta                           reg.GPPhysical   // of the rows after these
 	codes, scales                             []reg.GPPhysical // of a panel each
 	w, b, scale, min                          []reg.VecPhysical
 }
@@ -27,7 +28,7 @@ func (g gen) int8Pair512(r recipe) {
 	g.begin(name, "func(c *int64)", name+" is int8x"+r.name+"AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second",
 		"panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs",
 		"beside them.")
-	d := pair512{g, r, reg.RAX, reg.RSI, reg.RDX, reg.R10, reg.RDI, reg.R12, reg.RCX, reg.R15,
+	d := pair512{g, r, reg.RAX, reg.RSI, reg.RDX, reg.R10, reg.RDI, reg.R12, reg.RCX, reg.R15, reg.R11, reg.R14,
 		[]reg.GPPhysical{reg.R8, reg.RBX}, []reg.GPPhysical{reg.R9, reg.R13}, zmm[24:26], zmm[26:28], zmm[28:30], zmm[30:32]}
 	g.Load(g.Param("c"), d.c)
 	g.MOVQ(at(d.c, callX), d.x)
@@ -42,6 +43,13 @@ func (g gen) int8Pair512(r recipe) {
 	g.ADDQ(at(d.c, callCodesStep), d.codes[1])
 	g.ADDQ(at(d.c, callScalesStep), d.scales[1])
 	g.rowSwitch(d.c, rowsPair512, func(rows int, label func(string) string) {
+		if d.ahead(rows) {
+			g.LEAQ(Mem{Base: d.x3, Index: d.xStride, Scale: 1}, d.nextX)
+			g.LEAQ(Mem{Base: d.nextX, Index: d.xStride, Scale: 2}, d.nextX)
+			g.MOVQ(at(d.c, callMetaStride), d.nextMeta)
+			g.IMUL3Q(U8(rows), d.nextMeta, d.nextMeta)
+			g.ADDQ(d.meta, d.nextMeta)
+		}
 		g.eachBlock(r, label, blocks{
 			clear: func() {
 				for i := range 2 * rows {
@@ -56,12 +64,20 @@ func (g gen) int8Pair512(r recipe) {
 				d.finish(rows)
 				g.advance(r, d.x, d.codes[0], d.scales[0])
 				g.advance(r, d.x3, d.codes[1], d.scales[1])
+				if d.ahead(rows) {
+					g.ADDQ(U32(64*r.sub/8), d.nextX)
+					g.ADDQ(U8(metaBytes*rows), d.nextMeta)
+				}
 			},
 			whole: func() { d.whole(rows) },
 			metas: []reg.GPPhysical{d.meta}, count: d.count, left: at(d.c, callBlocks),
 		})
 	})
 }
+
+// ahead reports whether the rows after these are asked for, which lie behind them:
+// a whole tile of them, a line for every 8 inputs and for the metas of a sub-block.
+func (d pair512) ahead(rows int) bool { return rows == rowsPair512[0] }
 
 // outs calls f with the outputs of every row and panel.
 func (d pair512) outs(rows int, f func(row, p int, m Mem)) {
@@ -84,6 +100,9 @@ func (d pair512) start(rows int) {
 		}
 	}
 	d.MOVQ(d.meta, d.curM)
+	if d.ahead(rows) {
+		d.PREFETCHT0(at(d.nextMeta, 0))
+	}
 	for row := range rows {
 		d.VPBROADCASTD(at(d.curM, metaStart), d.dot(row, 0))
 		d.VMOVDQA32(d.dot(row, 0), d.dot(row, 1))
@@ -104,6 +123,9 @@ func (d pair512) multiply(rows int) {
 	for i := range d.sub / 4 {
 		for p := range 2 {
 			d.VMOVDQU32(at(d.codes[p], word*i), d.w[p])
+		}
+		if d.ahead(rows) && i%2 == 0 {
+			d.PREFETCHT0(at(d.nextX, 32*i))
 		}
 		for row := range rows {
 			m := at(d.x, 4*i)

@@ -84,17 +84,22 @@ type Meta struct {
 
 // Metas fills meta [K/Sub] for a row rounded by RoundI8 in groups of Group.
 func (f *Format) Metas(meta []Meta, sums []int32, d []float32) {
-	per := f.Sub / sumLen
-	for i := range meta {
-		n := sums[i*per]
-		if per == 2 {
-			n += sums[i*2+1]
+	per, group := f.Sub/sumLen, f.Group/f.Sub // sums of a meta, metas of a scale
+	for len(meta) > 0 {
+		scale, some := d[0], meta[:min(group, len(meta))]
+		for i := range some {
+			n := sums[0]
+			if per == 2 {
+				n += sums[1]
+			}
+			sums = sums[per:]
+			m := Meta{-f.Offset * n, float32(n), scale}
+			if group == 1 {
+				m.Sum *= scale
+			}
+			some[i] = m
 		}
-		m := Meta{-f.Offset * n, float32(n), d[i*f.Sub/f.Group]}
-		if f.Group == f.Sub {
-			m.Sum *= m.D
-		}
-		meta[i] = m
+		d, meta = d[1:], meta[len(some):]
 	}
 }
 
