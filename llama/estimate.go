@@ -61,6 +61,9 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 	}
 	var ok bool
 	positions := o.context(c.config, 0)
+	if err := c.kv(o).Err(); err != nil {
+		return Memory{}, fmt.Errorf("llama: %s: %w: %w", c.path, err, ErrUnsupported)
+	}
 	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), c.kv(o).PageBytes()); !ok {
 		return Memory{}, fileErr(c.path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
@@ -75,21 +78,21 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 // one layer allocate, and a block of logits.
 func scratch(c Config, rows int) int64 {
 	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
-	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
-	layer := r * (6*d + 3*q + 3*kv + 3*int64(c.HiddenDim))
+	common := r * (1 + d + int64(c.HeadDim))                       // ids, residual, rotations
+	attend, feed := r*(3*d+3*q+3*kv), r*(3*d+3*int64(c.HiddenDim)) // one gives its memory back to the other
 	if c.AttentionBias {
-		layer += r * (q + 2*kv)
+		attend += r * (q + 2*kv)
 	}
 	if c.AttentionOutputBias {
-		layer += r * d
+		attend += r * d
 	}
 	if c.MLPBias {
-		layer += r * (2*int64(c.HiddenDim) + d)
+		feed += r * (2*int64(c.HiddenDim) + d)
 	}
 	n := min(r, logitRows)
 	output := 2*r*d + n*int64(c.Vocab)
 	// The host's copy of the logits comes on top.
-	return 4 * (common + max(layer, output) + n*int64(c.Vocab))
+	return 4 * (common + max(attend, feed, output) + n*int64(c.Vocab))
 }
 
 // kv is the geometry of the pages of keys and values.
