@@ -154,8 +154,11 @@ func checkKV(a *Args, name string) {
 // see.
 func paged(a *Args, name string) {
 	g := a.KV
-	if !g.Type.Float() || a.Layer < 0 || a.Layer >= g.Layers {
-		panic(shapeErr(name, "pages of %v, layer %d of %d", g.Type, a.Layer, g.Layers))
+	if err := g.Err(); err != nil {
+		panic(shapeErr(name, "%v", err))
+	}
+	if a.Layer < 0 || a.Layer >= g.Layers {
+		panic(shapeErr(name, "layer %d of %d", a.Layer, g.Layers))
 	}
 	size := g.PageBytes()
 	for i := range a.Layout.Segments {

@@ -1,5 +1,7 @@
 package backend
 
+import "fmt"
+
 // PageLen is the number of positions in a page of keys and values.
 const PageLen = 64
 
@@ -47,20 +49,32 @@ func (l *Layout) Rows() int { return len(l.Pos) }
 // key-value head a block: of keys [HeadDim, PageLen], of values
 // [PageLen, HeadDim]. So both products of attention read rows of what they sum
 // over, and neither has to transpose.
+//
+// Q8_0 is what files call so: for every 32 elements of a position of a head,
+// codes of RoundI8 with groups of 32, and their d rounded to F16, to nearest even
+// (which is infinite from m = 127*65520 on). An element is code * d. The codes of a
+// block come first, as elements of other types do, then its scales: of keys
+// [HeadDim/32, PageLen], of values [PageLen, HeadDim/32]. HeadDim is a multiple
+// of 32.
 type KV struct {
-	Type    DType // F32, F16 or BF16
+	Type    DType // F32, F16, BF16 or Q8_0
 	Layers  int
 	Heads   int // key-value heads
 	HeadDim int
 }
 
-// Offset is where a head's block starts, in elements. value is 0 for keys and 1
-// for values.
+// Offset is where a head's block starts, in elements, or bytes for Q8_0. value is
+// 0 for keys and 1 for values.
 func (g KV) Offset(layer, value, head int) int {
-	return ((layer*2+value)*g.Heads + head) * PageLen * g.HeadDim
+	n := PageLen * g.HeadDim
+	if g.Type == Q8_0 {
+		n = n / Q8_0.BlockElems() * Q8_0.BlockBytes()
+	}
+	return ((layer*2+value)*g.Heads + head) * n
 }
 
-// At is where element i of a position of a head's keys or values lies.
+// At is where element i of a position of a head's keys or values lies, counted as
+// Offset does.
 func (g KV) At(layer, value, head, slot, i int) int {
 	if value == 0 {
 		return g.Offset(layer, value, head) + i*PageLen + slot
@@ -68,9 +82,31 @@ func (g KV) At(layer, value, head, slot, i int) int {
 	return g.Offset(layer, value, head) + slot*g.HeadDim + i
 }
 
+// ScaleAt is the byte of Q8_0 where the scale of that element lies.
+func (g KV) ScaleAt(layer, value, head, slot, i int) int {
+	n, block := Q8_0.BlockElems(), g.Offset(layer, value, head)+PageLen*g.HeadDim
+	if value == 0 {
+		return block + 2*(i/n*PageLen+slot)
+	}
+	return block + 2*(slot*(g.HeadDim/n)+i/n)
+}
+
 // PageBytes is the size of a page.
 func (g KV) PageBytes() int64 {
-	return int64(g.Layers) * 2 * int64(g.Heads) * PageLen * int64(g.HeadDim) * int64(g.Type.BlockBytes())
+	head := int64(PageLen) * int64(g.HeadDim) * int64(g.Type.BlockBytes()) / int64(g.Type.BlockElems())
+	return int64(g.Layers) * 2 * int64(g.Heads) * head
+}
+
+// Err says why keys and values of the type and head size cannot be, or is nil.
+func (g KV) Err() error {
+	switch n := Q8_0.BlockElems(); {
+	case g.Type.Float():
+	case g.Type != Q8_0:
+		return fmt.Errorf("keys and values of type %v: want F32, F16, BF16 or Q8_0", g.Type)
+	case g.HeadDim%n != 0:
+		return fmt.Errorf("keys and values of type Q8_0 need a head size that is a multiple of %d, not %d: use F16, BF16 or F32", n, g.HeadDim)
+	}
+	return nil
 }
 
 func (l *Layout) check(op string, rows int) {

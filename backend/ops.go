@@ -51,14 +51,14 @@ const (
 	RoPEBackward
 
 	// KVAppend writes keys In[0] and values In[1] [R,G*hd] of layer Layer into
-	// the pages of the Layout, rounded to KV.Type. Inference only.
+	// the pages of the Layout, rounded to KV.Type as KV says. Inference only.
 	KVAppend
 	// Attention: for head h with key-value head g = h / (H/G), over the key rows
 	// t that the Layout lets row r see,
 	// Out[0][r,h] = sum_t softmax_t(Scale * q[r,h].k[t,g]) v[t,g].
 	// In[0] q [R,H*hd]; keys and values lie in the Layout's pages (geometry KV,
 	// layer Layer), or are In[1] and In[2] [R,G*hd] where segments have no
-	// pages. The sum over keys is cut at multiples of PageLen of the key row
+	// pages. The sum over keys is cut at fixed multiples of the key row
 	// (https://arxiv.org/abs/1706.03762, section 3.2; grouped queries
 	// https://arxiv.org/abs/2305.13245).
 	Attention

@@ -30,8 +30,8 @@ type Options struct {
 	Backend backend.Backend
 	// Precision is PrecisionAuto by default.
 	Precision Precision
-	// KVType is the type of cached keys and values, backend.F32, F16 or
-	// BF16; zero is F32 under PrecisionF32 and for F32 weights, else F16.
+	// KVType is the type of cached keys and values, backend.F32, F16, BF16 or
+	// Q8_0 (heads of a multiple of 32); zero is F32 under PrecisionF32 and for F32 weights, else F16.
 	KVType backend.DType
 	// Context is the most positions of a session that does not ask for its own
 	// number; 0 is the model's, at most DefaultContext.
@@ -87,10 +87,10 @@ func (o Options) Validate() error {
 
 func checkKVType(t backend.DType) error {
 	switch t {
-	case backend.Invalid, backend.F32, backend.F16, backend.BF16:
+	case backend.Invalid, backend.F32, backend.F16, backend.BF16, backend.Q8_0:
 		return nil
 	}
-	return fmt.Errorf("llama: keys and values of type %v are %w: F32, F16 and BF16 are", t, ErrUnsupported)
+	return fmt.Errorf("llama: keys and values of type %v are %w: F32, F16, BF16 and Q8_0 are", t, ErrUnsupported)
 }
 
 // batchRows is the resolved BatchRows.

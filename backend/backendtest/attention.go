@@ -1,9 +1,12 @@
 package backendtest
 
 import (
+	"encoding/binary"
 	"math"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 )
 
 // heads is a geometry of attention.
@@ -142,6 +145,10 @@ func (c *testCase) addPages() {
 	for _, table := range c.tables {
 		for range table {
 			page := len(c.pages)
+			if g.Type == backend.Q8_0 {
+				c.pages = append(c.pages, c.pageQ8(func(at int) bool { return seen[place{page, at}] }))
+				continue
+			}
 			n := int(g.PageBytes()) / g.Type.BlockBytes()
 			o := newOperand(g.Type, dense, func(i int) float64 {
 				if !seen[place{page, i}] {
@@ -157,10 +164,63 @@ func (c *testCase) addPages() {
 	}
 }
 
+// pageQ8 is a page of Q8_0, an operand of bytes: random codes and scales where
+// seen reports that the element is, else the code -128, which there is none of,
+// and NaN.
+func (c *testCase) pageQ8(seen func(at int) bool) *operand {
+	g := c.args.KV
+	mem := make([]byte, g.PageBytes())
+	for e := range 2 * g.Layers * g.Heads * backend.PageLen * g.HeadDim {
+		i, slot, h := e%g.HeadDim, e/g.HeadDim%backend.PageLen, e/g.HeadDim/backend.PageLen
+		layer, value, head := h/g.Heads/2, h/g.Heads%2, h%g.Heads
+		at := g.At(layer, value, head, slot, i)
+		code, scale := byte(0x80), float32(math.NaN())
+		if seen(at) {
+			code, scale = byte(c.rng.IntN(255)-127), float32(c.rng.ExpFloat64()/127)
+		}
+		mem[at] = code
+		if i%backend.Q8_0.BlockElems() == 0 {
+			binary.LittleEndian.PutUint16(mem[g.ScaleAt(layer, value, head, slot, i):], block.F32ToF16(scale))
+		}
+	}
+	o := newOperand(backend.I8, dense, func(i int) float64 { return float64(int8(mem[i])) }, len(mem))
+	o.view.Buf = host(o.view.Buf.Bytes()[guard:])
+	o.view.Off = 0
+	return o
+}
+
+// elements are the numbers in an operand, those of a page in the order of its
+// blocks.
+func (c *testCase) elements(o *operand) []float64 {
+	x, g := read(o.view), c.args.KV
+	if g.Type != backend.Q8_0 || !slices.Contains(c.pages, o) {
+		return x
+	}
+	var y []float64
+	mem := o.view.Buf.Bytes()
+	for h := range 2 * g.Layers * g.Heads {
+		for e := range backend.PageLen * g.HeadDim {
+			layer, value, head, slot, i := h/g.Heads/2, h/g.Heads%2, h%g.Heads, e/g.HeadDim, e%g.HeadDim
+			d := block.F16ToF32(binary.LittleEndian.Uint16(mem[g.ScaleAt(layer, value, head, slot, i):]))
+			y = append(y, x[g.At(layer, value, head, slot, i)]*float64(d))
+		}
+	}
+	return y
+}
+
+// kvTypes are the types of keys and values in pages, those that suit a head size.
+func kvTypes(dim int) []backend.DType {
+	list := []backend.DType{backend.F32, backend.F16, backend.BF16}
+	if (backend.KV{Type: backend.Q8_0, HeadDim: dim}).Err() == nil {
+		list = append(list, backend.Q8_0)
+	}
+	return list
+}
+
 func kvAppendCases() (cs []*testCase) {
 	for i, s := range pagedScenes() {
-		for _, t := range []backend.DType{backend.F32, backend.F16, backend.BF16} {
-			g := geometries[i%len(geometries)]
+		g := geometries[i%len(geometries)]
+		for _, t := range kvTypes(g.dim) {
 			c := newCase(backend.KVAppend, "%s/%v/%d heads of %d", s.name, t, g.kv, g.dim)
 			c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}
 			c.args.Layer = i % 2
@@ -181,8 +241,11 @@ func kvAppendCases() (cs []*testCase) {
 
 func attentionCases() (cs []*testCase) {
 	for i, s := range pagedScenes() {
-		for j, t := range []backend.DType{backend.F32, backend.F16, backend.BF16} {
+		for j, t := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0} {
 			g := geometries[(2*i+j)%len(geometries)]
+			if t == backend.Q8_0 {
+				g = []heads{{9, 3, 64}, {3, 3, 32}, {8, 1, 64}, {4, 1, 128}, {32, 2, 96}}[i%5]
+			}
 			c := newCase(backend.Attention, "%s/%v/%d on %d heads of %d", s.name, t, g.query, g.kv, g.dim)
 			c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}
 			c.args.Layer = i % 2

@@ -28,7 +28,8 @@ func walk(n int) float64 { return 4 + 2*math.Sqrt(float64(n)) }
 // attentionRule: a score is a dot product of hd terms, off by walk(hd)
 // roundings of |q| |k| Scale; exp turns that, twice with the maximum, into a
 // relative error; the sums over T keys and the division follow. The values are
-// bounded by the largest.
+// bounded by the largest. Keys and values of pages are what is stored, which
+// Q8_0 too widens exactly: a code of 8 bits times a scale of 11.
 func attentionRule(c *testCase, x, _ *ref.Values) bound {
 	hd := x.Args.KV.HeadDim
 	score := math.Abs(float64(x.Args.Scale)) * c.longest(c.in[:1]) * c.longest(append(c.pages, c.in[1]))
@@ -244,7 +245,7 @@ func (c *testCase) longest(os []*operand) float64 {
 		if o == nil {
 			continue
 		}
-		x := read(o.view)
+		x := c.elements(o)
 		for i := 0; i+hd <= len(x); i += hd {
 			s := 0.0
 			for _, v := range x[i:][:hd] {
@@ -265,7 +266,7 @@ func (c *testCase) largest(os []*operand) float64 {
 		if o == nil {
 			continue
 		}
-		for _, v := range read(o.view) {
+		for _, v := range c.elements(o) {
 			if v = math.Abs(v); !math.IsNaN(v) && !math.IsInf(v, 0) {
 				m = max(m, v)
 			}

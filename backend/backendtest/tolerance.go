@@ -49,7 +49,7 @@ var tolerances = [...]rule{
 	// Two products and a sum.
 	backend.RoPE:         ropeRule,
 	backend.RoPEBackward: ropeRule,
-	// Rounding to nearest is exact by definition.
+	// Rounding to nearest is exact by definition, and so is that of RoundI8.
 	backend.KVAppend:          exact,
 	backend.Attention:         attentionRule,
 	backend.AttentionBackward: attentionBackwardRule,

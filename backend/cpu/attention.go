@@ -2,38 +2,117 @@ package cpu
 
 import (
 	"math"
+	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
-// groupHeads is how many query heads of rows are computed together, so that
-// keys and values are read and laid out once for them.
-const groupHeads = 64
+const (
+	// partLen is how many key rows have a softmax of their own. Parts start at
+	// multiples of it and are combined in order, so how rows are grouped into
+	// chunks or steps, and who computes a part, does not change a bit.
+	partLen = 4 * backend.PageLen
+	// groupHeads is how many query heads of rows are computed together, so that
+	// keys and values are read and widened once for them.
+	groupHeads = 96
+	// fewHeads are as many as wait for memory: they take keys and values as
+	// these come.
+	fewHeads = 8
 
-// attendTask is Attention: a chunk is one key-value head of a few rows of one
-// segment. first[i] is the first chunk of segment i, and the last entry their
-// number.
+	scoreStride = partLen + panel // a product writes whole panels
+
+	// Where there are fewer units than splitUnits a worker, parts are chunks of
+	// their own, about splitChunks a worker, if what they keep has at most
+	// splitKeep numbers.
+	splitUnits  = 32
+	splitChunks = 16
+	splitKeep   = 1 << 22
+)
+
+// attendTask is Attention. A unit is one key-value head of a few rows of one
+// segment; a chunk is a unit or, split, a run of its parts.
 type attendTask struct {
-	a         *backend.Args
-	heads, hd int // query heads for a key-value head, head size
-	group     int // rows of a chunk
-	first     []int32
+	a               *backend.Args
+	heads, hd, wide int // query heads for a key-value head, head size, and that in whole panels
+	group           int // rows of a unit
+	perChunk        int // parts of a chunk
+	segments        []attendSegment
+
+	// Split: what parts have computed, and the chunks of each unit that are done.
+	// Whoever does the last combines them.
+	keep []float32
+	done []atomic.Int32
+}
+
+// attendSegment is where the units, chunks and kept parts of a segment start, how
+// many parts and chunks a unit has, and how many numbers a part of it keeps.
+type attendSegment struct {
+	unit, chunk, keep         int
+	groups, parts, runs, kept int
 }
 
 func (e *exec) attention(a *backend.Args) {
 	t := &e.attend
 	kv := a.KV.Heads * a.KV.HeadDim
 	t.a, t.hd, t.heads = a, a.KV.HeadDim, a.In[0].Cols()/kv
+	t.wide = panels(t.hd) * panel
 	t.group = max(1, groupHeads/t.heads)
-	t.first = append(t.first[:0], 0)
-	n := 0
-	for i := range a.Layout.Segments {
-		n += (a.Layout.Segments[i].Rows + t.group - 1) / t.group * a.KV.Heads
-		t.first = append(t.first, int32(n))
+	workers := len(e.b.pool.workers)
+	units, parts, keep := t.divide(math.MaxInt)
+	chunks := units
+	if workers > 1 && units < splitUnits*workers && parts > units && keep <= splitKeep {
+		units, _, _ = t.divide(max(1, parts/(splitChunks*workers)))
+		chunks = t.segments[len(t.segments)-1].chunk
+		t.keep = grow(t.keep, keep)
+		t.done = grow(t.done, units)
+		for i := range t.done[:units] {
+			t.done[i].Store(0)
+		}
 	}
-	e.b.pool.run(t, n)
+	e.b.pool.run(t, chunks)
 	t.a = nil
+}
+
+// grow returns s with at least n elements, contents undefined.
+func grow[T any](s []T, n int) []T {
+	if n > len(s) {
+		return make([]T, n+n/2)
+	}
+	return s
+}
+
+// divide lists the segments with run parts a chunk and returns the units, all
+// their parts and the numbers that these would keep.
+func (t *attendTask) divide(run int) (units, parts, keep int) {
+	t.perChunk = run
+	t.segments = t.segments[:0]
+	chunks := 0
+	for i := range t.a.Layout.Segments {
+		s := &t.a.Layout.Segments[i]
+		d := attendSegment{unit: units, chunk: chunks, keep: keep, groups: (s.Rows + t.group - 1) / t.group}
+		for _, sp := range s.Spans {
+			d.parts += spanParts(sp.Start, sp.Start+sp.Len)
+		}
+		d.runs = d.parts/run + min(1, d.parts%run)
+		d.kept = min(t.group, s.Rows) * t.heads * (t.wide + 2)
+		n := d.groups * t.a.KV.Heads
+		units += n
+		chunks += n * d.runs
+		parts += n * d.parts
+		keep += n * d.parts * d.kept
+		t.segments = append(t.segments, d)
+	}
+	t.segments = append(t.segments, attendSegment{unit: units, chunk: chunks})
+	return units, parts, keep
+}
+
+// spanParts is the number of parts of key rows [from, to).
+func spanParts(from, to int) int {
+	if to <= from {
+		return 0
+	}
+	return (to-1)/partLen - from/partLen + 1
 }
 
 // attending is the state of a chunk: nq query heads, row by row.
@@ -41,76 +120,96 @@ type attending struct {
 	*attendTask
 	w        *worker
 	s        *backend.Segment
+	d        *attendSegment
+	unit     int        // of the segment
 	g        int        // key-value head
 	row, n   int        // rows [row, row+n) of the segment
+	nq       int        // their query heads
+	from, to int        // parts [from, to) of the unit
+	few      bool       // keys and values are not widened
 	q        []float32  // [nq, hd]
-	scores   []float32  // [nq, PageLen]
-	keys     columns    // [hd][keys] of a block
-	values   columns    // [keys][hd]
-	buf      [2]columns // for keys and values that must be laid out first
-	part     []float32  // [nq, wide] of one block
-	sum      []float32  // [nq, wide] of all blocks so far
-	top, all []float32  // [nq] largest score and sum of exp(score - top) so far
-	blockTop []float32  // [nq] the same of the block
-	blockAll []float32
-	wide     int     // hd rounded up to whole panels
-	widths   []int32 // [n] keys that each row sees of the block
+	scores   []float32  // [nq, scoreStride]
+	buf      [2]columns // for keys and values that are not read where they lie
+	scales   []float32  // room for those of a block of Q8_0
+	part     softmax    // room for one
+	sum      softmax    // of all parts so far
+	widths   []int32    // [n] keys that each row sees of the part
 }
 
-// columns is a matrix of F32, F16 or BF16 whose rows are summed over.
+// softmax is, for nq query heads, the largest score, the sum of exp(score - top)
+// and the sum of the values times that.
+type softmax struct{ top, all, sum []float32 } // [nq], [nq], [nq, wide]
+
+// columns is a matrix of F32, F16 or BF16, or codes with scales, whose rows are
+// summed over.
 type columns struct {
 	f      []float32
 	h      []uint16
+	codes  []int8
+	scales []float32
 	stride int // of rows
 }
 
+// from returns the matrix from row i on.
+func (c columns) from(i int) columns {
+	switch {
+	case c.codes != nil:
+		c.codes, c.scales = c.codes[i*c.stride:], c.scales[i*(c.stride/backend.Q8_0.BlockElems()):]
+	case c.h != nil:
+		c.h = c.h[i*c.stride:]
+	default:
+		c.f = c.f[i*c.stride:]
+	}
+	return c
+}
+
 func (t *attendTask) run(w *worker, chunk int) {
-	lo, hi := 0, len(t.first)-1 // first[lo] <= chunk < first[hi]
+	lo, hi := 0, len(t.segments)-1 // segments[lo].chunk <= chunk < segments[hi].chunk
 	for hi-lo > 1 {
-		if mid := (lo + hi) / 2; int(t.first[mid]) <= chunk {
+		if mid := (lo + hi) / 2; t.segments[mid].chunk <= chunk {
 			lo = mid
 		} else {
 			hi = mid
 		}
 	}
-	s := &t.a.Layout.Segments[lo]
-	chunk -= int(t.first[lo])
-	groups := (s.Rows + t.group - 1) / t.group
-	c := attending{attendTask: t, w: w, s: s, g: chunk / groups, row: chunk % groups * t.group}
+	d, s := &t.segments[lo], &t.a.Layout.Segments[lo]
+	chunk -= d.chunk
+	c := attending{attendTask: t, w: w, s: s, d: d, unit: chunk / d.runs}
+	c.g, c.row = c.unit/d.groups, c.unit%d.groups*t.group
 	c.n = min(t.group, s.Rows-c.row)
+	c.nq = c.n * t.heads
+	c.from, c.to = 0, d.parts
+	if d.runs > 1 {
+		c.from = chunk % d.runs * t.perChunk
+		c.to = min(c.from+t.perChunk, d.parts)
+	}
 	c.begin()
-	for i := range s.Spans {
-		if !c.span(&s.Spans[i], i == len(s.Spans)-1) {
+	if !c.parts() {
+		return
+	}
+	if d.runs > 1 {
+		if int(t.done[d.unit+c.unit].Add(1)) < d.runs {
 			return
 		}
+		c.from, c.to = 0, d.parts
+		c.combine()
 	}
 	c.finish()
 }
 
 // begin takes scratch and gathers the queries.
 func (c *attending) begin() {
-	sc, nq := &c.w.scratch, c.n*c.heads
-	c.wide = panels(c.hd) * panel
+	sc, nq := &c.w.scratch, c.nq
+	c.few = nq <= fewHeads
 	c.q = slice[float32](sc, nq*c.hd)
-	c.scores = slice[float32](sc, nq*backend.PageLen)
-	size := c.wide * backend.PageLen
-	for i := range c.buf {
-		switch {
-		case c.direct(i):
-		case c.half():
-			c.buf[i].h = slice[uint16](sc, size)
-		default:
-			c.buf[i].f = slice[float32](sc, size)
-		}
-	}
-	c.part, c.sum = slice[float32](sc, nq*c.wide), slice[float32](sc, nq*c.wide)
-	c.top, c.all = slice[float32](sc, nq), slice[float32](sc, nq)
-	c.blockTop, c.blockAll = slice[float32](sc, nq), slice[float32](sc, nq)
+	c.scores = slice[float32](sc, nq*scoreStride)
+	c.buffers()
+	c.part, c.sum = newSoftmax(sc, nq, c.wide), newSoftmax(sc, nq, c.wide)
 	c.widths = slice[int32](sc, c.n)
-	clear(c.sum)
-	clear(c.all)
-	for i := range c.top {
-		c.top[i] = float32(math.Inf(-1))
+	clear(c.sum.sum)
+	clear(c.sum.all)
+	for i := range c.sum.top {
+		c.sum.top[i] = float32(math.Inf(-1))
 	}
 	in, rs := elems[float32](&c.a.In[0]), c.a.In[0].RowStride()
 	for j := range c.n {
@@ -118,143 +217,156 @@ func (c *attending) begin() {
 	}
 }
 
-// half reports whether keys and values have 16 bits.
-func (c *attending) half() bool { return c.s.Pages != nil && c.a.KV.Type != backend.F32 }
-
-// direct reports whether the keys (0) or values (1) are read where they lie:
-// pages hold them as the products want, but for values of heads that are not
-// whole panels, which a product would read beyond.
-func (c *attending) direct(value int) bool {
-	return c.s.Pages != nil && (value == 0 || c.hd%panel == 0)
+func newSoftmax(sc *arena, nq, wide int) softmax {
+	return softmax{slice[float32](sc, nq), slice[float32](sc, nq), slice[float32](sc, nq*wide)}
 }
 
-// span adds the keys of a span, block by block. Blocks are cut at multiples of
-// PageLen of the key row, so how rows are grouped into chunks or steps does not
-// change a sum. It reports false where the step has been stopped.
-func (c *attending) span(s *backend.Span, last bool) bool {
-	end := s.Start + s.Len
-	if last {
-		end -= c.s.Rows - (c.row + c.n) // what the last of our rows sees
-	}
-	for at := s.Start; at < end; {
-		if c.w.pause() {
-			return false
+// kept is where part p of the unit is kept.
+func (c *attending) kept(p int) softmax {
+	s := c.keep[c.d.keep+(c.unit*c.d.parts+p)*c.d.kept:][:c.d.kept]
+	return softmax{s[:c.nq], s[c.nq:][:c.nq], s[2*c.nq:][:c.nq*c.wide]}
+}
+
+// A stretch is the key rows [at, at+n) of a part.
+type stretch struct {
+	part, at, n int
+	last        bool // of a span that causality cuts
+	end         int  // of that
+}
+
+// stretches calls f for those of the parts [from, to) that a row of the chunk
+// sees, in order, until f returns false, and reports whether it never did.
+func (c *attending) stretches(f func(s stretch) bool) bool {
+	part := 0
+	for i := range c.s.Spans {
+		sp := &c.s.Spans[i]
+		s := stretch{end: sp.Start + sp.Len, last: i == len(c.s.Spans)-1}
+		next := part + spanParts(sp.Start, s.end)
+		if s.last {
+			s.end -= c.s.Rows - (c.row + c.n) // what the last of our rows sees
 		}
-		to := min(end, (at/backend.PageLen+1)*backend.PageLen)
-		for j := range c.n {
-			see := to
-			if last {
-				see = min(to, end-(c.n-1-j))
+		for s.at, s.part = sp.Start, part; s.at < s.end && s.part < c.to; s.part++ {
+			s.n = min(s.end, (s.at/partLen+1)*partLen) - s.at
+			if s.part >= c.from && !f(s) {
+				return false
 			}
-			c.widths[j] = int32(max(0, see-at))
+			s.at += s.n
 		}
-		c.block(at, to-at)
-		at = to
+		part = next
 	}
 	return true
 }
 
-// block adds keys [at, at+n), which lie in one block of PageLen.
-func (c *attending) block(at, n int) {
-	c.load(at, n)
-	nq := c.n * c.heads
-	// Scores of keys beyond n are not used.
-	c.product(panels(n), c.scores, backend.PageLen, c.q, c.hd, &c.keys, nq, c.hd)
-	full := int(c.widths[0]) == n
-	if full { // all rows see all keys
-		c.weigh(0, nq, n)
-	}
-	for j := 0; j < c.n && !full; j++ {
-		c.weigh(j*c.heads, c.heads, int(c.widths[j]))
-	}
-}
-
-// weigh adds the first n keys of the block to query heads [from, from+nq): their
-// softmax over the block, then the values, then both into the sums so far.
-func (c *attending) weigh(from, nq, n int) {
-	if n == 0 {
-		return
-	}
-	for i := from; i < from+nq; i++ {
-		c.blockTop[i], c.blockAll[i] = c.w.kernels.Exps(c.scores[i*backend.PageLen:][:n], c.a.Scale)
-	}
-	c.product(c.wide/panel, c.part[from*c.wide:], c.wide, c.scores[from*backend.PageLen:], backend.PageLen, &c.values, nq, n)
-	for i := from; i < from+nq; i++ {
-		if math.IsInf(float64(c.blockTop[i]), -1) {
-			continue
+// parts computes the chunk's parts. It reports false where the step has been
+// stopped.
+func (c *attending) parts() bool {
+	return c.stretches(func(s stretch) bool {
+		if c.w.pause() {
+			return false
 		}
-		top := max(c.top[i], c.blockTop[i])
-		old, add := kernel.Exp(c.top[i]-top), kernel.Exp(c.blockTop[i]-top)
-		c.top[i] = top
-		c.all[i] = float32(c.all[i]*old) + float32(c.blockAll[i]*add)
-		c.w.kernels.Mix(c.sum[i*c.wide:][:c.wide], c.part[i*c.wide:], old, add)
+		for j := range c.n {
+			see := s.at + s.n
+			if s.last {
+				see = min(see, s.end-(c.n-1-j))
+			}
+			c.widths[j] = int32(max(0, see-s.at))
+		}
+		if c.d.runs > 1 {
+			c.compute(c.kept(s.part), s.at, s.n)
+			return true
+		}
+		c.compute(c.part, s.at, s.n)
+		c.add(c.part)
+		return true
+	})
+}
+
+// combine adds the parts that were kept.
+func (c *attending) combine() {
+	c.stretches(func(s stretch) bool {
+		c.add(c.kept(s.part))
+		return true
+	})
+}
+
+// add adds a part to the sums so far.
+func (c *attending) add(p softmax) {
+	for i, t := range p.top {
+		if math.IsInf(float64(t), -1) {
+			continue // nothing to see
+		}
+		top := max(c.sum.top[i], t)
+		old, add := kernel.Exp(c.sum.top[i]-top), kernel.Exp(t-top)
+		c.sum.top[i] = top
+		c.sum.all[i] = float32(c.sum.all[i]*old) + float32(p.all[i]*add)
+		c.w.kernels.Mix(c.sum.sum[i*c.wide:][:c.wide], p.sum[i*c.wide:], old, add)
 	}
 }
 
-// product multiplies rows of x with so many panels of p.
-func (c *attending) product(panels int, out []float32, outStride int, x []float32, xStride int, p *columns, rows, k int) {
-	switch {
+// compute is the softmax p of keys [at, at+n), which lie in one part.
+func (c *attending) compute(p softmax, at, n int) {
+	for off := 0; off < n; {
+		m := piece(at+off, n-off)
+		next := c.ahead(0, at, off+m, n)
+		// Scores of keys beyond m are overwritten or not used.
+		if k := c.keys(at+off, m, next); k.codes != nil {
+			c.w.kernels.Q8Keys(c.scores[off:], scoreStride, c.q, c.hd, k.codes, k.scales, next, c.nq, c.hd)
+		} else {
+			c.product(panels(m), c.scores[off:], scoreStride, c.q, c.hd, &k, next, c.nq, c.hd, false)
+		}
+		off += m
+	}
+	for i := range c.nq {
+		p.top[i], p.all[i] = c.w.kernels.Exps(c.scores[i*scoreStride:][:c.widths[i/c.heads]], c.a.Scale)
+	}
+	for off := 0; off < n; {
+		m := piece(at+off, n-off)
+		next := c.ahead(1, at, off+m, n)
+		v := c.values(at+off, m, next)
+		all := min(m, max(0, int(c.widths[0])-off)) // all rows see these
+		if all > 0 {
+			c.product(c.wide/panel, p.sum, c.wide, c.scores[off:], scoreStride, &v, next, c.nq, all, off > 0)
+		}
+		for j := 0; j < c.n && all < m; j++ {
+			if own := min(m, int(c.widths[j])-off); own > all {
+				rest, q := v.from(all), j*c.heads
+				c.product(c.wide/panel, p.sum[q*c.wide:], c.wide, c.scores[q*scoreStride+off+all:], scoreStride, &rest, nil, c.heads, own-all, off+all > 0)
+			}
+		}
+		off += m
+	}
+}
+
+// piece is how many of n key rows from at on lie in the page of the first.
+func piece(at, n int) int { return min(n, backend.PageLen-at%backend.PageLen) }
+
+// product multiplies rows of x with so many panels of p. next is what is read
+// after p.
+func (c *attending) product(panels int, out []float32, outStride int, x []float32, xStride int, p *columns, next []byte, rows, k int, accumulate bool) {
+	switch kernels := c.w.kernels; {
+	case p.codes != nil:
+		kernels.Q8Values(out, outStride, x, xStride, p.codes, p.scales, p.stride, next, rows, k, accumulate)
+	case p.h == nil && !c.few:
+		kernels.F32(panels, out, outStride, x, xStride, p.f, p.stride, panel, rows, k, accumulate)
+	case p.h == nil && c.coded():
+		kernels.F32Ahead(panels, out, outStride, x, xStride, p.f, p.stride, nil, rows, k, accumulate) // widening has asked
 	case p.h == nil:
-		c.w.kernels.F32(panels, out, outStride, x, xStride, p.f, p.stride, panel, rows, k, false)
+		kernels.F32Ahead(panels, out, outStride, x, xStride, p.f, p.stride, next, rows, k, accumulate)
 	case c.a.KV.Type == backend.F16:
-		c.w.kernels.F16(panels, out, outStride, x, xStride, p.h, p.stride, panel, rows, k, false)
+		kernels.F16Ahead(panels, out, outStride, x, xStride, p.h, p.stride, next, rows, k, accumulate)
 	default:
-		c.w.kernels.BF16(panels, out, outStride, x, xStride, p.h, p.stride, panel, rows, k, false)
+		kernels.BF16Ahead(panels, out, outStride, x, xStride, p.h, p.stride, next, rows, k, accumulate)
 	}
 }
 
 // finish divides by the sums and writes the rows.
 func (c *attending) finish() {
 	out, rs := elems[float32](&c.a.Out[0]), c.a.Out[0].RowStride()
-	for i := range c.n * c.heads {
+	for i := range c.nq {
 		r := c.s.Row + c.row + i/c.heads
-		y := out[r*rs+(c.g*c.heads+i%c.heads)*c.hd:][:c.hd]
-		for j, v := range c.sum[i*c.wide:][:c.hd] {
-			y[j] = v / c.all[i]
+		y, all := out[r*rs+(c.g*c.heads+i%c.heads)*c.hd:][:c.hd], c.sum.all[i]
+		for j, v := range c.sum.sum[i*c.wide:][:c.hd] {
+			y[j] = v / all
 		}
-	}
-}
-
-// load finds keys and values [at, at+n), or lays them out.
-func (c *attending) load(at, n int) {
-	k, v := &c.buf[0], &c.buf[1]
-	k.stride, v.stride = backend.PageLen, c.wide
-	if c.s.Pages == nil {
-		in, stride := &c.a.In[1], c.a.In[1].RowStride()
-		for t, x := 0, elems[float32](in)[at*stride+c.g*c.hd:]; t < n; t++ {
-			for i, e := range x[t*stride:][:c.hd] {
-				k.f[i*backend.PageLen+t] = e
-			}
-		}
-		in, stride = &c.a.In[2], c.a.In[2].RowStride()
-		widenRows(v.f, c.wide, elems[float32](in)[at*stride+c.g*c.hd:], stride, n, c.hd)
-		c.keys, c.values = *k, *v
-		return
-	}
-	page, slot := c.s.Pages[at/backend.PageLen].Bytes(), at%backend.PageLen
-	kAt, vAt := c.a.KV.At(c.a.Layer, 0, c.g, slot, 0), c.a.KV.At(c.a.Layer, 1, c.g, slot, 0)
-	if c.half() {
-		k.h, v.h, v.stride = inPage(c, as[uint16](page), kAt, vAt, v.h, n)
-	} else {
-		k.f, v.f, v.stride = inPage(c, as[float32](page), kAt, vAt, v.f, n)
-	}
-	c.keys, c.values = *k, *v
-}
-
-// inPage finds the n keys and values that start at k and v of a page; values that
-// cannot be read there are copied to buf.
-func inPage[T number](c *attending, page []T, k, v int, buf []T, n int) (keys, values []T, stride int) {
-	if c.direct(1) {
-		return page[k:], page[v:], c.hd
-	}
-	widenRows(buf, c.wide, page[v:], c.hd, n, c.hd)
-	return page[k:], buf, c.wide
-}
-
-// widenRows copies n rows of hd to rows of wide, the rest zeros.
-func widenRows[T number](dst []T, wide int, src []T, stride, n, hd int) {
-	for t := range n {
-		row := dst[t*wide:][:wide]
-		clear(row[copy(row, src[t*stride:][:hd]):])
 	}
 }

@@ -18,7 +18,8 @@ type Options struct {
 	// 0 is the number of physical cores or GOMAXPROCS, whichever is less.
 	Workers int
 	// Variant forces a set of kernels: "generic", "avx2", "avx512" or "amx".
-	// Empty is the fastest that this processor has.
+	// Empty is the fastest that this processor has, amx excepted: no test of it has
+	// run on a processor with tiles yet.
 	Variant string
 }
 
@@ -53,21 +54,17 @@ const maxWorkers = 4096
 
 // choose returns the kernels of a variant.
 func choose(name string) (*kernel.Set, error) {
-	switch name {
-	case "":
+	if name == "" {
 		return kernel.Best(), nil
-	case "amx":
-		return nil, fmt.Errorf("cpu: variant amx is not built yet: %w", backend.ErrUnsupported)
 	}
-	for _, v := range kernel.Variants() {
-		if v.Name == name {
-			if v.Err != nil {
-				return nil, fmt.Errorf("cpu: variant %s: %w: %w", name, v.Err, backend.ErrUnsupported)
-			}
-			return v.Set, nil
-		}
+	switch v, ok := kernel.Find(name); {
+	case !ok:
+		return nil, fmt.Errorf("cpu: unknown variant %q: want generic, avx2, avx512 or amx", name)
+	case v.Err != nil:
+		return nil, fmt.Errorf("cpu: variant %s: %w: %w", name, v.Err, backend.ErrUnsupported)
+	default:
+		return v.Set, nil
 	}
-	return nil, fmt.Errorf("cpu: unknown variant %q: want generic, avx2, avx512 or amx", name)
 }
 
 // Default returns the backend that all who ask for none share. It is made at

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -40,19 +41,16 @@ func TestOracle(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, o := range []Options{{Variant: "amx"}, {Variant: "sse9"}, {Workers: -1}, {Workers: maxWorkers + 1}} {
+	for _, o := range []Options{{Variant: "sse9"}, {Workers: -1}, {Workers: maxWorkers + 1}} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
 	}
-	if _, err := New(Options{Variant: "amx"}); !errors.Is(err, backend.ErrUnsupported) {
-		t.Errorf("amx: %v", err)
-	}
 	for _, v := range kernel.Variants() {
 		b, err := New(Options{Variant: v.Name, Workers: 2})
 		if v.Err != nil {
-			if !errors.Is(err, v.Err) {
-				t.Errorf("%s: error %v, want %v", v.Name, err, v.Err)
+			if !errors.Is(err, backend.ErrUnsupported) || !strings.Contains(err.Error(), v.Err.Error()) {
+				t.Errorf("%s: error %v, want what is missing: %v", v.Name, err, v.Err)
 			}
 			continue
 		}

@@ -58,9 +58,9 @@ func Example() {
 }
 
 func ExampleNew() {
-	_, err := cpu.New(cpu.Options{Variant: "amx"})
+	_, err := cpu.New(cpu.Options{Variant: "neon"})
 	fmt.Println(err)
-	// Output: cpu: variant amx is not built yet: not supported
+	// Output: cpu: unknown variant "neon": want generic, avx2, avx512 or amx
 }
 
 func ExampleDefault() {

@@ -39,15 +39,16 @@ type input[T number] struct {
 	rows         int
 }
 
-// newInput takes room for rows of k columns, in blocks of so many where there are
-// enough rows for that to matter. Rows are a cache line longer, since those a power of two
+// newInput takes room for rows of k columns, in blocks of at most cols, whole groups,
+// where there are enough rows for that to matter. Rows are a cache line longer, since those a power of two
 // apart compete for the same lines of the first-level cache. An odd k is made even
 // by zeros, as pairs want it.
-func newInput[T number](a *arena, rows, k, cols int) input[T] {
+func newInput[T number](a *arena, rows, k, cols, group int) input[T] {
 	var one T
 	in := input[T]{cols: k + k%2, rows: rows}
-	if rows >= kernel.MaxRows {
-		in.cols = min(in.cols, cols)
+	if rows >= kernel.MaxRows { // blocks of about the same size, whole groups of codes
+		n := (k + cols - 1) / cols
+		in.cols = min(in.cols, ((k+n-1)/n+group-1)/group*group)
 	}
 	in.stride = in.cols + 64/int(unsafe.Sizeof(one))
 	in.s = slice[T](a, in.blocks(k)*rows*in.stride)
@@ -111,7 +112,7 @@ func (e *exec) matMul(a *backend.Args) {
 		}
 		codes := p.format != nil && p.format.Group == a.Round.Group()
 		if codes && !t.codes {
-			m.q = newInput[int8](&e.arena, m.rows*m.codes, m.k, unpackLen)
+			m.q = newInput[int8](&e.arena, m.rows*m.codes, m.k, unpackLen, p.format.Group)
 		}
 		if codes {
 			p.meta = slice[kernel.Meta](&e.arena, m.q.blocks(m.k)*m.q.rows*m.q.cols/p.format.Sub)
@@ -136,10 +137,10 @@ func (m *matmulTask) prepare(e *exec, pairs bool) {
 		return
 	}
 	if t.values {
-		m.x = newInput[float32](&e.arena, m.rows, m.k, valueLen)
+		m.x = newInput[float32](&e.arena, m.rows, m.k, valueLen, 4)
 	}
 	if t.dot {
-		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen)
+		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen, 8)
 	}
 	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
 	*t = roundTask{}
@@ -161,7 +162,7 @@ func (m *matmulTask) divide(workers int) {
 	if m.rows == 1 {
 		group = kernel.MaxPanels
 	}
-	if m.perChunk >= group {
+	if m.perChunk >= group || m.rows > 1 {
 		m.perChunk = (m.perChunk + group - 1) / group * group
 	}
 	if m.rows*m.k*m.panels < smallOp/panel {
@@ -323,7 +324,7 @@ func (m *matmulTask) together(p *matmulPart, i, n int) int {
 	case !ok || p.meta == nil && !weight.typ.Float():
 		return min(n, 1)
 	case p.meta != nil && m.rows*m.codes <= 2 && p.format.Fused():
-		return min(n, 1)
+		return min(n, max(callWork/8/m.k, 1))
 	case p.meta != nil:
 		return min(n, p.format.Panels())
 	case m.rows == 1:
@@ -384,7 +385,7 @@ func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, 
 	}
 	if f.Fused() && rows <= 2 {
 		scales := slice[float32](&w.scratch, f.Scales(f.Block))
-		f.ProductRows(&w.call, dst, dstStride, m.q.s, m.q.stride, p.meta, m.k/f.Sub, weight.panel(i), scales, rows, m.k)
+		f.ProductRows(&w.call, n, dst, dstStride, m.q.s, m.q.stride, p.meta, m.k/f.Sub, weight.mem[i*weight.panelBytes():], scales, rows, m.k)
 	} else if !m.spread(w, p, i, n, dst, dstStride) {
 		return
 	}
@@ -468,7 +469,7 @@ func (m *matmulTask) floats(w *worker, p *matmulPart, i, n int, out []float32, s
 // widened multiplies with panels of 16-bit floats that are widened part by part,
 // once for all rows.
 func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out []float32, stride int) {
-	length, step, k := valueLen, weight.panelBytes()/2, weight.panelBytes()/(2*panel)
+	length, step, k := m.x.cols, weight.panelBytes()/2, weight.panelBytes()/(2*panel)
 	tile := slice[float32](&w.scratch, n*length*panel)
 	src := as[uint16](mem)
 	for col := 0; col < k; col += length {

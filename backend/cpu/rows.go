@@ -5,7 +5,6 @@ import (
 	"math"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
@@ -100,46 +99,6 @@ func (e *exec) rope(a *backend.Args) {
 			}
 		}
 	})
-}
-
-func (e *exec) kvAppend(a *backend.Args) {
-	e.eachRow(a, a.In[0].Rows(), 2*a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
-		segment := 0
-		for r := from; r < to; r++ {
-			s := &a.Layout.Segments[segment]
-			for r >= s.Row+s.Rows {
-				segment++
-				s = &a.Layout.Segments[segment]
-			}
-			at := s.KeyRow(r - s.Row)
-			page, slot := s.Pages[at/backend.PageLen].Bytes(), at%backend.PageLen
-			for value := range 2 {
-				in := &a.In[value]
-				x := row(elems[float32](in), r, in.RowStride(), in.Cols())
-				appendKV(page, slot, value, x, a)
-			}
-		}
-	})
-}
-
-// appendKV writes the keys or values x [G*hd] of one row to a slot of a page.
-func appendKV(page []byte, slot, value int, x []float32, a *backend.Args) {
-	hd := a.KV.HeadDim
-	for g := range a.KV.Heads {
-		at, stride := a.KV.At(a.Layer, value, g, slot, 0), 1
-		if value == 0 {
-			stride = backend.PageLen
-		}
-		x := x[g*hd:][:hd]
-		switch a.KV.Type {
-		case backend.F32:
-			move(as[float32](page)[at:], stride, x, 1, hd)
-		case backend.F16:
-			convert(as[uint16](page)[at:], stride, x, 1, hd, block.F32ToF16)
-		default:
-			convert(as[uint16](page)[at:], stride, x, 1, hd, block.F32ToBF16)
-		}
-	}
 }
 
 func (e *exec) swiGLU(a *backend.Args) {

@@ -77,7 +77,7 @@ func (b *Backend) Pack(ctx context.Context, src backend.WeightSource) (backend.W
 					next.Store(math.MaxInt32)
 				}
 			}()
-			errs[i] = w.fill(ctx, &src, &next)
+			errs[i] = w.fill(ctx, b, &src, &next)
 		})
 	}
 	wg.Wait()
@@ -117,27 +117,62 @@ func newPacked(src *backend.WeightSource) (*packed, error) {
 		rowBytes: int(size), decode: block.Decoder(src.Type)}, nil
 }
 
-// fill claims panels and packs them until none is left.
-func (w *packed) fill(ctx context.Context, src *backend.WeightSource, next *atomic.Int64) error {
-	rows := make([]byte, panel*w.rowBytes)
+// readBytes is what fill reads at once, or one panel; less of a small weight, so
+// that all workers have some.
+const readBytes = 1 << 18
+
+// fill claims panels, some at a time, and packs them until none is left.
+func (w *packed) fill(ctx context.Context, b *Backend, src *backend.WeightSource, next *atomic.Int64) error {
+	some := max(min(readBytes/(panel*w.rowBytes), panels(w.rows)/(8*len(b.pool.workers))), 1)
+	rows := make([]byte, some*panel*w.rowBytes)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		i := int(next.Add(1)) - 1
+		i := (int(next.Add(1)) - 1) * some
 		if i >= panels(w.rows) {
 			return nil
 		}
-		n := min(panel, w.rows-i*panel)
+		n := min(some*panel, w.rows-i*panel)
 		clear(rows[n*w.rowBytes:])
 		if err := src.ReadRows(rows[:n*w.rowBytes], i*panel, n); err != nil {
 			return fmt.Errorf("cpu: weight %s: %w", w.name, err)
 		}
-		for r := range panel {
-			exchange(w.typ, w.panel(i), r, rows[r*w.rowBytes:][:w.rowBytes], true)
+		for p := range panels(n) {
+			w.pack(b.kernels, w.panel(i+p), rows[p*panel*w.rowBytes:][:panel*w.rowBytes])
 		}
 		if src.Progress != nil {
 			src.Progress(int64(n * w.rowBytes))
+		}
+	}
+}
+
+// pack is exchange of all rows of a panel.
+func (w *packed) pack(k *kernel.Set, p, rows []byte) {
+	row := func(r, at, n int) []byte { return rows[r*w.rowBytes+at:][:n] }
+	switch size := w.typ.BlockBytes(); {
+	case w.typ == backend.F32 || w.typ == backend.BF16: // words, and half of one
+		k.PackWords(p, rows, w.rowBytes, w.rowBytes/4, 1, 0, 0)
+		at := w.rowBytes &^ 3
+		for r := 0; at < w.rowBytes && r < panel; r++ {
+			exchange(w.typ, p[panel*at:], r, row(r, at, w.rowBytes-at), true)
+		}
+	case int(w.typ) >= len(fields) || fields[w.typ] == nil || size < 4:
+		for r := range panel {
+			exchange(w.typ, p, r, row(r, 0, w.rowBytes), true)
+		}
+	default:
+		at, blocks := 0, w.rowBytes/size
+		for _, f := range fields[w.typ] {
+			if f.unit == 4 {
+				k.PackWords(p[panel*at:], rows[at:], w.rowBytes, f.bytes/4, blocks, panel*size, size)
+			}
+			for b := 0; f.unit < 4 && b < blocks; b++ {
+				for r := range panel {
+					swap(p[panel*(b*size+at):][:panel*f.bytes], r, row(r, b*size+at, f.bytes), f.unit, true)
+				}
+			}
+			at += f.bytes
 		}
 	}
 }

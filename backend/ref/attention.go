@@ -1,9 +1,11 @@
 package ref
 
 import (
+	"encoding/binary"
 	"math"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 )
 
 func ropeTable(x *Values) {
@@ -45,7 +47,11 @@ func kvAppend(x *Values) {
 			t := s.KeyRow(j)
 			mem := s.Pages[t/backend.PageLen].Bytes()
 			for value := range 2 {
-				row := x.In[value][(s.Row+j)*g.Heads*g.HeadDim:]
+				row := x.In[value][(s.Row+j)*g.Heads*g.HeadDim:][:g.Heads*g.HeadDim]
+				if g.Type == backend.Q8_0 {
+					appendQ8(a, mem, value, t%backend.PageLen, row)
+					continue
+				}
 				for c := range g.Heads * g.HeadDim {
 					at := g.At(a.Layer, value, c/g.HeadDim, t%backend.PageLen, c%g.HeadDim)
 					put(g.Type, mem, at, row[c])
@@ -53,6 +59,30 @@ func kvAppend(x *Values) {
 			}
 		}
 	}
+}
+
+// appendQ8 rounds keys or values of one row to Q8_0.
+func appendQ8(a *backend.Args, mem []byte, value, slot int, row []float64) {
+	g, n := a.KV, backend.Q8_0.BlockElems()
+	for c := 0; c < len(row); c += n {
+		head, i := c/g.HeadDim, c%g.HeadDim
+		code, d := roundGroup(row[c:][:n])
+		binary.LittleEndian.PutUint16(mem[g.ScaleAt(a.Layer, value, head, slot, i):], block.F32ToF16(d))
+		for j, v := range code {
+			mem[g.At(a.Layer, value, head, slot, i+j)] = byte(v)
+		}
+	}
+}
+
+// element is element i of a position of a head's keys or values in a page.
+func element(a *backend.Args, mem []byte, value, head, slot, i int) float64 {
+	g := a.KV
+	at := g.At(a.Layer, value, head, slot, i)
+	if g.Type == backend.Q8_0 {
+		d := binary.LittleEndian.Uint16(mem[g.ScaleAt(a.Layer, value, head, slot, i):])
+		return float64(int8(mem[at])) * float64(block.F16ToF32(d))
+	}
+	return get(g.Type, mem, at)
 }
 
 // visible lists the key rows that row j of segment s sees.
@@ -81,7 +111,7 @@ func keys(x *Values, s *backend.Segment, value, head int) map[int][]float64 {
 		}
 		mem, row := s.Pages[t/backend.PageLen].Bytes(), make([]float64, g.HeadDim)
 		for c := range row {
-			row[c] = get(g.Type, mem, g.At(a.Layer, value, head, t%backend.PageLen, c))
+			row[c] = element(a, mem, value, head, t%backend.PageLen, c)
 		}
 		rows[t] = row
 	}

@@ -145,7 +145,7 @@ func parseKVType(s string) (backend.DType, error) {
 	case "bf16":
 		return backend.BF16, nil
 	case "q8_0":
-		return backend.Invalid, fmt.Errorf("--kv-type %s is not built yet: give f32, f16 or bf16", s)
+		return backend.Q8_0, nil
 	}
 	return backend.Invalid, usagef("--kv-type is %q, want f32, f16, bf16 or q8_0", s)
 }

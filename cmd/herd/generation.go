@@ -30,7 +30,7 @@ func (g *generation) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&g.stop, "stop", nil, "end before this `TEXT`; repeatable")
 	f.BoolVar(&g.shift, "context-shift", false, "when the context is full, forget the older half and go on")
 	f.IntVar(&g.keep, "keep", 0, "`N` tokens of the prompt that --context-shift keeps; -1 is all")
-	f.StringVar(&g.kvType, "kv-type", "", "`TYPE` of cached keys and values: f32, f16, bf16; q8_0 (not built yet) (default f16, and f32 with precision f32 or F32 weights)")
+	f.StringVar(&g.kvType, "kv-type", "", "`TYPE` of cached keys and values: f32, f16, bf16 or q8_0 (default f16, and f32 with precision f32 or F32 weights)")
 	f.IntVar(&g.ubatch, "ubatch", 0, "`N` prompt tokens a step (default 512)")
 }
 

@@ -22,4 +22,5 @@ func avx2(g gen) {
 	g.peak("peakInt8AVX2", "VPMADDUBSW, 32 products of bytes each,", ymm, func(a, b, c reg.VecPhysical) { g.VPMADDUBSW(a, b, c) })
 	g.round256()
 	g.conversions()
+	g.pack()
 }

@@ -32,6 +32,12 @@ func (g gen) conversions() {
 		g.VMOVUPS(reg.Y0, at(dst, 0))
 		g.ADDQ(U8(32), dst)
 	})
+	loop("widenBF16AVX2", "float32", "uint16", "widens bfloat16. 0 < len(src), a multiple of 8.", 2, 8, func() {}, func() {
+		g.VPMOVZXWD(at(src, 0), reg.Y0)
+		g.VPSLLD(U8(16), reg.Y0, reg.Y0)
+		g.VMOVUPS(reg.Y0, at(dst, 0))
+		g.ADDQ(U8(32), dst)
+	})
 	loop("widenPairsAVX2", "float32", "uint16", "widens bfloat16 [n/32][16][2] to [n/32][2][16]. 0 < len(src) = n.", 2, 32,
 		func() { constant(0xffff0000, reg.Y3) },
 		func() {
@@ -43,6 +49,12 @@ func (g gen) conversions() {
 				g.VMOVDQU(reg.Y2, at(dst, 64+32*half))
 			}
 			g.ADDQ(U32(128), dst)
+		})
+	loop("roundF16AVX2", "uint16", "float32", "rounds to float16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 8.", 4, 8,
+		func() {}, func() {
+			g.VMOVUPS(at(src, 0), reg.Y0)
+			g.VCVTPS2PH(U8(0), reg.Y0, at(dst, 0))
+			g.ADDQ(U8(16), dst)
 		})
 	loop("roundBF16AVX2", "uint16", "float32", "rounds to bfloat16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 16.", 4, 16,
 		func() {

@@ -67,6 +67,7 @@ func exponents(g gen) {
 	e.swiglu()
 	e.add()
 	e.mix()
+	e.wide()
 }
 
 func (e elementwise) constant(i int) Mem { return e.table.Offset(32 * i) }
@@ -77,9 +78,9 @@ type walked struct {
 	at   reg.GPPhysical
 }
 
-// each loads the operands' addresses and runs body for every 8 elements of them
-// between before and after.
-func (e elementwise) each(before func(), operands []walked, body, after func()) {
+// each loads the operands' addresses and runs body between before and after for 8
+// elements of every step of them.
+func (e elementwise) each(step int, before func(), operands []walked, body, after func()) {
 	e.Load(e.Param(operands[0].name).Len(), reg.RCX)
 	for _, o := range operands {
 		e.arg(o.name, o.at)
@@ -88,10 +89,10 @@ func (e elementwise) each(before func(), operands []walked, body, after func()) 
 	e.Label("loop")
 	body()
 	for _, o := range operands {
-		e.ADDQ(U8(32), o.at)
+		e.ADDQ(U8(4*step), o.at)
 	}
-	e.SUBQ(U8(8), reg.RCX)
-	e.JNE(LabelRef("loop"))
+	e.SUBQ(U8(step), reg.RCX)
+	e.JG(LabelRef("loop"))
 	after()
 	e.VZEROUPPER()
 	e.RET()
@@ -158,11 +159,11 @@ func (e elementwise) lanes(scalar string) (load, store func()) {
 
 func (e elementwise) expSum() {
 	e.begin("expSumAVX2", "func(x []float32, top float32, lanes *float32)",
-		"expSumAVX2 replaces x, of a multiple of 8 elements, more than none, by exp(x-top), and adds",
-		"element i to lanes[i%8].")
+		"expSumAVX2 replaces every other 8 of x, of a multiple of 8 elements, more than none, by exp(x-top),",
+		"and adds element i to lanes[i%8].")
 	x := reg.RSI
 	load, store := e.lanes("top")
-	e.each(load, []walked{{"x", x}}, func() {
+	e.each(16, load, []walked{{"x", x}}, func() {
 		e.VMOVUPS(at(x, 0), reg.Y0)
 		e.VSUBPS(reg.Y8, reg.Y0, reg.Y0)
 		e.exp(reg.Y0)
@@ -173,11 +174,11 @@ func (e elementwise) expSum() {
 
 func (e elementwise) scaleMax() {
 	e.begin("scaleMaxAVX2", "func(x []float32, scale float32, lanes *float32)",
-		"scaleMaxAVX2 multiplies x, of a multiple of 8 elements, more than none, by scale; lanes[i%8]",
-		"becomes the larger of itself and element i, and NaN for good where one is.")
+		"scaleMaxAVX2 multiplies every other 8 of x, of a multiple of 8 elements, more than none, by scale;",
+		"lanes[i%8] becomes the larger of itself and element i, and NaN for good where one is.")
 	x, nan := reg.RSI, reg.Y7
 	load, store := e.lanes("scale")
-	e.each(func() { load(); e.VPXOR(nan, nan, nan) }, []walked{{"x", x}}, func() {
+	e.each(16, func() { load(); e.VPXOR(nan, nan, nan) }, []walked{{"x", x}}, func() {
 		e.VMULPS(at(x, 0), reg.Y8, reg.Y0)
 		e.VMOVUPS(reg.Y0, at(x, 0))
 		e.VCMPPS(U8(3), reg.Y0, reg.Y0, reg.Y1)
@@ -190,7 +191,7 @@ func (e elementwise) swiglu() {
 	e.begin("swigluAVX2", "func(y, gate, up []float32)",
 		"swigluAVX2 is y = gate / (1 + exp(-gate)) * up for a multiple of 8 elements, more than none.")
 	y, gate, up := reg.RDI, reg.RSI, reg.RDX
-	e.each(nothing, []walked{{"y", y}, {"gate", gate}, {"up", up}}, func() {
+	e.each(8, nothing, []walked{{"y", y}, {"gate", gate}, {"up", up}}, func() {
 		e.VMOVUPS(at(gate, 0), reg.Y7)
 		e.VXORPS(e.constant(expSign), reg.Y7, reg.Y0)
 		e.exp(reg.Y0)
@@ -204,7 +205,7 @@ func (e elementwise) swiglu() {
 func (e elementwise) add() {
 	e.begin("addAVX2", "func(y, a, b []float32)", "addAVX2 is y = a + b for a multiple of 8 elements, more than none.")
 	y, a, b := reg.RDI, reg.RSI, reg.RDX
-	e.each(nothing, []walked{{"y", y}, {"a", a}, {"b", b}}, func() {
+	e.each(8, nothing, []walked{{"y", y}, {"a", a}, {"b", b}}, func() {
 		e.VMOVUPS(at(a, 0), reg.Y0)
 		e.VADDPS(at(b, 0), reg.Y0, reg.Y0)
 		e.VMOVUPS(reg.Y0, at(y, 0))
@@ -214,7 +215,7 @@ func (e elementwise) add() {
 func (e elementwise) mix() {
 	e.begin("mixAVX2", "func(y, x []float32, p, q float32)", "mixAVX2 is y = y*p + x*q for a multiple of 8 elements, more than none.")
 	y, x := reg.RDI, reg.RSI
-	e.each(func() {
+	e.each(8, func() {
 		e.VBROADCASTSS(e.paramAddr("p"), reg.Y8)
 		e.VBROADCASTSS(e.paramAddr("q"), reg.Y9)
 	}, []walked{{"y", y}, {"x", x}}, func() {

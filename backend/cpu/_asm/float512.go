@@ -16,6 +16,7 @@ type float512 struct {
 	vectors            int // of weights a step: the inputs that it multiplies
 	load               func(g gen, m Mem, w []reg.VecPhysical)
 	add                func(g gen, x, w, sum reg.VecPhysical) // sum += x*w
+	ahead              int                                    // bytes a step that are asked for at next
 }
 
 // mask512 has the upper half of every word, for kinds of pairs.
@@ -25,20 +26,20 @@ func fma512(g gen, x, w, sum reg.VecPhysical) { g.VFMADD231PS(x, w, sum) }
 
 var floats512 = []float512{
 	{"f32", "float32", "float32", "w[p*wStep+i*wStride+j]", 4, 1,
-		func(g gen, m Mem, w []reg.VecPhysical) { g.VMOVUPS(m, w[0]) }, fma512},
+		func(g gen, m Mem, w []reg.VecPhysical) { g.VMOVUPS(m, w[0]) }, fma512, 0},
 	{"f16", "uint16", "float32", "float16(w[p*wStep+i*wStride+j])", 2, 1,
-		func(g gen, m Mem, w []reg.VecPhysical) { g.VCVTPH2PS(m, w[0]) }, fma512},
+		func(g gen, m Mem, w []reg.VecPhysical) { g.VCVTPH2PS(m, w[0]) }, fma512, 0},
 	{"bf16", "uint16", "float32", "bfloat16(w[p*wStep+i*wStride+j])", 2, 1,
-		func(g gen, m Mem, w []reg.VecPhysical) { g.VPMOVZXWD(m, w[0]); g.VPSLLD(U8(16), w[0], w[0]) }, fma512},
+		func(g gen, m Mem, w []reg.VecPhysical) { g.VPMOVZXWD(m, w[0]); g.VPSLLD(U8(16), w[0], w[0]) }, fma512, 0},
 	{"bf16Pairs", "uint16", "float32", "bfloat16(w[p*wStep+i/2*wStride+2*j+i%2])", 2, 2,
 		func(g gen, m Mem, w []reg.VecPhysical) {
 			g.VMOVDQU32(m, w[1])
 			g.VPSLLD(U8(16), w[1], w[0])
 			g.VPANDD(mask512, w[1], w[1])
-		}, fma512},
+		}, fma512, 0},
 	{"bf16Dot", "uint16", "uint16", "bfloat16(w[p*wStep+i/2*wStride+2*j+i%2])", 2, 1,
 		func(g gen, m Mem, w []reg.VecPhysical) { g.VMOVDQU32(m, w[0]) },
-		func(g gen, x, w, sum reg.VecPhysical) { g.dpbf16(x, w, sum) }},
+		func(g gen, x, w, sum reg.VecPhysical) { g.dpbf16(x, w, sum) }, 0},
 }
 
 // The tiles of float products: panels, and the numbers of rows that are built.
@@ -132,6 +133,9 @@ func (f float512) product(g gen, panels int, rows []int) {
 		g.MOVL(U32(0xffff0000), floatCur.As32())
 		g.VPBROADCASTD(floatCur.As32(), mask512)
 	}
+	if f.ahead > 0 {
+		g.Load(g.Param("next"), floatAsk)
+	}
 	g.arg("rows", floatCur)
 	for _, n := range rows[1:] {
 		g.CMPQ(floatCur, U8(n))
@@ -148,6 +152,7 @@ func (f float512) rows(g gen, panels, rows int) {
 	label := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
 	g.arg("k", floatK)
 	f.sums(g, panels, rows, true)
+	f.scales(g)
 	if floatAhead(panels, rows) {
 		g.LEAQ(Mem{Base: floatX[3], Index: floatXStride, Scale: 2}, floatNext)
 		g.ADDQ(floatXStride, floatNext)
@@ -208,6 +213,7 @@ func (f float512) steps(g gen, panels, rows, n int) {
 			weights[p] = zmm[first+at : first+at+f.vectors]
 			f.load(g, weightAt(floatW[p], floatWStride, floatW3, u, 0), weights[p])
 		}
+		f.ask(g, u)
 		for r := range rows {
 			for v := range f.vectors {
 				b := zmm[28+(r*f.vectors+v)%3]
@@ -227,5 +233,6 @@ func (f float512) steps(g gen, panels, rows, n int) {
 	for p := range panels {
 		g.LEAQ(Mem{Base: floatW[p], Index: floatWStride, Scale: uint8(n)}, floatW[p])
 	}
+	f.asked(g, n)
 	g.SUBQ(U8(n), floatK)
 }

@@ -11,24 +11,23 @@ import (
 // codes go from the weight to the multiplication without being stored. Sums are
 // those of int8x512 to the bit: the same integers, scales and order.
 func fused(g gen) {
-	u := unpacker{gen: g, src: reg.RSI, scales: reg.R8, fused: true}
+	u := unpacker{gen: g, src: reg.RSI, scales: reg.R8, fused: true, wide: true}
 	u.constants()
 	for u.rows = 1; u.rows <= 2; u.rows++ {
 		u.types(true, u.fusedFn)
 	}
 }
 
-// The registers of a fused product: of a row each, inputs, metas and the sums of 8
-// outputs each; then integer sums. The lower ones are the unpacker's.
+// The registers of a fused product: of a row each, inputs, metas and sums; then
+// integer sums. The lower ones are the unpacker's.
 var (
 	fusedX    = []reg.GPPhysical{reg.R9, reg.R12}
 	fusedMeta = []reg.GPPhysical{reg.R10, reg.R13}
-	fusedSums = [][]reg.VecPhysical{{reg.Y8, reg.Y9}, {reg.Y30, reg.Y31}}
-	fusedDots = []reg.VecPhysical{
-		reg.Y16, reg.Y17, reg.Y18, reg.Y19, reg.Y20, reg.Y21, reg.Y22, reg.Y23,
-		reg.Y24, reg.Y25, reg.Y26, reg.Y27, reg.Y28, reg.Y29, reg.Y5, reg.Y6,
-	} // the last two are free once the scales are unpacked
-	fusedCall, fusedOut = reg.R11, reg.RDI
+	fusedSums = zmm[8:10]
+	fusedDots = zmm[16:32]
+
+	fusedCall, fusedOut      = reg.R11, reg.RDI
+	fusedStride, fusedPanels = reg.RBX, reg.RDX
 )
 
 func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
@@ -40,9 +39,16 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 	subs, typ := inputs/u.subLen, typeName(name)
 	size := panelBytes[typ]
 	g.begin(fmt.Sprintf("fused%s%s", []string{"", "Two"}[u.rows-1], typ), "func(c *int64)",
-		fmt.Sprintf("It multiplies %s by %s blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.",
-			[]string{"one row", "two rows"}[u.rows-1], typ))
+		fmt.Sprintf("It multiplies %s by c.blocks %s blocks of each of c.rows panels, one after the other from c.codes on;",
+			[]string{"one row", "two rows"}[u.rows-1], typ),
+		"c.scales is room for the scales of a block.")
 	g.Load(g.Param("c"), fusedCall)
+	g.MOVQ(at(fusedCall, callCodes), u.src)
+	g.MOVQ(at(fusedCall, callScales), u.scales)
+	g.MOVQ(at(fusedCall, callOut), fusedOut)
+	g.MOVQ(at(fusedCall, callRows), fusedPanels)
+	u.mask(15, u.r(15))
+	g.Label("panel")
 	g.MOVQ(at(fusedCall, callX), fusedX[0])
 	g.MOVQ(at(fusedCall, callMeta), fusedMeta[0])
 	if u.rows == 2 {
@@ -50,33 +56,31 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 		g.ADDQ(at(fusedCall, callXStride), fusedX[1])
 		g.MOVQ(fusedMeta[0], fusedMeta[1])
 		g.ADDQ(at(fusedCall, callMetaStride), fusedMeta[1])
+		g.MOVQ(at(fusedCall, callOutStride), fusedStride)
 	}
-	g.MOVQ(at(fusedCall, callCodes), u.src)
-	g.MOVQ(at(fusedCall, callScales), u.scales)
 	g.MOVQ(at(fusedCall, callBlocks), reg.RCX)
-	u.mask(15, reg.Y15)
 	g.Label("block")
 	u.ahead(size, inputs)
-	u.eachSum(func(row, half int, s reg.VecPhysical) {
+	u.eachSum(func(sum reg.VecPhysical, _ reg.GPPhysical, out Mem) {
 		if subs == 1 {
-			g.VMOVUPS(at(fusedOut, 32*half), s)
+			g.VMOVUPS(out, sum)
 		} else {
-			g.VXORPS(s, s, s)
+			g.VXORPS(sum, sum, sum)
 		}
-	}, subs == 1)
-	u.live, u.seen, u.next = map[fusedSub][]reg.VecPhysical{}, map[fusedSub]int{}, [2]int{}
+	})
+	u.live, u.seen, u.next = map[int][]reg.VecPhysical{}, map[int]int{}, 0
 	body()
-	if len(u.live) > 0 || u.next != [2]int{subs, subs} {
+	if len(u.live) > 0 || u.next != subs {
 		panic("fused " + name + ": sums are left over")
 	}
-	u.eachSum(func(row, half int, s reg.VecPhysical) {
+	u.eachSum(func(sum reg.VecPhysical, meta reg.GPPhysical, out Mem) {
 		if subs > 1 {
-			g.VMOVUPS(at(fusedOut, 32*half), reg.Y4)
-			g.VFMADD231PS_BCST(at(fusedMeta[row], metaScale), s, reg.Y4)
-			s = reg.Y4
+			g.VMOVUPS(out, u.r(4))
+			g.VFMADD231PS_BCST(at(meta, metaScale), sum, u.r(4))
+			sum = u.r(4)
 		}
-		g.VMOVUPS(s, at(fusedOut, 32*half))
-	}, true)
+		g.VMOVUPS(sum, out)
+	})
 	g.ADDQ(U32(size), u.src)
 	for row := range u.rows {
 		g.ADDQ(U32(inputs), fusedX[row])
@@ -84,46 +88,42 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 	}
 	g.DECQ(reg.RCX)
 	g.JNE(LabelRef("block"))
+	g.ADDQ(U8(64), fusedOut)
+	g.DECQ(fusedPanels)
+	g.JNE(LabelRef("panel"))
 	g.VZEROUPPER()
 	g.RET()
 }
 
-// eachSum calls f with the sums of every row; out points to the row's outputs.
-func (u *unpacker) eachSum(f func(row, half int, s reg.VecPhysical), out bool) {
-	if out {
-		u.MOVQ(at(fusedCall, callOut), fusedOut)
-	}
+// eachSum calls f with the sum, the metas and the outputs of every row.
+func (u *unpacker) eachSum(f func(sum reg.VecPhysical, meta reg.GPPhysical, out Mem)) {
 	for row := range u.rows {
-		if out && row > 0 {
-			u.ADDQ(at(fusedCall, callOutStride), fusedOut)
+		out := at(fusedOut, 0)
+		if row > 0 {
+			out.Index, out.Scale = fusedStride, 1
 		}
-		for half, s := range fusedSums[row] {
-			f(row, half, s)
-		}
+		f(fusedSums[row], fusedMeta[row], out)
 	}
 }
 
-// A fusedSub is a sub-block of the outputs of a half.
-type fusedSub struct{ sub, half int }
-
-// multiply adds the products of half a group, and whole sub-blocks to the sums
-// in ascending order.
-func (u *unpacker) multiply(y reg.VecPhysical, group, half int) {
-	key := fusedSub{group * 4 / u.subLen, half}
-	if u.live[key] == nil {
+// multiply adds the products of a group, and whole sub-blocks to the sums in
+// ascending order.
+func (u *unpacker) multiply(z reg.VecPhysical, group int) {
+	sub := group * 4 / u.subLen
+	if u.live[sub] == nil {
 		for row := range u.rows {
 			dot := u.free()
-			u.live[key] = append(u.live[key], dot)
-			u.VPBROADCASTD(at(fusedMeta[row], metaBytes*key.sub+metaStart), dot)
+			u.live[sub] = append(u.live[sub], dot)
+			u.VPBROADCASTD(at(fusedMeta[row], metaBytes*sub+metaStart), dot)
 		}
 	}
-	for row, dot := range u.live[key] {
-		u.VPDPBUSD_BCST(at(fusedX[row], 4*group), y, dot)
+	for row, dot := range u.live[sub] {
+		u.VPDPBUSD_BCST(at(fusedX[row], 4*group), z, dot)
 	}
-	u.seen[key]++
-	for u.seen[fusedSub{u.next[half], half}] == u.subLen/4 {
-		u.finish(fusedSub{u.next[half], half})
-		u.next[half]++
+	u.seen[sub]++
+	for u.seen[u.next] == u.subLen/4 {
+		u.finish(u.next)
+		u.next++
 	}
 }
 
@@ -143,23 +143,25 @@ func (u *unpacker) free() reg.VecPhysical {
 	panic("fused: out of registers")
 }
 
-// finish multiplies the sums of a sub-block by its scale. It clobbers Y4.
-func (u *unpacker) finish(key fusedSub) {
-	scale := at(u.scales, 64*key.sub*u.n+32*key.half)
-	for row, dot := range u.live[key] {
-		sum, meta := fusedSums[row][key.half], fusedMeta[row]
+// finish multiplies the sums of a sub-block by its scale. It clobbers Z4 to Z6.
+func (u *unpacker) finish(sub int) {
+	scale, min, t := u.r(4), u.r(5), u.r(6)
+	u.VMOVUPS(at(u.scales, 64*sub*u.n), scale)
+	if u.n == 2 {
+		u.VMOVUPS(at(u.scales, 64*(sub*u.n+1)), min)
+	}
+	for row, dot := range u.live[sub] {
+		sum, meta := fusedSums[row], fusedMeta[row]
 		if u.n == 2 {
-			u.VMOVUPS(at(u.scales, 64*(key.sub*u.n+1)+32*key.half), reg.Y4)
-			u.VFMADD231PS_BCST(at(meta, metaBytes*key.sub+metaSum), reg.Y4, sum)
+			u.VFMADD231PS_BCST(at(meta, metaBytes*sub+metaSum), min, sum)
 		}
 		u.VCVTDQ2PS(dot, dot)
 		if u.single {
-			u.VMOVUPS(scale, reg.Y4)
-			u.VMULPS_BCST(at(meta, metaScale), reg.Y4, reg.Y4)
-			u.VFMADD231PS(dot, reg.Y4, sum)
+			u.VMULPS_BCST(at(meta, metaScale), scale, t)
+			u.VFMADD231PS(dot, t, sum)
 			continue
 		}
 		u.VFMADD231PS(scale, dot, sum)
 	}
-	delete(u.live, key)
+	delete(u.live, sub)
 }

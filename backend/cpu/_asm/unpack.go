@@ -13,9 +13,11 @@ import (
 const word = 64
 
 // unpacker writes the functions that spread the codes of a panel to bytes and
-// multiply its scales out. avx512 uses them too: they are bound by stores.
+// multiply its scales out. avx512 uses them too: they are bound by stores. Those of
+// registers of 512 bits have a word of all outputs in one, the others half of it.
 type unpacker struct {
 	gen
+	wide               bool // registers of 512 bits
 	src, codes, scales reg.GPPhysical
 	n                  int // float32 vectors of a sub-block: scales, or scales and minima
 	table              Mem
@@ -26,10 +28,10 @@ type unpacker struct {
 	fused  bool
 	rows   int
 	subLen int
-	single bool                           // a block is a sub-block
-	live   map[fusedSub][]reg.VecPhysical // sums in the making, of a row each
-	seen   map[fusedSub]int               // groups that they hold
-	next   [2]int                         // sub-block of a half that is to be added up
+	single bool                      // a block is a sub-block
+	live   map[int][]reg.VecPhysical // sums of sub-blocks in the making, of a row each
+	seen   map[int]int               // groups that they hold
+	next   int                       // sub-block that is to be added up
 }
 
 // Offsets in the table of constants.
@@ -92,6 +94,73 @@ func (u *unpacker) types(biased bool, fn func(name string, inputs int, mins bool
 	fn("Q6_K", 256, false, u.q6K)
 }
 
+// r is register i.
+func (u *unpacker) r(i int) reg.VecPhysical {
+	if u.wide {
+		return zmm[i]
+	}
+	return ymm[i]
+}
+
+// width is the bytes of a register, halves the number of them that a word takes.
+func (u *unpacker) width() int {
+	if u.wide {
+		return 64
+	}
+	return 32
+}
+
+func (u *unpacker) halves() int { return word / u.width() }
+
+func (u *unpacker) load(m Mem, y reg.VecPhysical) {
+	if u.wide {
+		u.VMOVDQU32(m, y)
+		return
+	}
+	u.VMOVDQU(m, y)
+}
+
+// constant loads 32 bytes, twice into a wide register.
+func (u *unpacker) constant(m Mem, y reg.VecPhysical) {
+	if u.wide {
+		u.VBROADCASTI64X4(m, y)
+		return
+	}
+	u.VMOVDQU(m, y)
+}
+
+func (u *unpacker) move(from, y reg.VecPhysical) {
+	if u.wide {
+		u.VMOVDQA32(from, y)
+		return
+	}
+	u.VMOVDQA(from, y)
+}
+
+func (u *unpacker) and(a Op, b, y reg.VecPhysical) {
+	if u.wide {
+		u.VPANDD(a, b, y)
+		return
+	}
+	u.VPAND(a, b, y)
+}
+
+func (u *unpacker) or(a Op, b, y reg.VecPhysical) {
+	if u.wide {
+		u.VPORD(a, b, y)
+		return
+	}
+	u.VPOR(a, b, y)
+}
+
+func (u *unpacker) xor(a Op, b, y reg.VecPhysical) {
+	if u.wide {
+		u.VPXORD(a, b, y)
+		return
+	}
+	u.VPXOR(a, b, y)
+}
+
 // fn writes the function of a type whose block has inputs weights. Y15 holds
 // the mask 15 in every byte.
 func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
@@ -108,7 +177,7 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 	g.arg("scales", u.scales)
 	g.arg("src", u.src)
 	g.arg("blocks", reg.RCX)
-	u.mask(15, reg.Y15)
+	u.mask(15, u.r(15))
 	size, subs := panelBytes[typeName(name)], inputs/subLen(name)
 	g.Label("loop")
 	u.ahead(size, inputs)
@@ -130,7 +199,7 @@ const fetchAhead = 8192
 // at a time between its stores or products: all at once they would fill the queue
 // of what is under way, and everything would wait.
 func (u *unpacker) ahead(size, inputs int) {
-	u.lines, u.asked, u.outs, u.done = (size+63)/64, 0, inputs/2, 0
+	u.lines, u.asked, u.outs, u.done = (size+63)/64, 0, inputs/4*u.halves(), 0
 }
 
 // fetch is called at every store or product of a block.
@@ -173,22 +242,22 @@ func (u *unpacker) mask(b byte, y reg.VecPhysical) {
 func (u *unpacker) out(y reg.VecPhysical, group, half int) {
 	u.fetch()
 	if u.fused {
-		u.multiply(y, group, half)
+		u.multiply(y, group)
 		return
 	}
-	u.VMOVDQU(y, at(u.codes, word*group+32*half))
+	u.VMOVDQU(y, at(u.codes, word*group+u.width()*half))
 }
 
 // put stores half of a vector of scales (which 0) or minima (1).
 func (u *unpacker) put(y reg.VecPhysical, sub, which, half int) {
-	u.VMOVUPS(y, at(u.scales, 64*(sub*u.n+which)+32*half))
+	u.VMOVUPS(y, at(u.scales, 64*(sub*u.n+which)+u.width()*half))
 }
 
 // scale widens 16 float16.
 func (u *unpacker) scale(at_, which int) {
-	for half := range 2 {
-		u.VCVTPH2PS(at(u.src, at_+16*half), reg.Y0)
-		u.put(reg.Y0, 0, which, half)
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, at_+u.width()/2*half), u.r(0))
+		u.put(u.r(0), 0, which, half)
 	}
 }
 
@@ -196,17 +265,17 @@ func (u *unpacker) scale(at_, which int) {
 // group+words+i. more, where set, changes a half before it is stored.
 func (u *unpacker) nibbles(from, group, words int, low, high func(y reg.VecPhysical, i, half int)) {
 	for i := range words {
-		for half := range 2 {
-			u.VMOVDQU(at(u.src, from+word*i+32*half), reg.Y0)
-			u.VPSRLW(U8(4), reg.Y0, reg.Y1)
-			u.VPAND(reg.Y15, reg.Y0, reg.Y0)
-			u.VPAND(reg.Y15, reg.Y1, reg.Y1)
+		for half := range u.halves() {
+			u.load(at(u.src, from+word*i+u.width()*half), u.r(0))
+			u.VPSRLW(U8(4), u.r(0), u.r(1))
+			u.and(u.r(15), u.r(0), u.r(0))
+			u.and(u.r(15), u.r(1), u.r(1))
 			if low != nil {
-				low(reg.Y0, i, half)
-				high(reg.Y1, i, half)
+				low(u.r(0), i, half)
+				high(u.r(1), i, half)
 			}
-			u.out(reg.Y0, group+i, half)
-			u.out(reg.Y1, group+words+i, half)
+			u.out(u.r(0), group+i, half)
+			u.out(u.r(1), group+words+i, half)
 		}
 	}
 }
@@ -214,18 +283,26 @@ func (u *unpacker) nibbles(from, group, words int, low, high func(y reg.VecPhysi
 // fifth adds bits from words at bits: bit j of an output's word is that of
 // input j.
 func (u *unpacker) fifth(bits, from int) {
-	u.mask(16, reg.Y14)
-	u.VMOVDQU(u.table.Offset(tableBits), reg.Y12)
-	u.VMOVDQU(u.table.Offset(tableBits+32), reg.Y13)
-	u.VMOVDQU(at(u.src, bits), reg.Y10)
-	u.VMOVDQU(at(u.src, bits+32), reg.Y11)
+	u.mask(16, u.r(14))
+	u.constant(u.table.Offset(tableBits), u.r(12))
+	u.constant(u.table.Offset(tableBits+32), u.r(13))
+	for half := range u.halves() {
+		u.load(at(u.src, bits+u.width()*half), u.r(10+half))
+	}
 	add := func(y reg.VecPhysical, group, half int) {
-		bit := []reg.VecPhysical{reg.Y12, reg.Y13}[group%2]
-		u.VPSHUFB(u.table.Offset(tableSpread+32*(group/2)), []reg.VecPhysical{reg.Y10, reg.Y11}[half], reg.Y2)
-		u.VPAND(bit, reg.Y2, reg.Y2)
-		u.VPCMPEQB(bit, reg.Y2, reg.Y2)
-		u.VPAND(reg.Y14, reg.Y2, reg.Y2)
-		u.VPOR(reg.Y2, y, y)
+		bit := []reg.VecPhysical{u.r(12), u.r(13)}[group%2]
+		if u.wide {
+			u.constant(u.table.Offset(tableSpread+32*(group/2)), u.r(2))
+			u.VPSHUFB(u.r(2), u.r(10), u.r(2))
+			u.VPTESTMB(bit, u.r(2), reg.K1)
+			u.VPADDB(u.r(14), y, reg.K1, y)
+			return
+		}
+		u.VPSHUFB(u.table.Offset(tableSpread+32*(group/2)), []reg.VecPhysical{u.r(10), u.r(11)}[half], u.r(2))
+		u.and(bit, u.r(2), u.r(2))
+		u.VPCMPEQB(bit, u.r(2), u.r(2))
+		u.and(u.r(14), u.r(2), u.r(2))
+		u.or(u.r(2), y, y)
 	}
 	u.nibbles(from, 0, 4,
 		func(y reg.VecPhysical, i, half int) { add(y, i, half) },
@@ -235,21 +312,23 @@ func (u *unpacker) fifth(bits, from int) {
 // bytes copies codes of 8 bits.
 func (u *unpacker) bytes(from int, biased bool) {
 	if biased {
-		u.mask(0x80, reg.Y14)
+		u.mask(0x80, u.r(14))
 	}
-	for i := range 16 {
-		u.VMOVDQU(at(u.src, from+32*i), reg.Y0)
-		if biased {
-			u.VPXOR(reg.Y14, reg.Y0, reg.Y0)
+	for group := range 8 {
+		for half := range u.halves() {
+			u.load(at(u.src, from+word*group+u.width()*half), u.r(0))
+			if biased {
+				u.xor(u.r(14), u.r(0), u.r(0))
+			}
+			u.out(u.r(0), group, half)
 		}
-		u.out(reg.Y0, i/2, i%2)
 	}
 }
 
 // lookup replaces nibbles of sub-blocks of 32 by table values.
 func (u *unpacker) lookup(from, subs, table int) {
-	u.VMOVDQU(u.table.Offset(table), reg.Y14)
-	f := func(y reg.VecPhysical, _, _ int) { u.VPSHUFB(y, reg.Y14, y) }
+	u.constant(u.table.Offset(table), u.r(14))
+	f := func(y reg.VecPhysical, _, _ int) { u.VPSHUFB(y, u.r(14), y) }
 	for s := range subs {
 		u.nibbles(from+4*word*s, 8*s, 4, f, f)
 	}
@@ -257,7 +336,7 @@ func (u *unpacker) lookup(from, subs, table int) {
 
 // widen8 widens 8 bytes to integers.
 func (u *unpacker) widen8(from, half int, y reg.VecPhysical) {
-	u.VPMOVZXBD(at(u.src, from+8*half), y)
+	u.VPMOVZXBD(at(u.src, from+u.width()/4*half), y)
 }
 
 // ints puts an integer in all of y.
@@ -276,22 +355,22 @@ func (u *unpacker) times(d, y reg.VecPhysical, sub, which, half int) {
 
 // scalesIQ4: d; 8 pairs of high bits; 4 bytes of low nibbles.
 func (u *unpacker) scalesIQ4() {
-	d, high, low4, two, off, a, b := reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y0, reg.Y1
+	d, high, low4, two, off, a, b := u.r(2), u.r(3), u.r(4), u.r(5), u.r(6), u.r(0), u.r(1)
 	u.ints(15, low4)
 	u.ints(0x30, two)
 	u.ints(32, off)
-	for half := range 2 {
-		u.VCVTPH2PS(at(u.src, 16*half), d)
-		u.VPMOVZXWD(at(u.src, 32+16*half), high)
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, u.width()/2*half), d)
+		u.VPMOVZXWD(at(u.src, 32+u.width()/2*half), high)
 		for i := range 8 {
 			u.widen8(64+16*(i/2), half, a)
 			if i%2 == 1 {
 				u.VPSRLD(U8(4), a, a)
 			}
-			u.VPAND(low4, a, a)
+			u.and(low4, a, a)
 			u.shifted(high, 2*i, 4, true, b)
-			u.VPAND(two, b, b)
-			u.VPOR(a, b, b)
+			u.and(two, b, b)
+			u.or(a, b, b)
 			u.VPSUBD(off, b, b)
 			u.times(d, b, i, 0, half)
 		}
@@ -310,41 +389,41 @@ func (u *unpacker) shifted(y reg.VecPhysical, from, to int, wide bool, out reg.V
 	case from > to:
 		right(U8(from-to), y, out)
 	default:
-		u.VMOVDQA(y, out)
+		u.move(y, out)
 	}
 }
 
 // scales6: d; dmin; 12 bytes of 6-bit scales and minima.
 func (u *unpacker) scales6() {
-	d, dmin, m6, m4, m2, zero, a, b := reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y7, reg.Y0, reg.Y1
+	d, dmin, m6, m4, m2, zero, a, b := u.r(2), u.r(3), u.r(4), u.r(5), u.r(6), u.r(7), u.r(0), u.r(1)
 	u.ints(63, m6)
 	u.ints(15, m4)
 	u.ints(0x30, m2)
 	u.ints(1<<31, zero)
-	for half := range 2 {
-		u.VCVTPH2PS(at(u.src, 16*half), d)
-		u.VCVTPH2PS(at(u.src, 32+16*half), dmin)
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, u.width()/2*half), d)
+		u.VCVTPH2PS(at(u.src, 32+u.width()/2*half), dmin)
 		u.VXORPS(zero, dmin, dmin)
 		for j := range 4 {
 			u.widen8(64+16*j, half, a)
-			u.VPAND(m6, a, a)
+			u.and(m6, a, a)
 			u.times(d, a, j, 0, half)
 			u.widen8(64+16*(j+4), half, a)
-			u.VPAND(m6, a, a)
+			u.and(m6, a, a)
 			u.times(dmin, a, j, 1, half)
 			u.widen8(64+16*(j+8), half, a)
-			u.VPAND(m4, a, a)
+			u.and(m4, a, a)
 			u.widen8(64+16*j, half, b)
 			u.VPSRLD(U8(2), b, b)
-			u.VPAND(m2, b, b)
-			u.VPOR(b, a, a)
+			u.and(m2, b, b)
+			u.or(b, a, a)
 			u.times(d, a, j+4, 0, half)
 			u.widen8(64+16*(j+8), half, a)
 			u.VPSRLD(U8(4), a, a)
 			u.widen8(64+16*(j+4), half, b)
 			u.VPSRLD(U8(2), b, b)
-			u.VPAND(m2, b, b)
-			u.VPOR(b, a, a)
+			u.and(m2, b, b)
+			u.or(b, a, a)
 			u.times(dmin, a, j+4, 1, half)
 		}
 	}
@@ -352,16 +431,16 @@ func (u *unpacker) scales6() {
 
 // q45K: nibbles at from; fifth bits at bits, unless that is negative.
 func (u *unpacker) q45K(from, bits int) {
-	u.mask(16, reg.Y14)
+	u.mask(16, u.r(14))
 	for i := range 4 {
 		var low, high func(y reg.VecPhysical, g, half int)
 		if bits >= 0 {
 			add := func(bit int) func(y reg.VecPhysical, g, half int) {
 				return func(y reg.VecPhysical, g, half int) {
-					u.VMOVDQU(at(u.src, bits+word*g+32*half), reg.Y2)
-					u.shifted(reg.Y2, bit, 4, false, reg.Y2)
-					u.VPAND(reg.Y14, reg.Y2, reg.Y2)
-					u.VPOR(reg.Y2, y, y)
+					u.load(at(u.src, bits+word*g+u.width()*half), u.r(2))
+					u.shifted(u.r(2), bit, 4, false, u.r(2))
+					u.and(u.r(14), u.r(2), u.r(2))
+					u.or(u.r(2), y, y)
 				}
 			}
 			low, high = add(2*i), add(2*i+1)
@@ -372,38 +451,38 @@ func (u *unpacker) q45K(from, bits int) {
 
 // q2K: 16 bytes of scale and minimum; 2-bit codes; d; dmin.
 func (u *unpacker) q2K() {
-	d, dmin, m4, sign, a := reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y0
+	d, dmin, m4, sign, a := u.r(2), u.r(3), u.r(4), u.r(5), u.r(0)
 	u.ints(15, m4)
 	u.ints(1<<31, sign)
-	for half := range 2 {
-		u.VCVTPH2PS(at(u.src, 1280+16*half), d)
-		u.VCVTPH2PS(at(u.src, 1312+16*half), dmin)
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, 1280+u.width()/2*half), d)
+		u.VCVTPH2PS(at(u.src, 1312+u.width()/2*half), dmin)
 		u.VXORPS(sign, dmin, dmin)
 		for j := range 16 {
 			u.widen8(16*j, half, a)
-			u.VPSRLD(U8(4), a, reg.Y1)
-			u.VPAND(m4, a, a)
+			u.VPSRLD(U8(4), a, u.r(1))
+			u.and(m4, a, a)
 			u.times(d, a, j, 0, half)
-			u.times(dmin, reg.Y1, j, 1, half)
+			u.times(dmin, u.r(1), j, 1, half)
 		}
 	}
-	u.mask(3, reg.Y14)
+	u.mask(3, u.r(14))
 	u.pairs(256, nil)
 }
 
 // pairs spreads codes of 2 bits; Y14 is their mask.
 func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half int)) {
 	for h := range 2 {
-		for half := range 2 { // one after the other, so that fewer sums are in the making
+		for half := range u.halves() { // one after the other, so that fewer sums are in the making
 			for g := range 8 {
-				u.VMOVDQU(at(u.src, from+word*(8*h+g)+32*half), reg.Y0)
+				u.load(at(u.src, from+word*(8*h+g)+u.width()*half), u.r(0))
 				for s := range 4 {
-					u.shifted(reg.Y0, 2*s, 0, false, reg.Y1)
-					u.VPAND(reg.Y14, reg.Y1, reg.Y1)
+					u.shifted(u.r(0), 2*s, 0, false, u.r(1))
+					u.and(u.r(14), u.r(1), u.r(1))
 					if more != nil {
-						more(reg.Y1, h, s, g, half)
+						more(u.r(1), h, s, g, half)
 					}
-					u.out(reg.Y1, 32*h+8*s+g, half)
+					u.out(u.r(1), 32*h+8*s+g, half)
 				}
 			}
 		}
@@ -412,132 +491,63 @@ func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half in
 
 // q3K: third bits; 2-bit codes; 12 bytes of 6-bit scales; d.
 func (u *unpacker) q3K() {
-	d, m4, m2, off, a, b := reg.Y2, reg.Y4, reg.Y5, reg.Y6, reg.Y0, reg.Y1
+	d, m4, m2, off, a, b := u.r(2), u.r(4), u.r(5), u.r(6), u.r(0), u.r(1)
 	u.ints(15, m4)
 	u.ints(0x30, m2)
 	u.ints(32, off)
-	for half := range 2 {
-		u.VCVTPH2PS(at(u.src, 1728+16*half), d)
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, 1728+u.width()/2*half), d)
 		for j := range 16 {
 			u.widen8(1536+16*(j%8), half, a)
 			if j >= 8 {
 				u.VPSRLD(U8(4), a, a)
 			}
-			u.VPAND(m4, a, a)
+			u.and(m4, a, a)
 			u.widen8(1536+16*(8+j%4), half, b)
 			u.shifted(b, 2*(j/4), 4, true, b)
-			u.VPAND(m2, b, b)
-			u.VPOR(a, b, b)
+			u.and(m2, b, b)
+			u.or(a, b, b)
 			u.VPSUBD(off, b, b)
 			u.times(d, b, j, 0, half)
 		}
 	}
-	u.mask(3, reg.Y14)
-	u.mask(4, reg.Y13)
+	u.mask(3, u.r(14))
+	u.mask(4, u.r(13))
 	u.pairs(512, func(y reg.VecPhysical, h, s, g, half int) {
-		u.VMOVDQU(at(u.src, word*g+32*half), reg.Y3)
-		u.shifted(reg.Y3, 4*h+s, 2, false, reg.Y3)
-		u.VPAND(reg.Y13, reg.Y3, reg.Y3)
-		u.VPOR(reg.Y3, y, y)
+		u.load(at(u.src, word*g+u.width()*half), u.r(3))
+		u.shifted(u.r(3), 4*h+s, 2, false, u.r(3))
+		u.and(u.r(13), u.r(3), u.r(3))
+		u.or(u.r(3), y, y)
 	})
 }
 
 // q6K: low nibbles; high pairs; 16 int8 scales; d.
 func (u *unpacker) q6K() {
-	for half := range 2 {
-		u.VCVTPH2PS(at(u.src, 3328+16*half), reg.Y2)
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, 3328+u.width()/2*half), u.r(2))
 		for j := range 16 {
-			u.VPMOVSXBD(at(u.src, 3072+16*j+8*half), reg.Y0)
-			u.times(reg.Y2, reg.Y0, j, 0, half)
+			u.VPMOVSXBD(at(u.src, 3072+16*j+u.width()/4*half), u.r(0))
+			u.times(u.r(2), u.r(0), j, 0, half)
 		}
 	}
-	u.mask(0x30, reg.Y14)
+	u.mask(0x30, u.r(14))
 	for h := range 2 {
-		for half := range 2 { // as in pairs
+		for half := range u.halves() { // as in pairs
 			for run := range 2 { // the low nibbles of bytes 32*run on, pairs run and run+2
 				for g := range 8 {
-					u.VMOVDQU(at(u.src, word*(16*h+8*run+g)+32*half), reg.Y0)
-					u.VPSRLW(U8(4), reg.Y0, reg.Y1)
-					u.VPAND(reg.Y15, reg.Y0, reg.Y0)
-					u.VPAND(reg.Y15, reg.Y1, reg.Y1)
-					for i, y := range []reg.VecPhysical{reg.Y0, reg.Y1} {
-						u.VMOVDQU(at(u.src, 2048+word*(8*h+g)+32*half), reg.Y2)
-						u.shifted(reg.Y2, 2*(run+2*i), 4, false, reg.Y2)
-						u.VPAND(reg.Y14, reg.Y2, reg.Y2)
-						u.VPOR(reg.Y2, y, y)
+					u.load(at(u.src, word*(16*h+8*run+g)+u.width()*half), u.r(0))
+					u.VPSRLW(U8(4), u.r(0), u.r(1))
+					u.and(u.r(15), u.r(0), u.r(0))
+					u.and(u.r(15), u.r(1), u.r(1))
+					for i, y := range []reg.VecPhysical{u.r(0), u.r(1)} {
+						u.load(at(u.src, 2048+word*(8*h+g)+u.width()*half), u.r(2))
+						u.shifted(u.r(2), 2*(run+2*i), 4, false, u.r(2))
+						u.and(u.r(14), u.r(2), u.r(2))
+						u.or(u.r(2), y, y)
 						u.out(y, 32*h+16*i+8*run+g, half)
 					}
 				}
 			}
 		}
-	}
-}
-
-// tile writes the function that turns unpacked codes into weights.
-func tile(g gen) {
-	g.begin("tileAVX2", "func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)",
-		"tileAVX2 decodes sub-blocks of 4*groups inputs into dst [4*groups*subs][16]: with sub",
-		"floats 16 or, where mins is 1, 32,", "",
-		"\tdst[i][j] = scales[s*sub+j] * float32(int(codes[i/4][j][i%4]^flip) - offset) (+ scales[s*sub+16+j])")
-	dst, codes, scales, subs, n := reg.RDI, reg.RSI, reg.R8, reg.RCX, reg.RDX
-	flip, off, v, t := reg.Y8, reg.Y9, reg.Y0, reg.Y1
-	g.arg("dst", dst)
-	g.arg("codes", codes)
-	g.arg("scales", scales)
-	g.arg("subs", subs)
-	for _, p := range []struct {
-		name string
-		y    reg.VecPhysical
-	}{{"flip", flip}, {"offset", off}} {
-		g.arg(p.name, reg.RAX)
-		g.VMOVD(reg.EAX, p.y.AsX())
-		g.VPBROADCASTD(p.y.AsX(), p.y)
-	}
-	g.arg("mins", reg.RAX)
-	g.TESTQ(reg.RAX, reg.RAX)
-	g.JNE(LabelRef("mins"))
-	for _, mins := range []bool{false, true} {
-		name := "plain"
-		if mins {
-			name = "mins"
-		}
-		g.Label(name)
-		g.VMOVUPS(at(scales, 0), reg.Y2)
-		g.VMOVUPS(at(scales, 32), reg.Y3)
-		if mins {
-			g.VMOVUPS(at(scales, 64), reg.Y4)
-			g.VMOVUPS(at(scales, 96), reg.Y5)
-			g.ADDQ(U32(128), scales)
-		} else {
-			g.ADDQ(U8(64), scales)
-		}
-		g.arg("groups", n)
-		g.Label(name + "Group")
-		for half := range 2 {
-			g.VPXOR(at(codes, 32*half), flip, v)
-			for i := range 4 {
-				if i < 3 {
-					g.VPSLLD(U8(24-8*i), v, t)
-					g.VPSRLD(U8(24), t, t)
-				} else {
-					g.VPSRLD(U8(24), v, t)
-				}
-				g.VPSUBD(off, t, t)
-				g.VCVTDQ2PS(t, t)
-				g.VMULPS([]reg.VecPhysical{reg.Y2, reg.Y3}[half], t, t)
-				if mins {
-					g.VADDPS([]reg.VecPhysical{reg.Y4, reg.Y5}[half], t, t)
-				}
-				g.VMOVUPS(t, at(dst, 64*i+32*half))
-			}
-		}
-		g.ADDQ(U8(64), codes)
-		g.ADDQ(U32(256), dst)
-		g.DECQ(n)
-		g.JNE(LabelRef(name + "Group"))
-		g.DECQ(subs)
-		g.JNE(LabelRef(name))
-		g.VZEROUPPER()
-		g.RET()
 	}
 }

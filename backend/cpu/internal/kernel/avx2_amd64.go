@@ -298,12 +298,35 @@ func roundAVX2(codes []int8, d []float32, sums []int32, x []float32, group int)
 //go:noescape
 func widenF16AVX2(dst []float32, src []uint16)
 
+// widenBF16AVX2 widens bfloat16. 0 < len(src), a multiple of 8.
+//
+//go:noescape
+func widenBF16AVX2(dst []float32, src []uint16)
+
 // widenPairsAVX2 widens bfloat16 [n/32][16][2] to [n/32][2][16]. 0 < len(src) = n.
 //
 //go:noescape
 func widenPairsAVX2(dst []float32, src []uint16)
 
+// roundF16AVX2 rounds to float16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 8.
+//
+//go:noescape
+func roundF16AVX2(dst []uint16, src []float32)
+
 // roundBF16AVX2 rounds to bfloat16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 16.
 //
 //go:noescape
 func roundBF16AVX2(dst []uint16, src []float32)
+
+// packWordsAVX2 interleaves 16 rows that are stride bytes apart: for 0 < blocks and words a multiple of 4, more than none,
+//
+//	for b := range blocks {
+//		for i := range words {
+//			for r := range 16 {
+//				copy(dst[b*dstStep+64*i+4*r:], src[b*srcStep+r*stride+4*i:][:4])
+//			}
+//		}
+//	}
+//
+//go:noescape
+func packWordsAVX2(dst *byte, src *byte, stride int, words int, blocks int, dstStep int, srcStep int)

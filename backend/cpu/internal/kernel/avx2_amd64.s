@@ -4851,6 +4851,24 @@ loop:
 	VZEROUPPER
 	RET
 
+// func widenBF16AVX2(dst []float32, src []uint16)
+// Requires: AVX, AVX2
+TEXT ·widenBF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), DI
+	MOVQ src_base+24(FP), SI
+	MOVQ src_len+32(FP), CX
+
+loop:
+	VPMOVZXWD (SI), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (DI)
+	ADDQ      $0x20, DI
+	ADDQ      $0x10, SI
+	SUBQ      $0x08, CX
+	JNE       loop
+	VZEROUPPER
+	RET
+
 // func widenPairsAVX2(dst []float32, src []uint16)
 // Requires: AVX, AVX2
 TEXT ·widenPairsAVX2(SB), NOSPLIT, $0-48
@@ -4876,6 +4894,23 @@ loop:
 	ADDQ    $0x40, SI
 	SUBQ    $0x20, CX
 	JNE     loop
+	VZEROUPPER
+	RET
+
+// func roundF16AVX2(dst []uint16, src []float32)
+// Requires: AVX, F16C
+TEXT ·roundF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), DI
+	MOVQ src_base+24(FP), SI
+	MOVQ src_len+32(FP), CX
+
+loop:
+	VMOVUPS   (SI), Y0
+	VCVTPS2PH $0x00, Y0, (DI)
+	ADDQ      $0x10, DI
+	ADDQ      $0x20, SI
+	SUBQ      $0x08, CX
+	JNE       loop
 	VZEROUPPER
 	RET
 
@@ -4928,5 +4963,109 @@ loop:
 	ADDQ      $0x40, SI
 	SUBQ      $0x10, CX
 	JNE       loop
+	VZEROUPPER
+	RET
+
+// func packWordsAVX2(dst *byte, src *byte, stride int, words int, blocks int, dstStep int, srcStep int)
+// Requires: AVX
+TEXT ·packWordsAVX2(SB), NOSPLIT, $0-56
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ stride+16(FP), R8
+	MOVQ words+24(FP), CX
+	MOVQ blocks+32(FP), DX
+	LEAQ (R8)(R8*2), R9
+	LEAQ (SI)(R8*4), R10
+	LEAQ (R10)(R8*4), R11
+	LEAQ (R11)(R8*4), R12
+
+block:
+	MOVQ DI, AX
+	XORQ BX, BX
+
+words:
+	LEAQ        (SI)(BX*1), R13
+	VMOVDQU     (R13), X0
+	VMOVDQU     (R13)(R8*1), X1
+	VMOVDQU     (R13)(R8*2), X2
+	VMOVDQU     (R13)(R9*1), X3
+	VPUNPCKLDQ  X1, X0, X4
+	VPUNPCKHDQ  X1, X0, X5
+	VPUNPCKLDQ  X3, X2, X6
+	VPUNPCKHDQ  X3, X2, X7
+	VPUNPCKLQDQ X6, X4, X0
+	VPUNPCKHQDQ X6, X4, X1
+	VPUNPCKLQDQ X7, X5, X2
+	VPUNPCKHQDQ X7, X5, X3
+	VMOVDQU     X0, (AX)
+	VMOVDQU     X1, 64(AX)
+	VMOVDQU     X2, 128(AX)
+	VMOVDQU     X3, 192(AX)
+	LEAQ        (R10)(BX*1), R13
+	VMOVDQU     (R13), X0
+	VMOVDQU     (R13)(R8*1), X1
+	VMOVDQU     (R13)(R8*2), X2
+	VMOVDQU     (R13)(R9*1), X3
+	VPUNPCKLDQ  X1, X0, X4
+	VPUNPCKHDQ  X1, X0, X5
+	VPUNPCKLDQ  X3, X2, X6
+	VPUNPCKHDQ  X3, X2, X7
+	VPUNPCKLQDQ X6, X4, X0
+	VPUNPCKHQDQ X6, X4, X1
+	VPUNPCKLQDQ X7, X5, X2
+	VPUNPCKHQDQ X7, X5, X3
+	VMOVDQU     X0, 16(AX)
+	VMOVDQU     X1, 80(AX)
+	VMOVDQU     X2, 144(AX)
+	VMOVDQU     X3, 208(AX)
+	LEAQ        (R11)(BX*1), R13
+	VMOVDQU     (R13), X0
+	VMOVDQU     (R13)(R8*1), X1
+	VMOVDQU     (R13)(R8*2), X2
+	VMOVDQU     (R13)(R9*1), X3
+	VPUNPCKLDQ  X1, X0, X4
+	VPUNPCKHDQ  X1, X0, X5
+	VPUNPCKLDQ  X3, X2, X6
+	VPUNPCKHDQ  X3, X2, X7
+	VPUNPCKLQDQ X6, X4, X0
+	VPUNPCKHQDQ X6, X4, X1
+	VPUNPCKLQDQ X7, X5, X2
+	VPUNPCKHQDQ X7, X5, X3
+	VMOVDQU     X0, 32(AX)
+	VMOVDQU     X1, 96(AX)
+	VMOVDQU     X2, 160(AX)
+	VMOVDQU     X3, 224(AX)
+	LEAQ        (R12)(BX*1), R13
+	VMOVDQU     (R13), X0
+	VMOVDQU     (R13)(R8*1), X1
+	VMOVDQU     (R13)(R8*2), X2
+	VMOVDQU     (R13)(R9*1), X3
+	VPUNPCKLDQ  X1, X0, X4
+	VPUNPCKHDQ  X1, X0, X5
+	VPUNPCKLDQ  X3, X2, X6
+	VPUNPCKHDQ  X3, X2, X7
+	VPUNPCKLQDQ X6, X4, X0
+	VPUNPCKHQDQ X6, X4, X1
+	VPUNPCKLQDQ X7, X5, X2
+	VPUNPCKHQDQ X7, X5, X3
+	VMOVDQU     X0, 48(AX)
+	VMOVDQU     X1, 112(AX)
+	VMOVDQU     X2, 176(AX)
+	VMOVDQU     X3, 240(AX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x10, BX
+	LEAQ        3(BX), R13
+	SHRQ        $0x02, R13
+	CMPQ        R13, CX
+	JB          words
+	MOVQ        dstStep+40(FP), R13
+	ADDQ        R13, DI
+	MOVQ        srcStep+48(FP), R13
+	ADDQ        R13, SI
+	ADDQ        R13, R10
+	ADDQ        R13, R11
+	ADDQ        R13, R12
+	DECQ        DX
+	JNE         block
 	VZEROUPPER
 	RET

@@ -150,12 +150,10 @@ func BenchmarkRow(b *testing.B) {
 			for _, n := range []int{1, 2} {
 				b.Run(fmt.Sprintf("%v/%dMB/%d", typ, len(src)>>20, n), func(b *testing.B) {
 					b.SetBytes(int64(len(src)))
-					out, x, meta, scales := make([]float32, n*Panel), make([]int8, n*k), make([]Meta, n*k/f.Sub), make([]float32, f.Scales(f.Block))
+					out, x, meta, scales := make([]float32, n*panels*Panel), make([]int8, n*k), make([]Meta, n*k/f.Sub), make([]float32, f.Scales(f.Block))
 					var c Call
 					for b.Loop() {
-						for p := range panels {
-							f.ProductRows(&c, out, Panel, x, k, meta, k/f.Sub, src[p*size:][:size], scales, n, k)
-						}
+						f.ProductRows(&c, panels, out, panels*Panel, x, k, meta, k/f.Sub, src, scales, n, k)
 					}
 				})
 			}

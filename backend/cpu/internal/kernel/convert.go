@@ -16,6 +16,20 @@ func (s *Set) WidenF16(dst []float32, src []uint16) {
 	}
 }
 
+// WidenBF16 widens bfloat16 exactly, as many as dst has.
+func (s *Set) WidenBF16(dst []float32, src []uint16) {
+	src = src[:len(dst)]
+	n := 0
+	if s.vector {
+		if n = len(dst) &^ 7; n > 0 {
+			widenBF16AVX2(dst, src[:n])
+		}
+	}
+	for i := n; i < len(src); i++ {
+		dst[i] = block.BF16ToF32(src[i])
+	}
+}
+
 // WidenPairs widens bfloat16 of a panel [n/32][16][2] to weights [n/16][16],
 // input by input; n is the length of dst, a multiple of 32.
 func (s *Set) WidenPairs(dst []float32, src []uint16) {
@@ -32,6 +46,20 @@ func (s *Set) WidenPairs(dst []float32, src []uint16) {
 	for i := range src {
 		pair, at := i/(2*Panel)*2*Panel, i%(2*Panel)
 		dst[pair+at%2*Panel+at/2] = block.BF16ToF32(src[i])
+	}
+}
+
+// RoundF16 rounds to float16, to nearest even, as many as x has.
+func (s *Set) RoundF16(dst []uint16, x []float32) {
+	dst = dst[:len(x)]
+	n := 0
+	if s.vector {
+		if n = len(x) &^ 7; n > 0 {
+			roundF16AVX2(dst, x[:n])
+		}
+	}
+	for i := n; i < len(x); i++ {
+		dst[i] = block.F32ToF16(x[i])
 	}
 }
 

@@ -10,10 +10,12 @@
 // minima. avx512 has each product for two panels at once too, and for one row
 // without unpacking; all give the same bits.
 //
-// Three variants exist. "generic" is Go and runs everywhere, also when built
+// Four variants exist. "generic" is Go and runs everywhere, also when built
 // with the tag noasm. "avx2" needs AVX2, FMA and F16C; "avx512" needs AVX-512
-// F, BW, DQ, VL and VNNI. [Variants] says which of them run here, [Best] picks
-// the last one that does.
+// F, BW, DQ, VL and VNNI; "amx" needs tiles for bytes and bfloat16 besides, and
+// Linux. [Variants] says which of them run here, [Best] picks the last one that
+// does and whose tests have passed on a processor that has all it needs: not yet
+// amx, which has been tested by emulation only.
 //
 // Every output element has one accumulator, to which the products are added
 // with k ascending. Within a variant a result therefore depends neither on the

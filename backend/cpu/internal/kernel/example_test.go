@@ -38,4 +38,5 @@ func ExampleVariants() {
 	// generic
 	// avx2
 	// avx512
+	// amx
 }

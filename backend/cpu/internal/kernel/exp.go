@@ -39,23 +39,34 @@ func Exp(x float32) float32 {
 // pow2 is 2^n for -126 <= n <= 127.
 func pow2(n int32) float32 { return math.Float32frombits(uint32(n+127) << 23) }
 
-// lanes is the number of sums that the functions below keep, of every eighth
+// lanes is the number of sums that the functions below keep, of every sixteenth
 // element each: all variants add in the same order and give the same bits.
-const lanes = 8
+const lanes = 16
+
+// half is what avx2 takes of them at a time.
+const half = lanes / 2
 
 // Exps replaces x by exp(scale*x - top), top the largest of scale*x, and returns
 // top and the sum. Where all are minus infinity it writes zeros; where one is
 // NaN, NaN.
 func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
+	if s.wide && len(x) > 0 {
+		if top = scaleMaxAVX512(x, scale); math.IsInf(float64(top), -1) {
+			clear(x)
+			return top, 0
+		}
+		return top, expSumAVX512(x, top)
+	}
 	var m, t [lanes]float32
 	for i := range m {
 		m[i] = float32(math.Inf(-1))
 	}
-	n := 0
+	n := 0 // done by assembly
 	if s.vector {
-		if n = len(x) &^ (lanes - 1); n > 0 {
-			scaleMaxAVX2(x[:n], scale, &m[0])
-		}
+		n = len(x) &^ (half - 1)
+	}
+	for i := 0; i < min(n, lanes); i += half {
+		scaleMaxAVX2(x[i:n], scale, &m[i])
 	}
 	for i := n; i < len(x); i++ {
 		x[i] *= scale
@@ -69,25 +80,31 @@ func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
 		clear(x)
 		return top, 0
 	}
-	if n > 0 {
-		expSumAVX2(x[:n], top, &t[0])
+	for i := 0; i < min(n, lanes); i += half {
+		expSumAVX2(x[i:n], top, &t[i])
 	}
 	for i := n; i < len(x); i++ {
 		x[i] = Exp(x[i] - top)
 		t[i%lanes] += x[i]
 	}
-	for _, v := range t {
-		sum += v
+	for n := lanes / 2; n > 0; n /= 2 {
+		for i := range n {
+			t[i] += t[n+i]
+		}
 	}
-	return top, sum
+	return top, t[0]
 }
 
 // SwiGLU is y = gate / (1 + exp(-gate)) * up, all of the length of y.
 func (s *Set) SwiGLU(y, gate, up []float32) {
 	gate, up = gate[:len(y)], up[:len(y)]
+	if s.wide && len(y) > 0 {
+		swigluAVX512(y, gate, up)
+		return
+	}
 	n := 0
 	if s.vector {
-		if n = len(y) &^ (lanes - 1); n > 0 {
+		if n = len(y) &^ (half - 1); n > 0 {
 			swigluAVX2(y[:n], gate, up)
 		}
 	}
@@ -102,7 +119,7 @@ func (s *Set) Add(y, a, b []float32) {
 	a, b = a[:len(y)], b[:len(y)]
 	n := 0
 	if s.vector {
-		if n = len(y) &^ (lanes - 1); n > 0 {
+		if n = len(y) &^ (half - 1); n > 0 {
 			addAVX2(y[:n], a, b)
 		}
 	}
@@ -116,7 +133,7 @@ func (s *Set) Mix(y, x []float32, p, q float32) {
 	x = x[:len(y)]
 	n := 0
 	if s.vector {
-		if n = len(y) &^ (lanes - 1); n > 0 {
+		if n = len(y) &^ (half - 1); n > 0 {
 			mixAVX2(y[:n], x, p, q)
 		}
 	}

@@ -4,14 +4,14 @@
 
 package kernel
 
-// expSumAVX2 replaces x, of a multiple of 8 elements, more than none, by exp(x-top), and adds
-// element i to lanes[i%8].
+// expSumAVX2 replaces every other 8 of x, of a multiple of 8 elements, more than none, by exp(x-top),
+// and adds element i to lanes[i%8].
 //
 //go:noescape
 func expSumAVX2(x []float32, top float32, lanes *float32)
 
-// scaleMaxAVX2 multiplies x, of a multiple of 8 elements, more than none, by scale; lanes[i%8]
-// becomes the larger of itself and element i, and NaN for good where one is.
+// scaleMaxAVX2 multiplies every other 8 of x, of a multiple of 8 elements, more than none, by scale;
+// lanes[i%8] becomes the larger of itself and element i, and NaN for good where one is.
 //
 //go:noescape
 func scaleMaxAVX2(x []float32, scale float32, lanes *float32)
@@ -30,3 +30,20 @@ func addAVX2(y []float32, a []float32, b []float32)
 //
 //go:noescape
 func mixAVX2(y []float32, x []float32, p float32, q float32)
+
+// expSumAVX512 replaces x, more than no elements, by exp(x-top) and returns their sum: element i
+// is added to lane i%16, then of each two halves of the lanes the second to the first.
+//
+//go:noescape
+func expSumAVX512(x []float32, top float32) (sum float32)
+
+// scaleMaxAVX512 multiplies x, more than no elements, by scale and returns the largest, or NaN
+// where one is.
+//
+//go:noescape
+func scaleMaxAVX512(x []float32, scale float32) (top float32)
+
+// swigluAVX512 is y = gate / (1 + exp(-gate)) * up for more than no elements.
+//
+//go:noescape
+func swigluAVX512(y []float32, gate []float32, up []float32)

@@ -192,9 +192,9 @@ loop:
 	VMULPS    Y1, Y3, Y0
 	VMOVUPS   Y0, (SI)
 	VADDPS    Y0, Y9, Y9
-	ADDQ      $0x20, SI
-	SUBQ      $0x08, CX
-	JNE       loop
+	ADDQ      $0x40, SI
+	SUBQ      $0x10, CX
+	JG        loop
 	VMOVUPS   Y9, (DI)
 	VZEROUPPER
 	RET
@@ -215,9 +215,9 @@ loop:
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VORPS   Y1, Y7, Y7
 	VMAXPS  Y0, Y9, Y9
-	ADDQ    $0x20, SI
-	SUBQ    $0x08, CX
-	JNE     loop
+	ADDQ    $0x40, SI
+	SUBQ    $0x10, CX
+	JG      loop
 	VORPS   Y7, Y9, Y9
 	VMOVUPS Y9, (DI)
 	VZEROUPPER
@@ -286,7 +286,7 @@ loop:
 	ADDQ      $0x20, SI
 	ADDQ      $0x20, DX
 	SUBQ      $0x08, CX
-	JNE       loop
+	JG        loop
 	VZEROUPPER
 	RET
 
@@ -306,7 +306,7 @@ loop:
 	ADDQ    $0x20, SI
 	ADDQ    $0x20, DX
 	SUBQ    $0x08, CX
-	JNE     loop
+	JG      loop
 	VZEROUPPER
 	RET
 
@@ -327,6 +327,277 @@ loop:
 	ADDQ    $0x20, DI
 	ADDQ    $0x20, SI
 	SUBQ    $0x08, CX
-	JNE     loop
+	JG      loop
+	VZEROUPPER
+	RET
+
+// func expSumAVX512(x []float32, top float32) (sum float32)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·expSumAVX512(SB), NOSPLIT, $0-36
+	MOVQ         x_len+8(FP), CX
+	MOVQ         x_base+0(FP), SI
+	VBROADCASTSS top+24(FP), Z8
+	VPXORD       Z9, Z9, Z9
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (SI), Z0
+	VSUBPS    Z8, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS   Z0, (SI)
+	VADDPS    Z0, Z9, Z9
+	ADDQ      $0x40, SI
+	SUBQ      $0x10, CX
+	JAE       loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (SI), K1, Z0
+	VSUBPS    Z8, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS   Z0, K1, (SI)
+	VADDPS    Z0, Z9, K1, Z9
+
+done:
+	VEXTRACTF32X8 $0x01, Z9, Y0
+	VADDPS        Y0, Y9, Y9
+	VEXTRACTF128  $0x01, Y9, X0
+	VADDPS        X0, X9, X9
+	VPSHUFD       $0xee, X9, X0
+	VADDPS        X0, X9, X9
+	VPSHUFD       $0x55, X9, X0
+	VADDPS        X0, X9, X9
+	MOVSS         X9, sum+32(FP)
+	VZEROUPPER
+	RET
+
+// func scaleMaxAVX512(x []float32, scale float32) (top float32)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·scaleMaxAVX512(SB), NOSPLIT, $0-36
+	MOVQ         x_len+8(FP), CX
+	MOVQ         x_base+0(FP), SI
+	VBROADCASTSS scale+24(FP), Z8
+	MOVL         $0xff800000, AX
+	VPBROADCASTD AX, Z9
+	KXORW        K3, K3, K3
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS (SI), Z0
+	VMULPS  Z8, Z0, Z0
+	VMOVUPS Z0, (SI)
+	VCMPPS  $0x03, Z0, Z0, K2
+	VMAXPS  Z0, Z9, Z9
+	KORW    K2, K3, K3
+	ADDQ    $0x40, SI
+	SUBQ    $0x10, CX
+	JAE     loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (SI), K1, Z0
+	VMULPS    Z8, Z0, Z0
+	VMOVUPS   Z0, K1, (SI)
+	VCMPPS    $0x03, Z0, Z0, K1, K2
+	VMAXPS    Z0, Z9, K1, Z9
+	KORW      K2, K3, K3
+
+done:
+	VEXTRACTF32X8 $0x01, Z9, Y0
+	VMAXPS        Y0, Y9, Y9
+	VEXTRACTF128  $0x01, Y9, X0
+	VMAXPS        X0, X9, X9
+	VPSHUFD       $0xee, X9, X0
+	VMAXPS        X0, X9, X9
+	VPSHUFD       $0x55, X9, X0
+	VMAXPS        X0, X9, X9
+	KORTESTW      K3, K3
+	JE            numbers
+	MOVL          $0x7fc00000, AX
+	VMOVD         AX, X9
+
+numbers:
+	MOVSS X9, top+32(FP)
+	VZEROUPPER
+	RET
+
+// func swigluAVX512(y []float32, gate []float32, up []float32)
+// Requires: AVX, AVX512F
+TEXT ·swigluAVX512(SB), NOSPLIT, $0-72
+	MOVQ         y_len+8(FP), CX
+	MOVQ         y_base+0(FP), DI
+	MOVQ         gate_base+24(FP), SI
+	MOVQ         up_base+48(FP), DX
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (SI), Z7
+	VPXORD    Z29, Z7, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VADDPS    Z28, Z0, Z0
+	VDIVPS    Z0, Z7, Z0
+	VMOVUPS   (DX), Z7
+	VMULPS    Z7, Z0, Z0
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x40, DI
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, DX
+	SUBQ      $0x10, CX
+	JAE       loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (SI), K1, Z7
+	VPXORD    Z29, Z7, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VADDPS    Z28, Z0, Z0
+	VDIVPS    Z0, Z7, Z0
+	VMOVUPS.Z (DX), K1, Z7
+	VMULPS    Z7, Z0, Z0
+	VMOVUPS   Z0, K1, (DI)
+
+done:
 	VZEROUPPER
 	RET

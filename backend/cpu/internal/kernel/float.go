@@ -7,6 +7,11 @@ type floats struct {
 	f16             product[float32, uint16]
 	bf16, bf16Pairs product[float32, uint16]
 	bf16Dot         product[uint16, uint16]
+	f32Ahead        aheadRun[float32]
+	f16Ahead        aheadRun[uint16]
+	bf16Ahead       aheadRun[uint16]
+	q8Keys          q8Run
+	q8Values        q8Run
 }
 
 // F32 multiplies rows by panels of F32 weights:
@@ -42,7 +47,9 @@ func (s *Set) HasBF16Dot() bool { return s.bf16Dot != nil }
 
 // BF16Dot is BF16Pairs for inputs that are bfloat16 too. The processor takes
 // denormal numbers for zeros and adds the products of a pair, the second first,
-// rounding to nearest even (VDPBF16PS, Intel SDM volume 2).
+// rounding to nearest even (VDPBF16PS, Intel SDM volume 2). In amx a tile adds the
+// products of even and of odd inputs of 32 apart, then both to the sum (TDPBF16PS):
+// calls that accumulate start at multiples of 32.
 func (s *Set) BF16Dot(panels int, out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride, wStep, rows, k int, accumulate bool) {
 	s.bf16Dot.multiply(2, panels, out, outStride, x, xStride, w, wStride, wStep, rows, k, accumulate)
 }
@@ -68,18 +75,7 @@ func (t *tile[X, W]) call(out []float32, outStride int, x []X, xStride int, w []
 // multiply checks the operands and runs tiles over them. unit is the inputs of a
 // step.
 func (f product[X, W]) multiply(unit, panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool) {
-	if rows < 0 || k < 0 || panels < 0 || k%unit != 0 {
-		panic("kernel: negative rows, panels or inputs, or half a pair")
-	}
-	if !fits(len(out), rows, outStride, panels*Panel) {
-		panic("kernel: output too short")
-	}
-	if !fits(len(x), rows, xStride, k) {
-		panic("kernel: input too short")
-	}
-	if rows > 0 && panels > 0 && k > 0 && (wStep < 0 || len(w) < (panels-1)*wStep || !fits(len(w)-(panels-1)*wStep, k/unit, wStride, Panel*unit)) {
-		panic("kernel: weight too short")
-	}
+	checkProduct(unit, panels, len(out), outStride, len(x), xStride, len(w), wStride, wStep, rows, k)
 	if k == 0 {
 		clearRows(out, outStride, rows, panels*Panel, accumulate)
 		return
@@ -96,6 +92,22 @@ func (f product[X, W]) multiply(unit, panels int, out []float32, outStride int, 
 			r += m
 		}
 		p += t.panels
+	}
+}
+
+// checkProduct panics where the lengths of the operands do not do.
+func checkProduct(unit, panels, out, outStride, x, xStride, w, wStride, wStep, rows, k int) {
+	if rows < 0 || k < 0 || panels < 0 || k%unit != 0 {
+		panic("kernel: negative rows, panels or inputs, or half a pair")
+	}
+	if !fits(out, rows, outStride, panels*Panel) {
+		panic("kernel: output too short")
+	}
+	if !fits(x, rows, xStride, k) {
+		panic("kernel: input too short")
+	}
+	if rows > 0 && panels > 0 && k > 0 && (wStep < 0 || w < (panels-1)*wStep || !fits(w-(panels-1)*wStep, k/unit, wStride, Panel*unit)) {
+		panic("kernel: weight too short")
 	}
 }
 

@@ -25,8 +25,9 @@ type Format struct {
 	flip   int // makes codes unsigned for tile
 	unpack func(codes []byte, scales []float32, src []byte, blocks int)
 	recipe
-	fused [2]func(c *int64) // of one and of two rows; nil where they would be no different
-	tile  func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
+	fused  [2]func(c *int64) // of one and of two rows; nil where they would be no different
+	finish func(c *int64)    // of amx: makes sums of products of codes; else nil
+	tile   func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
 }
 
 // A recipe is the integer products of one panel and, unless nil, of two at once,
@@ -106,7 +107,8 @@ func (f *Format) Metas(meta []Meta, sums []int32, d []float32) {
 // Call is the operands of Product; it lives with the worker, so that calling
 // assembly allocates nothing.
 type Call struct {
-	c callArgs
+	c    callArgs
+	dots *dots // of amx: made when first needed
 }
 
 // callArgs is laid out as backend/cpu/_asm/int8.go says.
@@ -120,9 +122,10 @@ type callArgs struct {
 	codes      unsafe.Pointer
 	scales     unsafe.Pointer
 	blocks     int // of Group inputs; counted down
-	rows       int
+	rows       int // of the product; panels of ProductRows
 	codesStep  int // from a panel to the next
 	scalesStep int
+	dots       unsafe.Pointer // of amx: [blocks*Group/Sub][16][16] int32
 }
 
 // Panels is how many panels Product takes at once: 2, or 1 where that is no
@@ -168,7 +171,12 @@ func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []
 	for r := 0; r < rows; {
 		a.rows, a.blocks = tileRows(most, rows-r), n/f.Group
 		a.out, a.x, a.meta = unsafe.Pointer(&out[r*outStride]), unsafe.Pointer(&x[r*xStride]), unsafe.Pointer(&meta[r*metaStride])
-		callProduct(product, a)
+		if f.finish != nil && rows-r >= tilesFrom {
+			a.rows = min(rows-r, tileSide)
+			c.tiled(f, panels)
+		} else {
+			callProduct(product, a)
+		}
 		r += a.rows
 	}
 	*a = callArgs{}
@@ -177,38 +185,50 @@ func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []
 // Fused reports whether ProductRows exists.
 func (f *Format) Fused() bool { return f.fused[0] != nil }
 
-// ProductRows is Product of one or two rows with n inputs, whole blocks, of a
-// panel that is not unpacked: the same bits in the time that it takes to read it.
-// scales [Scales(Block)] is scratch.
-func (f *Format) ProductRows(c *Call, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, src []byte, scales []float32, rows, n int) {
-	if rows < 1 || rows > 2 || n < 0 || n%f.Block != 0 || len(scales) < f.Scales(f.Block) {
+// ProductRows is Product of one or two rows with n inputs, whole blocks, of panels
+// that are not unpacked and lie one after the other: the same bits in the time that
+// it takes to read them. scales [Scales(Block)] is scratch.
+func (f *Format) ProductRows(c *Call, panels int, out []float32, outStride int, x []int8, xStride int, meta []Meta, metaStride int, src []byte, scales []float32, rows, n int) {
+	if panels < 1 || rows < 1 || rows > 2 || n < 0 || n%f.Block != 0 || len(scales) < f.Scales(f.Block) {
 		panic("kernel: ProductRows of too many rows, parts of blocks or without scratch")
 	}
-	if !fits(len(out), rows, outStride, Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
+	if !fits(len(out), rows, outStride, panels*Panel) || !fits(len(x), rows, xStride, n) || !fits(len(meta), rows, metaStride, n/f.Sub) {
 		panic("kernel: ProductRows rows too short")
 	}
-	if len(src) < n/f.Block*f.Bytes {
+	size := n / f.Block * f.Bytes
+	if len(src)/panels < size {
 		panic("kernel: ProductRows weight too short")
 	}
-	clearRows(out, outStride, rows, Panel, false)
+	clearRows(out, outStride, rows, panels*Panel, false)
+	if n == 0 {
+		return
+	}
 	a := &c.c
-	for i := 0; i < n; i += rowChunk {
-		a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
-		a.out, a.x, a.meta = unsafe.Pointer(&out[0]), unsafe.Pointer(&x[i]), unsafe.Pointer(&meta[i/f.Sub])
-		a.codes, a.scales, a.blocks = unsafe.Pointer(&src[i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(rowChunk, n-i)/f.Block
-		callProduct(f.fused[rows-1], a)
+	together := max(rowChunk/n, 1)
+	for p := 0; p < panels; p += together {
+		a.rows = min(together, panels-p)
+		for i := 0; i < n; i += rowChunk { // once, unless a panel is long
+			a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
+			a.out, a.x, a.meta = unsafe.Pointer(&out[p*Panel]), unsafe.Pointer(&x[i]), unsafe.Pointer(&meta[i/f.Sub])
+			a.codes, a.scales, a.blocks = unsafe.Pointer(&src[p*size+i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(rowChunk, n-i)/f.Block
+			callProduct(f.fused[rows-1], a)
+		}
 	}
 	*a = callArgs{}
 }
 
 // rowChunk is the inputs that one row goes through without a safepoint: at most
-// 272 KiB of a panel.
+// 272 KiB of panels.
 const rowChunk = 1 << 14
 
-// tileRows is the largest tile that is built for at most n rows.
+// tileRows is the largest tile that is built for at most n rows: all numbers of rows
+// where a tile is so large that it consists of others, else powers of two.
 func tileRows(most, n int) int {
 	if n >= most {
 		return most
+	}
+	if most == tiledRows {
+		return n
 	}
 	t := 1
 	for t*2 <= n {

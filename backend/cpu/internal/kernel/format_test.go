@@ -125,15 +125,17 @@ func TestProductRows(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(7, 8))
 			for i, k := range []int{0, f.Block, 3 * f.Block, rowChunk, rowChunk + 2*f.Block} {
 				for rows := 1; rows <= 2; rows++ {
-					productRows(t, rnd, f, rows, k, i)
+					for _, panels := range []int{1, 2, 5} {
+						productRows(t, rnd, f, panels, rows, k, i)
+					}
 				}
 			}
 		})
 	})
 }
 
-func productRows(t *testing.T, rnd *rand.Rand, f *Format, rows, k, extra int) {
-	xStride, metaStride, outStride := k+extra, k/f.Sub+extra, Panel+extra
+func productRows(t *testing.T, rnd *rand.Rand, f *Format, panels, rows, k, extra int) {
+	xStride, metaStride, outStride := k+extra, k/f.Sub+extra, panels*Panel+extra
 	x, wholeX := guarded((rows-1)*xStride+k, func() int8 { return int8(rnd.IntN(255) - 127) })
 	meta := make([]Meta, (rows-1)*metaStride+k/f.Sub)
 	for r := range rows {
@@ -146,22 +148,25 @@ func productRows(t *testing.T, rnd *rand.Rand, f *Format, rows, k, extra int) {
 		}
 		f.Metas(meta[r*metaStride:][:k/f.Sub], sums, d)
 	}
-	src := make([]byte, k/f.Block*f.Bytes)
+	size := k / f.Block * f.Bytes
+	src := make([]byte, panels*size)
 	for i := range src {
 		src[i] = byte(rnd.Uint32())
 	}
 	codes, scales := make([]byte, k*Panel), make([]float32, f.Scales(k))
-	want := make([]float32, (rows-1)*outStride+Panel)
+	want := make([]float32, (rows-1)*outStride+panels*Panel)
 	var c Call
-	f.Unpack(codes, scales, src, k)
-	f.Product(&c, 1, want, outStride, x, xStride, meta, metaStride, codes, scales, rows, k, false)
+	for p := range panels {
+		f.Unpack(codes, scales, src[p*size:], k)
+		f.Product(&c, 1, want[p*Panel:], outStride, x, xStride, meta, metaStride, codes, scales, rows, k, false)
+	}
 	got, whole := guarded(len(want), func() float32 { return 7 })
 	room, wholeRoom := guarded(f.Scales(f.Block), func() float32 { return 7 })
 	before := bytes.Clone(raw(wholeX))
-	f.ProductRows(&c, got, outStride, x, xStride, meta, metaStride, src, room, rows, k)
+	f.ProductRows(&c, panels, got, outStride, x, xStride, meta, metaStride, src, room, rows, k)
 	for i := range want {
-		if w := want[i]; i%outStride < Panel && !same(got[i], w) || i%outStride >= Panel && got[i] != 7 {
-			t.Fatalf("%d rows, %d inputs: output %d is %g, want %g", rows, k, i, got[i], w)
+		if w := want[i]; i%outStride < panels*Panel && !same(got[i], w) || i%outStride >= panels*Panel && got[i] != 7 {
+			t.Fatalf("%d panels, %d rows, %d inputs: output %d is %g, want %g", panels, rows, k, i, got[i], w)
 		}
 	}
 	for i := range guard {
@@ -175,7 +180,7 @@ func productRows(t *testing.T, rnd *rand.Rand, f *Format, rows, k, extra int) {
 		t.Fatalf("%d inputs: the input was written", k)
 	}
 	if text := panics(func() {
-		f.ProductRows(&c, got, outStride, x, xStride, meta, metaStride, src[min(1, k):], room, rows, k)
+		f.ProductRows(&c, panels, got, outStride, x, xStride, meta, metaStride, src[min(1, k):], room, rows, k)
 	}); k > 0 && !strings.HasPrefix(text, "kernel: ") {
 		t.Errorf("a short weight panics with %q", text)
 	}

@@ -4,122 +4,146 @@
 
 package kernel
 
-// It multiplies one row by Q8_0 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q8_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ8_0(c *int64)
 
-// It multiplies one row by IQ4_NL blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks IQ4_NL blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedIQ4_NL(c *int64)
 
-// It multiplies one row by IQ4_XS blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks IQ4_XS blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedIQ4_XS(c *int64)
 
-// It multiplies one row by Q4_0 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q4_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ4_0(c *int64)
 
-// It multiplies one row by Q4_1 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q4_1 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ4_1(c *int64)
 
-// It multiplies one row by Q5_0 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q5_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ5_0(c *int64)
 
-// It multiplies one row by Q5_1 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q5_1 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ5_1(c *int64)
 
-// It multiplies one row by Q2_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q2_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ2_K(c *int64)
 
-// It multiplies one row by Q3_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q3_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ3_K(c *int64)
 
-// It multiplies one row by Q4_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q4_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ4_K(c *int64)
 
-// It multiplies one row by Q5_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q5_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ5_K(c *int64)
 
-// It multiplies one row by Q6_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies one row by c.blocks Q6_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedQ6_K(c *int64)
 
-// It multiplies two rows by Q8_0 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q8_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ8_0(c *int64)
 
-// It multiplies two rows by IQ4_NL blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks IQ4_NL blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoIQ4_NL(c *int64)
 
-// It multiplies two rows by IQ4_XS blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks IQ4_XS blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoIQ4_XS(c *int64)
 
-// It multiplies two rows by Q4_0 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q4_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ4_0(c *int64)
 
-// It multiplies two rows by Q4_1 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q4_1 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ4_1(c *int64)
 
-// It multiplies two rows by Q5_0 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q5_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ5_0(c *int64)
 
-// It multiplies two rows by Q5_1 blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q5_1 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ5_1(c *int64)
 
-// It multiplies two rows by Q2_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q2_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ2_K(c *int64)
 
-// It multiplies two rows by Q3_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q3_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ3_K(c *int64)
 
-// It multiplies two rows by Q4_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q4_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ4_K(c *int64)
 
-// It multiplies two rows by Q5_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q5_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ5_K(c *int64)
 
-// It multiplies two rows by Q6_K blocks of a panel, which c.codes points to; c.scales is room for the scales of a block.
+// It multiplies two rows by c.blocks Q6_K blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
 //
 //go:noescape
 func fusedTwoQ6_K(c *int64)

@@ -263,7360 +263,4129 @@ DATA unpackTable<>+255(SB)/1, $0x80
 GLOBL unpackTable<>(SB), RODATA|NOPTR, $256
 
 // func fusedQ8_0(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
+	VMOVUPS       (DI), Z8
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
 	MOVL          $0x80808080, AX
 	VMOVD         AX, X14
-	VPBROADCASTD  X14, Y14
-	VMOVDQU       32(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPBROADCASTD  X14, Z14
+	VMOVDQU32     32(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VMOVDQU       64(SI), Y0
-	VPXOR         Y14, Y0, Y0
 	PREFETCHT1    8256(SI)
-	VPBROADCASTD  (R10), Y17
-	VPDPBUSD.BCST (R9), Y0, Y17
-	VMOVDQU       96(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VMOVDQU       128(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPBROADCASTD  (R10), Z16
+	VPDPBUSD.BCST (R9), Z0, Z16
+	VMOVDQU32     96(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 4(R9), Y0, Y17
-	VMOVDQU       160(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	VMOVDQU       192(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	VMOVDQU32     160(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 8(R9), Y0, Y17
-	VMOVDQU       224(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VMOVDQU       256(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VMOVDQU32     224(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 12(R9), Y0, Y17
-	VMOVDQU       288(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VMOVDQU32     288(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8512(SI)
-	VPDPBUSD.BCST 16(R9), Y0, Y16
-	VMOVDQU       320(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 16(R9), Y0, Y17
-	VMOVDQU       352(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 16(R9), Z0, Z16
+	VMOVDQU32     352(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8576(SI)
-	VPDPBUSD.BCST 20(R9), Y0, Y16
-	VMOVDQU       384(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 20(R9), Y0, Y17
-	VMOVDQU       416(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 20(R9), Z0, Z16
+	VMOVDQU32     416(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8640(SI)
-	VPDPBUSD.BCST 24(R9), Y0, Y16
-	VMOVDQU       448(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 24(R9), Y0, Y17
-	VMOVDQU       480(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 24(R9), Z0, Z16
+	VMOVDQU32     480(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8704(SI)
-	VPDPBUSD.BCST 28(R9), Y0, Y16
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VMOVDQU       512(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 28(R9), Y0, Y17
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y9
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
+	VPDPBUSD.BCST 28(R9), Z0, Z16
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VMOVUPS       Z8, (DI)
 	ADDQ          $0x00000220, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
 	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
 // func fusedIQ4_NL(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedIQ4_NL(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
-	VMOVDQU       unpackTable<>+32(SB), Y14
-	VMOVDQU       32(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST 16(R9), Y1, Y16
-	VMOVDQU       64(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPBROADCASTD  (R10), Y17
-	VPDPBUSD.BCST (R9), Y0, Y17
-	PREFETCHT1    8256(SI)
-	VPDPBUSD.BCST 16(R9), Y1, Y17
-	VMOVDQU       96(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VPDPBUSD.BCST 20(R9), Y1, Y16
-	VMOVDQU       128(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 4(R9), Y0, Y17
-	VPDPBUSD.BCST 20(R9), Y1, Y17
-	VMOVDQU       160(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 24(R9), Y1, Y16
-	VMOVDQU       192(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y17
-	VPDPBUSD.BCST 24(R9), Y1, Y17
-	VMOVDQU       224(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VPDPBUSD.BCST 28(R9), Y1, Y16
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VMOVDQU       256(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y17
-	VPDPBUSD.BCST 28(R9), Y1, Y17
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y9
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
-	ADDQ          $0x00000120, SI
-	ADDQ          $0x00000020, R9
-	ADDQ          $0x0000000c, R10
-	DECQ          CX
-	JNE           block
+	VMOVUPS         (DI), Z8
+	VCVTPH2PS       (SI), Z0
+	VMOVUPS         Z0, (R8)
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
+	VMOVDQU32       32(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      8192(SI)
+	VPBROADCASTD    (R10), Z16
+	VPDPBUSD.BCST   (R9), Z0, Z16
+	PREFETCHT1      8256(SI)
+	VPDPBUSD.BCST   16(R9), Z1, Z16
+	VMOVDQU32       96(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	VPDPBUSD.BCST   4(R9), Z0, Z16
+	PREFETCHT1      8320(SI)
+	VPDPBUSD.BCST   20(R9), Z1, Z16
+	VMOVDQU32       160(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      8384(SI)
+	VPDPBUSD.BCST   8(R9), Z0, Z16
+	VPDPBUSD.BCST   24(R9), Z1, Z16
+	VMOVDQU32       224(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      8448(SI)
+	VPDPBUSD.BCST   12(R9), Z0, Z16
+	VPDPBUSD.BCST   28(R9), Z1, Z16
+	VMOVUPS         (R8), Z4
+	VCVTDQ2PS       Z16, Z16
+	VMULPS.BCST     8(R10), Z4, Z6
+	VFMADD231PS     Z16, Z6, Z8
+	VMOVUPS         Z8, (DI)
+	ADDQ            $0x00000120, SI
+	ADDQ            $0x00000020, R9
+	ADDQ            $0x0000000c, R10
+	DECQ            CX
+	JNE             block
+	ADDQ            $0x40, DI
+	DECQ            DX
+	JNE             panel
 	VZEROUPPER
 	RET
 
 // func fusedIQ4_XS(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedIQ4_XS(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
+	VXORPS           Z8, Z8, Z8
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000020, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
-	VCVTPH2PS        (SI), Y2
-	VPMOVZXWD        32(SI), Y3
-	VPMOVZXBD        64(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, (R8)
-	VPMOVZXBD        64(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 64(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VMOVDQA          Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 128(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 192(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 256(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x06, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 320(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x08, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 384(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x0a, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 448(R8)
-	VCVTPH2PS        16(SI), Y2
-	VPMOVZXWD        48(SI), Y3
-	VPMOVZXBD        72(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 32(R8)
-	VPMOVZXBD        72(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 96(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VMOVDQA          Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 160(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 224(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 288(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x06, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 352(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x08, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 416(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x0a, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 480(R8)
-	VMOVDQU          unpackTable<>+32(SB), Y14
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     X6, Z6
+	VCVTPH2PS        (SI), Z2
+	VPMOVZXWD        32(SI), Z3
+	VPMOVZXBD        64(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPSLLD           $0x04, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (R8)
+	VPMOVZXBD        64(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSLLD           $0x02, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 64(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VMOVDQA32        Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 128(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x02, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 192(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x04, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 256(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x06, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 320(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x08, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 384(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x0a, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 448(R8)
+	VBROADCASTI64X4  unpackTable<>+32(SB), Z14
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     (R10), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y17
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z0, Z16
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    16(R9), Y1, Y17
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y17
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    20(R9), Y1, Y17
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y17
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    24(R9), Y1, Y17
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y17
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    12(R9), Z0, Z16
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    28(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      32(R8), Y17, Y9
-	VMOVDQU          384(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VPDPBUSD.BCST    48(R9), Y1, Y16
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        384(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPBROADCASTD     12(R10), Z16
+	VPDPBUSD.BCST    32(R9), Z0, Z16
 	PREFETCHT1       8512(SI)
-	VPBROADCASTD     12(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y0, Y17
-	VPDPBUSD.BCST    48(R9), Y1, Y17
-	VMOVDQU          448(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VPDPBUSD.BCST    52(R9), Y1, Y16
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    48(R9), Z1, Z16
+	VMOVDQU32        448(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    36(R9), Z0, Z16
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    36(R9), Y0, Y17
-	VPDPBUSD.BCST    52(R9), Y1, Y17
-	VMOVDQU          512(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VPDPBUSD.BCST    56(R9), Y1, Y16
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    52(R9), Z1, Z16
+	VMOVDQU32        512(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    40(R9), Z0, Z16
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    40(R9), Y0, Y17
-	VPDPBUSD.BCST    56(R9), Y1, Y17
-	VMOVDQU          576(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VPDPBUSD.BCST    60(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    56(R9), Z1, Z16
+	VMOVDQU32        576(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    44(R9), Z0, Z16
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    44(R9), Y0, Y17
-	VPDPBUSD.BCST    60(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      96(R8), Y17, Y9
-	VMOVDQU          640(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     24(R10), Y16
-	VPDPBUSD.BCST    64(R9), Y0, Y16
+	VPDPBUSD.BCST    60(R9), Z1, Z16
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        640(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    80(R9), Y1, Y16
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     24(R10), Y17
-	VPDPBUSD.BCST    64(R9), Y0, Y17
-	VPDPBUSD.BCST    80(R9), Y1, Y17
-	VMOVDQU          704(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y16
+	VPBROADCASTD     24(R10), Z16
+	VPDPBUSD.BCST    64(R9), Z0, Z16
+	VPDPBUSD.BCST    80(R9), Z1, Z16
+	VMOVDQU32        704(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y16
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y17
-	VPDPBUSD.BCST    84(R9), Y1, Y17
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y16
+	VPDPBUSD.BCST    68(R9), Z0, Z16
+	VPDPBUSD.BCST    84(R9), Z1, Z16
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8896(SI)
-	VPDPBUSD.BCST    88(R9), Y1, Y16
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y17
-	VPDPBUSD.BCST    88(R9), Y1, Y17
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y16
+	VPDPBUSD.BCST    72(R9), Z0, Z16
+	VPDPBUSD.BCST    88(R9), Z1, Z16
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    92(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y17
-	VPDPBUSD.BCST    92(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      160(R8), Y17, Y9
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    76(R9), Z0, Z16
+	VPDPBUSD.BCST    92(R9), Z1, Z16
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9024(SI)
-	VPBROADCASTD     36(R10), Y16
-	VPDPBUSD.BCST    96(R9), Y0, Y16
-	VPDPBUSD.BCST    112(R9), Y1, Y16
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     36(R10), Y17
-	VPDPBUSD.BCST    96(R9), Y0, Y17
-	VPDPBUSD.BCST    112(R9), Y1, Y17
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     36(R10), Z16
+	VPDPBUSD.BCST    96(R9), Z0, Z16
+	VPDPBUSD.BCST    112(R9), Z1, Z16
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    100(R9), Y0, Y16
-	VPDPBUSD.BCST    116(R9), Y1, Y16
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    100(R9), Y0, Y17
-	VPDPBUSD.BCST    116(R9), Y1, Y17
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    100(R9), Z0, Z16
+	VPDPBUSD.BCST    116(R9), Z1, Z16
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    104(R9), Y0, Y16
-	VPDPBUSD.BCST    120(R9), Y1, Y16
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    104(R9), Y0, Y17
-	VPDPBUSD.BCST    120(R9), Y1, Y17
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    104(R9), Z0, Z16
+	VPDPBUSD.BCST    120(R9), Z1, Z16
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    108(R9), Y0, Y16
-	VPDPBUSD.BCST    124(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      192(R8), Y16, Y8
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    108(R9), Y0, Y17
-	VPDPBUSD.BCST    124(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      224(R8), Y17, Y9
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    108(R9), Z0, Z16
+	VPDPBUSD.BCST    124(R9), Z1, Z16
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9280(SI)
-	VPBROADCASTD     48(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     48(R10), Y17
-	VPDPBUSD.BCST    128(R9), Y0, Y17
+	VPBROADCASTD     48(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z0, Z16
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    144(R9), Y1, Y17
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y17
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    132(R9), Z0, Z16
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    148(R9), Y1, Y17
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y17
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    136(R9), Z0, Z16
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    152(R9), Y1, Y17
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      256(R8), Y16, Y8
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y17
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    156(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      288(R8), Y17, Y9
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     60(R10), Y16
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VPDPBUSD.BCST    176(R9), Y1, Y16
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPBROADCASTD     60(R10), Z16
+	VPDPBUSD.BCST    160(R9), Z0, Z16
 	PREFETCHT1       9600(SI)
-	VPBROADCASTD     60(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y0, Y17
-	VPDPBUSD.BCST    176(R9), Y1, Y17
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VPDPBUSD.BCST    180(R9), Y1, Y16
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    176(R9), Z1, Z16
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    164(R9), Z0, Z16
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    164(R9), Y0, Y17
-	VPDPBUSD.BCST    180(R9), Y1, Y17
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VPDPBUSD.BCST    184(R9), Y1, Y16
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    180(R9), Z1, Z16
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    168(R9), Z0, Z16
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    168(R9), Y0, Y17
-	VPDPBUSD.BCST    184(R9), Y1, Y17
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VPDPBUSD.BCST    188(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      320(R8), Y16, Y8
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    184(R9), Z1, Z16
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    172(R9), Z0, Z16
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    172(R9), Y0, Y17
-	VPDPBUSD.BCST    188(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      352(R8), Y17, Y9
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     72(R10), Y16
-	VPDPBUSD.BCST    192(R9), Y0, Y16
+	VPDPBUSD.BCST    188(R9), Z1, Z16
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    208(R9), Y1, Y16
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     72(R10), Y17
-	VPDPBUSD.BCST    192(R9), Y0, Y17
-	VPDPBUSD.BCST    208(R9), Y1, Y17
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y16
+	VPBROADCASTD     72(R10), Z16
+	VPDPBUSD.BCST    192(R9), Z0, Z16
+	VPDPBUSD.BCST    208(R9), Z1, Z16
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9920(SI)
-	VPDPBUSD.BCST    212(R9), Y1, Y16
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y17
-	VPDPBUSD.BCST    212(R9), Y1, Y17
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y16
+	VPDPBUSD.BCST    196(R9), Z0, Z16
+	VPDPBUSD.BCST    212(R9), Z1, Z16
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9984(SI)
-	VPDPBUSD.BCST    216(R9), Y1, Y16
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y17
-	VPDPBUSD.BCST    216(R9), Y1, Y17
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y16
+	VPDPBUSD.BCST    200(R9), Z0, Z16
+	VPDPBUSD.BCST    216(R9), Z1, Z16
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    220(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      384(R8), Y16, Y8
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y17
-	VPDPBUSD.BCST    220(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      416(R8), Y17, Y9
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    204(R9), Z0, Z16
+	VPDPBUSD.BCST    220(R9), Z1, Z16
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10112(SI)
-	VPBROADCASTD     84(R10), Y16
-	VPDPBUSD.BCST    224(R9), Y0, Y16
-	VPDPBUSD.BCST    240(R9), Y1, Y16
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     84(R10), Y17
-	VPDPBUSD.BCST    224(R9), Y0, Y17
-	VPDPBUSD.BCST    240(R9), Y1, Y17
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     84(R10), Z16
+	VPDPBUSD.BCST    224(R9), Z0, Z16
+	VPDPBUSD.BCST    240(R9), Z1, Z16
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    228(R9), Y0, Y16
-	VPDPBUSD.BCST    244(R9), Y1, Y16
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    228(R9), Y0, Y17
-	VPDPBUSD.BCST    244(R9), Y1, Y17
-	VMOVDQU          2048(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    228(R9), Z0, Z16
+	VPDPBUSD.BCST    244(R9), Z1, Z16
+	VMOVDQU32        2048(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    232(R9), Y0, Y16
-	VPDPBUSD.BCST    248(R9), Y1, Y16
-	VMOVDQU          2080(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    232(R9), Y0, Y17
-	VPDPBUSD.BCST    248(R9), Y1, Y17
-	VMOVDQU          2112(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    232(R9), Z0, Z16
+	VPDPBUSD.BCST    248(R9), Z1, Z16
+	VMOVDQU32        2112(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10304(SI)
-	VPDPBUSD.BCST    236(R9), Y0, Y16
-	VPDPBUSD.BCST    252(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      448(R8), Y16, Y8
-	VMOVDQU          2144(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    236(R9), Y0, Y17
-	VPDPBUSD.BCST    252(R9), Y1, Y17
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      480(R8), Y17, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    236(R9), Z0, Z16
+	VPDPBUSD.BCST    252(R9), Z1, Z16
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
 	ADDQ             $0x00000880, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ4_0(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ4_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
-	VMOVDQU       32(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
+	VMOVUPS       (DI), Z8
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     32(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
 	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST 16(R9), Y1, Y16
-	VMOVDQU       64(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPBROADCASTD  (R10), Y17
-	VPDPBUSD.BCST (R9), Y0, Y17
+	VPBROADCASTD  (R10), Z16
+	VPDPBUSD.BCST (R9), Z0, Z16
 	PREFETCHT1    8256(SI)
-	VPDPBUSD.BCST 16(R9), Y1, Y17
-	VMOVDQU       96(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VPDPBUSD.BCST 20(R9), Y1, Y16
-	VMOVDQU       128(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VMOVDQU32     96(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
 	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 4(R9), Y0, Y17
-	VPDPBUSD.BCST 20(R9), Y1, Y17
-	VMOVDQU       160(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y16
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VMOVDQU32     160(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
 	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 24(R9), Y1, Y16
-	VMOVDQU       192(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y17
-	VPDPBUSD.BCST 24(R9), Y1, Y17
-	VMOVDQU       224(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VMOVDQU32     224(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
 	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VPDPBUSD.BCST 28(R9), Y1, Y16
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VMOVDQU       256(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y17
-	VPDPBUSD.BCST 28(R9), Y1, Y17
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y9
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VMOVUPS       Z8, (DI)
 	ADDQ          $0x00000120, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
 	DECQ          CX
 	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
 // func fusedQ4_1(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ4_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y8
-	VMOVUPS          32(DI), Y9
-	VCVTPH2PS        (SI), Y0
-	VMOVUPS          Y0, (R8)
-	VCVTPH2PS        16(SI), Y0
-	VMOVUPS          Y0, 32(R8)
-	VCVTPH2PS        32(SI), Y0
-	VMOVUPS          Y0, 64(R8)
-	VCVTPH2PS        48(SI), Y0
-	VMOVUPS          Y0, 96(R8)
-	VMOVDQU          64(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VMOVUPS          (DI), Z8
+	VCVTPH2PS        (SI), Z0
+	VMOVUPS          Z0, (R8)
+	VCVTPH2PS        32(SI), Z0
+	VMOVUPS          Z0, 64(R8)
+	VMOVDQU32        64(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VMOVDQU          96(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     (R10), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y17
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z0, Z16
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    16(R9), Y1, Y17
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    4(R9), Y0, Y17
-	VPDPBUSD.BCST    20(R9), Y1, Y17
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y17
-	VPDPBUSD.BCST    24(R9), Y1, Y17
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VMOVUPS          (R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y16, Y4, Y8
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y17
-	VPDPBUSD.BCST    28(R9), Y1, Y17
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y17, Y17
-	VMOVUPS          32(R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y17, Y4, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          Y8, (DI)
-	VMOVUPS          Y9, 32(DI)
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VMULPS.BCST      8(R10), Z4, Z6
+	VFMADD231PS      Z16, Z6, Z8
+	VMOVUPS          Z8, (DI)
 	ADDQ             $0x00000140, SI
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ5_0(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ5_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
-	MOVL          $0x10101010, AX
-	VMOVD         AX, X14
-	VPBROADCASTD  X14, Y14
-	VMOVDQU       unpackTable<>+192(SB), Y12
-	VMOVDQU       unpackTable<>+224(SB), Y13
-	VMOVDQU       32(SI), Y10
-	VMOVDQU       64(SI), Y11
-	VMOVDQU       96(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST 16(R9), Y1, Y16
-	VMOVDQU       128(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8256(SI)
-	VPBROADCASTD  (R10), Y17
-	VPDPBUSD.BCST (R9), Y0, Y17
-	VPDPBUSD.BCST 16(R9), Y1, Y17
-	VMOVDQU       160(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 20(R9), Y1, Y16
-	VMOVDQU       192(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y17
-	VPDPBUSD.BCST 20(R9), Y1, Y17
-	VMOVDQU       224(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	VPDPBUSD.BCST 24(R9), Y1, Y16
-	VMOVDQU       256(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 8(R9), Y0, Y17
-	VPDPBUSD.BCST 24(R9), Y1, Y17
-	VMOVDQU       288(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	PREFETCHT1    8512(SI)
-	VPDPBUSD.BCST 28(R9), Y1, Y16
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VMOVDQU       320(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y17
-	VPDPBUSD.BCST 28(R9), Y1, Y17
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y9
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
-	ADDQ          $0x00000160, SI
-	ADDQ          $0x00000020, R9
-	ADDQ          $0x0000000c, R10
-	DECQ          CX
-	JNE           block
+	VMOVUPS         (DI), Z8
+	VCVTPH2PS       (SI), Z0
+	VMOVUPS         Z0, (R8)
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
+	VMOVDQU32       32(SI), Z10
+	VMOVDQU32       96(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+64(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+128(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8192(SI)
+	VPBROADCASTD    (R10), Z16
+	VPDPBUSD.BCST   (R9), Z0, Z16
+	PREFETCHT1      8256(SI)
+	VPDPBUSD.BCST   16(R9), Z1, Z16
+	VMOVDQU32       160(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+64(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+128(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8320(SI)
+	VPDPBUSD.BCST   4(R9), Z0, Z16
+	VPDPBUSD.BCST   20(R9), Z1, Z16
+	VMOVDQU32       224(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+96(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+160(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8384(SI)
+	VPDPBUSD.BCST   8(R9), Z0, Z16
+	PREFETCHT1      8448(SI)
+	VPDPBUSD.BCST   24(R9), Z1, Z16
+	VMOVDQU32       288(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+96(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+160(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8512(SI)
+	VPDPBUSD.BCST   12(R9), Z0, Z16
+	VPDPBUSD.BCST   28(R9), Z1, Z16
+	VMOVUPS         (R8), Z4
+	VCVTDQ2PS       Z16, Z16
+	VMULPS.BCST     8(R10), Z4, Z6
+	VFMADD231PS     Z16, Z6, Z8
+	VMOVUPS         Z8, (DI)
+	ADDQ            $0x00000160, SI
+	ADDQ            $0x00000020, R9
+	ADDQ            $0x0000000c, R10
+	DECQ            CX
+	JNE             block
+	ADDQ            $0x40, DI
+	DECQ            DX
+	JNE             panel
 	VZEROUPPER
 	RET
 
 // func fusedQ5_1(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ5_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y8
-	VMOVUPS          32(DI), Y9
-	VCVTPH2PS        (SI), Y0
-	VMOVUPS          Y0, (R8)
-	VCVTPH2PS        16(SI), Y0
-	VMOVUPS          Y0, 32(R8)
-	VCVTPH2PS        32(SI), Y0
-	VMOVUPS          Y0, 64(R8)
-	VCVTPH2PS        48(SI), Y0
-	VMOVUPS          Y0, 96(R8)
+	VMOVUPS          (DI), Z8
+	VCVTPH2PS        (SI), Z0
+	VMOVUPS          Z0, (R8)
+	VCVTPH2PS        32(SI), Z0
+	VMOVUPS          Z0, 64(R8)
 	MOVL             $0x10101010, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          unpackTable<>+192(SB), Y12
-	VMOVDQU          unpackTable<>+224(SB), Y13
-	VMOVDQU          64(SI), Y10
-	VMOVDQU          96(SI), Y11
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VBROADCASTI64X4  unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4  unpackTable<>+224(SB), Z13
+	VMOVDQU32        64(SI), Z10
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+64(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+128(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z0, Z16
 	PREFETCHT1       8256(SI)
-	VPBROADCASTD     (R10), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y17
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+64(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+128(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y17
-	VPDPBUSD.BCST    20(R9), Y1, Y17
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+96(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+160(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y17
-	VPDPBUSD.BCST    24(R9), Y1, Y17
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+96(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+160(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VMOVUPS          (R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y16, Y4, Y8
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y17
-	VPDPBUSD.BCST    28(R9), Y1, Y17
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y17, Y17
-	VMOVUPS          32(R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y17, Y4, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          Y8, (DI)
-	VMOVUPS          Y9, 32(DI)
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VMULPS.BCST      8(R10), Z4, Z6
+	VFMADD231PS      Z16, Z6, Z8
+	VMOVUPS          Z8, (DI)
 	ADDQ             $0x00000180, SI
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ2_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
+	VXORPS           Z8, Z8, Z8
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x80000000, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
-	VCVTPH2PS        1280(SI), Y2
-	VCVTPH2PS        1312(SI), Y3
-	VXORPS           Y5, Y3, Y3
-	VPMOVZXBD        (SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 64(R8)
-	VPMOVZXBD        16(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 192(R8)
-	VPMOVZXBD        32(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 320(R8)
-	VPMOVZXBD        48(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 448(R8)
-	VPMOVZXBD        64(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 576(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 704(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 832(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 960(R8)
-	VPMOVZXBD        128(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1024(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1088(R8)
-	VPMOVZXBD        144(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1152(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1216(R8)
-	VPMOVZXBD        160(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1280(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1344(R8)
-	VPMOVZXBD        176(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1408(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1472(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1536(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1600(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1664(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1728(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1792(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1856(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1920(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1984(R8)
-	VCVTPH2PS        1296(SI), Y2
-	VCVTPH2PS        1328(SI), Y3
-	VXORPS           Y5, Y3, Y3
-	VPMOVZXBD        8(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 96(R8)
-	VPMOVZXBD        24(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 224(R8)
-	VPMOVZXBD        40(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 352(R8)
-	VPMOVZXBD        56(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 480(R8)
-	VPMOVZXBD        72(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 608(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 736(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 864(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 992(R8)
-	VPMOVZXBD        136(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1056(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1120(R8)
-	VPMOVZXBD        152(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1184(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1248(R8)
-	VPMOVZXBD        168(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1312(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1376(R8)
-	VPMOVZXBD        184(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1440(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1504(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1568(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1632(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1696(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1760(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1824(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1888(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1952(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 2016(R8)
+	VPBROADCASTD     X5, Z5
+	VCVTPH2PS        1280(SI), Z2
+	VCVTPH2PS        1312(SI), Z3
+	VXORPS           Z5, Z3, Z3
+	VPMOVZXBD        (SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 64(R8)
+	VPMOVZXBD        16(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 192(R8)
+	VPMOVZXBD        32(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 320(R8)
+	VPMOVZXBD        48(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 448(R8)
+	VPMOVZXBD        64(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 576(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 704(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 832(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 960(R8)
+	VPMOVZXBD        128(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1024(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1088(R8)
+	VPMOVZXBD        144(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1152(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1216(R8)
+	VPMOVZXBD        160(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1280(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1344(R8)
+	VPMOVZXBD        176(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1408(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1472(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1536(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1600(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1664(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1728(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1792(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1856(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1920(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1984(R8)
 	MOVL             $0x03030303, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          256(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        256(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     24(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPDPBUSD.BCST    64(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     72(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          320(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     24(R10), Z17
+	VPDPBUSD.BCST    32(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     48(R10), Z18
+	VPDPBUSD.BCST    64(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    68(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          384(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          448(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     72(R10), Z19
+	VPDPBUSD.BCST    96(R9), Z1, Z19
+	VMOVDQU32        320(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    36(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          512(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     36(R10), Y20
-	VPDPBUSD.BCST    48(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    100(R9), Z1, Z19
+	VMOVDQU32        384(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPBROADCASTD     60(R10), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     84(R10), Y22
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VMOVDQU          576(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VMOVDQU          640(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    104(R9), Z1, Z19
+	VMOVDQU32        448(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VMOVDQU          704(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      256(R8), Y17, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y20
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y8
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      384(R8), Y20, Y8
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      512(R8), Y18, Y8
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    44(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    92(R9), Y1, Y21
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      640(R8), Y21, Y8
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      768(R8), Y19, Y8
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      896(R8), Y22, Y8
-	VMOVDQU          288(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     24(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPDPBUSD.BCST    64(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     72(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          352(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Z1, Z19
+	VMOVDQU32        512(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     12(R10), Z16
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     36(R10), Z20
+	VPDPBUSD.BCST    48(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          416(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     60(R10), Z21
+	VPDPBUSD.BCST    80(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     84(R10), Z22
+	VPDPBUSD.BCST    112(R9), Z1, Z22
+	VMOVDQU32        576(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    72(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          480(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      32(R8), Y16, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          544(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    84(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z22
+	VMOVDQU32        640(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     36(R10), Y20
-	VPDPBUSD.BCST    48(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     60(R10), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     84(R10), Y22
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VMOVDQU          608(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    56(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    88(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VMOVDQU          672(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VMOVDQU          736(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Z1, Z22
+	VMOVDQU32        704(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          128(R8), Z4
+	VMOVUPS          192(R8), Z5
+	VFMADD231PS.BCST 16(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          256(R8), Z4
+	VMOVUPS          320(R8), Z5
+	VFMADD231PS.BCST 28(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    60(R9), Z1, Z20
+	VMOVUPS          384(R8), Z4
+	VMOVUPS          448(R8), Z5
+	VFMADD231PS.BCST 40(R10), Z5, Z8
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VMOVUPS          512(R8), Z4
+	VMOVUPS          576(R8), Z5
+	VFMADD231PS.BCST 52(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      160(R8), Y16, Y9
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      288(R8), Y17, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y20
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      416(R8), Y20, Y9
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      544(R8), Y18, Y9
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y21
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      672(R8), Y21, Y9
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      800(R8), Y19, Y9
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      928(R8), Y22, Y9
-	VMOVDQU          768(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     120(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     144(R10), Y18
-	VPDPBUSD.BCST    192(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z1, Z21
+	VMOVUPS          640(R8), Z4
+	VMOVUPS          704(R8), Z5
+	VFMADD231PS.BCST 64(R10), Z5, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z8
+	VMOVUPS          768(R8), Z4
+	VMOVUPS          832(R8), Z5
+	VFMADD231PS.BCST 76(R10), Z5, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z22
+	VMOVUPS          896(R8), Z4
+	VMOVUPS          960(R8), Z5
+	VFMADD231PS.BCST 88(R10), Z5, Z8
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VMOVDQU32        768(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     96(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPBROADCASTD     168(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          832(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          896(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     120(R10), Z17
+	VPDPBUSD.BCST    160(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     144(R10), Z18
+	VPDPBUSD.BCST    192(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     168(R10), Z19
+	VPDPBUSD.BCST    224(R9), Z1, Z19
+	VMOVDQU32        832(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          960(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VMOVUPS          1088(R8), Y4
-	VFMADD231PS.BCST 100(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1024(R8), Y16, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    172(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    164(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1024(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     132(R10), Y20
-	VPDPBUSD.BCST    176(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     156(R10), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     180(R10), Y22
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VMOVDQU          1088(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Z1, Z19
+	VMOVDQU32        896(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    168(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    180(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VMOVDQU          1152(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    232(R9), Z1, Z19
+	VMOVDQU32        960(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VMOVUPS          1024(R8), Z4
+	VMOVUPS          1088(R8), Z5
+	VFMADD231PS.BCST 100(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VMOVDQU          1216(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VMOVUPS          1216(R8), Y4
-	VFMADD231PS.BCST 112(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1152(R8), Y16, Y8
-	VMOVUPS          1344(R8), Y4
-	VFMADD231PS.BCST 124(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      1280(R8), Y17, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y20
-	VMOVUPS          1472(R8), Y4
-	VFMADD231PS.BCST 136(R10), Y4, Y8
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      1408(R8), Y20, Y8
-	VMOVUPS          1600(R8), Y4
-	VFMADD231PS.BCST 148(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      1536(R8), Y18, Y8
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y21
-	VMOVUPS          1728(R8), Y4
-	VFMADD231PS.BCST 160(R10), Y4, Y8
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      1664(R8), Y21, Y8
-	VMOVUPS          1856(R8), Y4
-	VFMADD231PS.BCST 172(R10), Y4, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      1792(R8), Y19, Y8
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VMOVUPS          1984(R8), Y4
-	VFMADD231PS.BCST 184(R10), Y4, Y8
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      1920(R8), Y22, Y8
-	VMOVDQU          800(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    236(R9), Z1, Z19
+	VMOVDQU32        1024(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPBROADCASTD     120(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     144(R10), Y18
-	VPDPBUSD.BCST    192(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     168(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          864(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     108(R10), Z16
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     132(R10), Z20
+	VPDPBUSD.BCST    176(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     156(R10), Z21
+	VPDPBUSD.BCST    208(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          928(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    168(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          992(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VMOVUPS          1120(R8), Y4
-	VFMADD231PS.BCST 100(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1056(R8), Y16, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     180(R10), Z22
+	VPDPBUSD.BCST    240(R9), Z1, Z22
+	VMOVDQU32        1088(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    180(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    172(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1056(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     132(R10), Y20
-	VPDPBUSD.BCST    176(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     156(R10), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z22
+	VMOVDQU32        1152(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9408(SI)
-	VPBROADCASTD     180(R10), Y22
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VMOVDQU          1120(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VMOVDQU          1184(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    248(R9), Z1, Z22
+	VMOVDQU32        1216(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    184(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VMOVDQU          1248(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VMOVUPS          1248(R8), Y4
-	VFMADD231PS.BCST 112(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1184(R8), Y16, Y9
-	VMOVUPS          1376(R8), Y4
-	VFMADD231PS.BCST 124(R10), Y4, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      1312(R8), Y17, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y20
-	VMOVUPS          1504(R8), Y4
-	VFMADD231PS.BCST 136(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      1440(R8), Y20, Y9
-	VMOVUPS          1632(R8), Y4
-	VFMADD231PS.BCST 148(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      1568(R8), Y18, Y9
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y21
-	VMOVUPS          1760(R8), Y4
-	VFMADD231PS.BCST 160(R10), Y4, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      1696(R8), Y21, Y9
-	VMOVUPS          1888(R8), Y4
-	VFMADD231PS.BCST 172(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      1824(R8), Y19, Y9
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VMOVUPS          2016(R8), Y4
-	VFMADD231PS.BCST 184(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      1952(R8), Y22, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VMOVUPS          1152(R8), Z4
+	VMOVUPS          1216(R8), Z5
+	VFMADD231PS.BCST 112(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          1280(R8), Z4
+	VMOVUPS          1344(R8), Z5
+	VFMADD231PS.BCST 124(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    188(R9), Z1, Z20
+	VMOVUPS          1408(R8), Z4
+	VMOVUPS          1472(R8), Z5
+	VFMADD231PS.BCST 136(R10), Z5, Z8
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VMOVUPS          1536(R8), Z4
+	VMOVUPS          1600(R8), Z5
+	VFMADD231PS.BCST 148(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z21
+	VMOVUPS          1664(R8), Z4
+	VMOVUPS          1728(R8), Z5
+	VFMADD231PS.BCST 160(R10), Z5, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z8
+	VMOVUPS          1792(R8), Z4
+	VMOVUPS          1856(R8), Z5
+	VFMADD231PS.BCST 172(R10), Z5, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z22
+	VMOVUPS          1920(R8), Z4
+	VMOVUPS          1984(R8), Z5
+	VFMADD231PS.BCST 184(R10), Z5, Z8
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
 	ADDQ             $0x00000540, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ3_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
+	VXORPS           Z8, Z8, Z8
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000020, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
-	VCVTPH2PS        1728(SI), Y2
-	VPMOVZXBD        1536(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, (R8)
-	VPMOVZXBD        1552(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 64(R8)
-	VPMOVZXBD        1568(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 128(R8)
-	VPMOVZXBD        1584(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 192(R8)
-	VPMOVZXBD        1600(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 256(R8)
-	VPMOVZXBD        1616(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 320(R8)
-	VPMOVZXBD        1632(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 384(R8)
-	VPMOVZXBD        1648(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 448(R8)
-	VPMOVZXBD        1536(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 512(R8)
-	VPMOVZXBD        1552(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 576(R8)
-	VPMOVZXBD        1568(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 640(R8)
-	VPMOVZXBD        1584(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 704(R8)
-	VPMOVZXBD        1600(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 768(R8)
-	VPMOVZXBD        1616(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 832(R8)
-	VPMOVZXBD        1632(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 896(R8)
-	VPMOVZXBD        1648(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 960(R8)
-	VCVTPH2PS        1744(SI), Y2
-	VPMOVZXBD        1544(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 32(R8)
-	VPMOVZXBD        1560(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 96(R8)
-	VPMOVZXBD        1576(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 160(R8)
-	VPMOVZXBD        1592(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 224(R8)
-	VPMOVZXBD        1608(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 288(R8)
-	VPMOVZXBD        1624(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 352(R8)
-	VPMOVZXBD        1640(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 416(R8)
-	VPMOVZXBD        1656(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 480(R8)
-	VPMOVZXBD        1544(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 544(R8)
-	VPMOVZXBD        1560(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 608(R8)
-	VPMOVZXBD        1576(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 672(R8)
-	VPMOVZXBD        1592(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 736(R8)
-	VPMOVZXBD        1608(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 800(R8)
-	VPMOVZXBD        1624(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 864(R8)
-	VPMOVZXBD        1640(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 928(R8)
-	VPMOVZXBD        1656(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 992(R8)
+	VPBROADCASTD     X6, Z6
+	VCVTPH2PS        1728(SI), Z2
+	VPMOVZXBD        1536(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (R8)
+	VPMOVZXBD        1552(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 64(R8)
+	VPMOVZXBD        1568(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 128(R8)
+	VPMOVZXBD        1584(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 192(R8)
+	VPMOVZXBD        1600(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 256(R8)
+	VPMOVZXBD        1616(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 320(R8)
+	VPMOVZXBD        1632(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 384(R8)
+	VPMOVZXBD        1648(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 448(R8)
+	VPMOVZXBD        1536(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 512(R8)
+	VPMOVZXBD        1552(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 576(R8)
+	VPMOVZXBD        1568(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 640(R8)
+	VPMOVZXBD        1584(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 704(R8)
+	VPMOVZXBD        1600(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 768(R8)
+	VPMOVZXBD        1616(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 832(R8)
+	VPMOVZXBD        1632(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 896(R8)
+	VPMOVZXBD        1648(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 960(R8)
 	MOVL             $0x03030303, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
+	VPBROADCASTD     X14, Z14
 	MOVL             $0x04040404, AX
 	VMOVD            AX, X13
-	VPBROADCASTD     X13, Y13
-	VMOVDQU          512(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     X13, Z13
+	VMOVDQU32        512(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     24(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPDPBUSD.BCST    64(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     72(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          576(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     24(R10), Z17
+	VPDPBUSD.BCST    32(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          640(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     48(R10), Z18
+	VPDPBUSD.BCST    64(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     72(R10), Z19
+	VPDPBUSD.BCST    96(R9), Z1, Z19
+	VMOVDQU32        576(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    40(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          704(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    36(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    44(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          768(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     36(R10), Y20
-	VPDPBUSD.BCST    48(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    100(R9), Z1, Z19
+	VMOVDQU32        640(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8448(SI)
-	VPBROADCASTD     60(R10), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     84(R10), Y22
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VMOVDQU          832(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VMOVDQU          896(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z19
+	VMOVDQU32        704(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VMOVDQU          960(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      128(R8), Y17, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      192(R8), Y20, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      256(R8), Y18, Y8
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y21
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      320(R8), Y21, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      384(R8), Y19, Y8
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      448(R8), Y22, Y8
-	VMOVDQU          544(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    44(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    108(R9), Z1, Z19
+	VMOVDQU32        768(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     24(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPDPBUSD.BCST    64(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     72(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          608(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     12(R10), Z16
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     36(R10), Z20
+	VPDPBUSD.BCST    48(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          672(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     60(R10), Z21
+	VPDPBUSD.BCST    80(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     84(R10), Z22
+	VPDPBUSD.BCST    112(R9), Z1, Z22
+	VMOVDQU32        832(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    40(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          736(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      32(R8), Y16, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    52(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    44(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          800(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     36(R10), Y20
-	VPDPBUSD.BCST    48(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z22
+	VMOVDQU32        896(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPBROADCASTD     60(R10), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     84(R10), Y22
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VMOVDQU          864(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    88(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VMOVDQU          928(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Z1, Z22
+	VMOVDQU32        960(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VMOVDQU          992(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      96(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      160(R8), Y17, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      224(R8), Y20, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      288(R8), Y18, Y9
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y21
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      352(R8), Y21, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      416(R8), Y19, Y9
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      480(R8), Y22, Y9
-	VMOVDQU          1024(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    60(R9), Z1, Z20
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    92(R9), Z1, Z21
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z8
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z22
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VMOVDQU32        1024(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     120(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     144(R10), Y18
-	VPDPBUSD.BCST    192(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     168(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          1088(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     96(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     120(R10), Z17
+	VPDPBUSD.BCST    160(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          1152(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     144(R10), Z18
+	VPDPBUSD.BCST    192(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     168(R10), Z19
+	VPDPBUSD.BCST    224(R9), Z1, Z19
+	VMOVDQU32        1088(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          1216(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    164(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    172(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1280(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     132(R10), Y20
-	VPDPBUSD.BCST    176(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    228(R9), Z1, Z19
+	VMOVDQU32        1152(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPBROADCASTD     156(R10), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     180(R10), Y22
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VMOVDQU          1344(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    200(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    212(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VMOVDQU          1408(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Z1, Z19
+	VMOVDQU32        1216(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VMOVUPS          512(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VMOVDQU          1472(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      576(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      640(R8), Y17, Y8
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      704(R8), Y20, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      768(R8), Y18, Y8
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y21
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      832(R8), Y21, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      896(R8), Y19, Y8
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      960(R8), Y22, Y8
-	VMOVDQU          1056(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    236(R9), Z1, Z19
+	VMOVDQU32        1280(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9536(SI)
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     120(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     144(R10), Y18
-	VPDPBUSD.BCST    192(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     168(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          1120(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     108(R10), Z16
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     132(R10), Z20
+	VPDPBUSD.BCST    176(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9600(SI)
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          1184(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     156(R10), Z21
+	VPDPBUSD.BCST    208(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     180(R10), Z22
+	VPDPBUSD.BCST    240(R9), Z1, Z22
+	VMOVDQU32        1344(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          1248(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      544(R8), Y16, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    180(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    172(R9), Y1, Y17
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y18
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1312(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     132(R10), Y20
-	VPDPBUSD.BCST    176(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z22
+	VMOVDQU32        1408(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9792(SI)
-	VPBROADCASTD     156(R10), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     180(R10), Y22
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VMOVDQU          1376(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Z1, Z20
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    212(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VMOVDQU          1440(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y20
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Z1, Z22
+	VMOVDQU32        1472(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VMOVUPS          576(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          640(R8), Z4
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9920(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VMOVDQU          1504(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      608(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      672(R8), Y17, Y9
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      736(R8), Y20, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      800(R8), Y18, Y9
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y21
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      864(R8), Y21, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      928(R8), Y19, Y9
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      992(R8), Y22, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    188(R9), Z1, Z20
+	VMOVUPS          704(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VMOVUPS          768(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z21
+	VMOVUPS          832(R8), Z4
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z8
+	VMOVUPS          896(R8), Z4
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z22
+	VMOVUPS          960(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
 	ADDQ             $0x000006e0, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ4_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ4_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
+	VXORPS           Z8, Z8, Z8
 	MOVL             $0x0000003f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
+	VPBROADCASTD     X6, Z6
 	MOVL             $0x80000000, AX
 	VMOVD            AX, X7
-	VPBROADCASTD     X7, Y7
-	VCVTPH2PS        (SI), Y2
-	VCVTPH2PS        32(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        64(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VPMOVZXBD        128(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 64(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        64(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        128(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 576(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VPMOVZXBD        144(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 192(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        80(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        144(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 704(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VPMOVZXBD        160(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 320(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        96(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        160(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 832(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VPMOVZXBD        176(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 448(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        112(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        176(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 960(R8)
-	VCVTPH2PS        16(SI), Y2
-	VCVTPH2PS        48(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        72(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VPMOVZXBD        136(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 96(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        72(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        136(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 608(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VPMOVZXBD        152(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 224(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        88(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        152(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 736(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VPMOVZXBD        168(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 352(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        104(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        168(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 864(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VPMOVZXBD        184(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 480(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        120(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        184(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 992(R8)
+	VPBROADCASTD     X7, Z7
+	VCVTPH2PS        (SI), Z2
+	VCVTPH2PS        32(SI), Z3
+	VXORPS           Z7, Z3, Z3
+	VPMOVZXBD        64(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VPMOVZXBD        128(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 64(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        64(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        128(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 576(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VPMOVZXBD        144(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 192(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        80(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        144(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 704(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VPMOVZXBD        160(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 320(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        96(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        160(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 832(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VPMOVZXBD        176(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 448(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        112(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        176(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 960(R8)
 	MOVL             $0x10101010, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPBROADCASTD     12(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y1, Y17
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     (R10), Y18
-	VPDPBUSD.BCST    (R9), Y0, Y18
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z0, Z16
 	PREFETCHT1       8256(SI)
-	VPBROADCASTD     12(R10), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y19
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    36(R9), Y1, Y17
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y18
+	VPBROADCASTD     12(R10), Z17
+	VPDPBUSD.BCST    32(R9), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    36(R9), Y1, Y19
-	VMOVDQU          384(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    40(R9), Y1, Y17
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Z1, Z17
+	VMOVDQU32        384(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y18
-	VPDPBUSD.BCST    40(R9), Y1, Y19
-	VMOVDQU          448(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    44(R9), Y1, Y17
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z0, Z16
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y18
-	VPDPBUSD.BCST    44(R9), Y1, Y19
-	VMOVDQU          512(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VPDPBUSD.BCST    44(R9), Z1, Z17
+	VMOVDQU32        512(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    48(R9), Y1, Y17
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y18
-	VPDPBUSD.BCST    48(R9), Y1, Y19
-	VMOVDQU          576(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y16
+	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VPDPBUSD.BCST    48(R9), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    52(R9), Y1, Y17
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y18
-	VPDPBUSD.BCST    52(R9), Y1, Y19
-	VMOVDQU          640(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Z0, Z16
+	VPDPBUSD.BCST    52(R9), Z1, Z17
+	VMOVDQU32        640(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VPDPBUSD.BCST    56(R9), Y1, Y17
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y0, Y18
-	VPDPBUSD.BCST    56(R9), Y1, Y19
-	VMOVDQU          704(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Z0, Z16
+	VPDPBUSD.BCST    56(R9), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VPDPBUSD.BCST    60(R9), Y1, Y17
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      128(R8), Y17, Y8
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y18
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      32(R8), Y18, Y9
-	VPDPBUSD.BCST    60(R9), Y1, Y19
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      160(R8), Y19, Y9
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Z0, Z16
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    60(R9), Z1, Z17
+	VMOVUPS          128(R8), Z4
+	VMOVUPS          192(R8), Z5
+	VFMADD231PS.BCST 16(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8768(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPDPBUSD.BCST    64(R9), Y0, Y16
-	VPBROADCASTD     36(R10), Y17
-	VPDPBUSD.BCST    96(R9), Y1, Y17
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     24(R10), Y18
-	VPDPBUSD.BCST    64(R9), Y0, Y18
+	VPBROADCASTD     24(R10), Z16
+	VPDPBUSD.BCST    64(R9), Z0, Z16
 	PREFETCHT1       8832(SI)
-	VPBROADCASTD     36(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y16
-	VPDPBUSD.BCST    100(R9), Y1, Y17
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y18
+	VPBROADCASTD     36(R10), Z17
+	VPDPBUSD.BCST    96(R9), Z1, Z17
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    68(R9), Z0, Z16
 	PREFETCHT1       8896(SI)
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y16
-	VPDPBUSD.BCST    104(R9), Y1, Y17
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Z1, Z17
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z0, Z16
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    72(R9), Y0, Y18
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y16
-	VPDPBUSD.BCST    108(R9), Y1, Y17
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z17
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z0, Z16
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    76(R9), Y0, Y18
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y16
+	VPDPBUSD.BCST    108(R9), Z1, Z17
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    112(R9), Y1, Y17
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y18
-	VPDPBUSD.BCST    112(R9), Y1, Y19
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y0, Y16
+	VPDPBUSD.BCST    80(R9), Z0, Z16
+	VPDPBUSD.BCST    112(R9), Z1, Z17
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    116(R9), Y1, Y17
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y0, Y18
-	VPDPBUSD.BCST    116(R9), Y1, Y19
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Z0, Z16
+	VPDPBUSD.BCST    116(R9), Z1, Z17
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    88(R9), Y0, Y16
-	VPDPBUSD.BCST    120(R9), Y1, Y17
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y0, Y18
-	VPDPBUSD.BCST    120(R9), Y1, Y19
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Z0, Z16
+	VPDPBUSD.BCST    120(R9), Z1, Z17
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    92(R9), Y0, Y16
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      256(R8), Y16, Y8
-	VPDPBUSD.BCST    124(R9), Y1, Y17
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      384(R8), Y17, Y8
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y0, Y18
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      288(R8), Y18, Y9
-	VPDPBUSD.BCST    124(R9), Y1, Y19
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      416(R8), Y19, Y9
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z0, Z16
+	VMOVUPS          256(R8), Z4
+	VMOVUPS          320(R8), Z5
+	VFMADD231PS.BCST 28(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    124(R9), Z1, Z17
+	VMOVUPS          384(R8), Z4
+	VMOVUPS          448(R8), Z5
+	VFMADD231PS.BCST 40(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPBROADCASTD     48(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPBROADCASTD     60(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y1, Y17
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPDPBUSD.BCST    128(R9), Y0, Y18
+	VPBROADCASTD     48(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z0, Z16
 	PREFETCHT1       9408(SI)
-	VPBROADCASTD     60(R10), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y19
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    164(R9), Y1, Y17
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y18
+	VPBROADCASTD     60(R10), Z17
+	VPDPBUSD.BCST    160(R9), Z1, Z17
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    132(R9), Z0, Z16
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    164(R9), Y1, Y19
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    168(R9), Y1, Y17
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Z1, Z17
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z0, Z16
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    136(R9), Y0, Y18
-	VPDPBUSD.BCST    168(R9), Y1, Y19
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    172(R9), Y1, Y17
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Z1, Z17
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
 	PREFETCHT1       9600(SI)
-	VPDPBUSD.BCST    140(R9), Y0, Y18
-	VPDPBUSD.BCST    172(R9), Y1, Y19
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VPDPBUSD.BCST    172(R9), Z1, Z17
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    176(R9), Y1, Y17
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y18
-	VPDPBUSD.BCST    176(R9), Y1, Y19
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y16
+	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VPDPBUSD.BCST    176(R9), Z1, Z17
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    180(R9), Y1, Y17
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y18
-	VPDPBUSD.BCST    180(R9), Y1, Y19
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Z0, Z16
+	VPDPBUSD.BCST    180(R9), Z1, Z17
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VPDPBUSD.BCST    184(R9), Y1, Y17
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y0, Y18
-	VPDPBUSD.BCST    184(R9), Y1, Y19
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Z0, Z16
+	VPDPBUSD.BCST    184(R9), Z1, Z17
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VPDPBUSD.BCST    188(R9), Y1, Y17
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      640(R8), Y17, Y8
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y18
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      544(R8), Y18, Y9
-	VPDPBUSD.BCST    188(R9), Y1, Y19
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      672(R8), Y19, Y9
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Z0, Z16
+	VMOVUPS          512(R8), Z4
+	VMOVUPS          576(R8), Z5
+	VFMADD231PS.BCST 52(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    188(R9), Z1, Z17
+	VMOVUPS          640(R8), Z4
+	VMOVUPS          704(R8), Z5
+	VFMADD231PS.BCST 64(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9920(SI)
-	VPBROADCASTD     72(R10), Y16
-	VPDPBUSD.BCST    192(R9), Y0, Y16
-	VPBROADCASTD     84(R10), Y17
-	VPDPBUSD.BCST    224(R9), Y1, Y17
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     72(R10), Y18
-	VPDPBUSD.BCST    192(R9), Y0, Y18
+	VPBROADCASTD     72(R10), Z16
+	VPDPBUSD.BCST    192(R9), Z0, Z16
 	PREFETCHT1       9984(SI)
-	VPBROADCASTD     84(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y16
-	VPDPBUSD.BCST    228(R9), Y1, Y17
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y18
+	VPBROADCASTD     84(R10), Z17
+	VPDPBUSD.BCST    224(R9), Z1, Z17
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z0, Z16
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y16
-	VPDPBUSD.BCST    232(R9), Y1, Y17
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Z1, Z17
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    200(R9), Z0, Z16
 	PREFETCHT1       10112(SI)
-	VPDPBUSD.BCST    200(R9), Y0, Y18
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y16
-	VPDPBUSD.BCST    236(R9), Y1, Y17
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Z1, Z17
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z0, Z16
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    204(R9), Y0, Y18
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          2048(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y16
+	VPDPBUSD.BCST    236(R9), Z1, Z17
+	VMOVDQU32        2048(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    240(R9), Y1, Y17
-	VMOVDQU          2080(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y18
-	VPDPBUSD.BCST    240(R9), Y1, Y19
-	VMOVDQU          2112(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y0, Y16
+	VPDPBUSD.BCST    208(R9), Z0, Z16
+	VPDPBUSD.BCST    240(R9), Z1, Z17
+	VMOVDQU32        2112(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10304(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y17
-	VMOVDQU          2144(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y0, Y18
-	VPDPBUSD.BCST    244(R9), Y1, Y19
-	VMOVDQU          2176(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z0, Z16
+	VPDPBUSD.BCST    244(R9), Z1, Z17
+	VMOVDQU32        2176(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10368(SI)
-	VPDPBUSD.BCST    216(R9), Y0, Y16
-	VPDPBUSD.BCST    248(R9), Y1, Y17
-	VMOVDQU          2208(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y0, Y18
-	VPDPBUSD.BCST    248(R9), Y1, Y19
-	VMOVDQU          2240(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Z0, Z16
+	VPDPBUSD.BCST    248(R9), Z1, Z17
+	VMOVDQU32        2240(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10432(SI)
-	VPDPBUSD.BCST    220(R9), Y0, Y16
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      768(R8), Y16, Y8
-	VPDPBUSD.BCST    252(R9), Y1, Y17
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      896(R8), Y17, Y8
-	VMOVDQU          2272(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y0, Y18
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      800(R8), Y18, Y9
-	VPDPBUSD.BCST    252(R9), Y1, Y19
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      928(R8), Y19, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    220(R9), Z0, Z16
+	VMOVUPS          768(R8), Z4
+	VMOVUPS          832(R8), Z5
+	VFMADD231PS.BCST 76(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    252(R9), Z1, Z17
+	VMOVUPS          896(R8), Z4
+	VMOVUPS          960(R8), Z5
+	VFMADD231PS.BCST 88(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
 	ADDQ             $0x00000900, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ5_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
+	VXORPS           Z8, Z8, Z8
 	MOVL             $0x0000003f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
+	VPBROADCASTD     X6, Z6
 	MOVL             $0x80000000, AX
 	VMOVD            AX, X7
-	VPBROADCASTD     X7, Y7
-	VCVTPH2PS        (SI), Y2
-	VCVTPH2PS        32(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        64(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VPMOVZXBD        128(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 64(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        64(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        128(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 576(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VPMOVZXBD        144(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 192(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        80(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        144(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 704(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VPMOVZXBD        160(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 320(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        96(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        160(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 832(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VPMOVZXBD        176(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 448(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        112(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        176(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 960(R8)
-	VCVTPH2PS        16(SI), Y2
-	VCVTPH2PS        48(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        72(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VPMOVZXBD        136(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 96(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        72(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        136(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 608(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VPMOVZXBD        152(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 224(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        88(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        152(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 736(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VPMOVZXBD        168(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 352(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        104(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        168(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 864(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VPMOVZXBD        184(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 480(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        120(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        184(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 992(R8)
+	VPBROADCASTD     X7, Z7
+	VCVTPH2PS        (SI), Z2
+	VCVTPH2PS        32(SI), Z3
+	VXORPS           Z7, Z3, Z3
+	VPMOVZXBD        64(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VPMOVZXBD        128(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 64(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        64(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        128(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 576(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VPMOVZXBD        144(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 192(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        80(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        144(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 704(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VPMOVZXBD        160(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 320(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        96(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        160(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 832(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VPMOVZXBD        176(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 448(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        112(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        176(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 960(R8)
 	MOVL             $0x10101010, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPBROADCASTD     12(R10), Y17
-	VPDPBUSD.BCST    32(R9), Y1, Y17
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z0, Z16
 	PREFETCHT1       8256(SI)
-	VPBROADCASTD     (R10), Y18
-	VPDPBUSD.BCST    (R9), Y0, Y18
-	VPBROADCASTD     12(R10), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y19
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
+	VPBROADCASTD     12(R10), Z17
+	VPDPBUSD.BCST    32(R9), Z1, Z17
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    36(R9), Y1, Y17
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y18
-	VPDPBUSD.BCST    36(R9), Y1, Y19
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    36(R9), Z1, Z17
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    40(R9), Y1, Y17
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y18
+	VPDPBUSD.BCST    8(R9), Z0, Z16
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    40(R9), Y1, Y19
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    44(R9), Y1, Y17
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z17
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z0, Z16
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y18
-	VPDPBUSD.BCST    44(R9), Y1, Y19
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y16
+	VPDPBUSD.BCST    44(R9), Z1, Z17
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    48(R9), Y1, Y17
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y18
-	VPDPBUSD.BCST    48(R9), Y1, Y19
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VPDPBUSD.BCST    48(R9), Z1, Z17
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VPDPBUSD.BCST    52(R9), Y1, Y17
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y18
+	VPDPBUSD.BCST    20(R9), Z0, Z16
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    52(R9), Y1, Y19
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VPDPBUSD.BCST    56(R9), Y1, Y17
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Z1, Z17
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z0, Z16
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    24(R9), Y0, Y18
-	VPDPBUSD.BCST    56(R9), Y1, Y19
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
+	VPDPBUSD.BCST    56(R9), Z1, Z17
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    60(R9), Y1, Y17
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      128(R8), Y17, Y8
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y18
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      32(R8), Y18, Y9
-	VPDPBUSD.BCST    60(R9), Y1, Y19
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      160(R8), Y19, Y9
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Z0, Z16
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    60(R9), Z1, Z17
+	VMOVUPS          128(R8), Z4
+	VMOVUPS          192(R8), Z5
+	VFMADD231PS.BCST 16(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPDPBUSD.BCST    64(R9), Y0, Y16
-	VPBROADCASTD     36(R10), Y17
-	VPDPBUSD.BCST    96(R9), Y1, Y17
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     24(R10), Z16
+	VPDPBUSD.BCST    64(R9), Z0, Z16
 	PREFETCHT1       8960(SI)
-	VPBROADCASTD     24(R10), Y18
-	VPDPBUSD.BCST    64(R9), Y0, Y18
-	VPBROADCASTD     36(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y16
+	VPBROADCASTD     36(R10), Z17
+	VPDPBUSD.BCST    96(R9), Z1, Z17
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    100(R9), Y1, Y17
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y18
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z0, Z16
+	VPDPBUSD.BCST    100(R9), Z1, Z17
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    72(R9), Y0, Y16
-	VPDPBUSD.BCST    104(R9), Y1, Y17
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y18
+	VPDPBUSD.BCST    72(R9), Z0, Z16
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y16
-	VPDPBUSD.BCST    108(R9), Y1, Y17
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z17
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z0, Z16
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    76(R9), Y0, Y18
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y16
+	VPDPBUSD.BCST    108(R9), Z1, Z17
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    112(R9), Y1, Y17
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y18
-	VPDPBUSD.BCST    112(R9), Y1, Y19
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    80(R9), Z0, Z16
+	VPDPBUSD.BCST    112(R9), Z1, Z17
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    84(R9), Y0, Y16
-	VPDPBUSD.BCST    116(R9), Y1, Y17
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y0, Y18
+	VPDPBUSD.BCST    84(R9), Z0, Z16
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    116(R9), Y1, Y19
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y0, Y16
-	VPDPBUSD.BCST    120(R9), Y1, Y17
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Z1, Z17
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    88(R9), Z0, Z16
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    88(R9), Y0, Y18
-	VPDPBUSD.BCST    120(R9), Y1, Y19
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y0, Y16
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      256(R8), Y16, Y8
+	VPDPBUSD.BCST    120(R9), Z1, Z17
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    124(R9), Y1, Y17
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      384(R8), Y17, Y8
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y0, Y18
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      288(R8), Y18, Y9
-	VPDPBUSD.BCST    124(R9), Y1, Y19
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      416(R8), Y19, Y9
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z0, Z16
+	VMOVUPS          256(R8), Z4
+	VMOVUPS          320(R8), Z5
+	VFMADD231PS.BCST 28(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    124(R9), Z1, Z17
+	VMOVUPS          384(R8), Z4
+	VMOVUPS          448(R8), Z5
+	VFMADD231PS.BCST 40(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9600(SI)
-	VPBROADCASTD     48(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPBROADCASTD     60(R10), Y17
-	VPDPBUSD.BCST    160(R9), Y1, Y17
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     48(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z0, Z16
 	PREFETCHT1       9664(SI)
-	VPBROADCASTD     48(R10), Y18
-	VPDPBUSD.BCST    128(R9), Y0, Y18
-	VPBROADCASTD     60(R10), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y19
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
+	VPBROADCASTD     60(R10), Z17
+	VPDPBUSD.BCST    160(R9), Z1, Z17
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    164(R9), Y1, Y17
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y18
-	VPDPBUSD.BCST    164(R9), Y1, Y19
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VPDPBUSD.BCST    164(R9), Z1, Z17
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    168(R9), Y1, Y17
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y18
+	VPDPBUSD.BCST    136(R9), Z0, Z16
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y19
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    172(R9), Y1, Y17
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Z1, Z17
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
 	PREFETCHT1       9920(SI)
-	VPDPBUSD.BCST    140(R9), Y0, Y18
-	VPDPBUSD.BCST    172(R9), Y1, Y19
-	VMOVDQU          2048(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y16
+	VPDPBUSD.BCST    172(R9), Z1, Z17
+	VMOVDQU32        2048(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
-	VPDPBUSD.BCST    176(R9), Y1, Y17
-	VMOVDQU          2080(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y18
-	VPDPBUSD.BCST    176(R9), Y1, Y19
-	VMOVDQU          2112(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VPDPBUSD.BCST    176(R9), Z1, Z17
+	VMOVDQU32        2112(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VPDPBUSD.BCST    180(R9), Y1, Y17
-	VMOVDQU          2144(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y18
+	VPDPBUSD.BCST    148(R9), Z0, Z16
 	PREFETCHT1       10112(SI)
-	VPDPBUSD.BCST    180(R9), Y1, Y19
-	VMOVDQU          2176(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VPDPBUSD.BCST    184(R9), Y1, Y17
-	VMOVDQU          2208(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Z1, Z17
+	VMOVDQU32        2176(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z0, Z16
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    152(R9), Y0, Y18
-	VPDPBUSD.BCST    184(R9), Y1, Y19
-	VMOVDQU          2240(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
+	VPDPBUSD.BCST    184(R9), Z1, Z17
+	VMOVDQU32        2240(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    188(R9), Y1, Y17
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      640(R8), Y17, Y8
-	VMOVDQU          2272(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y18
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      544(R8), Y18, Y9
-	VPDPBUSD.BCST    188(R9), Y1, Y19
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      672(R8), Y19, Y9
-	VMOVDQU          2304(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Z0, Z16
+	VMOVUPS          512(R8), Z4
+	VMOVUPS          576(R8), Z5
+	VFMADD231PS.BCST 52(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    188(R9), Z1, Z17
+	VMOVUPS          640(R8), Z4
+	VMOVUPS          704(R8), Z5
+	VFMADD231PS.BCST 64(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVDQU32        2304(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
-	VPBROADCASTD     72(R10), Y16
-	VPDPBUSD.BCST    192(R9), Y0, Y16
-	VPBROADCASTD     84(R10), Y17
-	VPDPBUSD.BCST    224(R9), Y1, Y17
-	VMOVDQU          2336(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     72(R10), Z16
+	VPDPBUSD.BCST    192(R9), Z0, Z16
 	PREFETCHT1       10368(SI)
-	VPBROADCASTD     72(R10), Y18
-	VPDPBUSD.BCST    192(R9), Y0, Y18
-	VPBROADCASTD     84(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          2368(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y16
+	VPBROADCASTD     84(R10), Z17
+	VPDPBUSD.BCST    224(R9), Z1, Z17
+	VMOVDQU32        2368(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10432(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y17
-	VMOVDQU          2400(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y18
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          2432(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Z0, Z16
+	VPDPBUSD.BCST    228(R9), Z1, Z17
+	VMOVDQU32        2432(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
-	VPDPBUSD.BCST    200(R9), Y0, Y16
-	VPDPBUSD.BCST    232(R9), Y1, Y17
-	VMOVDQU          2464(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y18
+	VPDPBUSD.BCST    200(R9), Z0, Z16
 	PREFETCHT1       10560(SI)
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          2496(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y16
-	VPDPBUSD.BCST    236(R9), Y1, Y17
-	VMOVDQU          2528(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Z1, Z17
+	VMOVDQU32        2496(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z0, Z16
 	PREFETCHT1       10624(SI)
-	VPDPBUSD.BCST    204(R9), Y0, Y18
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          2560(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y16
+	VPDPBUSD.BCST    236(R9), Z1, Z17
+	VMOVDQU32        2560(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
-	VPDPBUSD.BCST    240(R9), Y1, Y17
-	VMOVDQU          2592(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y18
-	VPDPBUSD.BCST    240(R9), Y1, Y19
-	VMOVDQU          2624(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    208(R9), Z0, Z16
+	VPDPBUSD.BCST    240(R9), Z1, Z17
+	VMOVDQU32        2624(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10752(SI)
-	VPDPBUSD.BCST    212(R9), Y0, Y16
-	VPDPBUSD.BCST    244(R9), Y1, Y17
-	VMOVDQU          2656(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y0, Y18
+	VPDPBUSD.BCST    212(R9), Z0, Z16
 	PREFETCHT1       10816(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y19
-	VMOVDQU          2688(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y0, Y16
-	VPDPBUSD.BCST    248(R9), Y1, Y17
-	VMOVDQU          2720(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Z1, Z17
+	VMOVDQU32        2688(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z0, Z16
 	PREFETCHT1       10880(SI)
-	VPDPBUSD.BCST    216(R9), Y0, Y18
-	VPDPBUSD.BCST    248(R9), Y1, Y19
-	VMOVDQU          2752(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y0, Y16
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      768(R8), Y16, Y8
+	VPDPBUSD.BCST    248(R9), Z1, Z17
+	VMOVDQU32        2752(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10944(SI)
-	VPDPBUSD.BCST    252(R9), Y1, Y17
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      896(R8), Y17, Y8
-	VMOVDQU          2784(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y0, Y18
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      800(R8), Y18, Y9
-	VPDPBUSD.BCST    252(R9), Y1, Y19
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      928(R8), Y19, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    220(R9), Z0, Z16
+	VMOVUPS          768(R8), Z4
+	VMOVUPS          832(R8), Z5
+	VFMADD231PS.BCST 76(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPDPBUSD.BCST    252(R9), Z1, Z17
+	VMOVUPS          896(R8), Z4
+	VMOVUPS          960(R8), Z5
+	VFMADD231PS.BCST 88(R10), Z5, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
 	ADDQ             $0x00000b00, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedQ6_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VCVTPH2PS        3328(SI), Y2
-	VPMOVSXBD        3072(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VPMOVSXBD        3088(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 64(R8)
-	VPMOVSXBD        3104(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VPMOVSXBD        3120(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 192(R8)
-	VPMOVSXBD        3136(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VPMOVSXBD        3152(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 320(R8)
-	VPMOVSXBD        3168(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VPMOVSXBD        3184(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 448(R8)
-	VPMOVSXBD        3200(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VPMOVSXBD        3216(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 576(R8)
-	VPMOVSXBD        3232(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VPMOVSXBD        3248(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 704(R8)
-	VPMOVSXBD        3264(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VPMOVSXBD        3280(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 832(R8)
-	VPMOVSXBD        3296(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VPMOVSXBD        3312(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 960(R8)
-	VCVTPH2PS        3344(SI), Y2
-	VPMOVSXBD        3080(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VPMOVSXBD        3096(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 96(R8)
-	VPMOVSXBD        3112(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VPMOVSXBD        3128(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 224(R8)
-	VPMOVSXBD        3144(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VPMOVSXBD        3160(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 352(R8)
-	VPMOVSXBD        3176(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VPMOVSXBD        3192(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 480(R8)
-	VPMOVSXBD        3208(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VPMOVSXBD        3224(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 608(R8)
-	VPMOVSXBD        3240(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VPMOVSXBD        3256(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 736(R8)
-	VPMOVSXBD        3272(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VPMOVSXBD        3288(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 864(R8)
-	VPMOVSXBD        3304(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VPMOVSXBD        3320(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 992(R8)
+	VXORPS           Z8, Z8, Z8
+	VCVTPH2PS        3328(SI), Z2
+	VPMOVSXBD        3072(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VPMOVSXBD        3088(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 64(R8)
+	VPMOVSXBD        3104(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VPMOVSXBD        3120(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 192(R8)
+	VPMOVSXBD        3136(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VPMOVSXBD        3152(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 320(R8)
+	VPMOVSXBD        3168(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VPMOVSXBD        3184(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 448(R8)
+	VPMOVSXBD        3200(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VPMOVSXBD        3216(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 576(R8)
+	VPMOVSXBD        3232(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VPMOVSXBD        3248(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 704(R8)
+	VPMOVSXBD        3264(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VPMOVSXBD        3280(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 832(R8)
+	VPMOVSXBD        3296(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VPMOVSXBD        3312(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 960(R8)
 	MOVL             $0x30303030, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          (SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2048(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        (SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2048(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VMOVDQU          2048(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     48(R10), Y17
-	VPDPBUSD.BCST    64(R9), Y1, Y17
-	VMOVDQU          64(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2112(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VMOVDQU32        2048(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VMOVDQU          2112(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y17
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2176(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     48(R10), Z17
+	VPDPBUSD.BCST    64(R9), Z1, Z17
+	VMOVDQU32        64(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2112(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VMOVDQU          2176(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y17
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2240(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VMOVDQU          2240(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VMOVDQU32        2112(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    76(R9), Y1, Y17
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2304(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y0, Y16
-	VMOVDQU          2304(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2176(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8448(SI)
-	VPBROADCASTD     60(R10), Y18
-	VPDPBUSD.BCST    80(R9), Y1, Y18
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2368(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VMOVDQU          2368(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y18
-	VMOVDQU          384(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2432(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VMOVDQU32        2176(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2240(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VMOVDQU          2432(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y18
-	VMOVDQU          448(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2496(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        2240(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
-	VMOVDQU          2496(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y18
-	VMOVDQU          512(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2048(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    76(R9), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2304(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8640(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VMOVDQU          2048(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     72(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          576(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2112(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VMOVDQU          2112(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     12(R10), Z16
+	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VMOVDQU32        2304(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          640(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2176(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VMOVDQU          2176(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     60(R10), Z18
+	VPDPBUSD.BCST    80(R9), Z1, Z18
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2368(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          704(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2240(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VMOVDQU          2240(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2304(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    20(R9), Z0, Z16
+	VMOVDQU32        2368(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    84(R9), Z1, Z18
+	VMOVDQU32        384(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2432(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8832(SI)
-	VPBROADCASTD     36(R10), Y16
-	VPDPBUSD.BCST    48(R9), Y0, Y16
-	VMOVDQU          2304(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     84(R10), Y20
-	VPDPBUSD.BCST    112(R9), Y1, Y20
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2368(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    24(R9), Z0, Z16
+	VMOVDQU32        2432(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPDPBUSD.BCST    52(R9), Y0, Y16
-	VMOVDQU          2368(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y20
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2432(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    88(R9), Z1, Z18
+	VMOVDQU32        448(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2496(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    56(R9), Y0, Y16
-	VMOVDQU          2432(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y20
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2496(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    60(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      192(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      256(R8), Y17, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      320(R8), Y18, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      384(R8), Y19, Y8
-	VMOVDQU          2496(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Z0, Z16
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        2496(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    124(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      448(R8), Y20, Y8
-	VMOVDQU          32(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2080(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     (R10), Y16
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VMOVDQU          2080(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z1, Z18
+	VMOVDQU32        512(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2048(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9088(SI)
-	VPBROADCASTD     48(R10), Y17
-	VPDPBUSD.BCST    64(R9), Y1, Y17
-	VMOVDQU          96(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2144(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VMOVDQU          2144(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y17
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2208(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     24(R10), Z16
+	VPDPBUSD.BCST    32(R9), Z0, Z16
+	VMOVDQU32        2048(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPBROADCASTD     72(R10), Z19
+	VPDPBUSD.BCST    96(R9), Z1, Z19
+	VMOVDQU32        576(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2112(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VMOVDQU          2208(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y17
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2272(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    36(R9), Z0, Z16
+	VMOVDQU32        2112(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      32(R8), Y16, Y9
-	VMOVDQU          2272(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y17
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2336(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     12(R10), Y16
-	VPDPBUSD.BCST    16(R9), Y0, Y16
-	VMOVDQU          2336(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Z1, Z19
+	VMOVDQU32        640(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2176(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9280(SI)
-	VPBROADCASTD     60(R10), Y18
-	VPDPBUSD.BCST    80(R9), Y1, Y18
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2400(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VMOVDQU          2400(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z0, Z16
+	VMOVDQU32        2176(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y18
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2464(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VMOVDQU          2464(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z19
+	VMOVDQU32        704(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2240(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    88(R9), Y1, Y18
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2528(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      96(R8), Y16, Y9
-	VMOVDQU          2528(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y18
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2080(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    44(R9), Z0, Z16
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        2240(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    108(R9), Z1, Z19
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2304(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9472(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VMOVDQU          2080(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     72(R10), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y19
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2144(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     36(R10), Z16
+	VPDPBUSD.BCST    48(R9), Z0, Z16
+	VMOVDQU32        2304(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VMOVDQU          2144(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y19
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2208(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VMOVDQU          2208(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     84(R10), Z20
+	VPDPBUSD.BCST    112(R9), Z1, Z20
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2368(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9600(SI)
-	VPDPBUSD.BCST    104(R9), Y1, Y19
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2272(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      160(R8), Y16, Y9
-	VMOVDQU          2272(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Z0, Z16
+	VMOVDQU32        2368(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    108(R9), Y1, Y19
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2336(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     36(R10), Y16
-	VPDPBUSD.BCST    48(R9), Y0, Y16
-	VMOVDQU          2336(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Z1, Z20
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2432(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9728(SI)
-	VPBROADCASTD     84(R10), Y20
-	VPDPBUSD.BCST    112(R9), Y1, Y20
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2400(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    52(R9), Y0, Y16
-	VMOVDQU          2400(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y20
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2464(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    56(R9), Z0, Z16
+	VMOVDQU32        2432(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    120(R9), Z1, Z20
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2496(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    56(R9), Y0, Y16
-	VMOVDQU          2464(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y20
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2528(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    60(R9), Z0, Z16
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VMOVDQU32        2496(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    60(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      224(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      288(R8), Y17, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      352(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      416(R8), Y19, Y9
-	VMOVDQU          2528(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      480(R8), Y20, Y9
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2560(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VMOVDQU          2560(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Z1, Z20
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2560(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9920(SI)
-	VPBROADCASTD     144(R10), Y17
-	VPDPBUSD.BCST    192(R9), Y1, Y17
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2624(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VMOVDQU          2624(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     96(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z0, Z16
+	VMOVDQU32        2560(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
-	VPDPBUSD.BCST    196(R9), Y1, Y17
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2688(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VMOVDQU          2688(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y17
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2752(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     144(R10), Z17
+	VPDPBUSD.BCST    192(R9), Z1, Z17
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2624(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VMOVDQU32        2624(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VMOVDQU          2752(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y17
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2816(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    196(R9), Z1, Z17
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2688(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10112(SI)
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y0, Y16
-	VMOVDQU          2816(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     156(R10), Y18
-	VPDPBUSD.BCST    208(R9), Y1, Y18
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2880(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    136(R9), Z0, Z16
+	VMOVDQU32        2688(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VMOVDQU          2880(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y18
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2944(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VMOVDQU          2944(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Z1, Z17
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2752(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    216(R9), Y1, Y18
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3008(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      576(R8), Y16, Y8
-	VMOVDQU          3008(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
+	VMOVUPS          512(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        2752(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
-	VPDPBUSD.BCST    220(R9), Y1, Y18
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2560(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     120(R10), Y16
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VMOVDQU          2560(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     168(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2624(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    204(R9), Z1, Z17
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2816(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPBROADCASTD     108(R10), Z16
+	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VMOVDQU32        2816(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10368(SI)
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VMOVDQU          2624(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2688(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     156(R10), Z18
+	VPDPBUSD.BCST    208(R9), Z1, Z18
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2880(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10432(SI)
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VMOVDQU          2688(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2752(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    148(R9), Z0, Z16
+	VMOVDQU32        2880(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      640(R8), Y16, Y8
-	VMOVDQU          2752(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2816(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     132(R10), Y16
-	VPDPBUSD.BCST    176(R9), Y0, Y16
-	VMOVDQU          2816(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z1, Z18
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2944(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10560(SI)
-	VPBROADCASTD     180(R10), Y20
-	VPDPBUSD.BCST    240(R9), Y1, Y20
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2880(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    180(R9), Y0, Y16
-	VMOVDQU          2880(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Z0, Z16
+	VMOVDQU32        2944(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10624(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y20
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2944(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    184(R9), Y0, Y16
-	VMOVDQU          2944(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y20
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3008(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    216(R9), Z1, Z18
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        3008(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    156(R9), Z0, Z16
+	VMOVUPS          576(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        3008(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
-	VPDPBUSD.BCST    188(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      704(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      768(R8), Y17, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      832(R8), Y18, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      896(R8), Y19, Y8
-	VMOVDQU          3008(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      960(R8), Y20, Y8
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2592(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    220(R9), Z1, Z18
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2560(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10752(SI)
-	VPBROADCASTD     96(R10), Y16
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VMOVDQU          2592(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     144(R10), Y17
-	VPDPBUSD.BCST    192(R9), Y1, Y17
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2656(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VMOVDQU          2656(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     120(R10), Z16
+	VPDPBUSD.BCST    160(R9), Z0, Z16
+	VMOVDQU32        2560(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10816(SI)
-	VPDPBUSD.BCST    196(R9), Y1, Y17
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2720(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VMOVDQU          2720(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     168(R10), Z19
+	VPDPBUSD.BCST    224(R9), Z1, Z19
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2624(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10880(SI)
-	VPDPBUSD.BCST    200(R9), Y1, Y17
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2784(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      544(R8), Y16, Y9
-	VMOVDQU          2784(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Z0, Z16
+	VMOVDQU32        2624(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10944(SI)
-	VPDPBUSD.BCST    204(R9), Y1, Y17
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2848(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     108(R10), Y16
-	VPDPBUSD.BCST    144(R9), Y0, Y16
-	VMOVDQU          2848(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     156(R10), Y18
-	VPDPBUSD.BCST    208(R9), Y1, Y18
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2912(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    228(R9), Z1, Z19
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2688(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    168(R9), Z0, Z16
+	VMOVDQU32        2688(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11008(SI)
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VMOVDQU          2912(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y18
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2976(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    232(R9), Z1, Z19
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2752(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11072(SI)
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VMOVDQU          2976(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y18
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3040(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      608(R8), Y16, Y9
-	VMOVDQU          3040(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Z0, Z16
+	VMOVUPS          640(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        2752(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11136(SI)
-	VPDPBUSD.BCST    220(R9), Y1, Y18
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2592(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     120(R10), Y16
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VMOVDQU          2592(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Z1, Z19
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2816(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11200(SI)
-	VPBROADCASTD     168(R10), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y19
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2656(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VMOVDQU          2656(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     132(R10), Z16
+	VPDPBUSD.BCST    176(R9), Z0, Z16
+	VMOVDQU32        2816(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11264(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y19
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2720(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VMOVDQU          2720(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y19
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2784(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     180(R10), Z20
+	VPDPBUSD.BCST    240(R9), Z1, Z20
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2880(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    180(R9), Z0, Z16
+	VMOVDQU32        2880(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11328(SI)
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      672(R8), Y16, Y9
-	VMOVDQU          2784(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y19
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2848(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    244(R9), Z1, Z20
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2944(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11392(SI)
-	VPBROADCASTD     132(R10), Y16
-	VPDPBUSD.BCST    176(R9), Y0, Y16
-	VMOVDQU          2848(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     180(R10), Y20
-	VPDPBUSD.BCST    240(R9), Y1, Y20
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2912(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    180(R9), Y0, Y16
-	VMOVDQU          2912(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Z0, Z16
+	VMOVDQU32        2944(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11456(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y20
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2976(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    184(R9), Y0, Y16
-	VMOVDQU          2976(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Z1, Z20
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        3008(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11520(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y20
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3040(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    188(R9), Y0, Y16
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      736(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      800(R8), Y17, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      864(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      928(R8), Y19, Y9
-	VMOVDQU          3040(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y20
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      992(R8), Y20, Y9
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    188(R9), Z0, Z16
+	VMOVUPS          704(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          768(R8), Z4
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VMOVUPS          832(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VMOVUPS          896(R8), Z4
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VMOVDQU32        3008(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z20
+	VMOVUPS          960(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
 	ADDQ             $0x00000d20, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ8_0(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ8_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	ADDQ          8(R11), DI
-	VMOVUPS       (DI), Y30
-	VMOVUPS       32(DI), Y31
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
+	VMOVUPS       (DI), Z8
+	VMOVUPS       (DI)(BX*1), Z9
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
 	MOVL          $0x80808080, AX
 	VMOVD         AX, X14
-	VPBROADCASTD  X14, Y14
-	VMOVDQU       32(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPBROADCASTD  X14, Z14
+	VMOVDQU32     32(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPBROADCASTD  (R13), Y17
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST (R12), Y0, Y17
-	VMOVDQU       64(SI), Y0
-	VPXOR         Y14, Y0, Y0
 	PREFETCHT1    8256(SI)
-	VPBROADCASTD  (R10), Y18
-	VPBROADCASTD  (R13), Y19
-	VPDPBUSD.BCST (R9), Y0, Y18
-	VPDPBUSD.BCST (R12), Y0, Y19
-	VMOVDQU       96(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VPDPBUSD.BCST 4(R12), Y0, Y17
-	VMOVDQU       128(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPBROADCASTD  (R10), Z16
+	VPBROADCASTD  (R13), Z17
+	VPDPBUSD.BCST (R9), Z0, Z16
+	VPDPBUSD.BCST (R12), Z0, Z17
+	VMOVDQU32     96(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 4(R9), Y0, Y18
-	VPDPBUSD.BCST 4(R12), Y0, Y19
-	VMOVDQU       160(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	VPDPBUSD.BCST 8(R12), Y0, Y17
-	VMOVDQU       192(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	VPDPBUSD.BCST 4(R12), Z0, Z17
+	VMOVDQU32     160(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 8(R9), Y0, Y18
-	VPDPBUSD.BCST 8(R12), Y0, Y19
-	VMOVDQU       224(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VPDPBUSD.BCST 12(R12), Y0, Y17
-	VMOVDQU       256(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 8(R12), Z0, Z17
+	VMOVDQU32     224(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 12(R9), Y0, Y18
-	VPDPBUSD.BCST 12(R12), Y0, Y19
-	VMOVDQU       288(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 12(R12), Z0, Z17
+	VMOVDQU32     288(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8512(SI)
-	VPDPBUSD.BCST 16(R9), Y0, Y16
-	VPDPBUSD.BCST 16(R12), Y0, Y17
-	VMOVDQU       320(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 16(R9), Y0, Y18
-	VPDPBUSD.BCST 16(R12), Y0, Y19
-	VMOVDQU       352(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 16(R9), Z0, Z16
+	VPDPBUSD.BCST 16(R12), Z0, Z17
+	VMOVDQU32     352(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8576(SI)
-	VPDPBUSD.BCST 20(R9), Y0, Y16
-	VPDPBUSD.BCST 20(R12), Y0, Y17
-	VMOVDQU       384(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 20(R9), Y0, Y18
-	VPDPBUSD.BCST 20(R12), Y0, Y19
-	VMOVDQU       416(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 20(R9), Z0, Z16
+	VPDPBUSD.BCST 20(R12), Z0, Z17
+	VMOVDQU32     416(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8640(SI)
-	VPDPBUSD.BCST 24(R9), Y0, Y16
-	VPDPBUSD.BCST 24(R12), Y0, Y17
-	VMOVDQU       448(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 24(R9), Y0, Y18
-	VPDPBUSD.BCST 24(R12), Y0, Y19
-	VMOVDQU       480(SI), Y0
-	VPXOR         Y14, Y0, Y0
+	VPDPBUSD.BCST 24(R9), Z0, Z16
+	VPDPBUSD.BCST 24(R12), Z0, Z17
+	VMOVDQU32     480(SI), Z0
+	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8704(SI)
-	VPDPBUSD.BCST 28(R9), Y0, Y16
-	VPDPBUSD.BCST 28(R12), Y0, Y17
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y30
-	VMOVDQU       512(SI), Y0
-	VPXOR         Y14, Y0, Y0
-	VPDPBUSD.BCST 28(R9), Y0, Y18
-	VPDPBUSD.BCST 28(R12), Y0, Y19
-	VCVTDQ2PS     Y18, Y18
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y18, Y4, Y9
-	VCVTDQ2PS     Y19, Y19
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y19, Y4, Y31
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
-	ADDQ          8(R11), DI
-	VMOVUPS       Y30, (DI)
-	VMOVUPS       Y31, 32(DI)
+	VPDPBUSD.BCST 28(R9), Z0, Z16
+	VPDPBUSD.BCST 28(R12), Z0, Z17
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VCVTDQ2PS     Z17, Z17
+	VMULPS.BCST   8(R13), Z4, Z6
+	VFMADD231PS   Z17, Z6, Z9
+	VMOVUPS       Z8, (DI)
+	VMOVUPS       Z9, (DI)(BX*1)
 	ADDQ          $0x00000220, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
@@ -7624,1131 +4393,638 @@ block:
 	ADDQ          $0x0000000c, R13
 	DECQ          CX
 	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoIQ4_NL(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoIQ4_NL(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	ADDQ          8(R11), DI
-	VMOVUPS       (DI), Y30
-	VMOVUPS       32(DI), Y31
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
-	VMOVDQU       unpackTable<>+32(SB), Y14
-	VMOVDQU       32(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPBROADCASTD  (R13), Y17
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST (R12), Y0, Y17
-	VPDPBUSD.BCST 16(R9), Y1, Y16
-	VPDPBUSD.BCST 16(R12), Y1, Y17
-	VMOVDQU       64(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPBROADCASTD  (R10), Y18
-	VPBROADCASTD  (R13), Y19
-	VPDPBUSD.BCST (R9), Y0, Y18
-	VPDPBUSD.BCST (R12), Y0, Y19
-	PREFETCHT1    8256(SI)
-	VPDPBUSD.BCST 16(R9), Y1, Y18
-	VPDPBUSD.BCST 16(R12), Y1, Y19
-	VMOVDQU       96(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VPDPBUSD.BCST 4(R12), Y0, Y17
-	VPDPBUSD.BCST 20(R9), Y1, Y16
-	VPDPBUSD.BCST 20(R12), Y1, Y17
-	VMOVDQU       128(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 4(R9), Y0, Y18
-	VPDPBUSD.BCST 4(R12), Y0, Y19
-	VPDPBUSD.BCST 20(R9), Y1, Y18
-	VPDPBUSD.BCST 20(R12), Y1, Y19
-	VMOVDQU       160(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	VPDPBUSD.BCST 8(R12), Y0, Y17
-	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 24(R9), Y1, Y16
-	VPDPBUSD.BCST 24(R12), Y1, Y17
-	VMOVDQU       192(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y18
-	VPDPBUSD.BCST 8(R12), Y0, Y19
-	VPDPBUSD.BCST 24(R9), Y1, Y18
-	VPDPBUSD.BCST 24(R12), Y1, Y19
-	VMOVDQU       224(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VPDPBUSD.BCST 12(R12), Y0, Y17
-	VPDPBUSD.BCST 28(R9), Y1, Y16
-	VPDPBUSD.BCST 28(R12), Y1, Y17
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y30
-	VMOVDQU       256(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       Y0, Y14, Y0
-	VPSHUFB       Y1, Y14, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y18
-	VPDPBUSD.BCST 12(R12), Y0, Y19
-	VPDPBUSD.BCST 28(R9), Y1, Y18
-	VPDPBUSD.BCST 28(R12), Y1, Y19
-	VCVTDQ2PS     Y18, Y18
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y18, Y4, Y9
-	VCVTDQ2PS     Y19, Y19
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y19, Y4, Y31
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
-	ADDQ          8(R11), DI
-	VMOVUPS       Y30, (DI)
-	VMOVUPS       Y31, 32(DI)
-	ADDQ          $0x00000120, SI
-	ADDQ          $0x00000020, R9
-	ADDQ          $0x0000000c, R10
-	ADDQ          $0x00000020, R12
-	ADDQ          $0x0000000c, R13
-	DECQ          CX
-	JNE           block
+	VMOVUPS         (DI), Z8
+	VMOVUPS         (DI)(BX*1), Z9
+	VCVTPH2PS       (SI), Z0
+	VMOVUPS         Z0, (R8)
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
+	VMOVDQU32       32(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      8192(SI)
+	VPBROADCASTD    (R10), Z16
+	VPBROADCASTD    (R13), Z17
+	VPDPBUSD.BCST   (R9), Z0, Z16
+	VPDPBUSD.BCST   (R12), Z0, Z17
+	PREFETCHT1      8256(SI)
+	VPDPBUSD.BCST   16(R9), Z1, Z16
+	VPDPBUSD.BCST   16(R12), Z1, Z17
+	VMOVDQU32       96(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	VPDPBUSD.BCST   4(R9), Z0, Z16
+	VPDPBUSD.BCST   4(R12), Z0, Z17
+	PREFETCHT1      8320(SI)
+	VPDPBUSD.BCST   20(R9), Z1, Z16
+	VPDPBUSD.BCST   20(R12), Z1, Z17
+	VMOVDQU32       160(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      8384(SI)
+	VPDPBUSD.BCST   8(R9), Z0, Z16
+	VPDPBUSD.BCST   8(R12), Z0, Z17
+	VPDPBUSD.BCST   24(R9), Z1, Z16
+	VPDPBUSD.BCST   24(R12), Z1, Z17
+	VMOVDQU32       224(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VPSHUFB         Z0, Z14, Z0
+	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      8448(SI)
+	VPDPBUSD.BCST   12(R9), Z0, Z16
+	VPDPBUSD.BCST   12(R12), Z0, Z17
+	VPDPBUSD.BCST   28(R9), Z1, Z16
+	VPDPBUSD.BCST   28(R12), Z1, Z17
+	VMOVUPS         (R8), Z4
+	VCVTDQ2PS       Z16, Z16
+	VMULPS.BCST     8(R10), Z4, Z6
+	VFMADD231PS     Z16, Z6, Z8
+	VCVTDQ2PS       Z17, Z17
+	VMULPS.BCST     8(R13), Z4, Z6
+	VFMADD231PS     Z17, Z6, Z9
+	VMOVUPS         Z8, (DI)
+	VMOVUPS         Z9, (DI)(BX*1)
+	ADDQ            $0x00000120, SI
+	ADDQ            $0x00000020, R9
+	ADDQ            $0x0000000c, R10
+	ADDQ            $0x00000020, R12
+	ADDQ            $0x0000000c, R13
+	DECQ            CX
+	JNE             block
+	ADDQ            $0x40, DI
+	DECQ            DX
+	JNE             panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoIQ4_XS(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoIQ4_XS(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VXORPS           Y30, Y30, Y30
-	VXORPS           Y31, Y31, Y31
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000020, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
-	VCVTPH2PS        (SI), Y2
-	VPMOVZXWD        32(SI), Y3
-	VPMOVZXBD        64(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, (R8)
-	VPMOVZXBD        64(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 64(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VMOVDQA          Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 128(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 192(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 256(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x06, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 320(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x08, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 384(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x0a, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 448(R8)
-	VCVTPH2PS        16(SI), Y2
-	VPMOVZXWD        48(SI), Y3
-	VPMOVZXBD        72(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 32(R8)
-	VPMOVZXBD        72(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSLLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 96(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VMOVDQA          Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 160(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x02, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 224(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x04, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 288(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x06, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 352(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x08, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 416(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPSRLD           $0x0a, Y3, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 480(R8)
-	VMOVDQU          unpackTable<>+32(SB), Y14
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     X6, Z6
+	VCVTPH2PS        (SI), Z2
+	VPMOVZXWD        32(SI), Z3
+	VPMOVZXBD        64(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPSLLD           $0x04, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (R8)
+	VPMOVZXBD        64(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSLLD           $0x02, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 64(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VMOVDQA32        Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 128(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x02, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 192(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x04, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 256(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x06, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 320(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x08, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 384(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPSRLD           $0x0a, Z3, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 448(R8)
+	VBROADCASTI64X4  unpackTable<>+32(SB), Z14
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     (R10), Y18
-	VPBROADCASTD     (R13), Y19
-	VPDPBUSD.BCST    (R9), Y0, Y18
-	VPDPBUSD.BCST    (R12), Y0, Y19
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPDPBUSD.BCST    (R12), Z0, Z17
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    16(R9), Y1, Y18
-	VPDPBUSD.BCST    16(R12), Y1, Y19
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y18
-	VPDPBUSD.BCST    4(R12), Y0, Y19
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    4(R12), Z0, Z17
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    20(R9), Y1, Y18
-	VPDPBUSD.BCST    20(R12), Y1, Y19
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y18
-	VPDPBUSD.BCST    8(R12), Y0, Y19
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    8(R12), Z0, Z17
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    24(R9), Y1, Y18
-	VPDPBUSD.BCST    24(R12), Y1, Y19
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      (R8), Y17, Y30
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y18
-	VPDPBUSD.BCST    12(R12), Y0, Y19
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    12(R12), Z0, Z17
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    28(R9), Y1, Y18
-	VPDPBUSD.BCST    28(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      32(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      32(R8), Y19, Y31
-	VMOVDQU          384(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VPDPBUSD.BCST    32(R12), Y0, Y17
-	VPDPBUSD.BCST    48(R9), Y1, Y16
-	VPDPBUSD.BCST    48(R12), Y1, Y17
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        384(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPBROADCASTD     12(R10), Z16
+	VPBROADCASTD     12(R13), Z17
+	VPDPBUSD.BCST    32(R9), Z0, Z16
+	VPDPBUSD.BCST    32(R12), Z0, Z17
 	PREFETCHT1       8512(SI)
-	VPBROADCASTD     12(R10), Y18
-	VPBROADCASTD     12(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y0, Y18
-	VPDPBUSD.BCST    32(R12), Y0, Y19
-	VPDPBUSD.BCST    48(R9), Y1, Y18
-	VPDPBUSD.BCST    48(R12), Y1, Y19
-	VMOVDQU          448(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VPDPBUSD.BCST    36(R12), Y0, Y17
-	VPDPBUSD.BCST    52(R9), Y1, Y16
-	VPDPBUSD.BCST    52(R12), Y1, Y17
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    48(R9), Z1, Z16
+	VPDPBUSD.BCST    48(R12), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    36(R9), Z0, Z16
+	VPDPBUSD.BCST    36(R12), Z0, Z17
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    36(R9), Y0, Y18
-	VPDPBUSD.BCST    36(R12), Y0, Y19
-	VPDPBUSD.BCST    52(R9), Y1, Y18
-	VPDPBUSD.BCST    52(R12), Y1, Y19
-	VMOVDQU          512(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VPDPBUSD.BCST    40(R12), Y0, Y17
-	VPDPBUSD.BCST    56(R9), Y1, Y16
-	VPDPBUSD.BCST    56(R12), Y1, Y17
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    52(R9), Z1, Z16
+	VPDPBUSD.BCST    52(R12), Z1, Z17
+	VMOVDQU32        512(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    40(R9), Z0, Z16
+	VPDPBUSD.BCST    40(R12), Z0, Z17
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    40(R9), Y0, Y18
-	VPDPBUSD.BCST    40(R12), Y0, Y19
-	VPDPBUSD.BCST    56(R9), Y1, Y18
-	VPDPBUSD.BCST    56(R12), Y1, Y19
-	VMOVDQU          576(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VPDPBUSD.BCST    44(R12), Y0, Y17
-	VPDPBUSD.BCST    60(R9), Y1, Y16
-	VPDPBUSD.BCST    60(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      64(R8), Y17, Y30
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    56(R9), Z1, Z16
+	VPDPBUSD.BCST    56(R12), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    44(R9), Z0, Z16
+	VPDPBUSD.BCST    44(R12), Z0, Z17
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    44(R9), Y0, Y18
-	VPDPBUSD.BCST    44(R12), Y0, Y19
-	VPDPBUSD.BCST    60(R9), Y1, Y18
-	VPDPBUSD.BCST    60(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      96(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      96(R8), Y19, Y31
-	VMOVDQU          640(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     24(R10), Y16
-	VPBROADCASTD     24(R13), Y17
-	VPDPBUSD.BCST    64(R9), Y0, Y16
-	VPDPBUSD.BCST    64(R12), Y0, Y17
+	VPDPBUSD.BCST    60(R9), Z1, Z16
+	VPDPBUSD.BCST    60(R12), Z1, Z17
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        640(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    80(R9), Y1, Y16
-	VPDPBUSD.BCST    80(R12), Y1, Y17
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     24(R10), Y18
-	VPBROADCASTD     24(R13), Y19
-	VPDPBUSD.BCST    64(R9), Y0, Y18
-	VPDPBUSD.BCST    64(R12), Y0, Y19
-	VPDPBUSD.BCST    80(R9), Y1, Y18
-	VPDPBUSD.BCST    80(R12), Y1, Y19
-	VMOVDQU          704(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y16
-	VPDPBUSD.BCST    68(R12), Y0, Y17
+	VPBROADCASTD     24(R10), Z16
+	VPBROADCASTD     24(R13), Z17
+	VPDPBUSD.BCST    64(R9), Z0, Z16
+	VPDPBUSD.BCST    64(R12), Z0, Z17
+	VPDPBUSD.BCST    80(R9), Z1, Z16
+	VPDPBUSD.BCST    80(R12), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y16
-	VPDPBUSD.BCST    84(R12), Y1, Y17
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y18
-	VPDPBUSD.BCST    68(R12), Y0, Y19
-	VPDPBUSD.BCST    84(R9), Y1, Y18
-	VPDPBUSD.BCST    84(R12), Y1, Y19
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y16
-	VPDPBUSD.BCST    72(R12), Y0, Y17
+	VPDPBUSD.BCST    68(R9), Z0, Z16
+	VPDPBUSD.BCST    68(R12), Z0, Z17
+	VPDPBUSD.BCST    84(R9), Z1, Z16
+	VPDPBUSD.BCST    84(R12), Z1, Z17
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8896(SI)
-	VPDPBUSD.BCST    88(R9), Y1, Y16
-	VPDPBUSD.BCST    88(R12), Y1, Y17
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y18
-	VPDPBUSD.BCST    72(R12), Y0, Y19
-	VPDPBUSD.BCST    88(R9), Y1, Y18
-	VPDPBUSD.BCST    88(R12), Y1, Y19
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y16
-	VPDPBUSD.BCST    76(R12), Y0, Y17
+	VPDPBUSD.BCST    72(R9), Z0, Z16
+	VPDPBUSD.BCST    72(R12), Z0, Z17
+	VPDPBUSD.BCST    88(R9), Z1, Z16
+	VPDPBUSD.BCST    88(R12), Z1, Z17
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    92(R9), Y1, Y16
-	VPDPBUSD.BCST    92(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      128(R8), Y17, Y30
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y18
-	VPDPBUSD.BCST    76(R12), Y0, Y19
-	VPDPBUSD.BCST    92(R9), Y1, Y18
-	VPDPBUSD.BCST    92(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      160(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      160(R8), Y19, Y31
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    76(R9), Z0, Z16
+	VPDPBUSD.BCST    76(R12), Z0, Z17
+	VPDPBUSD.BCST    92(R9), Z1, Z16
+	VPDPBUSD.BCST    92(R12), Z1, Z17
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9024(SI)
-	VPBROADCASTD     36(R10), Y16
-	VPBROADCASTD     36(R13), Y17
-	VPDPBUSD.BCST    96(R9), Y0, Y16
-	VPDPBUSD.BCST    96(R12), Y0, Y17
-	VPDPBUSD.BCST    112(R9), Y1, Y16
-	VPDPBUSD.BCST    112(R12), Y1, Y17
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     36(R10), Y18
-	VPBROADCASTD     36(R13), Y19
-	VPDPBUSD.BCST    96(R9), Y0, Y18
-	VPDPBUSD.BCST    96(R12), Y0, Y19
-	VPDPBUSD.BCST    112(R9), Y1, Y18
-	VPDPBUSD.BCST    112(R12), Y1, Y19
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     36(R10), Z16
+	VPBROADCASTD     36(R13), Z17
+	VPDPBUSD.BCST    96(R9), Z0, Z16
+	VPDPBUSD.BCST    96(R12), Z0, Z17
+	VPDPBUSD.BCST    112(R9), Z1, Z16
+	VPDPBUSD.BCST    112(R12), Z1, Z17
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    100(R9), Y0, Y16
-	VPDPBUSD.BCST    100(R12), Y0, Y17
-	VPDPBUSD.BCST    116(R9), Y1, Y16
-	VPDPBUSD.BCST    116(R12), Y1, Y17
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    100(R9), Y0, Y18
-	VPDPBUSD.BCST    100(R12), Y0, Y19
-	VPDPBUSD.BCST    116(R9), Y1, Y18
-	VPDPBUSD.BCST    116(R12), Y1, Y19
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    100(R9), Z0, Z16
+	VPDPBUSD.BCST    100(R12), Z0, Z17
+	VPDPBUSD.BCST    116(R9), Z1, Z16
+	VPDPBUSD.BCST    116(R12), Z1, Z17
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    104(R9), Y0, Y16
-	VPDPBUSD.BCST    104(R12), Y0, Y17
-	VPDPBUSD.BCST    120(R9), Y1, Y16
-	VPDPBUSD.BCST    120(R12), Y1, Y17
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    104(R9), Y0, Y18
-	VPDPBUSD.BCST    104(R12), Y0, Y19
-	VPDPBUSD.BCST    120(R9), Y1, Y18
-	VPDPBUSD.BCST    120(R12), Y1, Y19
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    104(R9), Z0, Z16
+	VPDPBUSD.BCST    104(R12), Z0, Z17
+	VPDPBUSD.BCST    120(R9), Z1, Z16
+	VPDPBUSD.BCST    120(R12), Z1, Z17
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    108(R9), Y0, Y16
-	VPDPBUSD.BCST    108(R12), Y0, Y17
-	VPDPBUSD.BCST    124(R9), Y1, Y16
-	VPDPBUSD.BCST    124(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      192(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      192(R8), Y17, Y30
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    108(R9), Y0, Y18
-	VPDPBUSD.BCST    108(R12), Y0, Y19
-	VPDPBUSD.BCST    124(R9), Y1, Y18
-	VPDPBUSD.BCST    124(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      224(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      224(R8), Y19, Y31
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    108(R9), Z0, Z16
+	VPDPBUSD.BCST    108(R12), Z0, Z17
+	VPDPBUSD.BCST    124(R9), Z1, Z16
+	VPDPBUSD.BCST    124(R12), Z1, Z17
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9280(SI)
-	VPBROADCASTD     48(R10), Y16
-	VPBROADCASTD     48(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPDPBUSD.BCST    128(R12), Y0, Y17
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPDPBUSD.BCST    144(R12), Y1, Y17
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPBROADCASTD     48(R13), Y19
-	VPDPBUSD.BCST    128(R9), Y0, Y18
-	VPDPBUSD.BCST    128(R12), Y0, Y19
+	VPBROADCASTD     48(R10), Z16
+	VPBROADCASTD     48(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z0, Z16
+	VPDPBUSD.BCST    128(R12), Z0, Z17
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    144(R9), Y1, Y18
-	VPDPBUSD.BCST    144(R12), Y1, Y19
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    132(R12), Y0, Y17
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPDPBUSD.BCST    148(R12), Y1, Y17
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y18
-	VPDPBUSD.BCST    132(R12), Y0, Y19
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPDPBUSD.BCST    144(R12), Z1, Z17
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VPDPBUSD.BCST    132(R12), Z0, Z17
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    148(R9), Y1, Y18
-	VPDPBUSD.BCST    148(R12), Y1, Y19
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    136(R12), Y0, Y17
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPDPBUSD.BCST    152(R12), Y1, Y17
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y18
-	VPDPBUSD.BCST    136(R12), Y0, Y19
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPDPBUSD.BCST    148(R12), Z1, Z17
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    136(R9), Z0, Z16
+	VPDPBUSD.BCST    136(R12), Z0, Z17
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    152(R9), Y1, Y18
-	VPDPBUSD.BCST    152(R12), Y1, Y19
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    140(R12), Y0, Y17
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VPDPBUSD.BCST    156(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      256(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      256(R8), Y17, Y30
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y18
-	VPDPBUSD.BCST    140(R12), Y0, Y19
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPDPBUSD.BCST    152(R12), Z1, Z17
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
+	VPDPBUSD.BCST    140(R12), Z0, Z17
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    156(R9), Y1, Y18
-	VPDPBUSD.BCST    156(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      288(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      288(R8), Y19, Y31
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     60(R10), Y16
-	VPBROADCASTD     60(R13), Y17
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VPDPBUSD.BCST    160(R12), Y0, Y17
-	VPDPBUSD.BCST    176(R9), Y1, Y16
-	VPDPBUSD.BCST    176(R12), Y1, Y17
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VPDPBUSD.BCST    156(R12), Z1, Z17
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPBROADCASTD     60(R10), Z16
+	VPBROADCASTD     60(R13), Z17
+	VPDPBUSD.BCST    160(R9), Z0, Z16
+	VPDPBUSD.BCST    160(R12), Z0, Z17
 	PREFETCHT1       9600(SI)
-	VPBROADCASTD     60(R10), Y18
-	VPBROADCASTD     60(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y0, Y18
-	VPDPBUSD.BCST    160(R12), Y0, Y19
-	VPDPBUSD.BCST    176(R9), Y1, Y18
-	VPDPBUSD.BCST    176(R12), Y1, Y19
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VPDPBUSD.BCST    164(R12), Y0, Y17
-	VPDPBUSD.BCST    180(R9), Y1, Y16
-	VPDPBUSD.BCST    180(R12), Y1, Y17
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    176(R9), Z1, Z16
+	VPDPBUSD.BCST    176(R12), Z1, Z17
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    164(R9), Z0, Z16
+	VPDPBUSD.BCST    164(R12), Z0, Z17
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    164(R9), Y0, Y18
-	VPDPBUSD.BCST    164(R12), Y0, Y19
-	VPDPBUSD.BCST    180(R9), Y1, Y18
-	VPDPBUSD.BCST    180(R12), Y1, Y19
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VPDPBUSD.BCST    168(R12), Y0, Y17
-	VPDPBUSD.BCST    184(R9), Y1, Y16
-	VPDPBUSD.BCST    184(R12), Y1, Y17
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    180(R9), Z1, Z16
+	VPDPBUSD.BCST    180(R12), Z1, Z17
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    168(R9), Z0, Z16
+	VPDPBUSD.BCST    168(R12), Z0, Z17
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    168(R9), Y0, Y18
-	VPDPBUSD.BCST    168(R12), Y0, Y19
-	VPDPBUSD.BCST    184(R9), Y1, Y18
-	VPDPBUSD.BCST    184(R12), Y1, Y19
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VPDPBUSD.BCST    172(R12), Y0, Y17
-	VPDPBUSD.BCST    188(R9), Y1, Y16
-	VPDPBUSD.BCST    188(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      320(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      320(R8), Y17, Y30
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    184(R9), Z1, Z16
+	VPDPBUSD.BCST    184(R12), Z1, Z17
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
+	VPDPBUSD.BCST    172(R9), Z0, Z16
+	VPDPBUSD.BCST    172(R12), Z0, Z17
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    172(R9), Y0, Y18
-	VPDPBUSD.BCST    172(R12), Y0, Y19
-	VPDPBUSD.BCST    188(R9), Y1, Y18
-	VPDPBUSD.BCST    188(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      352(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      352(R8), Y19, Y31
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     72(R10), Y16
-	VPBROADCASTD     72(R13), Y17
-	VPDPBUSD.BCST    192(R9), Y0, Y16
-	VPDPBUSD.BCST    192(R12), Y0, Y17
+	VPDPBUSD.BCST    188(R9), Z1, Z16
+	VPDPBUSD.BCST    188(R12), Z1, Z17
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    208(R9), Y1, Y16
-	VPDPBUSD.BCST    208(R12), Y1, Y17
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     72(R10), Y18
-	VPBROADCASTD     72(R13), Y19
-	VPDPBUSD.BCST    192(R9), Y0, Y18
-	VPDPBUSD.BCST    192(R12), Y0, Y19
-	VPDPBUSD.BCST    208(R9), Y1, Y18
-	VPDPBUSD.BCST    208(R12), Y1, Y19
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y16
-	VPDPBUSD.BCST    196(R12), Y0, Y17
+	VPBROADCASTD     72(R10), Z16
+	VPBROADCASTD     72(R13), Z17
+	VPDPBUSD.BCST    192(R9), Z0, Z16
+	VPDPBUSD.BCST    192(R12), Z0, Z17
+	VPDPBUSD.BCST    208(R9), Z1, Z16
+	VPDPBUSD.BCST    208(R12), Z1, Z17
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9920(SI)
-	VPDPBUSD.BCST    212(R9), Y1, Y16
-	VPDPBUSD.BCST    212(R12), Y1, Y17
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y18
-	VPDPBUSD.BCST    196(R12), Y0, Y19
-	VPDPBUSD.BCST    212(R9), Y1, Y18
-	VPDPBUSD.BCST    212(R12), Y1, Y19
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y16
-	VPDPBUSD.BCST    200(R12), Y0, Y17
+	VPDPBUSD.BCST    196(R9), Z0, Z16
+	VPDPBUSD.BCST    196(R12), Z0, Z17
+	VPDPBUSD.BCST    212(R9), Z1, Z16
+	VPDPBUSD.BCST    212(R12), Z1, Z17
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       9984(SI)
-	VPDPBUSD.BCST    216(R9), Y1, Y16
-	VPDPBUSD.BCST    216(R12), Y1, Y17
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y18
-	VPDPBUSD.BCST    200(R12), Y0, Y19
-	VPDPBUSD.BCST    216(R9), Y1, Y18
-	VPDPBUSD.BCST    216(R12), Y1, Y19
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y16
-	VPDPBUSD.BCST    204(R12), Y0, Y17
+	VPDPBUSD.BCST    200(R9), Z0, Z16
+	VPDPBUSD.BCST    200(R12), Z0, Z17
+	VPDPBUSD.BCST    216(R9), Z1, Z16
+	VPDPBUSD.BCST    216(R12), Z1, Z17
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    220(R9), Y1, Y16
-	VPDPBUSD.BCST    220(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      384(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      384(R8), Y17, Y30
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y18
-	VPDPBUSD.BCST    204(R12), Y0, Y19
-	VPDPBUSD.BCST    220(R9), Y1, Y18
-	VPDPBUSD.BCST    220(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      416(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      416(R8), Y19, Y31
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    204(R9), Z0, Z16
+	VPDPBUSD.BCST    204(R12), Z0, Z17
+	VPDPBUSD.BCST    220(R9), Z1, Z16
+	VPDPBUSD.BCST    220(R12), Z1, Z17
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10112(SI)
-	VPBROADCASTD     84(R10), Y16
-	VPBROADCASTD     84(R13), Y17
-	VPDPBUSD.BCST    224(R9), Y0, Y16
-	VPDPBUSD.BCST    224(R12), Y0, Y17
-	VPDPBUSD.BCST    240(R9), Y1, Y16
-	VPDPBUSD.BCST    240(R12), Y1, Y17
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPBROADCASTD     84(R10), Y18
-	VPBROADCASTD     84(R13), Y19
-	VPDPBUSD.BCST    224(R9), Y0, Y18
-	VPDPBUSD.BCST    224(R12), Y0, Y19
-	VPDPBUSD.BCST    240(R9), Y1, Y18
-	VPDPBUSD.BCST    240(R12), Y1, Y19
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPBROADCASTD     84(R10), Z16
+	VPBROADCASTD     84(R13), Z17
+	VPDPBUSD.BCST    224(R9), Z0, Z16
+	VPDPBUSD.BCST    224(R12), Z0, Z17
+	VPDPBUSD.BCST    240(R9), Z1, Z16
+	VPDPBUSD.BCST    240(R12), Z1, Z17
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    228(R9), Y0, Y16
-	VPDPBUSD.BCST    228(R12), Y0, Y17
-	VPDPBUSD.BCST    244(R9), Y1, Y16
-	VPDPBUSD.BCST    244(R12), Y1, Y17
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    228(R9), Y0, Y18
-	VPDPBUSD.BCST    228(R12), Y0, Y19
-	VPDPBUSD.BCST    244(R9), Y1, Y18
-	VPDPBUSD.BCST    244(R12), Y1, Y19
-	VMOVDQU          2048(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    228(R9), Z0, Z16
+	VPDPBUSD.BCST    228(R12), Z0, Z17
+	VPDPBUSD.BCST    244(R9), Z1, Z16
+	VPDPBUSD.BCST    244(R12), Z1, Z17
+	VMOVDQU32        2048(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    232(R9), Y0, Y16
-	VPDPBUSD.BCST    232(R12), Y0, Y17
-	VPDPBUSD.BCST    248(R9), Y1, Y16
-	VPDPBUSD.BCST    248(R12), Y1, Y17
-	VMOVDQU          2080(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    232(R9), Y0, Y18
-	VPDPBUSD.BCST    232(R12), Y0, Y19
-	VPDPBUSD.BCST    248(R9), Y1, Y18
-	VPDPBUSD.BCST    248(R12), Y1, Y19
-	VMOVDQU          2112(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
+	VPDPBUSD.BCST    232(R9), Z0, Z16
+	VPDPBUSD.BCST    232(R12), Z0, Z17
+	VPDPBUSD.BCST    248(R9), Z1, Z16
+	VPDPBUSD.BCST    248(R12), Z1, Z17
+	VMOVDQU32        2112(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPSHUFB          Z0, Z14, Z0
+	VPSHUFB          Z1, Z14, Z1
 	PREFETCHT1       10304(SI)
-	VPDPBUSD.BCST    236(R9), Y0, Y16
-	VPDPBUSD.BCST    236(R12), Y0, Y17
-	VPDPBUSD.BCST    252(R9), Y1, Y16
-	VPDPBUSD.BCST    252(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      448(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      448(R8), Y17, Y30
-	VMOVDQU          2144(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          Y0, Y14, Y0
-	VPSHUFB          Y1, Y14, Y1
-	VPDPBUSD.BCST    236(R9), Y0, Y18
-	VPDPBUSD.BCST    236(R12), Y0, Y19
-	VPDPBUSD.BCST    252(R9), Y1, Y18
-	VPDPBUSD.BCST    252(R12), Y1, Y19
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      480(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      480(R8), Y19, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R13), Y30, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R13), Y31, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    236(R9), Z0, Z16
+	VPDPBUSD.BCST    236(R12), Z0, Z17
+	VPDPBUSD.BCST    252(R9), Z1, Z16
+	VPDPBUSD.BCST    252(R12), Z1, Z17
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x00000880, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
@@ -8756,132 +5032,87 @@ block:
 	ADDQ             $0x00000060, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ4_0(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ4_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	ADDQ          8(R11), DI
-	VMOVUPS       (DI), Y30
-	VMOVUPS       32(DI), Y31
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
-	VMOVDQU       32(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
+	VMOVUPS       (DI), Z8
+	VMOVUPS       (DI)(BX*1), Z9
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     32(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
 	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPBROADCASTD  (R13), Y17
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST (R12), Y0, Y17
-	VPDPBUSD.BCST 16(R9), Y1, Y16
-	VPDPBUSD.BCST 16(R12), Y1, Y17
-	VMOVDQU       64(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPBROADCASTD  (R10), Y18
-	VPBROADCASTD  (R13), Y19
-	VPDPBUSD.BCST (R9), Y0, Y18
-	VPDPBUSD.BCST (R12), Y0, Y19
+	VPBROADCASTD  (R10), Z16
+	VPBROADCASTD  (R13), Z17
+	VPDPBUSD.BCST (R9), Z0, Z16
+	VPDPBUSD.BCST (R12), Z0, Z17
 	PREFETCHT1    8256(SI)
-	VPDPBUSD.BCST 16(R9), Y1, Y18
-	VPDPBUSD.BCST 16(R12), Y1, Y19
-	VMOVDQU       96(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VPDPBUSD.BCST 4(R12), Y0, Y17
-	VPDPBUSD.BCST 20(R9), Y1, Y16
-	VPDPBUSD.BCST 20(R12), Y1, Y17
-	VMOVDQU       128(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VPDPBUSD.BCST 16(R12), Z1, Z17
+	VMOVDQU32     96(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	VPDPBUSD.BCST 4(R12), Z0, Z17
 	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 4(R9), Y0, Y18
-	VPDPBUSD.BCST 4(R12), Y0, Y19
-	VPDPBUSD.BCST 20(R9), Y1, Y18
-	VPDPBUSD.BCST 20(R12), Y1, Y19
-	VMOVDQU       160(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	VPDPBUSD.BCST 8(R12), Y0, Y17
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VPDPBUSD.BCST 20(R12), Z1, Z17
+	VMOVDQU32     160(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
 	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 24(R9), Y1, Y16
-	VPDPBUSD.BCST 24(R12), Y1, Y17
-	VMOVDQU       192(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 8(R9), Y0, Y18
-	VPDPBUSD.BCST 8(R12), Y0, Y19
-	VPDPBUSD.BCST 24(R9), Y1, Y18
-	VPDPBUSD.BCST 24(R12), Y1, Y19
-	VMOVDQU       224(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 8(R12), Z0, Z17
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VPDPBUSD.BCST 24(R12), Z1, Z17
+	VMOVDQU32     224(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
 	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VPDPBUSD.BCST 12(R12), Y0, Y17
-	VPDPBUSD.BCST 28(R9), Y1, Y16
-	VPDPBUSD.BCST 28(R12), Y1, Y17
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y30
-	VMOVDQU       256(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y18
-	VPDPBUSD.BCST 12(R12), Y0, Y19
-	VPDPBUSD.BCST 28(R9), Y1, Y18
-	VPDPBUSD.BCST 28(R12), Y1, Y19
-	VCVTDQ2PS     Y18, Y18
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y18, Y4, Y9
-	VCVTDQ2PS     Y19, Y19
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y19, Y4, Y31
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
-	ADDQ          8(R11), DI
-	VMOVUPS       Y30, (DI)
-	VMOVUPS       Y31, 32(DI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 12(R12), Z0, Z17
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VPDPBUSD.BCST 28(R12), Z1, Z17
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VCVTDQ2PS     Z17, Z17
+	VMULPS.BCST   8(R13), Z4, Z6
+	VFMADD231PS   Z17, Z6, Z9
+	VMOVUPS       Z8, (DI)
+	VMOVUPS       Z9, (DI)(BX*1)
 	ADDQ          $0x00000120, SI
 	ADDQ          $0x00000020, R9
 	ADDQ          $0x0000000c, R10
@@ -8889,144 +5120,92 @@ block:
 	ADDQ          $0x0000000c, R13
 	DECQ          CX
 	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ4_1(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ4_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y8
-	VMOVUPS          32(DI), Y9
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y30
-	VMOVUPS          32(DI), Y31
-	VCVTPH2PS        (SI), Y0
-	VMOVUPS          Y0, (R8)
-	VCVTPH2PS        16(SI), Y0
-	VMOVUPS          Y0, 32(R8)
-	VCVTPH2PS        32(SI), Y0
-	VMOVUPS          Y0, 64(R8)
-	VCVTPH2PS        48(SI), Y0
-	VMOVUPS          Y0, 96(R8)
-	VMOVDQU          64(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VMOVUPS          (DI), Z8
+	VMOVUPS          (DI)(BX*1), Z9
+	VCVTPH2PS        (SI), Z0
+	VMOVUPS          Z0, (R8)
+	VCVTPH2PS        32(SI), Z0
+	VMOVUPS          Z0, 64(R8)
+	VMOVDQU32        64(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VMOVDQU          96(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     (R10), Y18
-	VPBROADCASTD     (R13), Y19
-	VPDPBUSD.BCST    (R9), Y0, Y18
-	VPDPBUSD.BCST    (R12), Y0, Y19
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPDPBUSD.BCST    (R12), Z0, Z17
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    16(R9), Y1, Y18
-	VPDPBUSD.BCST    16(R12), Y1, Y19
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    4(R12), Z0, Z17
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    4(R9), Y0, Y18
-	VPDPBUSD.BCST    4(R12), Y0, Y19
-	VPDPBUSD.BCST    20(R9), Y1, Y18
-	VPDPBUSD.BCST    20(R12), Y1, Y19
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y18
-	VPDPBUSD.BCST    8(R12), Y0, Y19
-	VPDPBUSD.BCST    24(R9), Y1, Y18
-	VPDPBUSD.BCST    24(R12), Y1, Y19
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    8(R12), Z0, Z17
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VMOVUPS          (R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y16, Y4, Y8
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VMOVUPS          (R8), Y4
-	VMULPS.BCST      8(R13), Y4, Y4
-	VFMADD231PS      Y17, Y4, Y30
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y18
-	VPDPBUSD.BCST    12(R12), Y0, Y19
-	VPDPBUSD.BCST    28(R9), Y1, Y18
-	VPDPBUSD.BCST    28(R12), Y1, Y19
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VMOVUPS          32(R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y18, Y4, Y9
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y31
-	VCVTDQ2PS        Y19, Y19
-	VMOVUPS          32(R8), Y4
-	VMULPS.BCST      8(R13), Y4, Y4
-	VFMADD231PS      Y19, Y4, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          Y8, (DI)
-	VMOVUPS          Y9, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          Y30, (DI)
-	VMOVUPS          Y31, 32(DI)
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    12(R12), Z0, Z17
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VMULPS.BCST      8(R10), Z4, Z6
+	VFMADD231PS      Z16, Z6, Z8
+	VFMADD231PS.BCST 4(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VMULPS.BCST      8(R13), Z4, Z6
+	VFMADD231PS      Z17, Z6, Z9
+	VMOVUPS          Z8, (DI)
+	VMOVUPS          Z9, (DI)(BX*1)
 	ADDQ             $0x00000140, SI
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
@@ -9034,453 +5213,258 @@ block:
 	ADDQ             $0x0000000c, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ5_0(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ5_0(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ          (R11), DI
-	VMOVUPS       (DI), Y8
-	VMOVUPS       32(DI), Y9
-	ADDQ          8(R11), DI
-	VMOVUPS       (DI), Y30
-	VMOVUPS       32(DI), Y31
-	VCVTPH2PS     (SI), Y0
-	VMOVUPS       Y0, (R8)
-	VCVTPH2PS     16(SI), Y0
-	VMOVUPS       Y0, 32(R8)
-	MOVL          $0x10101010, AX
-	VMOVD         AX, X14
-	VPBROADCASTD  X14, Y14
-	VMOVDQU       unpackTable<>+192(SB), Y12
-	VMOVDQU       unpackTable<>+224(SB), Y13
-	VMOVDQU       32(SI), Y10
-	VMOVDQU       64(SI), Y11
-	VMOVDQU       96(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8192(SI)
-	VPBROADCASTD  (R10), Y16
-	VPBROADCASTD  (R13), Y17
-	VPDPBUSD.BCST (R9), Y0, Y16
-	VPDPBUSD.BCST (R12), Y0, Y17
-	VPDPBUSD.BCST 16(R9), Y1, Y16
-	VPDPBUSD.BCST 16(R12), Y1, Y17
-	VMOVDQU       128(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8256(SI)
-	VPBROADCASTD  (R10), Y18
-	VPBROADCASTD  (R13), Y19
-	VPDPBUSD.BCST (R9), Y0, Y18
-	VPDPBUSD.BCST (R12), Y0, Y19
-	VPDPBUSD.BCST 16(R9), Y1, Y18
-	VPDPBUSD.BCST 16(R12), Y1, Y19
-	VMOVDQU       160(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y16
-	VPDPBUSD.BCST 4(R12), Y0, Y17
-	PREFETCHT1    8320(SI)
-	VPDPBUSD.BCST 20(R9), Y1, Y16
-	VPDPBUSD.BCST 20(R12), Y1, Y17
-	VMOVDQU       192(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+64(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+128(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 4(R9), Y0, Y18
-	VPDPBUSD.BCST 4(R12), Y0, Y19
-	VPDPBUSD.BCST 20(R9), Y1, Y18
-	VPDPBUSD.BCST 20(R12), Y1, Y19
-	VMOVDQU       224(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y10, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8384(SI)
-	VPDPBUSD.BCST 8(R9), Y0, Y16
-	VPDPBUSD.BCST 8(R12), Y0, Y17
-	VPDPBUSD.BCST 24(R9), Y1, Y16
-	VPDPBUSD.BCST 24(R12), Y1, Y17
-	VMOVDQU       256(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y11, Y2
-	VPAND         Y12, Y2, Y2
-	VPCMPEQB      Y12, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	PREFETCHT1    8448(SI)
-	VPDPBUSD.BCST 8(R9), Y0, Y18
-	VPDPBUSD.BCST 8(R12), Y0, Y19
-	VPDPBUSD.BCST 24(R9), Y1, Y18
-	VPDPBUSD.BCST 24(R12), Y1, Y19
-	VMOVDQU       288(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y10, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y16
-	VPDPBUSD.BCST 12(R12), Y0, Y17
-	PREFETCHT1    8512(SI)
-	VPDPBUSD.BCST 28(R9), Y1, Y16
-	VPDPBUSD.BCST 28(R12), Y1, Y17
-	VCVTDQ2PS     Y16, Y16
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y16, Y4, Y8
-	VCVTDQ2PS     Y17, Y17
-	VMOVUPS       (R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y17, Y4, Y30
-	VMOVDQU       320(SI), Y0
-	VPSRLW        $0x04, Y0, Y1
-	VPAND         Y15, Y0, Y0
-	VPAND         Y15, Y1, Y1
-	VPSHUFB       unpackTable<>+96(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y0, Y0
-	VPSHUFB       unpackTable<>+160(SB), Y11, Y2
-	VPAND         Y13, Y2, Y2
-	VPCMPEQB      Y13, Y2, Y2
-	VPAND         Y14, Y2, Y2
-	VPOR          Y2, Y1, Y1
-	VPDPBUSD.BCST 12(R9), Y0, Y18
-	VPDPBUSD.BCST 12(R12), Y0, Y19
-	VPDPBUSD.BCST 28(R9), Y1, Y18
-	VPDPBUSD.BCST 28(R12), Y1, Y19
-	VCVTDQ2PS     Y18, Y18
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R10), Y4, Y4
-	VFMADD231PS   Y18, Y4, Y9
-	VCVTDQ2PS     Y19, Y19
-	VMOVUPS       32(R8), Y4
-	VMULPS.BCST   8(R13), Y4, Y4
-	VFMADD231PS   Y19, Y4, Y31
-	MOVQ          (R11), DI
-	VMOVUPS       Y8, (DI)
-	VMOVUPS       Y9, 32(DI)
-	ADDQ          8(R11), DI
-	VMOVUPS       Y30, (DI)
-	VMOVUPS       Y31, 32(DI)
-	ADDQ          $0x00000160, SI
-	ADDQ          $0x00000020, R9
-	ADDQ          $0x0000000c, R10
-	ADDQ          $0x00000020, R12
-	ADDQ          $0x0000000c, R13
-	DECQ          CX
-	JNE           block
+	VMOVUPS         (DI), Z8
+	VMOVUPS         (DI)(BX*1), Z9
+	VCVTPH2PS       (SI), Z0
+	VMOVUPS         Z0, (R8)
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
+	VMOVDQU32       32(SI), Z10
+	VMOVDQU32       96(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+64(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+128(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8192(SI)
+	VPBROADCASTD    (R10), Z16
+	VPBROADCASTD    (R13), Z17
+	VPDPBUSD.BCST   (R9), Z0, Z16
+	VPDPBUSD.BCST   (R12), Z0, Z17
+	PREFETCHT1      8256(SI)
+	VPDPBUSD.BCST   16(R9), Z1, Z16
+	VPDPBUSD.BCST   16(R12), Z1, Z17
+	VMOVDQU32       160(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+64(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+128(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8320(SI)
+	VPDPBUSD.BCST   4(R9), Z0, Z16
+	VPDPBUSD.BCST   4(R12), Z0, Z17
+	VPDPBUSD.BCST   20(R9), Z1, Z16
+	VPDPBUSD.BCST   20(R12), Z1, Z17
+	VMOVDQU32       224(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+96(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+160(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z12, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8384(SI)
+	VPDPBUSD.BCST   8(R9), Z0, Z16
+	VPDPBUSD.BCST   8(R12), Z0, Z17
+	PREFETCHT1      8448(SI)
+	VPDPBUSD.BCST   24(R9), Z1, Z16
+	VPDPBUSD.BCST   24(R12), Z1, Z17
+	VMOVDQU32       288(SI), Z0
+	VPSRLW          $0x04, Z0, Z1
+	VPANDD          Z15, Z0, Z0
+	VPANDD          Z15, Z1, Z1
+	VBROADCASTI64X4 unpackTable<>+96(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z0, K1, Z0
+	VBROADCASTI64X4 unpackTable<>+160(SB), Z2
+	VPSHUFB         Z2, Z10, Z2
+	VPTESTMB        Z13, Z2, K1
+	VPADDB          Z14, Z1, K1, Z1
+	PREFETCHT1      8512(SI)
+	VPDPBUSD.BCST   12(R9), Z0, Z16
+	VPDPBUSD.BCST   12(R12), Z0, Z17
+	VPDPBUSD.BCST   28(R9), Z1, Z16
+	VPDPBUSD.BCST   28(R12), Z1, Z17
+	VMOVUPS         (R8), Z4
+	VCVTDQ2PS       Z16, Z16
+	VMULPS.BCST     8(R10), Z4, Z6
+	VFMADD231PS     Z16, Z6, Z8
+	VCVTDQ2PS       Z17, Z17
+	VMULPS.BCST     8(R13), Z4, Z6
+	VFMADD231PS     Z17, Z6, Z9
+	VMOVUPS         Z8, (DI)
+	VMOVUPS         Z9, (DI)(BX*1)
+	ADDQ            $0x00000160, SI
+	ADDQ            $0x00000020, R9
+	ADDQ            $0x0000000c, R10
+	ADDQ            $0x00000020, R12
+	ADDQ            $0x0000000c, R13
+	DECQ            CX
+	JNE             block
+	ADDQ            $0x40, DI
+	DECQ            DX
+	JNE             panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ5_1(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ5_1(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y8
-	VMOVUPS          32(DI), Y9
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y30
-	VMOVUPS          32(DI), Y31
-	VCVTPH2PS        (SI), Y0
-	VMOVUPS          Y0, (R8)
-	VCVTPH2PS        16(SI), Y0
-	VMOVUPS          Y0, 32(R8)
-	VCVTPH2PS        32(SI), Y0
-	VMOVUPS          Y0, 64(R8)
-	VCVTPH2PS        48(SI), Y0
-	VMOVUPS          Y0, 96(R8)
+	VMOVUPS          (DI), Z8
+	VMOVUPS          (DI)(BX*1), Z9
+	VCVTPH2PS        (SI), Z0
+	VMOVUPS          Z0, (R8)
+	VCVTPH2PS        32(SI), Z0
+	VMOVUPS          Z0, 64(R8)
 	MOVL             $0x10101010, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          unpackTable<>+192(SB), Y12
-	VMOVDQU          unpackTable<>+224(SB), Y13
-	VMOVDQU          64(SI), Y10
-	VMOVDQU          96(SI), Y11
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VBROADCASTI64X4  unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4  unpackTable<>+224(SB), Z13
+	VMOVDQU32        64(SI), Z10
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+64(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+128(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPDPBUSD.BCST    (R12), Z0, Z17
 	PREFETCHT1       8256(SI)
-	VPBROADCASTD     (R10), Y18
-	VPBROADCASTD     (R13), Y19
-	VPDPBUSD.BCST    (R9), Y0, Y18
-	VPDPBUSD.BCST    (R12), Y0, Y19
-	VPDPBUSD.BCST    16(R9), Y1, Y18
-	VPDPBUSD.BCST    16(R12), Y1, Y19
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+64(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+128(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+64(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+128(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y18
-	VPDPBUSD.BCST    4(R12), Y0, Y19
-	VPDPBUSD.BCST    20(R9), Y1, Y18
-	VPDPBUSD.BCST    20(R12), Y1, Y19
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y10, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    4(R12), Z0, Z17
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+96(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+160(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z12, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y11, Y2
-	VPAND            Y12, Y2, Y2
-	VPCMPEQB         Y12, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    8(R12), Z0, Z17
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y18
-	VPDPBUSD.BCST    8(R12), Y0, Y19
-	VPDPBUSD.BCST    24(R9), Y1, Y18
-	VPDPBUSD.BCST    24(R12), Y1, Y19
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y10, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VBROADCASTI64X4  unpackTable<>+96(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z0, K1, Z0
+	VBROADCASTI64X4  unpackTable<>+160(SB), Z2
+	VPSHUFB          Z2, Z10, Z2
+	VPTESTMB         Z13, Z2, K1
+	VPADDB           Z14, Z1, K1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VMOVUPS          (R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y16, Y4, Y8
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VMOVUPS          (R8), Y4
-	VMULPS.BCST      8(R13), Y4, Y4
-	VFMADD231PS      Y17, Y4, Y30
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPSHUFB          unpackTable<>+96(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPSHUFB          unpackTable<>+160(SB), Y11, Y2
-	VPAND            Y13, Y2, Y2
-	VPCMPEQB         Y13, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y18
-	VPDPBUSD.BCST    12(R12), Y0, Y19
-	VPDPBUSD.BCST    28(R9), Y1, Y18
-	VPDPBUSD.BCST    28(R12), Y1, Y19
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VMOVUPS          32(R8), Y4
-	VMULPS.BCST      8(R10), Y4, Y4
-	VFMADD231PS      Y18, Y4, Y9
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y31
-	VCVTDQ2PS        Y19, Y19
-	VMOVUPS          32(R8), Y4
-	VMULPS.BCST      8(R13), Y4, Y4
-	VFMADD231PS      Y19, Y4, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          Y8, (DI)
-	VMOVUPS          Y9, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          Y30, (DI)
-	VMOVUPS          Y31, 32(DI)
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    12(R12), Z0, Z17
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VMULPS.BCST      8(R10), Z4, Z6
+	VFMADD231PS      Z16, Z6, Z8
+	VFMADD231PS.BCST 4(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VMULPS.BCST      8(R13), Z4, Z6
+	VFMADD231PS      Z17, Z6, Z9
+	VMOVUPS          Z8, (DI)
+	VMOVUPS          Z9, (DI)(BX*1)
 	ADDQ             $0x00000180, SI
 	ADDQ             $0x00000020, R9
 	ADDQ             $0x0000000c, R10
@@ -9488,1233 +5472,652 @@ block:
 	ADDQ             $0x0000000c, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ2_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ2_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VXORPS           Y30, Y30, Y30
-	VXORPS           Y31, Y31, Y31
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x80000000, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
-	VCVTPH2PS        1280(SI), Y2
-	VCVTPH2PS        1312(SI), Y3
-	VXORPS           Y5, Y3, Y3
-	VPMOVZXBD        (SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 64(R8)
-	VPMOVZXBD        16(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 192(R8)
-	VPMOVZXBD        32(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 320(R8)
-	VPMOVZXBD        48(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 448(R8)
-	VPMOVZXBD        64(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 576(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 704(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 832(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 960(R8)
-	VPMOVZXBD        128(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1024(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1088(R8)
-	VPMOVZXBD        144(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1152(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1216(R8)
-	VPMOVZXBD        160(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1280(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1344(R8)
-	VPMOVZXBD        176(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1408(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1472(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1536(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1600(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1664(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1728(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1792(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1856(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1920(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1984(R8)
-	VCVTPH2PS        1296(SI), Y2
-	VCVTPH2PS        1328(SI), Y3
-	VXORPS           Y5, Y3, Y3
-	VPMOVZXBD        8(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 96(R8)
-	VPMOVZXBD        24(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 224(R8)
-	VPMOVZXBD        40(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 352(R8)
-	VPMOVZXBD        56(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 480(R8)
-	VPMOVZXBD        72(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 608(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 736(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 864(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 992(R8)
-	VPMOVZXBD        136(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1056(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1120(R8)
-	VPMOVZXBD        152(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1184(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1248(R8)
-	VPMOVZXBD        168(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1312(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1376(R8)
-	VPMOVZXBD        184(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1440(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1504(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1568(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1632(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1696(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1760(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1824(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 1888(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPSRLD           $0x04, Y0, Y1
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 1952(R8)
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y3, Y1, Y1
-	VMOVUPS          Y1, 2016(R8)
+	VPBROADCASTD     X5, Z5
+	VCVTPH2PS        1280(SI), Z2
+	VCVTPH2PS        1312(SI), Z3
+	VXORPS           Z5, Z3, Z3
+	VPMOVZXBD        (SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 64(R8)
+	VPMOVZXBD        16(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 192(R8)
+	VPMOVZXBD        32(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 320(R8)
+	VPMOVZXBD        48(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 448(R8)
+	VPMOVZXBD        64(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 576(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 704(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 832(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 960(R8)
+	VPMOVZXBD        128(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1024(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1088(R8)
+	VPMOVZXBD        144(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1152(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1216(R8)
+	VPMOVZXBD        160(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1280(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1344(R8)
+	VPMOVZXBD        176(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1408(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1472(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1536(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1600(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1664(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1728(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1792(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1856(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPSRLD           $0x04, Z0, Z1
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 1920(R8)
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z3, Z1, Z1
+	VMOVUPS          Z1, 1984(R8)
 	MOVL             $0x03030303, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          256(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        256(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPDPBUSD.BCST    (R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     24(R10), Y18
-	VPBROADCASTD     24(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y18
-	VPDPBUSD.BCST    32(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     48(R10), Y20
-	VPBROADCASTD     48(R13), Y21
-	VPDPBUSD.BCST    64(R9), Y1, Y20
-	VPDPBUSD.BCST    64(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     72(R10), Y22
-	VPBROADCASTD     72(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          320(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPDPBUSD.BCST    4(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y18
-	VPDPBUSD.BCST    36(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPDPBUSD.BCST    (R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     24(R10), Z18
+	VPBROADCASTD     24(R13), Z19
+	VPDPBUSD.BCST    32(R9), Z1, Z18
+	VPDPBUSD.BCST    32(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     48(R10), Z20
+	VPBROADCASTD     48(R13), Z21
+	VPDPBUSD.BCST    64(R9), Z1, Z20
+	VPDPBUSD.BCST    64(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    68(R9), Y1, Y20
-	VPDPBUSD.BCST    68(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          384(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPDPBUSD.BCST    8(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y1, Y18
-	VPDPBUSD.BCST    40(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y20
-	VPDPBUSD.BCST    72(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          448(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     72(R10), Z22
+	VPBROADCASTD     72(R13), Z23
+	VPDPBUSD.BCST    96(R9), Z1, Z22
+	VPDPBUSD.BCST    96(R12), Z1, Z23
+	VMOVDQU32        320(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPDPBUSD.BCST    4(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    36(R9), Z1, Z18
+	VPDPBUSD.BCST    36(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VPDPBUSD.BCST    12(R12), Y1, Y17
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      (R8), Y17, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y1, Y18
-	VPDPBUSD.BCST    44(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y20
-	VPDPBUSD.BCST    76(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          512(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     36(R10), Y24
-	VPBROADCASTD     36(R13), Y25
-	VPDPBUSD.BCST    48(R9), Y1, Y24
-	VPDPBUSD.BCST    48(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z1, Z20
+	VPDPBUSD.BCST    68(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    100(R9), Z1, Z22
+	VPDPBUSD.BCST    100(R12), Z1, Z23
+	VMOVDQU32        384(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPDPBUSD.BCST    8(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPBROADCASTD     60(R10), Y26
-	VPBROADCASTD     60(R13), Y27
-	VPDPBUSD.BCST    80(R9), Y1, Y26
-	VPDPBUSD.BCST    80(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     84(R10), Y28
-	VPBROADCASTD     84(R13), Y29
-	VPDPBUSD.BCST    112(R9), Y1, Y28
-	VPDPBUSD.BCST    112(R12), Y1, Y29
-	VMOVDQU          576(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y24
-	VPDPBUSD.BCST    52(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y26
-	VPDPBUSD.BCST    84(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y28
-	VPDPBUSD.BCST    116(R12), Y1, Y29
-	VMOVDQU          640(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z18
+	VPDPBUSD.BCST    40(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z20
+	VPDPBUSD.BCST    72(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    104(R9), Z1, Z22
+	VPDPBUSD.BCST    104(R12), Z1, Z23
+	VMOVDQU32        448(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y24
-	VPDPBUSD.BCST    56(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y26
-	VPDPBUSD.BCST    88(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y28
-	VPDPBUSD.BCST    120(R12), Y1, Y29
-	VMOVDQU          704(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      128(R8), Y17, Y30
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      256(R8), Y18, Y8
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      256(R8), Y19, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y24
-	VPDPBUSD.BCST    60(R12), Y1, Y25
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y8
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      384(R8), Y24, Y8
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R13), Y4, Y30
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      384(R8), Y25, Y30
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y8
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      512(R8), Y20, Y8
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R13), Y4, Y30
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      512(R8), Y21, Y30
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VPDPBUSD.BCST    12(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 4(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    44(R9), Z1, Z18
+	VPDPBUSD.BCST    44(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z20
+	VPDPBUSD.BCST    76(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    92(R9), Y1, Y26
-	VPDPBUSD.BCST    92(R12), Y1, Y27
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      640(R8), Y26, Y8
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R13), Y4, Y30
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      640(R8), Y27, Y30
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y8
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      768(R8), Y22, Y8
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R13), Y4, Y30
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      768(R8), Y23, Y30
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y28
-	VPDPBUSD.BCST    124(R12), Y1, Y29
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      896(R8), Y28, Y8
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R13), Y4, Y30
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      896(R8), Y29, Y30
-	VMOVDQU          288(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPDPBUSD.BCST    (R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     24(R10), Y18
-	VPBROADCASTD     24(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y18
-	VPDPBUSD.BCST    32(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     48(R10), Y20
-	VPBROADCASTD     48(R13), Y21
-	VPDPBUSD.BCST    64(R9), Y1, Y20
-	VPDPBUSD.BCST    64(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     72(R10), Y22
-	VPBROADCASTD     72(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          352(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    108(R9), Z1, Z22
+	VPDPBUSD.BCST    108(R12), Z1, Z23
+	VMOVDQU32        512(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     12(R10), Z16
+	VPBROADCASTD     12(R13), Z17
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     36(R10), Z24
+	VPBROADCASTD     36(R13), Z25
+	VPDPBUSD.BCST    48(R9), Z1, Z24
+	VPDPBUSD.BCST    48(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPDPBUSD.BCST    4(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y18
-	VPDPBUSD.BCST    36(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y20
-	VPDPBUSD.BCST    68(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          416(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPDPBUSD.BCST    8(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    40(R9), Y1, Y18
-	VPDPBUSD.BCST    40(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     60(R10), Z26
+	VPBROADCASTD     60(R13), Z27
+	VPDPBUSD.BCST    80(R9), Z1, Z26
+	VPDPBUSD.BCST    80(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     84(R10), Z28
+	VPBROADCASTD     84(R13), Z29
+	VPDPBUSD.BCST    112(R9), Z1, Z28
+	VPDPBUSD.BCST    112(R12), Z1, Z29
+	VMOVDQU32        576(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    72(R9), Y1, Y20
-	VPDPBUSD.BCST    72(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          480(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VPDPBUSD.BCST    12(R12), Y1, Y17
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      32(R8), Y16, Y9
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y31
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      32(R8), Y17, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    44(R9), Y1, Y18
-	VPDPBUSD.BCST    44(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y20
-	VPDPBUSD.BCST    76(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          544(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Z1, Z24
+	VPDPBUSD.BCST    52(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    84(R9), Z1, Z26
+	VPDPBUSD.BCST    84(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z28
+	VPDPBUSD.BCST    116(R12), Z1, Z29
+	VMOVDQU32        640(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     36(R10), Y24
-	VPBROADCASTD     36(R13), Y25
-	VPDPBUSD.BCST    48(R9), Y1, Y24
-	VPDPBUSD.BCST    48(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     60(R10), Y26
-	VPBROADCASTD     60(R13), Y27
-	VPDPBUSD.BCST    80(R9), Y1, Y26
-	VPDPBUSD.BCST    80(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     84(R10), Y28
-	VPBROADCASTD     84(R13), Y29
-	VPDPBUSD.BCST    112(R9), Y1, Y28
-	VPDPBUSD.BCST    112(R12), Y1, Y29
-	VMOVDQU          608(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y24
-	VPDPBUSD.BCST    52(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    56(R9), Z1, Z24
+	VPDPBUSD.BCST    56(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    88(R9), Z1, Z26
+	VPDPBUSD.BCST    88(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y26
-	VPDPBUSD.BCST    84(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y28
-	VPDPBUSD.BCST    116(R12), Y1, Y29
-	VMOVDQU          672(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y24
-	VPDPBUSD.BCST    56(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y26
-	VPDPBUSD.BCST    88(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y28
-	VPDPBUSD.BCST    120(R12), Y1, Y29
-	VMOVDQU          736(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Z1, Z28
+	VPDPBUSD.BCST    120(R12), Z1, Z29
+	VMOVDQU32        704(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          128(R8), Z4
+	VMOVUPS          192(R8), Z5
+	VFMADD231PS.BCST 16(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 16(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          256(R8), Z4
+	VMOVUPS          320(R8), Z5
+	VFMADD231PS.BCST 28(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 28(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    60(R9), Z1, Z24
+	VPDPBUSD.BCST    60(R12), Z1, Z25
+	VMOVUPS          384(R8), Z4
+	VMOVUPS          448(R8), Z5
+	VFMADD231PS.BCST 40(R10), Z5, Z8
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z4, Z24, Z8
+	VFMADD231PS.BCST 40(R13), Z5, Z9
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z4, Z25, Z9
+	VMOVUPS          512(R8), Z4
+	VMOVUPS          576(R8), Z5
+	VFMADD231PS.BCST 52(R10), Z5, Z8
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VFMADD231PS.BCST 52(R13), Z5, Z9
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      160(R8), Y16, Y9
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R13), Y4, Y31
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      160(R8), Y17, Y31
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      288(R8), Y18, Y9
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R13), Y4, Y31
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      288(R8), Y19, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y24
-	VPDPBUSD.BCST    60(R12), Y1, Y25
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      416(R8), Y24, Y9
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R13), Y4, Y31
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      416(R8), Y25, Y31
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      544(R8), Y20, Y9
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      544(R8), Y21, Y31
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y26
-	VPDPBUSD.BCST    92(R12), Y1, Y27
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      672(R8), Y26, Y9
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R13), Y4, Y31
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      672(R8), Y27, Y31
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      800(R8), Y22, Y9
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      800(R8), Y23, Y31
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y28
-	VPDPBUSD.BCST    124(R12), Y1, Y29
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      928(R8), Y28, Y9
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R13), Y4, Y31
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      928(R8), Y29, Y31
-	VMOVDQU          768(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     96(R10), Y16
-	VPBROADCASTD     96(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPDPBUSD.BCST    128(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     120(R10), Y18
-	VPBROADCASTD     120(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y18
-	VPDPBUSD.BCST    160(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     144(R10), Y20
-	VPBROADCASTD     144(R13), Y21
-	VPDPBUSD.BCST    192(R9), Y1, Y20
-	VPDPBUSD.BCST    192(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z1, Z26
+	VPDPBUSD.BCST    92(R12), Z1, Z27
+	VMOVUPS          640(R8), Z4
+	VMOVUPS          704(R8), Z5
+	VFMADD231PS.BCST 64(R10), Z5, Z8
+	VCVTDQ2PS        Z26, Z26
+	VFMADD231PS      Z4, Z26, Z8
+	VFMADD231PS.BCST 64(R13), Z5, Z9
+	VCVTDQ2PS        Z27, Z27
+	VFMADD231PS      Z4, Z27, Z9
+	VMOVUPS          768(R8), Z4
+	VMOVUPS          832(R8), Z5
+	VFMADD231PS.BCST 76(R10), Z5, Z8
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VFMADD231PS.BCST 76(R13), Z5, Z9
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z28
+	VPDPBUSD.BCST    124(R12), Z1, Z29
+	VMOVUPS          896(R8), Z4
+	VMOVUPS          960(R8), Z5
+	VFMADD231PS.BCST 88(R10), Z5, Z8
+	VCVTDQ2PS        Z28, Z28
+	VFMADD231PS      Z4, Z28, Z8
+	VFMADD231PS.BCST 88(R13), Z5, Z9
+	VCVTDQ2PS        Z29, Z29
+	VFMADD231PS      Z4, Z29, Z9
+	VMOVDQU32        768(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     96(R10), Z16
+	VPBROADCASTD     96(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPDPBUSD.BCST    128(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPBROADCASTD     168(R10), Y22
-	VPBROADCASTD     168(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          832(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPDPBUSD.BCST    132(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y18
-	VPDPBUSD.BCST    164(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y20
-	VPDPBUSD.BCST    196(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          896(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPDPBUSD.BCST    136(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     120(R10), Z18
+	VPBROADCASTD     120(R13), Z19
+	VPDPBUSD.BCST    160(R9), Z1, Z18
+	VPDPBUSD.BCST    160(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     144(R10), Z20
+	VPBROADCASTD     144(R13), Z21
+	VPDPBUSD.BCST    192(R9), Z1, Z20
+	VPDPBUSD.BCST    192(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     168(R10), Z22
+	VPBROADCASTD     168(R13), Z23
+	VPDPBUSD.BCST    224(R9), Z1, Z22
+	VPDPBUSD.BCST    224(R12), Z1, Z23
+	VMOVDQU32        832(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y18
-	VPDPBUSD.BCST    168(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y20
-	VPDPBUSD.BCST    200(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          960(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VPDPBUSD.BCST    140(R12), Y1, Y17
-	VMOVUPS          1088(R8), Y4
-	VFMADD231PS.BCST 100(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1024(R8), Y16, Y8
-	VMOVUPS          1088(R8), Y4
-	VFMADD231PS.BCST 100(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      1024(R8), Y17, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    172(R9), Y1, Y18
-	VPDPBUSD.BCST    172(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y20
-	VPDPBUSD.BCST    204(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPDPBUSD.BCST    132(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    164(R9), Z1, Z18
+	VPDPBUSD.BCST    164(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z1, Z20
+	VPDPBUSD.BCST    196(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          1024(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPBROADCASTD     108(R13), Y17
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPDPBUSD.BCST    144(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     132(R10), Y24
-	VPBROADCASTD     132(R13), Y25
-	VPDPBUSD.BCST    176(R9), Y1, Y24
-	VPDPBUSD.BCST    176(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     156(R10), Y26
-	VPBROADCASTD     156(R13), Y27
-	VPDPBUSD.BCST    208(R9), Y1, Y26
-	VPDPBUSD.BCST    208(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     180(R10), Y28
-	VPBROADCASTD     180(R13), Y29
-	VPDPBUSD.BCST    240(R9), Y1, Y28
-	VPDPBUSD.BCST    240(R12), Y1, Y29
-	VMOVDQU          1088(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPDPBUSD.BCST    148(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Z1, Z22
+	VPDPBUSD.BCST    228(R12), Z1, Z23
+	VMOVDQU32        896(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPDPBUSD.BCST    136(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    168(R9), Z1, Z18
+	VPDPBUSD.BCST    168(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    180(R9), Y1, Y24
-	VPDPBUSD.BCST    180(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y26
-	VPDPBUSD.BCST    212(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y28
-	VPDPBUSD.BCST    244(R12), Y1, Y29
-	VMOVDQU          1152(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPDPBUSD.BCST    152(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y24
-	VPDPBUSD.BCST    184(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y26
-	VPDPBUSD.BCST    216(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Z1, Z20
+	VPDPBUSD.BCST    200(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    232(R9), Z1, Z22
+	VPDPBUSD.BCST    232(R12), Z1, Z23
+	VMOVDQU32        960(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VPDPBUSD.BCST    140(R12), Z1, Z17
+	VMOVUPS          1024(R8), Z4
+	VMOVUPS          1088(R8), Z5
+	VFMADD231PS.BCST 100(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 100(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y28
-	VPDPBUSD.BCST    248(R12), Y1, Y29
-	VMOVDQU          1216(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VPDPBUSD.BCST    156(R12), Y1, Y17
-	VMOVUPS          1216(R8), Y4
-	VFMADD231PS.BCST 112(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1152(R8), Y16, Y8
-	VMOVUPS          1216(R8), Y4
-	VFMADD231PS.BCST 112(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      1152(R8), Y17, Y30
-	VMOVUPS          1344(R8), Y4
-	VFMADD231PS.BCST 124(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      1280(R8), Y18, Y8
-	VMOVUPS          1344(R8), Y4
-	VFMADD231PS.BCST 124(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      1280(R8), Y19, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y24
-	VPDPBUSD.BCST    188(R12), Y1, Y25
-	VMOVUPS          1472(R8), Y4
-	VFMADD231PS.BCST 136(R10), Y4, Y8
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      1408(R8), Y24, Y8
-	VMOVUPS          1472(R8), Y4
-	VFMADD231PS.BCST 136(R13), Y4, Y30
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      1408(R8), Y25, Y30
-	VMOVUPS          1600(R8), Y4
-	VFMADD231PS.BCST 148(R10), Y4, Y8
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      1536(R8), Y20, Y8
-	VMOVUPS          1600(R8), Y4
-	VFMADD231PS.BCST 148(R13), Y4, Y30
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      1536(R8), Y21, Y30
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y26
-	VPDPBUSD.BCST    220(R12), Y1, Y27
-	VMOVUPS          1728(R8), Y4
-	VFMADD231PS.BCST 160(R10), Y4, Y8
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      1664(R8), Y26, Y8
-	VMOVUPS          1728(R8), Y4
-	VFMADD231PS.BCST 160(R13), Y4, Y30
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      1664(R8), Y27, Y30
-	VMOVUPS          1856(R8), Y4
-	VFMADD231PS.BCST 172(R10), Y4, Y8
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      1792(R8), Y22, Y8
-	VMOVUPS          1856(R8), Y4
-	VFMADD231PS.BCST 172(R13), Y4, Y30
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      1792(R8), Y23, Y30
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y28
-	VPDPBUSD.BCST    252(R12), Y1, Y29
-	VMOVUPS          1984(R8), Y4
-	VFMADD231PS.BCST 184(R10), Y4, Y8
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      1920(R8), Y28, Y8
-	VMOVUPS          1984(R8), Y4
-	VFMADD231PS.BCST 184(R13), Y4, Y30
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      1920(R8), Y29, Y30
-	VMOVDQU          800(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     96(R10), Y16
-	VPBROADCASTD     96(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPDPBUSD.BCST    128(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Z1, Z18
+	VPDPBUSD.BCST    172(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z20
+	VPDPBUSD.BCST    204(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    236(R9), Z1, Z22
+	VPDPBUSD.BCST    236(R12), Z1, Z23
+	VMOVDQU32        1024(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPBROADCASTD     120(R10), Y18
-	VPBROADCASTD     120(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y18
-	VPDPBUSD.BCST    160(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     144(R10), Y20
-	VPBROADCASTD     144(R13), Y21
-	VPDPBUSD.BCST    192(R9), Y1, Y20
-	VPDPBUSD.BCST    192(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     168(R10), Y22
-	VPBROADCASTD     168(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          864(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPDPBUSD.BCST    132(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y18
-	VPDPBUSD.BCST    164(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y20
-	VPDPBUSD.BCST    196(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     108(R10), Z16
+	VPBROADCASTD     108(R13), Z17
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPDPBUSD.BCST    144(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     132(R10), Z24
+	VPBROADCASTD     132(R13), Z25
+	VPDPBUSD.BCST    176(R9), Z1, Z24
+	VPDPBUSD.BCST    176(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     156(R10), Z26
+	VPBROADCASTD     156(R13), Z27
+	VPDPBUSD.BCST    208(R9), Z1, Z26
+	VPDPBUSD.BCST    208(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          928(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPDPBUSD.BCST    136(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    168(R9), Y1, Y18
-	VPDPBUSD.BCST    168(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y20
-	VPDPBUSD.BCST    200(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          992(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VPDPBUSD.BCST    140(R12), Y1, Y17
-	VMOVUPS          1120(R8), Y4
-	VFMADD231PS.BCST 100(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1056(R8), Y16, Y9
-	VMOVUPS          1120(R8), Y4
-	VFMADD231PS.BCST 100(R13), Y4, Y31
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      1056(R8), Y17, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPBROADCASTD     180(R10), Z28
+	VPBROADCASTD     180(R13), Z29
+	VPDPBUSD.BCST    240(R9), Z1, Z28
+	VPDPBUSD.BCST    240(R12), Z1, Z29
+	VMOVDQU32        1088(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPDPBUSD.BCST    148(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    180(R9), Z1, Z24
+	VPDPBUSD.BCST    180(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    172(R9), Y1, Y18
-	VPDPBUSD.BCST    172(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y20
-	VPDPBUSD.BCST    204(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          1056(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPBROADCASTD     108(R13), Y17
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPDPBUSD.BCST    144(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     132(R10), Y24
-	VPBROADCASTD     132(R13), Y25
-	VPDPBUSD.BCST    176(R9), Y1, Y24
-	VPDPBUSD.BCST    176(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPBROADCASTD     156(R10), Y26
-	VPBROADCASTD     156(R13), Y27
-	VPDPBUSD.BCST    208(R9), Y1, Y26
-	VPDPBUSD.BCST    208(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z1, Z26
+	VPDPBUSD.BCST    212(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z28
+	VPDPBUSD.BCST    244(R12), Z1, Z29
+	VMOVDQU32        1152(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPDPBUSD.BCST    152(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9408(SI)
-	VPBROADCASTD     180(R10), Y28
-	VPBROADCASTD     180(R13), Y29
-	VPDPBUSD.BCST    240(R9), Y1, Y28
-	VPDPBUSD.BCST    240(R12), Y1, Y29
-	VMOVDQU          1120(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPDPBUSD.BCST    148(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y24
-	VPDPBUSD.BCST    180(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y26
-	VPDPBUSD.BCST    212(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y28
-	VPDPBUSD.BCST    244(R12), Y1, Y29
-	VMOVDQU          1184(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPDPBUSD.BCST    152(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Z1, Z24
+	VPDPBUSD.BCST    184(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z1, Z26
+	VPDPBUSD.BCST    216(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    248(R9), Z1, Z28
+	VPDPBUSD.BCST    248(R12), Z1, Z29
+	VMOVDQU32        1216(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    184(R9), Y1, Y24
-	VPDPBUSD.BCST    184(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y26
-	VPDPBUSD.BCST    216(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y28
-	VPDPBUSD.BCST    248(R12), Y1, Y29
-	VMOVDQU          1248(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VPDPBUSD.BCST    156(R12), Y1, Y17
-	VMOVUPS          1248(R8), Y4
-	VFMADD231PS.BCST 112(R10), Y4, Y9
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      1184(R8), Y16, Y9
-	VMOVUPS          1248(R8), Y4
-	VFMADD231PS.BCST 112(R13), Y4, Y31
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      1184(R8), Y17, Y31
-	VMOVUPS          1376(R8), Y4
-	VFMADD231PS.BCST 124(R10), Y4, Y9
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      1312(R8), Y18, Y9
-	VMOVUPS          1376(R8), Y4
-	VFMADD231PS.BCST 124(R13), Y4, Y31
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      1312(R8), Y19, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y24
-	VPDPBUSD.BCST    188(R12), Y1, Y25
-	VMOVUPS          1504(R8), Y4
-	VFMADD231PS.BCST 136(R10), Y4, Y9
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      1440(R8), Y24, Y9
-	VMOVUPS          1504(R8), Y4
-	VFMADD231PS.BCST 136(R13), Y4, Y31
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      1440(R8), Y25, Y31
-	VMOVUPS          1632(R8), Y4
-	VFMADD231PS.BCST 148(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      1568(R8), Y20, Y9
-	VMOVUPS          1632(R8), Y4
-	VFMADD231PS.BCST 148(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      1568(R8), Y21, Y31
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y26
-	VPDPBUSD.BCST    220(R12), Y1, Y27
-	VMOVUPS          1760(R8), Y4
-	VFMADD231PS.BCST 160(R10), Y4, Y9
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      1696(R8), Y26, Y9
-	VMOVUPS          1760(R8), Y4
-	VFMADD231PS.BCST 160(R13), Y4, Y31
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      1696(R8), Y27, Y31
-	VMOVUPS          1888(R8), Y4
-	VFMADD231PS.BCST 172(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      1824(R8), Y22, Y9
-	VMOVUPS          1888(R8), Y4
-	VFMADD231PS.BCST 172(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      1824(R8), Y23, Y31
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y28
-	VPDPBUSD.BCST    252(R12), Y1, Y29
-	VMOVUPS          2016(R8), Y4
-	VFMADD231PS.BCST 184(R10), Y4, Y9
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      1952(R8), Y28, Y9
-	VMOVUPS          2016(R8), Y4
-	VFMADD231PS.BCST 184(R13), Y4, Y31
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      1952(R8), Y29, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R13), Y30, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R13), Y31, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VPDPBUSD.BCST    156(R12), Z1, Z17
+	VMOVUPS          1152(R8), Z4
+	VMOVUPS          1216(R8), Z5
+	VFMADD231PS.BCST 112(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 112(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          1280(R8), Z4
+	VMOVUPS          1344(R8), Z5
+	VFMADD231PS.BCST 124(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 124(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    188(R9), Z1, Z24
+	VPDPBUSD.BCST    188(R12), Z1, Z25
+	VMOVUPS          1408(R8), Z4
+	VMOVUPS          1472(R8), Z5
+	VFMADD231PS.BCST 136(R10), Z5, Z8
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z4, Z24, Z8
+	VFMADD231PS.BCST 136(R13), Z5, Z9
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z4, Z25, Z9
+	VMOVUPS          1536(R8), Z4
+	VMOVUPS          1600(R8), Z5
+	VFMADD231PS.BCST 148(R10), Z5, Z8
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VFMADD231PS.BCST 148(R13), Z5, Z9
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z26
+	VPDPBUSD.BCST    220(R12), Z1, Z27
+	VMOVUPS          1664(R8), Z4
+	VMOVUPS          1728(R8), Z5
+	VFMADD231PS.BCST 160(R10), Z5, Z8
+	VCVTDQ2PS        Z26, Z26
+	VFMADD231PS      Z4, Z26, Z8
+	VFMADD231PS.BCST 160(R13), Z5, Z9
+	VCVTDQ2PS        Z27, Z27
+	VFMADD231PS      Z4, Z27, Z9
+	VMOVUPS          1792(R8), Z4
+	VMOVUPS          1856(R8), Z5
+	VFMADD231PS.BCST 172(R10), Z5, Z8
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VFMADD231PS.BCST 172(R13), Z5, Z9
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z28
+	VPDPBUSD.BCST    252(R12), Z1, Z29
+	VMOVUPS          1920(R8), Z4
+	VMOVUPS          1984(R8), Z5
+	VFMADD231PS.BCST 184(R10), Z5, Z8
+	VCVTDQ2PS        Z28, Z28
+	VFMADD231PS      Z4, Z28, Z8
+	VFMADD231PS.BCST 184(R13), Z5, Z9
+	VCVTDQ2PS        Z29, Z29
+	VFMADD231PS      Z4, Z29, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x00000540, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
@@ -10722,1674 +6125,895 @@ block:
 	ADDQ             $0x000000c0, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ3_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ3_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VXORPS           Y30, Y30, Y30
-	VXORPS           Y31, Y31, Y31
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000020, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
-	VCVTPH2PS        1728(SI), Y2
-	VPMOVZXBD        1536(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, (R8)
-	VPMOVZXBD        1552(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 64(R8)
-	VPMOVZXBD        1568(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 128(R8)
-	VPMOVZXBD        1584(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 192(R8)
-	VPMOVZXBD        1600(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 256(R8)
-	VPMOVZXBD        1616(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 320(R8)
-	VPMOVZXBD        1632(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 384(R8)
-	VPMOVZXBD        1648(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 448(R8)
-	VPMOVZXBD        1536(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 512(R8)
-	VPMOVZXBD        1552(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 576(R8)
-	VPMOVZXBD        1568(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 640(R8)
-	VPMOVZXBD        1584(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 704(R8)
-	VPMOVZXBD        1600(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1664(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 768(R8)
-	VPMOVZXBD        1616(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1680(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 832(R8)
-	VPMOVZXBD        1632(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1696(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 896(R8)
-	VPMOVZXBD        1648(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1712(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 960(R8)
-	VCVTPH2PS        1744(SI), Y2
-	VPMOVZXBD        1544(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 32(R8)
-	VPMOVZXBD        1560(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 96(R8)
-	VPMOVZXBD        1576(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 160(R8)
-	VPMOVZXBD        1592(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VPSLLD           $0x04, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 224(R8)
-	VPMOVZXBD        1608(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 288(R8)
-	VPMOVZXBD        1624(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 352(R8)
-	VPMOVZXBD        1640(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 416(R8)
-	VPMOVZXBD        1656(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VPSLLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 480(R8)
-	VPMOVZXBD        1544(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 544(R8)
-	VPMOVZXBD        1560(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 608(R8)
-	VPMOVZXBD        1576(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 672(R8)
-	VPMOVZXBD        1592(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VMOVDQA          Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 736(R8)
-	VPMOVZXBD        1608(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1672(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 800(R8)
-	VPMOVZXBD        1624(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1688(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 864(R8)
-	VPMOVZXBD        1640(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1704(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 928(R8)
-	VPMOVZXBD        1656(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPAND            Y4, Y0, Y0
-	VPMOVZXBD        1720(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y5, Y1, Y1
-	VPOR             Y0, Y1, Y1
-	VPSUBD           Y6, Y1, Y1
-	VCVTDQ2PS        Y1, Y1
-	VMULPS           Y2, Y1, Y1
-	VMOVUPS          Y1, 992(R8)
+	VPBROADCASTD     X6, Z6
+	VCVTPH2PS        1728(SI), Z2
+	VPMOVZXBD        1536(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, (R8)
+	VPMOVZXBD        1552(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 64(R8)
+	VPMOVZXBD        1568(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 128(R8)
+	VPMOVZXBD        1584(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VPSLLD           $0x04, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 192(R8)
+	VPMOVZXBD        1600(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 256(R8)
+	VPMOVZXBD        1616(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 320(R8)
+	VPMOVZXBD        1632(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 384(R8)
+	VPMOVZXBD        1648(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VPSLLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 448(R8)
+	VPMOVZXBD        1536(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 512(R8)
+	VPMOVZXBD        1552(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 576(R8)
+	VPMOVZXBD        1568(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 640(R8)
+	VPMOVZXBD        1584(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VMOVDQA32        Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 704(R8)
+	VPMOVZXBD        1600(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1664(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 768(R8)
+	VPMOVZXBD        1616(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1680(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 832(R8)
+	VPMOVZXBD        1632(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1696(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 896(R8)
+	VPMOVZXBD        1648(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPANDD           Z4, Z0, Z0
+	VPMOVZXBD        1712(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z5, Z1, Z1
+	VPORD            Z0, Z1, Z1
+	VPSUBD           Z6, Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMULPS           Z2, Z1, Z1
+	VMOVUPS          Z1, 960(R8)
 	MOVL             $0x03030303, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
+	VPBROADCASTD     X14, Z14
 	MOVL             $0x04040404, AX
 	VMOVD            AX, X13
-	VPBROADCASTD     X13, Y13
-	VMOVDQU          512(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     X13, Z13
+	VMOVDQU32        512(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPDPBUSD.BCST    (R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     24(R10), Y18
-	VPBROADCASTD     24(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y18
-	VPDPBUSD.BCST    32(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     48(R10), Y20
-	VPBROADCASTD     48(R13), Y21
-	VPDPBUSD.BCST    64(R9), Y1, Y20
-	VPDPBUSD.BCST    64(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     72(R10), Y22
-	VPBROADCASTD     72(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          576(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPDPBUSD.BCST    (R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     24(R10), Z18
+	VPBROADCASTD     24(R13), Z19
+	VPDPBUSD.BCST    32(R9), Z1, Z18
+	VPDPBUSD.BCST    32(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPDPBUSD.BCST    4(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y18
-	VPDPBUSD.BCST    36(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y20
-	VPDPBUSD.BCST    68(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          640(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPDPBUSD.BCST    8(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     48(R10), Z20
+	VPBROADCASTD     48(R13), Z21
+	VPDPBUSD.BCST    64(R9), Z1, Z20
+	VPDPBUSD.BCST    64(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     72(R10), Z22
+	VPBROADCASTD     72(R13), Z23
+	VPDPBUSD.BCST    96(R9), Z1, Z22
+	VPDPBUSD.BCST    96(R12), Z1, Z23
+	VMOVDQU32        576(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    40(R9), Y1, Y18
-	VPDPBUSD.BCST    40(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y20
-	VPDPBUSD.BCST    72(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          704(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VPDPBUSD.BCST    12(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      (R8), Y17, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPDPBUSD.BCST    4(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    36(R9), Z1, Z18
+	VPDPBUSD.BCST    36(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    44(R9), Y1, Y18
-	VPDPBUSD.BCST    44(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y20
-	VPDPBUSD.BCST    76(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          768(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     36(R10), Y24
-	VPBROADCASTD     36(R13), Y25
-	VPDPBUSD.BCST    48(R9), Y1, Y24
-	VPDPBUSD.BCST    48(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z1, Z20
+	VPDPBUSD.BCST    68(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    100(R9), Z1, Z22
+	VPDPBUSD.BCST    100(R12), Z1, Z23
+	VMOVDQU32        640(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPDPBUSD.BCST    8(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8448(SI)
-	VPBROADCASTD     60(R10), Y26
-	VPBROADCASTD     60(R13), Y27
-	VPDPBUSD.BCST    80(R9), Y1, Y26
-	VPDPBUSD.BCST    80(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     84(R10), Y28
-	VPBROADCASTD     84(R13), Y29
-	VPDPBUSD.BCST    112(R9), Y1, Y28
-	VPDPBUSD.BCST    112(R12), Y1, Y29
-	VMOVDQU          832(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y24
-	VPDPBUSD.BCST    52(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z18
+	VPDPBUSD.BCST    40(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z20
+	VPDPBUSD.BCST    72(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y26
-	VPDPBUSD.BCST    84(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y28
-	VPDPBUSD.BCST    116(R12), Y1, Y29
-	VMOVDQU          896(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y24
-	VPDPBUSD.BCST    56(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y26
-	VPDPBUSD.BCST    88(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z22
+	VPDPBUSD.BCST    104(R12), Z1, Z23
+	VMOVDQU32        704(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VPDPBUSD.BCST    12(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    120(R9), Y1, Y28
-	VPDPBUSD.BCST    120(R12), Y1, Y29
-	VMOVDQU          960(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      64(R8), Y17, Y30
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      128(R8), Y18, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      128(R8), Y19, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y24
-	VPDPBUSD.BCST    60(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      192(R8), Y24, Y8
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      192(R8), Y25, Y30
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      256(R8), Y20, Y8
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      256(R8), Y21, Y30
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y26
-	VPDPBUSD.BCST    92(R12), Y1, Y27
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      320(R8), Y26, Y8
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      320(R8), Y27, Y30
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      384(R8), Y22, Y8
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      384(R8), Y23, Y30
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y28
-	VPDPBUSD.BCST    124(R12), Y1, Y29
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      448(R8), Y28, Y8
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      448(R8), Y29, Y30
-	VMOVDQU          544(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    44(R9), Z1, Z18
+	VPDPBUSD.BCST    44(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z20
+	VPDPBUSD.BCST    76(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    108(R9), Z1, Z22
+	VPDPBUSD.BCST    108(R12), Z1, Z23
+	VMOVDQU32        768(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y1, Y16
-	VPDPBUSD.BCST    (R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     24(R10), Y18
-	VPBROADCASTD     24(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y18
-	VPDPBUSD.BCST    32(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     48(R10), Y20
-	VPBROADCASTD     48(R13), Y21
-	VPDPBUSD.BCST    64(R9), Y1, Y20
-	VPDPBUSD.BCST    64(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     72(R10), Y22
-	VPBROADCASTD     72(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          608(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     12(R10), Z16
+	VPBROADCASTD     12(R13), Z17
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     36(R10), Z24
+	VPBROADCASTD     36(R13), Z25
+	VPDPBUSD.BCST    48(R9), Z1, Z24
+	VPDPBUSD.BCST    48(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    4(R9), Y1, Y16
-	VPDPBUSD.BCST    4(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    36(R9), Y1, Y18
-	VPDPBUSD.BCST    36(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y20
-	VPDPBUSD.BCST    68(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          672(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y1, Y16
-	VPDPBUSD.BCST    8(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     60(R10), Z26
+	VPBROADCASTD     60(R13), Z27
+	VPDPBUSD.BCST    80(R9), Z1, Z26
+	VPDPBUSD.BCST    80(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     84(R10), Z28
+	VPBROADCASTD     84(R13), Z29
+	VPDPBUSD.BCST    112(R9), Z1, Z28
+	VPDPBUSD.BCST    112(R12), Z1, Z29
+	VMOVDQU32        832(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    40(R9), Y1, Y18
-	VPDPBUSD.BCST    40(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y20
-	VPDPBUSD.BCST    72(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          736(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y1, Y16
-	VPDPBUSD.BCST    12(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      32(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      32(R8), Y17, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    52(R9), Z1, Z24
+	VPDPBUSD.BCST    52(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    44(R9), Y1, Y18
-	VPDPBUSD.BCST    44(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y20
-	VPDPBUSD.BCST    76(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          800(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    16(R9), Y1, Y16
-	VPDPBUSD.BCST    16(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     36(R10), Y24
-	VPBROADCASTD     36(R13), Y25
-	VPDPBUSD.BCST    48(R9), Y1, Y24
-	VPDPBUSD.BCST    48(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Z1, Z26
+	VPDPBUSD.BCST    84(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z28
+	VPDPBUSD.BCST    116(R12), Z1, Z29
+	VMOVDQU32        896(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPBROADCASTD     60(R10), Y26
-	VPBROADCASTD     60(R13), Y27
-	VPDPBUSD.BCST    80(R9), Y1, Y26
-	VPDPBUSD.BCST    80(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     84(R10), Y28
-	VPBROADCASTD     84(R13), Y29
-	VPDPBUSD.BCST    112(R9), Y1, Y28
-	VPDPBUSD.BCST    112(R12), Y1, Y29
-	VMOVDQU          864(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y1, Y16
-	VPDPBUSD.BCST    20(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    52(R9), Y1, Y24
-	VPDPBUSD.BCST    52(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    56(R9), Z1, Z24
+	VPDPBUSD.BCST    56(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    88(R9), Z1, Z26
+	VPDPBUSD.BCST    88(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y26
-	VPDPBUSD.BCST    84(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y28
-	VPDPBUSD.BCST    116(R12), Y1, Y29
-	VMOVDQU          928(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y1, Y16
-	VPDPBUSD.BCST    24(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    56(R9), Y1, Y24
-	VPDPBUSD.BCST    56(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y26
-	VPDPBUSD.BCST    88(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    120(R9), Z1, Z28
+	VPDPBUSD.BCST    120(R12), Z1, Z29
+	VMOVDQU32        960(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSLLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSLLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    120(R9), Y1, Y28
-	VPDPBUSD.BCST    120(R12), Y1, Y29
-	VMOVDQU          992(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSLLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y1, Y16
-	VPDPBUSD.BCST    28(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      96(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      96(R8), Y17, Y31
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      160(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      160(R8), Y19, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSLLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    60(R9), Y1, Y24
-	VPDPBUSD.BCST    60(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      224(R8), Y24, Y9
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      224(R8), Y25, Y31
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      288(R8), Y20, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      288(R8), Y21, Y31
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VMOVDQA          Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y26
-	VPDPBUSD.BCST    92(R12), Y1, Y27
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      352(R8), Y26, Y9
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      352(R8), Y27, Y31
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      416(R8), Y22, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      416(R8), Y23, Y31
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x01, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y28
-	VPDPBUSD.BCST    124(R12), Y1, Y29
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      480(R8), Y28, Y9
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      480(R8), Y29, Y31
-	VMOVDQU          1024(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    60(R9), Z1, Z24
+	VPDPBUSD.BCST    60(R12), Z1, Z25
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z4, Z24, Z8
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z4, Z25, Z9
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VMOVDQA32        Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    92(R9), Z1, Z26
+	VPDPBUSD.BCST    92(R12), Z1, Z27
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z26, Z26
+	VFMADD231PS      Z4, Z26, Z8
+	VCVTDQ2PS        Z27, Z27
+	VFMADD231PS      Z4, Z27, Z9
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x01, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z28
+	VPDPBUSD.BCST    124(R12), Z1, Z29
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z28, Z28
+	VFMADD231PS      Z4, Z28, Z8
+	VCVTDQ2PS        Z29, Z29
+	VFMADD231PS      Z4, Z29, Z9
+	VMOVDQU32        1024(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPBROADCASTD     96(R10), Y16
-	VPBROADCASTD     96(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPDPBUSD.BCST    128(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     120(R10), Y18
-	VPBROADCASTD     120(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y18
-	VPDPBUSD.BCST    160(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     144(R10), Y20
-	VPBROADCASTD     144(R13), Y21
-	VPDPBUSD.BCST    192(R9), Y1, Y20
-	VPDPBUSD.BCST    192(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          (SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     168(R10), Y22
-	VPBROADCASTD     168(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          1088(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     96(R10), Z16
+	VPBROADCASTD     96(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPDPBUSD.BCST    128(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     120(R10), Z18
+	VPBROADCASTD     120(R13), Z19
+	VPDPBUSD.BCST    160(R9), Z1, Z18
+	VPDPBUSD.BCST    160(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPDPBUSD.BCST    132(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y18
-	VPDPBUSD.BCST    164(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y20
-	VPDPBUSD.BCST    196(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          64(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          1152(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPDPBUSD.BCST    136(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     144(R10), Z20
+	VPBROADCASTD     144(R13), Z21
+	VPDPBUSD.BCST    192(R9), Z1, Z20
+	VPDPBUSD.BCST    192(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        (SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     168(R10), Z22
+	VPBROADCASTD     168(R13), Z23
+	VPDPBUSD.BCST    224(R9), Z1, Z22
+	VPDPBUSD.BCST    224(R12), Z1, Z23
+	VMOVDQU32        1088(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y18
-	VPDPBUSD.BCST    168(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y20
-	VPDPBUSD.BCST    200(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          128(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          1216(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VPDPBUSD.BCST    140(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      512(R8), Y17, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPDPBUSD.BCST    132(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    164(R9), Z1, Z18
+	VPDPBUSD.BCST    164(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    172(R9), Y1, Y18
-	VPDPBUSD.BCST    172(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y20
-	VPDPBUSD.BCST    204(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          192(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          1280(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPBROADCASTD     108(R13), Y17
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPDPBUSD.BCST    144(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     132(R10), Y24
-	VPBROADCASTD     132(R13), Y25
-	VPDPBUSD.BCST    176(R9), Y1, Y24
-	VPDPBUSD.BCST    176(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Z1, Z20
+	VPDPBUSD.BCST    196(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        64(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    228(R9), Z1, Z22
+	VPDPBUSD.BCST    228(R12), Z1, Z23
+	VMOVDQU32        1152(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPDPBUSD.BCST    136(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPBROADCASTD     156(R10), Y26
-	VPBROADCASTD     156(R13), Y27
-	VPDPBUSD.BCST    208(R9), Y1, Y26
-	VPDPBUSD.BCST    208(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          256(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     180(R10), Y28
-	VPBROADCASTD     180(R13), Y29
-	VPDPBUSD.BCST    240(R9), Y1, Y28
-	VPDPBUSD.BCST    240(R12), Y1, Y29
-	VMOVDQU          1344(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPDPBUSD.BCST    148(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y24
-	VPDPBUSD.BCST    180(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Z1, Z18
+	VPDPBUSD.BCST    168(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    200(R9), Z1, Z20
+	VPDPBUSD.BCST    200(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        128(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    212(R9), Y1, Y26
-	VPDPBUSD.BCST    212(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          320(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y28
-	VPDPBUSD.BCST    244(R12), Y1, Y29
-	VMOVDQU          1408(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPDPBUSD.BCST    152(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y24
-	VPDPBUSD.BCST    184(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y26
-	VPDPBUSD.BCST    216(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          384(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Z1, Z22
+	VPDPBUSD.BCST    232(R12), Z1, Z23
+	VMOVDQU32        1216(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VPDPBUSD.BCST    140(R12), Z1, Z17
+	VMOVUPS          512(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y28
-	VPDPBUSD.BCST    248(R12), Y1, Y29
-	VMOVDQU          1472(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VPDPBUSD.BCST    156(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      576(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      576(R8), Y17, Y30
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      640(R8), Y18, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      640(R8), Y19, Y30
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y24
-	VPDPBUSD.BCST    188(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      704(R8), Y24, Y8
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      704(R8), Y25, Y30
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      768(R8), Y20, Y8
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      768(R8), Y21, Y30
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y26
-	VPDPBUSD.BCST    220(R12), Y1, Y27
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      832(R8), Y26, Y8
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      832(R8), Y27, Y30
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      896(R8), Y22, Y8
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      896(R8), Y23, Y30
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          448(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y28
-	VPDPBUSD.BCST    252(R12), Y1, Y29
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      960(R8), Y28, Y8
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      960(R8), Y29, Y30
-	VMOVDQU          1056(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Z1, Z18
+	VPDPBUSD.BCST    172(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z20
+	VPDPBUSD.BCST    204(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        192(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    236(R9), Z1, Z22
+	VPDPBUSD.BCST    236(R12), Z1, Z23
+	VMOVDQU32        1280(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9536(SI)
-	VPBROADCASTD     96(R10), Y16
-	VPBROADCASTD     96(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y1, Y16
-	VPDPBUSD.BCST    128(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     120(R10), Y18
-	VPBROADCASTD     120(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y18
-	VPDPBUSD.BCST    160(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     144(R10), Y20
-	VPBROADCASTD     144(R13), Y21
-	VPDPBUSD.BCST    192(R9), Y1, Y20
-	VPDPBUSD.BCST    192(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          32(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     168(R10), Y22
-	VPBROADCASTD     168(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          1120(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     108(R10), Z16
+	VPBROADCASTD     108(R13), Z17
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPDPBUSD.BCST    144(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     132(R10), Z24
+	VPBROADCASTD     132(R13), Z25
+	VPDPBUSD.BCST    176(R9), Z1, Z24
+	VPDPBUSD.BCST    176(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9600(SI)
-	VPDPBUSD.BCST    132(R9), Y1, Y16
-	VPDPBUSD.BCST    132(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    164(R9), Y1, Y18
-	VPDPBUSD.BCST    164(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y1, Y20
-	VPDPBUSD.BCST    196(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          96(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          1184(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y1, Y16
-	VPDPBUSD.BCST    136(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPBROADCASTD     156(R10), Z26
+	VPBROADCASTD     156(R13), Z27
+	VPDPBUSD.BCST    208(R9), Z1, Z26
+	VPDPBUSD.BCST    208(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        256(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPBROADCASTD     180(R10), Z28
+	VPBROADCASTD     180(R13), Z29
+	VPDPBUSD.BCST    240(R9), Z1, Z28
+	VPDPBUSD.BCST    240(R12), Z1, Z29
+	VMOVDQU32        1344(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y18
-	VPDPBUSD.BCST    168(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y20
-	VPDPBUSD.BCST    200(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          160(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          1248(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y1, Y16
-	VPDPBUSD.BCST    140(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      544(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      544(R8), Y17, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPDPBUSD.BCST    148(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    180(R9), Z1, Z24
+	VPDPBUSD.BCST    180(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    172(R9), Y1, Y18
-	VPDPBUSD.BCST    172(R12), Y1, Y19
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y20
-	VPDPBUSD.BCST    204(R12), Y1, Y21
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          224(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          1312(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     108(R10), Y16
-	VPBROADCASTD     108(R13), Y17
-	VPDPBUSD.BCST    144(R9), Y1, Y16
-	VPDPBUSD.BCST    144(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     132(R10), Y24
-	VPBROADCASTD     132(R13), Y25
-	VPDPBUSD.BCST    176(R9), Y1, Y24
-	VPDPBUSD.BCST    176(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z1, Z26
+	VPDPBUSD.BCST    212(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        320(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z28
+	VPDPBUSD.BCST    244(R12), Z1, Z29
+	VMOVDQU32        1408(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPDPBUSD.BCST    152(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9792(SI)
-	VPBROADCASTD     156(R10), Y26
-	VPBROADCASTD     156(R13), Y27
-	VPDPBUSD.BCST    208(R9), Y1, Y26
-	VPDPBUSD.BCST    208(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          288(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPBROADCASTD     180(R10), Y28
-	VPBROADCASTD     180(R13), Y29
-	VPDPBUSD.BCST    240(R9), Y1, Y28
-	VPDPBUSD.BCST    240(R12), Y1, Y29
-	VMOVDQU          1376(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y1, Y16
-	VPDPBUSD.BCST    148(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    180(R9), Y1, Y24
-	VPDPBUSD.BCST    180(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Z1, Z24
+	VPDPBUSD.BCST    184(R12), Z1, Z25
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z1, Z26
+	VPDPBUSD.BCST    216(R12), Z1, Z27
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        384(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    212(R9), Y1, Y26
-	VPDPBUSD.BCST    212(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          352(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    244(R9), Y1, Y28
-	VPDPBUSD.BCST    244(R12), Y1, Y29
-	VMOVDQU          1440(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y1, Y16
-	VPDPBUSD.BCST    152(R12), Y1, Y17
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    184(R9), Y1, Y24
-	VPDPBUSD.BCST    184(R12), Y1, Y25
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y26
-	VPDPBUSD.BCST    216(R12), Y1, Y27
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          416(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Z1, Z28
+	VPDPBUSD.BCST    248(R12), Z1, Z29
+	VMOVDQU32        1472(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x02, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VPDPBUSD.BCST    156(R12), Z1, Z17
+	VMOVUPS          576(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          640(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x03, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
 	PREFETCHT1       9920(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y28
-	VPDPBUSD.BCST    248(R12), Y1, Y29
-	VMOVDQU          1504(SI), Y0
-	VMOVDQA          Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x02, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y1, Y16
-	VPDPBUSD.BCST    156(R12), Y1, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      608(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      608(R8), Y17, Y31
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      672(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      672(R8), Y19, Y31
-	VPSRLW           $0x02, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x03, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    188(R9), Y1, Y24
-	VPDPBUSD.BCST    188(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      736(R8), Y24, Y9
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      736(R8), Y25, Y31
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      800(R8), Y20, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      800(R8), Y21, Y31
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x04, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y1, Y26
-	VPDPBUSD.BCST    220(R12), Y1, Y27
-	VCVTDQ2PS        Y26, Y26
-	VFMADD231PS      864(R8), Y26, Y9
-	VCVTDQ2PS        Y27, Y27
-	VFMADD231PS      864(R8), Y27, Y31
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      928(R8), Y22, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      928(R8), Y23, Y31
-	VPSRLW           $0x06, Y0, Y1
-	VPAND            Y14, Y1, Y1
-	VMOVDQU          480(SI), Y3
-	VPSRLW           $0x05, Y3, Y3
-	VPAND            Y13, Y3, Y3
-	VPOR             Y3, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y28
-	VPDPBUSD.BCST    252(R12), Y1, Y29
-	VCVTDQ2PS        Y28, Y28
-	VFMADD231PS      992(R8), Y28, Y9
-	VCVTDQ2PS        Y29, Y29
-	VFMADD231PS      992(R8), Y29, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R13), Y30, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R13), Y31, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    188(R9), Z1, Z24
+	VPDPBUSD.BCST    188(R12), Z1, Z25
+	VMOVUPS          704(R8), Z4
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z4, Z24, Z8
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z4, Z25, Z9
+	VMOVUPS          768(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x04, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z26
+	VPDPBUSD.BCST    220(R12), Z1, Z27
+	VMOVUPS          832(R8), Z4
+	VCVTDQ2PS        Z26, Z26
+	VFMADD231PS      Z4, Z26, Z8
+	VCVTDQ2PS        Z27, Z27
+	VFMADD231PS      Z4, Z27, Z9
+	VMOVUPS          896(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VMOVDQU32        448(SI), Z3
+	VPSRLW           $0x05, Z3, Z3
+	VPANDD           Z13, Z3, Z3
+	VPORD            Z3, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z28
+	VPDPBUSD.BCST    252(R12), Z1, Z29
+	VMOVUPS          960(R8), Z4
+	VCVTDQ2PS        Z28, Z28
+	VFMADD231PS      Z4, Z28, Z8
+	VCVTDQ2PS        Z29, Z29
+	VFMADD231PS      Z4, Z29, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x000006e0, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
@@ -12397,998 +7021,545 @@ block:
 	ADDQ             $0x000000c0, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ4_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ4_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VXORPS           Y30, Y30, Y30
-	VXORPS           Y31, Y31, Y31
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
 	MOVL             $0x0000003f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
+	VPBROADCASTD     X6, Z6
 	MOVL             $0x80000000, AX
 	VMOVD            AX, X7
-	VPBROADCASTD     X7, Y7
-	VCVTPH2PS        (SI), Y2
-	VCVTPH2PS        32(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        64(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VPMOVZXBD        128(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 64(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        64(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        128(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 576(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VPMOVZXBD        144(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 192(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        80(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        144(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 704(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VPMOVZXBD        160(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 320(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        96(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        160(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 832(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VPMOVZXBD        176(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 448(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        112(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        176(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 960(R8)
-	VCVTPH2PS        16(SI), Y2
-	VCVTPH2PS        48(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        72(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VPMOVZXBD        136(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 96(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        72(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        136(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 608(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VPMOVZXBD        152(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 224(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        88(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        152(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 736(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VPMOVZXBD        168(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 352(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        104(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        168(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 864(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VPMOVZXBD        184(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 480(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        120(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        184(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 992(R8)
+	VPBROADCASTD     X7, Z7
+	VCVTPH2PS        (SI), Z2
+	VCVTPH2PS        32(SI), Z3
+	VXORPS           Z7, Z3, Z3
+	VPMOVZXBD        64(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VPMOVZXBD        128(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 64(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        64(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        128(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 576(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VPMOVZXBD        144(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 192(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        80(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        144(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 704(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VPMOVZXBD        160(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 320(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        96(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        160(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 832(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VPMOVZXBD        176(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 448(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        112(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        176(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 960(R8)
 	MOVL             $0x10101010, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VPBROADCASTD     12(R10), Y18
-	VPBROADCASTD     12(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y18
-	VPDPBUSD.BCST    32(R12), Y1, Y19
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     (R10), Y20
-	VPBROADCASTD     (R13), Y21
-	VPDPBUSD.BCST    (R9), Y0, Y20
-	VPDPBUSD.BCST    (R12), Y0, Y21
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPDPBUSD.BCST    (R12), Z0, Z17
 	PREFETCHT1       8256(SI)
-	VPBROADCASTD     12(R10), Y22
-	VPBROADCASTD     12(R13), Y23
-	VPDPBUSD.BCST    32(R9), Y1, Y22
-	VPDPBUSD.BCST    32(R12), Y1, Y23
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
-	VPDPBUSD.BCST    36(R9), Y1, Y18
-	VPDPBUSD.BCST    36(R12), Y1, Y19
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y20
-	VPDPBUSD.BCST    4(R12), Y0, Y21
+	VPBROADCASTD     12(R10), Z18
+	VPBROADCASTD     12(R13), Z19
+	VPDPBUSD.BCST    32(R9), Z1, Z18
+	VPDPBUSD.BCST    32(R12), Z1, Z19
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    4(R12), Z0, Z17
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    36(R9), Y1, Y22
-	VPDPBUSD.BCST    36(R12), Y1, Y23
-	VMOVDQU          384(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
-	VPDPBUSD.BCST    40(R9), Y1, Y18
-	VPDPBUSD.BCST    40(R12), Y1, Y19
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    36(R9), Z1, Z18
+	VPDPBUSD.BCST    36(R12), Z1, Z19
+	VMOVDQU32        384(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    8(R12), Z0, Z17
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y20
-	VPDPBUSD.BCST    8(R12), Y0, Y21
-	VPDPBUSD.BCST    40(R9), Y1, Y22
-	VPDPBUSD.BCST    40(R12), Y1, Y23
-	VMOVDQU          448(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
-	VPDPBUSD.BCST    44(R9), Y1, Y18
-	VPDPBUSD.BCST    44(R12), Y1, Y19
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z18
+	VPDPBUSD.BCST    40(R12), Z1, Z19
+	VMOVDQU32        448(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    12(R12), Z0, Z17
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y20
-	VPDPBUSD.BCST    12(R12), Y0, Y21
-	VPDPBUSD.BCST    44(R9), Y1, Y22
-	VPDPBUSD.BCST    44(R12), Y1, Y23
-	VMOVDQU          512(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y16
-	VPDPBUSD.BCST    16(R12), Y0, Y17
+	VPDPBUSD.BCST    44(R9), Z1, Z18
+	VPDPBUSD.BCST    44(R12), Z1, Z19
+	VMOVDQU32        512(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    48(R9), Y1, Y18
-	VPDPBUSD.BCST    48(R12), Y1, Y19
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y20
-	VPDPBUSD.BCST    16(R12), Y0, Y21
-	VPDPBUSD.BCST    48(R9), Y1, Y22
-	VPDPBUSD.BCST    48(R12), Y1, Y23
-	VMOVDQU          576(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VPDPBUSD.BCST    20(R12), Y0, Y17
+	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VPDPBUSD.BCST    16(R12), Z0, Z17
+	VPDPBUSD.BCST    48(R9), Z1, Z18
+	VPDPBUSD.BCST    48(R12), Z1, Z19
+	VMOVDQU32        576(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    52(R9), Y1, Y18
-	VPDPBUSD.BCST    52(R12), Y1, Y19
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y20
-	VPDPBUSD.BCST    20(R12), Y0, Y21
-	VPDPBUSD.BCST    52(R9), Y1, Y22
-	VPDPBUSD.BCST    52(R12), Y1, Y23
-	VMOVDQU          640(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    20(R9), Z0, Z16
+	VPDPBUSD.BCST    20(R12), Z0, Z17
+	VPDPBUSD.BCST    52(R9), Z1, Z18
+	VPDPBUSD.BCST    52(R12), Z1, Z19
+	VMOVDQU32        640(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VPDPBUSD.BCST    24(R12), Y0, Y17
-	VPDPBUSD.BCST    56(R9), Y1, Y18
-	VPDPBUSD.BCST    56(R12), Y1, Y19
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y0, Y20
-	VPDPBUSD.BCST    24(R12), Y0, Y21
-	VPDPBUSD.BCST    56(R9), Y1, Y22
-	VPDPBUSD.BCST    56(R12), Y1, Y23
-	VMOVDQU          704(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    24(R9), Z0, Z16
+	VPDPBUSD.BCST    24(R12), Z0, Z17
+	VPDPBUSD.BCST    56(R9), Z1, Z18
+	VPDPBUSD.BCST    56(R12), Z1, Z19
+	VMOVDQU32        704(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VPDPBUSD.BCST    28(R12), Y0, Y17
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      (R8), Y17, Y30
-	VPDPBUSD.BCST    60(R9), Y1, Y18
-	VPDPBUSD.BCST    60(R12), Y1, Y19
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      128(R8), Y18, Y8
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      128(R8), Y19, Y30
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y20
-	VPDPBUSD.BCST    28(R12), Y0, Y21
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      32(R8), Y20, Y9
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      32(R8), Y21, Y31
-	VPDPBUSD.BCST    60(R9), Y1, Y22
-	VPDPBUSD.BCST    60(R12), Y1, Y23
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      160(R8), Y22, Y9
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      160(R8), Y23, Y31
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Z0, Z16
+	VPDPBUSD.BCST    28(R12), Z0, Z17
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 4(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    60(R9), Z1, Z18
+	VPDPBUSD.BCST    60(R12), Z1, Z19
+	VMOVUPS          128(R8), Z4
+	VMOVUPS          192(R8), Z5
+	VFMADD231PS.BCST 16(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 16(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       8768(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPBROADCASTD     24(R13), Y17
-	VPDPBUSD.BCST    64(R9), Y0, Y16
-	VPDPBUSD.BCST    64(R12), Y0, Y17
-	VPBROADCASTD     36(R10), Y18
-	VPBROADCASTD     36(R13), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y18
-	VPDPBUSD.BCST    96(R12), Y1, Y19
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     24(R10), Y20
-	VPBROADCASTD     24(R13), Y21
-	VPDPBUSD.BCST    64(R9), Y0, Y20
-	VPDPBUSD.BCST    64(R12), Y0, Y21
+	VPBROADCASTD     24(R10), Z16
+	VPBROADCASTD     24(R13), Z17
+	VPDPBUSD.BCST    64(R9), Z0, Z16
+	VPDPBUSD.BCST    64(R12), Z0, Z17
 	PREFETCHT1       8832(SI)
-	VPBROADCASTD     36(R10), Y22
-	VPBROADCASTD     36(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y16
-	VPDPBUSD.BCST    68(R12), Y0, Y17
-	VPDPBUSD.BCST    100(R9), Y1, Y18
-	VPDPBUSD.BCST    100(R12), Y1, Y19
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y20
-	VPDPBUSD.BCST    68(R12), Y0, Y21
+	VPBROADCASTD     36(R10), Z18
+	VPBROADCASTD     36(R13), Z19
+	VPDPBUSD.BCST    96(R9), Z1, Z18
+	VPDPBUSD.BCST    96(R12), Z1, Z19
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    68(R9), Z0, Z16
+	VPDPBUSD.BCST    68(R12), Z0, Z17
 	PREFETCHT1       8896(SI)
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y16
-	VPDPBUSD.BCST    72(R12), Y0, Y17
-	VPDPBUSD.BCST    104(R9), Y1, Y18
-	VPDPBUSD.BCST    104(R12), Y1, Y19
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Z1, Z18
+	VPDPBUSD.BCST    100(R12), Z1, Z19
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z0, Z16
+	VPDPBUSD.BCST    72(R12), Z0, Z17
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    72(R9), Y0, Y20
-	VPDPBUSD.BCST    72(R12), Y0, Y21
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y16
-	VPDPBUSD.BCST    76(R12), Y0, Y17
-	VPDPBUSD.BCST    108(R9), Y1, Y18
-	VPDPBUSD.BCST    108(R12), Y1, Y19
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z18
+	VPDPBUSD.BCST    104(R12), Z1, Z19
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z0, Z16
+	VPDPBUSD.BCST    76(R12), Z0, Z17
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    76(R9), Y0, Y20
-	VPDPBUSD.BCST    76(R12), Y0, Y21
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y16
-	VPDPBUSD.BCST    80(R12), Y0, Y17
+	VPDPBUSD.BCST    108(R9), Z1, Z18
+	VPDPBUSD.BCST    108(R12), Z1, Z19
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    112(R9), Y1, Y18
-	VPDPBUSD.BCST    112(R12), Y1, Y19
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y20
-	VPDPBUSD.BCST    80(R12), Y0, Y21
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VPDPBUSD.BCST    112(R12), Y1, Y23
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y0, Y16
-	VPDPBUSD.BCST    84(R12), Y0, Y17
+	VPDPBUSD.BCST    80(R9), Z0, Z16
+	VPDPBUSD.BCST    80(R12), Z0, Z17
+	VPDPBUSD.BCST    112(R9), Z1, Z18
+	VPDPBUSD.BCST    112(R12), Z1, Z19
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    116(R9), Y1, Y18
-	VPDPBUSD.BCST    116(R12), Y1, Y19
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y0, Y20
-	VPDPBUSD.BCST    84(R12), Y0, Y21
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VPDPBUSD.BCST    116(R12), Y1, Y23
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    84(R9), Z0, Z16
+	VPDPBUSD.BCST    84(R12), Z0, Z17
+	VPDPBUSD.BCST    116(R9), Z1, Z18
+	VPDPBUSD.BCST    116(R12), Z1, Z19
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    88(R9), Y0, Y16
-	VPDPBUSD.BCST    88(R12), Y0, Y17
-	VPDPBUSD.BCST    120(R9), Y1, Y18
-	VPDPBUSD.BCST    120(R12), Y1, Y19
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y0, Y20
-	VPDPBUSD.BCST    88(R12), Y0, Y21
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VPDPBUSD.BCST    120(R12), Y1, Y23
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    88(R9), Z0, Z16
+	VPDPBUSD.BCST    88(R12), Z0, Z17
+	VPDPBUSD.BCST    120(R9), Z1, Z18
+	VPDPBUSD.BCST    120(R12), Z1, Z19
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    92(R9), Y0, Y16
-	VPDPBUSD.BCST    92(R12), Y0, Y17
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      256(R8), Y16, Y8
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      256(R8), Y17, Y30
-	VPDPBUSD.BCST    124(R9), Y1, Y18
-	VPDPBUSD.BCST    124(R12), Y1, Y19
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      384(R8), Y18, Y8
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      384(R8), Y19, Y30
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y0, Y20
-	VPDPBUSD.BCST    92(R12), Y0, Y21
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      288(R8), Y20, Y9
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      288(R8), Y21, Y31
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VPDPBUSD.BCST    124(R12), Y1, Y23
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      416(R8), Y22, Y9
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      416(R8), Y23, Y31
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z0, Z16
+	VPDPBUSD.BCST    92(R12), Z0, Z17
+	VMOVUPS          256(R8), Z4
+	VMOVUPS          320(R8), Z5
+	VFMADD231PS.BCST 28(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 28(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    124(R9), Z1, Z18
+	VPDPBUSD.BCST    124(R12), Z1, Z19
+	VMOVUPS          384(R8), Z4
+	VMOVUPS          448(R8), Z5
+	VFMADD231PS.BCST 40(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 40(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPBROADCASTD     48(R10), Y16
-	VPBROADCASTD     48(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPDPBUSD.BCST    128(R12), Y0, Y17
-	VPBROADCASTD     60(R10), Y18
-	VPBROADCASTD     60(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y18
-	VPDPBUSD.BCST    160(R12), Y1, Y19
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     48(R10), Y20
-	VPBROADCASTD     48(R13), Y21
-	VPDPBUSD.BCST    128(R9), Y0, Y20
-	VPDPBUSD.BCST    128(R12), Y0, Y21
+	VPBROADCASTD     48(R10), Z16
+	VPBROADCASTD     48(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z0, Z16
+	VPDPBUSD.BCST    128(R12), Z0, Z17
 	PREFETCHT1       9408(SI)
-	VPBROADCASTD     60(R10), Y22
-	VPBROADCASTD     60(R13), Y23
-	VPDPBUSD.BCST    160(R9), Y1, Y22
-	VPDPBUSD.BCST    160(R12), Y1, Y23
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    132(R12), Y0, Y17
-	VPDPBUSD.BCST    164(R9), Y1, Y18
-	VPDPBUSD.BCST    164(R12), Y1, Y19
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y20
-	VPDPBUSD.BCST    132(R12), Y0, Y21
+	VPBROADCASTD     60(R10), Z18
+	VPBROADCASTD     60(R13), Z19
+	VPDPBUSD.BCST    160(R9), Z1, Z18
+	VPDPBUSD.BCST    160(R12), Z1, Z19
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VPDPBUSD.BCST    132(R12), Z0, Z17
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    164(R9), Y1, Y22
-	VPDPBUSD.BCST    164(R12), Y1, Y23
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    136(R12), Y0, Y17
-	VPDPBUSD.BCST    168(R9), Y1, Y18
-	VPDPBUSD.BCST    168(R12), Y1, Y19
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Z1, Z18
+	VPDPBUSD.BCST    164(R12), Z1, Z19
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z0, Z16
+	VPDPBUSD.BCST    136(R12), Z0, Z17
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    136(R9), Y0, Y20
-	VPDPBUSD.BCST    136(R12), Y0, Y21
-	VPDPBUSD.BCST    168(R9), Y1, Y22
-	VPDPBUSD.BCST    168(R12), Y1, Y23
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    140(R12), Y0, Y17
-	VPDPBUSD.BCST    172(R9), Y1, Y18
-	VPDPBUSD.BCST    172(R12), Y1, Y19
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Z1, Z18
+	VPDPBUSD.BCST    168(R12), Z1, Z19
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
+	VPDPBUSD.BCST    140(R12), Z0, Z17
 	PREFETCHT1       9600(SI)
-	VPDPBUSD.BCST    140(R9), Y0, Y20
-	VPDPBUSD.BCST    140(R12), Y0, Y21
-	VPDPBUSD.BCST    172(R9), Y1, Y22
-	VPDPBUSD.BCST    172(R12), Y1, Y23
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y16
-	VPDPBUSD.BCST    144(R12), Y0, Y17
+	VPDPBUSD.BCST    172(R9), Z1, Z18
+	VPDPBUSD.BCST    172(R12), Z1, Z19
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    176(R9), Y1, Y18
-	VPDPBUSD.BCST    176(R12), Y1, Y19
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y20
-	VPDPBUSD.BCST    144(R12), Y0, Y21
-	VPDPBUSD.BCST    176(R9), Y1, Y22
-	VPDPBUSD.BCST    176(R12), Y1, Y23
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VPDPBUSD.BCST    148(R12), Y0, Y17
+	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VPDPBUSD.BCST    144(R12), Z0, Z17
+	VPDPBUSD.BCST    176(R9), Z1, Z18
+	VPDPBUSD.BCST    176(R12), Z1, Z19
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    180(R9), Y1, Y18
-	VPDPBUSD.BCST    180(R12), Y1, Y19
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y20
-	VPDPBUSD.BCST    148(R12), Y0, Y21
-	VPDPBUSD.BCST    180(R9), Y1, Y22
-	VPDPBUSD.BCST    180(R12), Y1, Y23
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    148(R9), Z0, Z16
+	VPDPBUSD.BCST    148(R12), Z0, Z17
+	VPDPBUSD.BCST    180(R9), Z1, Z18
+	VPDPBUSD.BCST    180(R12), Z1, Z19
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VPDPBUSD.BCST    152(R12), Y0, Y17
-	VPDPBUSD.BCST    184(R9), Y1, Y18
-	VPDPBUSD.BCST    184(R12), Y1, Y19
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y0, Y20
-	VPDPBUSD.BCST    152(R12), Y0, Y21
-	VPDPBUSD.BCST    184(R9), Y1, Y22
-	VPDPBUSD.BCST    184(R12), Y1, Y23
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Z0, Z16
+	VPDPBUSD.BCST    152(R12), Z0, Z17
+	VPDPBUSD.BCST    184(R9), Z1, Z18
+	VPDPBUSD.BCST    184(R12), Z1, Z19
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VPDPBUSD.BCST    156(R12), Y0, Y17
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      512(R8), Y17, Y30
-	VPDPBUSD.BCST    188(R9), Y1, Y18
-	VPDPBUSD.BCST    188(R12), Y1, Y19
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      640(R8), Y18, Y8
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      640(R8), Y19, Y30
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y20
-	VPDPBUSD.BCST    156(R12), Y0, Y21
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      544(R8), Y20, Y9
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      544(R8), Y21, Y31
-	VPDPBUSD.BCST    188(R9), Y1, Y22
-	VPDPBUSD.BCST    188(R12), Y1, Y23
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      672(R8), Y22, Y9
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      672(R8), Y23, Y31
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Z0, Z16
+	VPDPBUSD.BCST    156(R12), Z0, Z17
+	VMOVUPS          512(R8), Z4
+	VMOVUPS          576(R8), Z5
+	VFMADD231PS.BCST 52(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 52(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    188(R9), Z1, Z18
+	VPDPBUSD.BCST    188(R12), Z1, Z19
+	VMOVUPS          640(R8), Z4
+	VMOVUPS          704(R8), Z5
+	VFMADD231PS.BCST 64(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 64(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       9920(SI)
-	VPBROADCASTD     72(R10), Y16
-	VPBROADCASTD     72(R13), Y17
-	VPDPBUSD.BCST    192(R9), Y0, Y16
-	VPDPBUSD.BCST    192(R12), Y0, Y17
-	VPBROADCASTD     84(R10), Y18
-	VPBROADCASTD     84(R13), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y18
-	VPDPBUSD.BCST    224(R12), Y1, Y19
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPBROADCASTD     72(R10), Y20
-	VPBROADCASTD     72(R13), Y21
-	VPDPBUSD.BCST    192(R9), Y0, Y20
-	VPDPBUSD.BCST    192(R12), Y0, Y21
+	VPBROADCASTD     72(R10), Z16
+	VPBROADCASTD     72(R13), Z17
+	VPDPBUSD.BCST    192(R9), Z0, Z16
+	VPDPBUSD.BCST    192(R12), Z0, Z17
 	PREFETCHT1       9984(SI)
-	VPBROADCASTD     84(R10), Y22
-	VPBROADCASTD     84(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y16
-	VPDPBUSD.BCST    196(R12), Y0, Y17
-	VPDPBUSD.BCST    228(R9), Y1, Y18
-	VPDPBUSD.BCST    228(R12), Y1, Y19
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y20
-	VPDPBUSD.BCST    196(R12), Y0, Y21
+	VPBROADCASTD     84(R10), Z18
+	VPBROADCASTD     84(R13), Z19
+	VPDPBUSD.BCST    224(R9), Z1, Z18
+	VPDPBUSD.BCST    224(R12), Z1, Z19
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z0, Z16
+	VPDPBUSD.BCST    196(R12), Z0, Z17
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y16
-	VPDPBUSD.BCST    200(R12), Y0, Y17
-	VPDPBUSD.BCST    232(R9), Y1, Y18
-	VPDPBUSD.BCST    232(R12), Y1, Y19
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    228(R9), Z1, Z18
+	VPDPBUSD.BCST    228(R12), Z1, Z19
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    200(R9), Z0, Z16
+	VPDPBUSD.BCST    200(R12), Z0, Z17
 	PREFETCHT1       10112(SI)
-	VPDPBUSD.BCST    200(R9), Y0, Y20
-	VPDPBUSD.BCST    200(R12), Y0, Y21
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y16
-	VPDPBUSD.BCST    204(R12), Y0, Y17
-	VPDPBUSD.BCST    236(R9), Y1, Y18
-	VPDPBUSD.BCST    236(R12), Y1, Y19
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Z1, Z18
+	VPDPBUSD.BCST    232(R12), Z1, Z19
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z0, Z16
+	VPDPBUSD.BCST    204(R12), Z0, Z17
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    204(R9), Y0, Y20
-	VPDPBUSD.BCST    204(R12), Y0, Y21
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          2048(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y16
-	VPDPBUSD.BCST    208(R12), Y0, Y17
+	VPDPBUSD.BCST    236(R9), Z1, Z18
+	VPDPBUSD.BCST    236(R12), Z1, Z19
+	VMOVDQU32        2048(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    240(R9), Y1, Y18
-	VPDPBUSD.BCST    240(R12), Y1, Y19
-	VMOVDQU          2080(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y20
-	VPDPBUSD.BCST    208(R12), Y0, Y21
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VPDPBUSD.BCST    240(R12), Y1, Y23
-	VMOVDQU          2112(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y0, Y16
-	VPDPBUSD.BCST    212(R12), Y0, Y17
+	VPDPBUSD.BCST    208(R9), Z0, Z16
+	VPDPBUSD.BCST    208(R12), Z0, Z17
+	VPDPBUSD.BCST    240(R9), Z1, Z18
+	VPDPBUSD.BCST    240(R12), Z1, Z19
+	VMOVDQU32        2112(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10304(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y18
-	VPDPBUSD.BCST    244(R12), Y1, Y19
-	VMOVDQU          2144(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y0, Y20
-	VPDPBUSD.BCST    212(R12), Y0, Y21
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VPDPBUSD.BCST    244(R12), Y1, Y23
-	VMOVDQU          2176(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z0, Z16
+	VPDPBUSD.BCST    212(R12), Z0, Z17
+	VPDPBUSD.BCST    244(R9), Z1, Z18
+	VPDPBUSD.BCST    244(R12), Z1, Z19
+	VMOVDQU32        2176(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10368(SI)
-	VPDPBUSD.BCST    216(R9), Y0, Y16
-	VPDPBUSD.BCST    216(R12), Y0, Y17
-	VPDPBUSD.BCST    248(R9), Y1, Y18
-	VPDPBUSD.BCST    248(R12), Y1, Y19
-	VMOVDQU          2208(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y0, Y20
-	VPDPBUSD.BCST    216(R12), Y0, Y21
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VPDPBUSD.BCST    248(R12), Y1, Y23
-	VMOVDQU          2240(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
+	VPDPBUSD.BCST    216(R9), Z0, Z16
+	VPDPBUSD.BCST    216(R12), Z0, Z17
+	VPDPBUSD.BCST    248(R9), Z1, Z18
+	VPDPBUSD.BCST    248(R12), Z1, Z19
+	VMOVDQU32        2240(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
 	PREFETCHT1       10432(SI)
-	VPDPBUSD.BCST    220(R9), Y0, Y16
-	VPDPBUSD.BCST    220(R12), Y0, Y17
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      768(R8), Y16, Y8
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      768(R8), Y17, Y30
-	VPDPBUSD.BCST    252(R9), Y1, Y18
-	VPDPBUSD.BCST    252(R12), Y1, Y19
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      896(R8), Y18, Y8
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      896(R8), Y19, Y30
-	VMOVDQU          2272(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y0, Y20
-	VPDPBUSD.BCST    220(R12), Y0, Y21
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      800(R8), Y20, Y9
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      800(R8), Y21, Y31
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VPDPBUSD.BCST    252(R12), Y1, Y23
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      928(R8), Y22, Y9
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      928(R8), Y23, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R13), Y30, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R13), Y31, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    220(R9), Z0, Z16
+	VPDPBUSD.BCST    220(R12), Z0, Z17
+	VMOVUPS          768(R8), Z4
+	VMOVUPS          832(R8), Z5
+	VFMADD231PS.BCST 76(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 76(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    252(R9), Z1, Z18
+	VPDPBUSD.BCST    252(R12), Z1, Z19
+	VMOVUPS          896(R8), Z4
+	VMOVUPS          960(R8), Z5
+	VFMADD231PS.BCST 88(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 88(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x00000900, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
@@ -13396,1518 +7567,809 @@ block:
 	ADDQ             $0x00000060, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ5_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ5_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VXORPS           Y30, Y30, Y30
-	VXORPS           Y31, Y31, Y31
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
 	MOVL             $0x0000003f, AX
 	VMOVD            AX, X4
-	VPBROADCASTD     X4, Y4
+	VPBROADCASTD     X4, Z4
 	MOVL             $0x0000000f, AX
 	VMOVD            AX, X5
-	VPBROADCASTD     X5, Y5
+	VPBROADCASTD     X5, Z5
 	MOVL             $0x00000030, AX
 	VMOVD            AX, X6
-	VPBROADCASTD     X6, Y6
+	VPBROADCASTD     X6, Z6
 	MOVL             $0x80000000, AX
 	VMOVD            AX, X7
-	VPBROADCASTD     X7, Y7
-	VCVTPH2PS        (SI), Y2
-	VCVTPH2PS        32(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        64(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VPMOVZXBD        128(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 64(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        64(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VPMOVZXBD        192(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        128(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 576(R8)
-	VPMOVZXBD        80(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VPMOVZXBD        144(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 192(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        80(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VPMOVZXBD        208(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        144(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 704(R8)
-	VPMOVZXBD        96(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VPMOVZXBD        160(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 320(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        96(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VPMOVZXBD        224(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        160(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 832(R8)
-	VPMOVZXBD        112(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VPMOVZXBD        176(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 448(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        112(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VPMOVZXBD        240(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        176(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 960(R8)
-	VCVTPH2PS        16(SI), Y2
-	VCVTPH2PS        48(SI), Y3
-	VXORPS           Y7, Y3, Y3
-	VPMOVZXBD        72(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VPMOVZXBD        136(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 96(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        72(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VPMOVZXBD        200(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        136(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 608(R8)
-	VPMOVZXBD        88(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VPMOVZXBD        152(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 224(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        88(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VPMOVZXBD        216(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        152(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 736(R8)
-	VPMOVZXBD        104(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VPMOVZXBD        168(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 352(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        104(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VPMOVZXBD        232(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        168(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 864(R8)
-	VPMOVZXBD        120(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VPMOVZXBD        184(SI), Y0
-	VPAND            Y4, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 480(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPAND            Y5, Y0, Y0
-	VPMOVZXBD        120(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VPMOVZXBD        248(SI), Y0
-	VPSRLD           $0x04, Y0, Y0
-	VPMOVZXBD        184(SI), Y1
-	VPSRLD           $0x02, Y1, Y1
-	VPAND            Y6, Y1, Y1
-	VPOR             Y1, Y0, Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y3, Y0, Y0
-	VMOVUPS          Y0, 992(R8)
+	VPBROADCASTD     X7, Z7
+	VCVTPH2PS        (SI), Z2
+	VCVTPH2PS        32(SI), Z3
+	VXORPS           Z7, Z3, Z3
+	VPMOVZXBD        64(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VPMOVZXBD        128(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 64(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        64(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VPMOVZXBD        192(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        128(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 576(R8)
+	VPMOVZXBD        80(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VPMOVZXBD        144(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 192(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        80(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VPMOVZXBD        208(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        144(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 704(R8)
+	VPMOVZXBD        96(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VPMOVZXBD        160(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 320(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        96(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VPMOVZXBD        224(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        160(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 832(R8)
+	VPMOVZXBD        112(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VPMOVZXBD        176(SI), Z0
+	VPANDD           Z4, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 448(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPANDD           Z5, Z0, Z0
+	VPMOVZXBD        112(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VPMOVZXBD        240(SI), Z0
+	VPSRLD           $0x04, Z0, Z0
+	VPMOVZXBD        176(SI), Z1
+	VPSRLD           $0x02, Z1, Z1
+	VPANDD           Z6, Z1, Z1
+	VPORD            Z1, Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z3, Z0, Z0
+	VMOVUPS          Z0, 960(R8)
 	MOVL             $0x10101010, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VPBROADCASTD     12(R10), Y18
-	VPBROADCASTD     12(R13), Y19
-	VPDPBUSD.BCST    32(R9), Y1, Y18
-	VPDPBUSD.BCST    32(R12), Y1, Y19
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPDPBUSD.BCST    (R12), Z0, Z17
 	PREFETCHT1       8256(SI)
-	VPBROADCASTD     (R10), Y20
-	VPBROADCASTD     (R13), Y21
-	VPDPBUSD.BCST    (R9), Y0, Y20
-	VPDPBUSD.BCST    (R12), Y0, Y21
-	VPBROADCASTD     12(R10), Y22
-	VPBROADCASTD     12(R13), Y23
-	VPDPBUSD.BCST    32(R9), Y1, Y22
-	VPDPBUSD.BCST    32(R12), Y1, Y23
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
+	VPBROADCASTD     12(R10), Z18
+	VPBROADCASTD     12(R13), Z19
+	VPDPBUSD.BCST    32(R9), Z1, Z18
+	VPDPBUSD.BCST    32(R12), Z1, Z19
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    36(R9), Y1, Y18
-	VPDPBUSD.BCST    36(R12), Y1, Y19
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    4(R9), Y0, Y20
-	VPDPBUSD.BCST    4(R12), Y0, Y21
-	VPDPBUSD.BCST    36(R9), Y1, Y22
-	VPDPBUSD.BCST    36(R12), Y1, Y23
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    4(R12), Z0, Z17
+	VPDPBUSD.BCST    36(R9), Z1, Z18
+	VPDPBUSD.BCST    36(R12), Z1, Z19
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
-	VPDPBUSD.BCST    40(R9), Y1, Y18
-	VPDPBUSD.BCST    40(R12), Y1, Y19
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    8(R9), Y0, Y20
-	VPDPBUSD.BCST    8(R12), Y0, Y21
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    8(R12), Z0, Z17
 	PREFETCHT1       8448(SI)
-	VPDPBUSD.BCST    40(R9), Y1, Y22
-	VPDPBUSD.BCST    40(R12), Y1, Y23
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
-	VPDPBUSD.BCST    44(R9), Y1, Y18
-	VPDPBUSD.BCST    44(R12), Y1, Y19
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z1, Z18
+	VPDPBUSD.BCST    40(R12), Z1, Z19
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    12(R12), Z0, Z17
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y20
-	VPDPBUSD.BCST    12(R12), Y0, Y21
-	VPDPBUSD.BCST    44(R9), Y1, Y22
-	VPDPBUSD.BCST    44(R12), Y1, Y23
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y16
-	VPDPBUSD.BCST    16(R12), Y0, Y17
+	VPDPBUSD.BCST    44(R9), Z1, Z18
+	VPDPBUSD.BCST    44(R12), Z1, Z19
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    48(R9), Y1, Y18
-	VPDPBUSD.BCST    48(R12), Y1, Y19
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    16(R9), Y0, Y20
-	VPDPBUSD.BCST    16(R12), Y0, Y21
-	VPDPBUSD.BCST    48(R9), Y1, Y22
-	VPDPBUSD.BCST    48(R12), Y1, Y23
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VPDPBUSD.BCST    16(R12), Z0, Z17
+	VPDPBUSD.BCST    48(R9), Z1, Z18
+	VPDPBUSD.BCST    48(R12), Z1, Z19
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8640(SI)
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VPDPBUSD.BCST    20(R12), Y0, Y17
-	VPDPBUSD.BCST    52(R9), Y1, Y18
-	VPDPBUSD.BCST    52(R12), Y1, Y19
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    20(R9), Y0, Y20
-	VPDPBUSD.BCST    20(R12), Y0, Y21
+	VPDPBUSD.BCST    20(R9), Z0, Z16
+	VPDPBUSD.BCST    20(R12), Z0, Z17
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    52(R9), Y1, Y22
-	VPDPBUSD.BCST    52(R12), Y1, Y23
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VPDPBUSD.BCST    24(R12), Y0, Y17
-	VPDPBUSD.BCST    56(R9), Y1, Y18
-	VPDPBUSD.BCST    56(R12), Y1, Y19
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Z1, Z18
+	VPDPBUSD.BCST    52(R12), Z1, Z19
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z0, Z16
+	VPDPBUSD.BCST    24(R12), Z0, Z17
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    24(R9), Y0, Y20
-	VPDPBUSD.BCST    24(R12), Y0, Y21
-	VPDPBUSD.BCST    56(R9), Y1, Y22
-	VPDPBUSD.BCST    56(R12), Y1, Y23
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VPDPBUSD.BCST    28(R12), Y0, Y17
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VMOVUPS          64(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      (R8), Y17, Y30
+	VPDPBUSD.BCST    56(R9), Z1, Z18
+	VPDPBUSD.BCST    56(R12), Z1, Z19
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8832(SI)
-	VPDPBUSD.BCST    60(R9), Y1, Y18
-	VPDPBUSD.BCST    60(R12), Y1, Y19
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      128(R8), Y18, Y8
-	VMOVUPS          192(R8), Y4
-	VFMADD231PS.BCST 16(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      128(R8), Y19, Y30
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    28(R9), Y0, Y20
-	VPDPBUSD.BCST    28(R12), Y0, Y21
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      32(R8), Y20, Y9
-	VMOVUPS          96(R8), Y4
-	VFMADD231PS.BCST 4(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      32(R8), Y21, Y31
-	VPDPBUSD.BCST    60(R9), Y1, Y22
-	VPDPBUSD.BCST    60(R12), Y1, Y23
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      160(R8), Y22, Y9
-	VMOVUPS          224(R8), Y4
-	VFMADD231PS.BCST 16(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      160(R8), Y23, Y31
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Z0, Z16
+	VPDPBUSD.BCST    28(R12), Z0, Z17
+	VMOVUPS          (R8), Z4
+	VMOVUPS          64(R8), Z5
+	VFMADD231PS.BCST 4(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 4(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    60(R9), Z1, Z18
+	VPDPBUSD.BCST    60(R12), Z1, Z19
+	VMOVUPS          128(R8), Z4
+	VMOVUPS          192(R8), Z5
+	VFMADD231PS.BCST 16(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 16(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPBROADCASTD     24(R13), Y17
-	VPDPBUSD.BCST    64(R9), Y0, Y16
-	VPDPBUSD.BCST    64(R12), Y0, Y17
-	VPBROADCASTD     36(R10), Y18
-	VPBROADCASTD     36(R13), Y19
-	VPDPBUSD.BCST    96(R9), Y1, Y18
-	VPDPBUSD.BCST    96(R12), Y1, Y19
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     24(R10), Z16
+	VPBROADCASTD     24(R13), Z17
+	VPDPBUSD.BCST    64(R9), Z0, Z16
+	VPDPBUSD.BCST    64(R12), Z0, Z17
 	PREFETCHT1       8960(SI)
-	VPBROADCASTD     24(R10), Y20
-	VPBROADCASTD     24(R13), Y21
-	VPDPBUSD.BCST    64(R9), Y0, Y20
-	VPDPBUSD.BCST    64(R12), Y0, Y21
-	VPBROADCASTD     36(R10), Y22
-	VPBROADCASTD     36(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y16
-	VPDPBUSD.BCST    68(R12), Y0, Y17
+	VPBROADCASTD     36(R10), Z18
+	VPBROADCASTD     36(R13), Z19
+	VPDPBUSD.BCST    96(R9), Z1, Z18
+	VPDPBUSD.BCST    96(R12), Z1, Z19
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    100(R9), Y1, Y18
-	VPDPBUSD.BCST    100(R12), Y1, Y19
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y0, Y20
-	VPDPBUSD.BCST    68(R12), Y0, Y21
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z0, Z16
+	VPDPBUSD.BCST    68(R12), Z0, Z17
+	VPDPBUSD.BCST    100(R9), Z1, Z18
+	VPDPBUSD.BCST    100(R12), Z1, Z19
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9088(SI)
-	VPDPBUSD.BCST    72(R9), Y0, Y16
-	VPDPBUSD.BCST    72(R12), Y0, Y17
-	VPDPBUSD.BCST    104(R9), Y1, Y18
-	VPDPBUSD.BCST    104(R12), Y1, Y19
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y0, Y20
-	VPDPBUSD.BCST    72(R12), Y0, Y21
+	VPDPBUSD.BCST    72(R9), Z0, Z16
+	VPDPBUSD.BCST    72(R12), Z0, Z17
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y0, Y16
-	VPDPBUSD.BCST    76(R12), Y0, Y17
-	VPDPBUSD.BCST    108(R9), Y1, Y18
-	VPDPBUSD.BCST    108(R12), Y1, Y19
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z18
+	VPDPBUSD.BCST    104(R12), Z1, Z19
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z0, Z16
+	VPDPBUSD.BCST    76(R12), Z0, Z17
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    76(R9), Y0, Y20
-	VPDPBUSD.BCST    76(R12), Y0, Y21
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y16
-	VPDPBUSD.BCST    80(R12), Y0, Y17
+	VPDPBUSD.BCST    108(R9), Z1, Z18
+	VPDPBUSD.BCST    108(R12), Z1, Z19
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9280(SI)
-	VPDPBUSD.BCST    112(R9), Y1, Y18
-	VPDPBUSD.BCST    112(R12), Y1, Y19
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    80(R9), Y0, Y20
-	VPDPBUSD.BCST    80(R12), Y0, Y21
-	VPDPBUSD.BCST    112(R9), Y1, Y22
-	VPDPBUSD.BCST    112(R12), Y1, Y23
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    80(R9), Z0, Z16
+	VPDPBUSD.BCST    80(R12), Z0, Z17
+	VPDPBUSD.BCST    112(R9), Z1, Z18
+	VPDPBUSD.BCST    112(R12), Z1, Z19
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    84(R9), Y0, Y16
-	VPDPBUSD.BCST    84(R12), Y0, Y17
-	VPDPBUSD.BCST    116(R9), Y1, Y18
-	VPDPBUSD.BCST    116(R12), Y1, Y19
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y0, Y20
-	VPDPBUSD.BCST    84(R12), Y0, Y21
+	VPDPBUSD.BCST    84(R9), Z0, Z16
+	VPDPBUSD.BCST    84(R12), Z0, Z17
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    116(R9), Y1, Y22
-	VPDPBUSD.BCST    116(R12), Y1, Y23
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y0, Y16
-	VPDPBUSD.BCST    88(R12), Y0, Y17
-	VPDPBUSD.BCST    120(R9), Y1, Y18
-	VPDPBUSD.BCST    120(R12), Y1, Y19
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Z1, Z18
+	VPDPBUSD.BCST    116(R12), Z1, Z19
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    88(R9), Z0, Z16
+	VPDPBUSD.BCST    88(R12), Z0, Z17
 	PREFETCHT1       9472(SI)
-	VPDPBUSD.BCST    88(R9), Y0, Y20
-	VPDPBUSD.BCST    88(R12), Y0, Y21
-	VPDPBUSD.BCST    120(R9), Y1, Y22
-	VPDPBUSD.BCST    120(R12), Y1, Y23
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y0, Y16
-	VPDPBUSD.BCST    92(R12), Y0, Y17
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      256(R8), Y16, Y8
-	VMOVUPS          320(R8), Y4
-	VFMADD231PS.BCST 28(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      256(R8), Y17, Y30
+	VPDPBUSD.BCST    120(R9), Z1, Z18
+	VPDPBUSD.BCST    120(R12), Z1, Z19
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSLLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    124(R9), Y1, Y18
-	VPDPBUSD.BCST    124(R12), Y1, Y19
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      384(R8), Y18, Y8
-	VMOVUPS          448(R8), Y4
-	VFMADD231PS.BCST 40(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      384(R8), Y19, Y30
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSLLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y0, Y20
-	VPDPBUSD.BCST    92(R12), Y0, Y21
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      288(R8), Y20, Y9
-	VMOVUPS          352(R8), Y4
-	VFMADD231PS.BCST 28(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      288(R8), Y21, Y31
-	VPDPBUSD.BCST    124(R9), Y1, Y22
-	VPDPBUSD.BCST    124(R12), Y1, Y23
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      416(R8), Y22, Y9
-	VMOVUPS          480(R8), Y4
-	VFMADD231PS.BCST 40(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      416(R8), Y23, Y31
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z0, Z16
+	VPDPBUSD.BCST    92(R12), Z0, Z17
+	VMOVUPS          256(R8), Z4
+	VMOVUPS          320(R8), Z5
+	VFMADD231PS.BCST 28(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 28(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    124(R9), Z1, Z18
+	VPDPBUSD.BCST    124(R12), Z1, Z19
+	VMOVUPS          384(R8), Z4
+	VMOVUPS          448(R8), Z5
+	VFMADD231PS.BCST 40(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 40(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9600(SI)
-	VPBROADCASTD     48(R10), Y16
-	VPBROADCASTD     48(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPDPBUSD.BCST    128(R12), Y0, Y17
-	VPBROADCASTD     60(R10), Y18
-	VPBROADCASTD     60(R13), Y19
-	VPDPBUSD.BCST    160(R9), Y1, Y18
-	VPDPBUSD.BCST    160(R12), Y1, Y19
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     48(R10), Z16
+	VPBROADCASTD     48(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z0, Z16
+	VPDPBUSD.BCST    128(R12), Z0, Z17
 	PREFETCHT1       9664(SI)
-	VPBROADCASTD     48(R10), Y20
-	VPBROADCASTD     48(R13), Y21
-	VPDPBUSD.BCST    128(R9), Y0, Y20
-	VPDPBUSD.BCST    128(R12), Y0, Y21
-	VPBROADCASTD     60(R10), Y22
-	VPBROADCASTD     60(R13), Y23
-	VPDPBUSD.BCST    160(R9), Y1, Y22
-	VPDPBUSD.BCST    160(R12), Y1, Y23
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    132(R12), Y0, Y17
+	VPBROADCASTD     60(R10), Z18
+	VPBROADCASTD     60(R13), Z19
+	VPDPBUSD.BCST    160(R9), Z1, Z18
+	VPDPBUSD.BCST    160(R12), Z1, Z19
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9728(SI)
-	VPDPBUSD.BCST    164(R9), Y1, Y18
-	VPDPBUSD.BCST    164(R12), Y1, Y19
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    132(R9), Y0, Y20
-	VPDPBUSD.BCST    132(R12), Y0, Y21
-	VPDPBUSD.BCST    164(R9), Y1, Y22
-	VPDPBUSD.BCST    164(R12), Y1, Y23
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VPDPBUSD.BCST    132(R12), Z0, Z17
+	VPDPBUSD.BCST    164(R9), Z1, Z18
+	VPDPBUSD.BCST    164(R12), Z1, Z19
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    136(R12), Y0, Y17
-	VPDPBUSD.BCST    168(R9), Y1, Y18
-	VPDPBUSD.BCST    168(R12), Y1, Y19
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    136(R9), Y0, Y20
-	VPDPBUSD.BCST    136(R12), Y0, Y21
+	VPDPBUSD.BCST    136(R9), Z0, Z16
+	VPDPBUSD.BCST    136(R12), Z0, Z17
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    168(R9), Y1, Y22
-	VPDPBUSD.BCST    168(R12), Y1, Y23
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    140(R12), Y0, Y17
-	VPDPBUSD.BCST    172(R9), Y1, Y18
-	VPDPBUSD.BCST    172(R12), Y1, Y19
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    168(R9), Z1, Z18
+	VPDPBUSD.BCST    168(R12), Z1, Z19
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
+	VPDPBUSD.BCST    140(R12), Z0, Z17
 	PREFETCHT1       9920(SI)
-	VPDPBUSD.BCST    140(R9), Y0, Y20
-	VPDPBUSD.BCST    140(R12), Y0, Y21
-	VPDPBUSD.BCST    172(R9), Y1, Y22
-	VPDPBUSD.BCST    172(R12), Y1, Y23
-	VMOVDQU          2048(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y16
-	VPDPBUSD.BCST    144(R12), Y0, Y17
+	VPDPBUSD.BCST    172(R9), Z1, Z18
+	VPDPBUSD.BCST    172(R12), Z1, Z19
+	VMOVDQU32        2048(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
-	VPDPBUSD.BCST    176(R9), Y1, Y18
-	VPDPBUSD.BCST    176(R12), Y1, Y19
-	VMOVDQU          2080(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    144(R9), Y0, Y20
-	VPDPBUSD.BCST    144(R12), Y0, Y21
-	VPDPBUSD.BCST    176(R9), Y1, Y22
-	VPDPBUSD.BCST    176(R12), Y1, Y23
-	VMOVDQU          2112(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VPDPBUSD.BCST    144(R12), Z0, Z17
+	VPDPBUSD.BCST    176(R9), Z1, Z18
+	VPDPBUSD.BCST    176(R12), Z1, Z19
+	VMOVDQU32        2112(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VPDPBUSD.BCST    148(R12), Y0, Y17
-	VPDPBUSD.BCST    180(R9), Y1, Y18
-	VPDPBUSD.BCST    180(R12), Y1, Y19
-	VMOVDQU          2144(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    148(R9), Y0, Y20
-	VPDPBUSD.BCST    148(R12), Y0, Y21
+	VPDPBUSD.BCST    148(R9), Z0, Z16
+	VPDPBUSD.BCST    148(R12), Z0, Z17
 	PREFETCHT1       10112(SI)
-	VPDPBUSD.BCST    180(R9), Y1, Y22
-	VPDPBUSD.BCST    180(R12), Y1, Y23
-	VMOVDQU          2176(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VPDPBUSD.BCST    152(R12), Y0, Y17
-	VPDPBUSD.BCST    184(R9), Y1, Y18
-	VPDPBUSD.BCST    184(R12), Y1, Y19
-	VMOVDQU          2208(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    180(R9), Z1, Z18
+	VPDPBUSD.BCST    180(R12), Z1, Z19
+	VMOVDQU32        2176(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z0, Z16
+	VPDPBUSD.BCST    152(R12), Z0, Z17
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    152(R9), Y0, Y20
-	VPDPBUSD.BCST    152(R12), Y0, Y21
-	VPDPBUSD.BCST    184(R9), Y1, Y22
-	VPDPBUSD.BCST    184(R12), Y1, Y23
-	VMOVDQU          2240(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VPDPBUSD.BCST    156(R12), Y0, Y17
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VMOVUPS          576(R8), Y4
-	VFMADD231PS.BCST 52(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      512(R8), Y17, Y30
+	VPDPBUSD.BCST    184(R9), Z1, Z18
+	VPDPBUSD.BCST    184(R12), Z1, Z19
+	VMOVDQU32        2240(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSRLW           $0x01, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    188(R9), Y1, Y18
-	VPDPBUSD.BCST    188(R12), Y1, Y19
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      640(R8), Y18, Y8
-	VMOVUPS          704(R8), Y4
-	VFMADD231PS.BCST 64(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      640(R8), Y19, Y30
-	VMOVDQU          2272(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSRLW           $0x01, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    156(R9), Y0, Y20
-	VPDPBUSD.BCST    156(R12), Y0, Y21
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      544(R8), Y20, Y9
-	VMOVUPS          608(R8), Y4
-	VFMADD231PS.BCST 52(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      544(R8), Y21, Y31
-	VPDPBUSD.BCST    188(R9), Y1, Y22
-	VPDPBUSD.BCST    188(R12), Y1, Y23
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      672(R8), Y22, Y9
-	VMOVUPS          736(R8), Y4
-	VFMADD231PS.BCST 64(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      672(R8), Y23, Y31
-	VMOVDQU          2304(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          256(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          256(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    156(R9), Z0, Z16
+	VPDPBUSD.BCST    156(R12), Z0, Z17
+	VMOVUPS          512(R8), Z4
+	VMOVUPS          576(R8), Z5
+	VFMADD231PS.BCST 52(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 52(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    188(R9), Z1, Z18
+	VPDPBUSD.BCST    188(R12), Z1, Z19
+	VMOVUPS          640(R8), Z4
+	VMOVUPS          704(R8), Z5
+	VFMADD231PS.BCST 64(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 64(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVDQU32        2304(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        256(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        256(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
-	VPBROADCASTD     72(R10), Y16
-	VPBROADCASTD     72(R13), Y17
-	VPDPBUSD.BCST    192(R9), Y0, Y16
-	VPDPBUSD.BCST    192(R12), Y0, Y17
-	VPBROADCASTD     84(R10), Y18
-	VPBROADCASTD     84(R13), Y19
-	VPDPBUSD.BCST    224(R9), Y1, Y18
-	VPDPBUSD.BCST    224(R12), Y1, Y19
-	VMOVDQU          2336(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          288(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          288(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     72(R10), Z16
+	VPBROADCASTD     72(R13), Z17
+	VPDPBUSD.BCST    192(R9), Z0, Z16
+	VPDPBUSD.BCST    192(R12), Z0, Z17
 	PREFETCHT1       10368(SI)
-	VPBROADCASTD     72(R10), Y20
-	VPBROADCASTD     72(R13), Y21
-	VPDPBUSD.BCST    192(R9), Y0, Y20
-	VPDPBUSD.BCST    192(R12), Y0, Y21
-	VPBROADCASTD     84(R10), Y22
-	VPBROADCASTD     84(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          2368(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          320(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          320(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y16
-	VPDPBUSD.BCST    196(R12), Y0, Y17
+	VPBROADCASTD     84(R10), Z18
+	VPBROADCASTD     84(R13), Z19
+	VPDPBUSD.BCST    224(R9), Z1, Z18
+	VPDPBUSD.BCST    224(R12), Z1, Z19
+	VMOVDQU32        2368(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        320(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        320(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10432(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y18
-	VPDPBUSD.BCST    228(R12), Y1, Y19
-	VMOVDQU          2400(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          352(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          352(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    196(R9), Y0, Y20
-	VPDPBUSD.BCST    196(R12), Y0, Y21
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          2432(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          384(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          384(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    196(R9), Z0, Z16
+	VPDPBUSD.BCST    196(R12), Z0, Z17
+	VPDPBUSD.BCST    228(R9), Z1, Z18
+	VPDPBUSD.BCST    228(R12), Z1, Z19
+	VMOVDQU32        2432(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        384(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        384(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
-	VPDPBUSD.BCST    200(R9), Y0, Y16
-	VPDPBUSD.BCST    200(R12), Y0, Y17
-	VPDPBUSD.BCST    232(R9), Y1, Y18
-	VPDPBUSD.BCST    232(R12), Y1, Y19
-	VMOVDQU          2464(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          416(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          416(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y0, Y20
-	VPDPBUSD.BCST    200(R12), Y0, Y21
+	VPDPBUSD.BCST    200(R9), Z0, Z16
+	VPDPBUSD.BCST    200(R12), Z0, Z17
 	PREFETCHT1       10560(SI)
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          2496(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          448(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          448(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y0, Y16
-	VPDPBUSD.BCST    204(R12), Y0, Y17
-	VPDPBUSD.BCST    236(R9), Y1, Y18
-	VPDPBUSD.BCST    236(R12), Y1, Y19
-	VMOVDQU          2528(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          480(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          480(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    232(R9), Z1, Z18
+	VPDPBUSD.BCST    232(R12), Z1, Z19
+	VMOVDQU32        2496(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        448(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        448(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z0, Z16
+	VPDPBUSD.BCST    204(R12), Z0, Z17
 	PREFETCHT1       10624(SI)
-	VPDPBUSD.BCST    204(R9), Y0, Y20
-	VPDPBUSD.BCST    204(R12), Y0, Y21
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          2560(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          512(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          512(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y16
-	VPDPBUSD.BCST    208(R12), Y0, Y17
+	VPDPBUSD.BCST    236(R9), Z1, Z18
+	VPDPBUSD.BCST    236(R12), Z1, Z19
+	VMOVDQU32        2560(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        512(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        512(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
-	VPDPBUSD.BCST    240(R9), Y1, Y18
-	VPDPBUSD.BCST    240(R12), Y1, Y19
-	VMOVDQU          2592(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          544(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          544(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    208(R9), Y0, Y20
-	VPDPBUSD.BCST    208(R12), Y0, Y21
-	VPDPBUSD.BCST    240(R9), Y1, Y22
-	VPDPBUSD.BCST    240(R12), Y1, Y23
-	VMOVDQU          2624(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          576(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          576(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    208(R9), Z0, Z16
+	VPDPBUSD.BCST    208(R12), Z0, Z17
+	VPDPBUSD.BCST    240(R9), Z1, Z18
+	VPDPBUSD.BCST    240(R12), Z1, Z19
+	VMOVDQU32        2624(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        576(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        576(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10752(SI)
-	VPDPBUSD.BCST    212(R9), Y0, Y16
-	VPDPBUSD.BCST    212(R12), Y0, Y17
-	VPDPBUSD.BCST    244(R9), Y1, Y18
-	VPDPBUSD.BCST    244(R12), Y1, Y19
-	VMOVDQU          2656(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          608(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          608(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y0, Y20
-	VPDPBUSD.BCST    212(R12), Y0, Y21
+	VPDPBUSD.BCST    212(R9), Z0, Z16
+	VPDPBUSD.BCST    212(R12), Z0, Z17
 	PREFETCHT1       10816(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y22
-	VPDPBUSD.BCST    244(R12), Y1, Y23
-	VMOVDQU          2688(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          640(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          640(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y0, Y16
-	VPDPBUSD.BCST    216(R12), Y0, Y17
-	VPDPBUSD.BCST    248(R9), Y1, Y18
-	VPDPBUSD.BCST    248(R12), Y1, Y19
-	VMOVDQU          2720(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          672(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          672(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    244(R9), Z1, Z18
+	VPDPBUSD.BCST    244(R12), Z1, Z19
+	VMOVDQU32        2688(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        640(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        640(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z0, Z16
+	VPDPBUSD.BCST    216(R12), Z0, Z17
 	PREFETCHT1       10880(SI)
-	VPDPBUSD.BCST    216(R9), Y0, Y20
-	VPDPBUSD.BCST    216(R12), Y0, Y21
-	VPDPBUSD.BCST    248(R9), Y1, Y22
-	VPDPBUSD.BCST    248(R12), Y1, Y23
-	VMOVDQU          2752(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          704(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          704(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y0, Y16
-	VPDPBUSD.BCST    220(R12), Y0, Y17
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y8
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      768(R8), Y16, Y8
-	VMOVUPS          832(R8), Y4
-	VFMADD231PS.BCST 76(R13), Y4, Y30
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      768(R8), Y17, Y30
+	VPDPBUSD.BCST    248(R9), Z1, Z18
+	VPDPBUSD.BCST    248(R12), Z1, Z19
+	VMOVDQU32        2752(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        704(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VMOVDQU32        704(SI), Z2
+	VPSRLW           $0x03, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10944(SI)
-	VPDPBUSD.BCST    252(R9), Y1, Y18
-	VPDPBUSD.BCST    252(R12), Y1, Y19
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y8
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      896(R8), Y18, Y8
-	VMOVUPS          960(R8), Y4
-	VFMADD231PS.BCST 88(R13), Y4, Y30
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      896(R8), Y19, Y30
-	VMOVDQU          2784(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          736(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VMOVDQU          736(SI), Y2
-	VPSRLW           $0x03, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    220(R9), Y0, Y20
-	VPDPBUSD.BCST    220(R12), Y0, Y21
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R10), Y4, Y9
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      800(R8), Y20, Y9
-	VMOVUPS          864(R8), Y4
-	VFMADD231PS.BCST 76(R13), Y4, Y31
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      800(R8), Y21, Y31
-	VPDPBUSD.BCST    252(R9), Y1, Y22
-	VPDPBUSD.BCST    252(R12), Y1, Y23
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R10), Y4, Y9
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      928(R8), Y22, Y9
-	VMOVUPS          992(R8), Y4
-	VFMADD231PS.BCST 88(R13), Y4, Y31
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      928(R8), Y23, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R13), Y30, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R13), Y31, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    220(R9), Z0, Z16
+	VPDPBUSD.BCST    220(R12), Z0, Z17
+	VMOVUPS          768(R8), Z4
+	VMOVUPS          832(R8), Z5
+	VFMADD231PS.BCST 76(R10), Z5, Z8
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VFMADD231PS.BCST 76(R13), Z5, Z9
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPDPBUSD.BCST    252(R9), Z1, Z18
+	VPDPBUSD.BCST    252(R12), Z1, Z19
+	VMOVUPS          896(R8), Z4
+	VMOVUPS          960(R8), Z5
+	VFMADD231PS.BCST 88(R10), Z5, Z8
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VFMADD231PS.BCST 88(R13), Z5, Z9
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x00000b00, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
@@ -14915,1447 +8377,788 @@ block:
 	ADDQ             $0x00000060, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET
 
 // func fusedTwoQ6_K(c *int64)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3, MMX+
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedTwoQ6_K(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
-	MOVQ         16(R11), R9
-	MOVQ         32(R11), R10
-	MOVQ         R9, R12
-	ADDQ         24(R11), R12
-	MOVQ         R10, R13
-	ADDQ         40(R11), R13
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
-	MOVQ         64(R11), CX
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
-	VPBROADCASTD X15, Y15
+	VPBROADCASTD X15, Z15
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
 
 block:
-	VXORPS           Y8, Y8, Y8
-	VXORPS           Y9, Y9, Y9
-	VXORPS           Y30, Y30, Y30
-	VXORPS           Y31, Y31, Y31
-	VCVTPH2PS        3328(SI), Y2
-	VPMOVSXBD        3072(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, (R8)
-	VPMOVSXBD        3088(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 64(R8)
-	VPMOVSXBD        3104(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 128(R8)
-	VPMOVSXBD        3120(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 192(R8)
-	VPMOVSXBD        3136(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 256(R8)
-	VPMOVSXBD        3152(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 320(R8)
-	VPMOVSXBD        3168(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 384(R8)
-	VPMOVSXBD        3184(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 448(R8)
-	VPMOVSXBD        3200(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 512(R8)
-	VPMOVSXBD        3216(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 576(R8)
-	VPMOVSXBD        3232(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 640(R8)
-	VPMOVSXBD        3248(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 704(R8)
-	VPMOVSXBD        3264(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 768(R8)
-	VPMOVSXBD        3280(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 832(R8)
-	VPMOVSXBD        3296(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 896(R8)
-	VPMOVSXBD        3312(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 960(R8)
-	VCVTPH2PS        3344(SI), Y2
-	VPMOVSXBD        3080(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 32(R8)
-	VPMOVSXBD        3096(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 96(R8)
-	VPMOVSXBD        3112(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 160(R8)
-	VPMOVSXBD        3128(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 224(R8)
-	VPMOVSXBD        3144(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 288(R8)
-	VPMOVSXBD        3160(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 352(R8)
-	VPMOVSXBD        3176(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 416(R8)
-	VPMOVSXBD        3192(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 480(R8)
-	VPMOVSXBD        3208(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 544(R8)
-	VPMOVSXBD        3224(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 608(R8)
-	VPMOVSXBD        3240(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 672(R8)
-	VPMOVSXBD        3256(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 736(R8)
-	VPMOVSXBD        3272(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 800(R8)
-	VPMOVSXBD        3288(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 864(R8)
-	VPMOVSXBD        3304(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 928(R8)
-	VPMOVSXBD        3320(SI), Y0
-	VCVTDQ2PS        Y0, Y0
-	VMULPS           Y2, Y0, Y0
-	VMOVUPS          Y0, 992(R8)
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
+	VCVTPH2PS        3328(SI), Z2
+	VPMOVSXBD        3072(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, (R8)
+	VPMOVSXBD        3088(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 64(R8)
+	VPMOVSXBD        3104(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 128(R8)
+	VPMOVSXBD        3120(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 192(R8)
+	VPMOVSXBD        3136(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 256(R8)
+	VPMOVSXBD        3152(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 320(R8)
+	VPMOVSXBD        3168(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 384(R8)
+	VPMOVSXBD        3184(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 448(R8)
+	VPMOVSXBD        3200(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 512(R8)
+	VPMOVSXBD        3216(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 576(R8)
+	VPMOVSXBD        3232(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 640(R8)
+	VPMOVSXBD        3248(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 704(R8)
+	VPMOVSXBD        3264(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 768(R8)
+	VPMOVSXBD        3280(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 832(R8)
+	VPMOVSXBD        3296(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 896(R8)
+	VPMOVSXBD        3312(SI), Z0
+	VCVTDQ2PS        Z0, Z0
+	VMULPS           Z2, Z0, Z0
+	VMOVUPS          Z0, 960(R8)
 	MOVL             $0x30303030, AX
 	VMOVD            AX, X14
-	VPBROADCASTD     X14, Y14
-	VMOVDQU          (SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2048(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     X14, Z14
+	VMOVDQU32        (SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2048(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8192(SI)
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VMOVDQU          2048(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     48(R10), Y18
-	VPBROADCASTD     48(R13), Y19
-	VPDPBUSD.BCST    64(R9), Y1, Y18
-	VPDPBUSD.BCST    64(R12), Y1, Y19
-	VMOVDQU          64(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2112(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPDPBUSD.BCST    (R12), Z0, Z17
+	VMOVDQU32        2048(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8256(SI)
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
-	VMOVDQU          2112(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y18
-	VPDPBUSD.BCST    68(R12), Y1, Y19
-	VMOVDQU          128(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2176(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     48(R10), Z18
+	VPBROADCASTD     48(R13), Z19
+	VPDPBUSD.BCST    64(R9), Z1, Z18
+	VPDPBUSD.BCST    64(R12), Z1, Z19
+	VMOVDQU32        64(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2112(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8320(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
-	VMOVDQU          2176(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y18
-	VPDPBUSD.BCST    72(R12), Y1, Y19
-	VMOVDQU          192(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2240(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      (R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      (R8), Y17, Y30
-	VMOVDQU          2240(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPDPBUSD.BCST    4(R12), Z0, Z17
+	VMOVDQU32        2112(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
-	VPDPBUSD.BCST    76(R9), Y1, Y18
-	VPDPBUSD.BCST    76(R12), Y1, Y19
-	VMOVDQU          256(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2304(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    16(R9), Y0, Y16
-	VPDPBUSD.BCST    16(R12), Y0, Y17
-	VMOVDQU          2304(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    68(R9), Z1, Z18
+	VPDPBUSD.BCST    68(R12), Z1, Z19
+	VMOVDQU32        128(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2176(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8448(SI)
-	VPBROADCASTD     60(R10), Y20
-	VPBROADCASTD     60(R13), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y20
-	VPDPBUSD.BCST    80(R12), Y1, Y21
-	VMOVDQU          320(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2368(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VPDPBUSD.BCST    20(R12), Y0, Y17
-	VMOVDQU          2368(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    84(R9), Y1, Y20
-	VPDPBUSD.BCST    84(R12), Y1, Y21
-	VMOVDQU          384(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2432(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPDPBUSD.BCST    8(R12), Z0, Z17
+	VMOVDQU32        2176(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z18
+	VPDPBUSD.BCST    72(R12), Z1, Z19
+	VMOVDQU32        192(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2240(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8512(SI)
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VPDPBUSD.BCST    24(R12), Y0, Y17
-	VMOVDQU          2432(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    88(R9), Y1, Y20
-	VPDPBUSD.BCST    88(R12), Y1, Y21
-	VMOVDQU          448(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2496(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    12(R9), Z0, Z16
+	VPDPBUSD.BCST    12(R12), Z0, Z17
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        2240(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VPDPBUSD.BCST    28(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      64(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      64(R8), Y17, Y30
-	VMOVDQU          2496(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y20
-	VPDPBUSD.BCST    92(R12), Y1, Y21
-	VMOVDQU          512(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2048(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    76(R9), Z1, Z18
+	VPDPBUSD.BCST    76(R12), Z1, Z19
+	VMOVDQU32        256(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2304(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8640(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPBROADCASTD     24(R13), Y17
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VPDPBUSD.BCST    32(R12), Y0, Y17
-	VMOVDQU          2048(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     72(R10), Y22
-	VPBROADCASTD     72(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          576(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2112(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VPDPBUSD.BCST    36(R12), Y0, Y17
-	VMOVDQU          2112(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     12(R10), Z16
+	VPBROADCASTD     12(R13), Z17
+	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VPDPBUSD.BCST    16(R12), Z0, Z17
+	VMOVDQU32        2304(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8704(SI)
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          640(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2176(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VPDPBUSD.BCST    40(R12), Y0, Y17
-	VMOVDQU          2176(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     60(R10), Z20
+	VPBROADCASTD     60(R13), Z21
+	VPDPBUSD.BCST    80(R9), Z1, Z20
+	VPDPBUSD.BCST    80(R12), Z1, Z21
+	VMOVDQU32        320(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2368(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8768(SI)
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          704(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2240(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VPDPBUSD.BCST    44(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      128(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      128(R8), Y17, Y30
-	VMOVDQU          2240(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          768(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2304(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    20(R9), Z0, Z16
+	VPDPBUSD.BCST    20(R12), Z0, Z17
+	VMOVDQU32        2368(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    84(R9), Z1, Z20
+	VPDPBUSD.BCST    84(R12), Z1, Z21
+	VMOVDQU32        384(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2432(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8832(SI)
-	VPBROADCASTD     36(R10), Y16
-	VPBROADCASTD     36(R13), Y17
-	VPDPBUSD.BCST    48(R9), Y0, Y16
-	VPDPBUSD.BCST    48(R12), Y0, Y17
-	VMOVDQU          2304(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     84(R10), Y24
-	VPBROADCASTD     84(R13), Y25
-	VPDPBUSD.BCST    112(R9), Y1, Y24
-	VPDPBUSD.BCST    112(R12), Y1, Y25
-	VMOVDQU          832(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2368(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    24(R9), Z0, Z16
+	VPDPBUSD.BCST    24(R12), Z0, Z17
+	VMOVDQU32        2432(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
-	VPDPBUSD.BCST    52(R9), Y0, Y16
-	VPDPBUSD.BCST    52(R12), Y0, Y17
-	VMOVDQU          2368(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y24
-	VPDPBUSD.BCST    116(R12), Y1, Y25
-	VMOVDQU          896(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2432(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    88(R9), Z1, Z20
+	VPDPBUSD.BCST    88(R12), Z1, Z21
+	VMOVDQU32        448(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2496(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8960(SI)
-	VPDPBUSD.BCST    56(R9), Y0, Y16
-	VPDPBUSD.BCST    56(R12), Y0, Y17
-	VMOVDQU          2432(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y24
-	VPDPBUSD.BCST    120(R12), Y1, Y25
-	VMOVDQU          960(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2496(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    60(R9), Y0, Y16
-	VPDPBUSD.BCST    60(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      192(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      192(R8), Y17, Y30
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      256(R8), Y18, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      256(R8), Y19, Y30
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      320(R8), Y20, Y8
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      320(R8), Y21, Y30
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      384(R8), Y22, Y8
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      384(R8), Y23, Y30
-	VMOVDQU          2496(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    28(R9), Z0, Z16
+	VPDPBUSD.BCST    28(R12), Z0, Z17
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        2496(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
-	VPDPBUSD.BCST    124(R9), Y1, Y24
-	VPDPBUSD.BCST    124(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      448(R8), Y24, Y8
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      448(R8), Y25, Y30
-	VMOVDQU          32(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2080(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     (R10), Y16
-	VPBROADCASTD     (R13), Y17
-	VPDPBUSD.BCST    (R9), Y0, Y16
-	VPDPBUSD.BCST    (R12), Y0, Y17
-	VMOVDQU          2080(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    92(R9), Z1, Z20
+	VPDPBUSD.BCST    92(R12), Z1, Z21
+	VMOVDQU32        512(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2048(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9088(SI)
-	VPBROADCASTD     48(R10), Y18
-	VPBROADCASTD     48(R13), Y19
-	VPDPBUSD.BCST    64(R9), Y1, Y18
-	VPDPBUSD.BCST    64(R12), Y1, Y19
-	VMOVDQU          96(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2144(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    4(R9), Y0, Y16
-	VPDPBUSD.BCST    4(R12), Y0, Y17
-	VMOVDQU          2144(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    68(R9), Y1, Y18
-	VPDPBUSD.BCST    68(R12), Y1, Y19
-	VMOVDQU          160(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2208(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     24(R10), Z16
+	VPBROADCASTD     24(R13), Z17
+	VPDPBUSD.BCST    32(R9), Z0, Z16
+	VPDPBUSD.BCST    32(R12), Z0, Z17
+	VMOVDQU32        2048(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPBROADCASTD     72(R10), Z22
+	VPBROADCASTD     72(R13), Z23
+	VPDPBUSD.BCST    96(R9), Z1, Z22
+	VPDPBUSD.BCST    96(R12), Z1, Z23
+	VMOVDQU32        576(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2112(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9152(SI)
-	VPDPBUSD.BCST    8(R9), Y0, Y16
-	VPDPBUSD.BCST    8(R12), Y0, Y17
-	VMOVDQU          2208(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    72(R9), Y1, Y18
-	VPDPBUSD.BCST    72(R12), Y1, Y19
-	VMOVDQU          224(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2272(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    36(R9), Z0, Z16
+	VPDPBUSD.BCST    36(R12), Z0, Z17
+	VMOVDQU32        2112(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9216(SI)
-	VPDPBUSD.BCST    12(R9), Y0, Y16
-	VPDPBUSD.BCST    12(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      32(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      32(R8), Y17, Y31
-	VMOVDQU          2272(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    76(R9), Y1, Y18
-	VPDPBUSD.BCST    76(R12), Y1, Y19
-	VMOVDQU          288(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2336(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     12(R10), Y16
-	VPBROADCASTD     12(R13), Y17
-	VPDPBUSD.BCST    16(R9), Y0, Y16
-	VPDPBUSD.BCST    16(R12), Y0, Y17
-	VMOVDQU          2336(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    100(R9), Z1, Z22
+	VPDPBUSD.BCST    100(R12), Z1, Z23
+	VMOVDQU32        640(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2176(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9280(SI)
-	VPBROADCASTD     60(R10), Y20
-	VPBROADCASTD     60(R13), Y21
-	VPDPBUSD.BCST    80(R9), Y1, Y20
-	VPDPBUSD.BCST    80(R12), Y1, Y21
-	VMOVDQU          352(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2400(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    20(R9), Y0, Y16
-	VPDPBUSD.BCST    20(R12), Y0, Y17
-	VMOVDQU          2400(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    40(R9), Z0, Z16
+	VPDPBUSD.BCST    40(R12), Z0, Z17
+	VMOVDQU32        2176(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9344(SI)
-	VPDPBUSD.BCST    84(R9), Y1, Y20
-	VPDPBUSD.BCST    84(R12), Y1, Y21
-	VMOVDQU          416(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2464(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    24(R9), Y0, Y16
-	VPDPBUSD.BCST    24(R12), Y0, Y17
-	VMOVDQU          2464(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    104(R9), Z1, Z22
+	VPDPBUSD.BCST    104(R12), Z1, Z23
+	VMOVDQU32        704(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2240(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9408(SI)
-	VPDPBUSD.BCST    88(R9), Y1, Y20
-	VPDPBUSD.BCST    88(R12), Y1, Y21
-	VMOVDQU          480(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2528(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    28(R9), Y0, Y16
-	VPDPBUSD.BCST    28(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      96(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      96(R8), Y17, Y31
-	VMOVDQU          2528(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    92(R9), Y1, Y20
-	VPDPBUSD.BCST    92(R12), Y1, Y21
-	VMOVDQU          544(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2080(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    44(R9), Z0, Z16
+	VPDPBUSD.BCST    44(R12), Z0, Z17
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        2240(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    108(R9), Z1, Z22
+	VPDPBUSD.BCST    108(R12), Z1, Z23
+	VMOVDQU32        768(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2304(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9472(SI)
-	VPBROADCASTD     24(R10), Y16
-	VPBROADCASTD     24(R13), Y17
-	VPDPBUSD.BCST    32(R9), Y0, Y16
-	VPDPBUSD.BCST    32(R12), Y0, Y17
-	VMOVDQU          2080(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     72(R10), Y22
-	VPBROADCASTD     72(R13), Y23
-	VPDPBUSD.BCST    96(R9), Y1, Y22
-	VPDPBUSD.BCST    96(R12), Y1, Y23
-	VMOVDQU          608(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2144(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     36(R10), Z16
+	VPBROADCASTD     36(R13), Z17
+	VPDPBUSD.BCST    48(R9), Z0, Z16
+	VPDPBUSD.BCST    48(R12), Z0, Z17
+	VMOVDQU32        2304(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9536(SI)
-	VPDPBUSD.BCST    36(R9), Y0, Y16
-	VPDPBUSD.BCST    36(R12), Y0, Y17
-	VMOVDQU          2144(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    100(R9), Y1, Y22
-	VPDPBUSD.BCST    100(R12), Y1, Y23
-	VMOVDQU          672(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2208(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    40(R9), Y0, Y16
-	VPDPBUSD.BCST    40(R12), Y0, Y17
-	VMOVDQU          2208(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     84(R10), Z24
+	VPBROADCASTD     84(R13), Z25
+	VPDPBUSD.BCST    112(R9), Z1, Z24
+	VPDPBUSD.BCST    112(R12), Z1, Z25
+	VMOVDQU32        832(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2368(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9600(SI)
-	VPDPBUSD.BCST    104(R9), Y1, Y22
-	VPDPBUSD.BCST    104(R12), Y1, Y23
-	VMOVDQU          736(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2272(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    44(R9), Y0, Y16
-	VPDPBUSD.BCST    44(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      160(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      160(R8), Y17, Y31
-	VMOVDQU          2272(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    52(R9), Z0, Z16
+	VPDPBUSD.BCST    52(R12), Z0, Z17
+	VMOVDQU32        2368(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9664(SI)
-	VPDPBUSD.BCST    108(R9), Y1, Y22
-	VPDPBUSD.BCST    108(R12), Y1, Y23
-	VMOVDQU          800(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2336(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     36(R10), Y16
-	VPBROADCASTD     36(R13), Y17
-	VPDPBUSD.BCST    48(R9), Y0, Y16
-	VPDPBUSD.BCST    48(R12), Y0, Y17
-	VMOVDQU          2336(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    116(R9), Z1, Z24
+	VPDPBUSD.BCST    116(R12), Z1, Z25
+	VMOVDQU32        896(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2432(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9728(SI)
-	VPBROADCASTD     84(R10), Y24
-	VPBROADCASTD     84(R13), Y25
-	VPDPBUSD.BCST    112(R9), Y1, Y24
-	VPDPBUSD.BCST    112(R12), Y1, Y25
-	VMOVDQU          864(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2400(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    52(R9), Y0, Y16
-	VPDPBUSD.BCST    52(R12), Y0, Y17
-	VMOVDQU          2400(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    116(R9), Y1, Y24
-	VPDPBUSD.BCST    116(R12), Y1, Y25
-	VMOVDQU          928(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2464(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    56(R9), Z0, Z16
+	VPDPBUSD.BCST    56(R12), Z0, Z17
+	VMOVDQU32        2432(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    120(R9), Z1, Z24
+	VPDPBUSD.BCST    120(R12), Z1, Z25
+	VMOVDQU32        960(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2496(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9792(SI)
-	VPDPBUSD.BCST    56(R9), Y0, Y16
-	VPDPBUSD.BCST    56(R12), Y0, Y17
-	VMOVDQU          2464(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    120(R9), Y1, Y24
-	VPDPBUSD.BCST    120(R12), Y1, Y25
-	VMOVDQU          992(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2528(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    60(R9), Z0, Z16
+	VPDPBUSD.BCST    60(R12), Z0, Z17
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VMOVDQU32        2496(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9856(SI)
-	VPDPBUSD.BCST    60(R9), Y0, Y16
-	VPDPBUSD.BCST    60(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      224(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      224(R8), Y17, Y31
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      288(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      288(R8), Y19, Y31
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      352(R8), Y20, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      352(R8), Y21, Y31
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      416(R8), Y22, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      416(R8), Y23, Y31
-	VMOVDQU          2528(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    124(R9), Y1, Y24
-	VPDPBUSD.BCST    124(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      480(R8), Y24, Y9
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      480(R8), Y25, Y31
-	VMOVDQU          1024(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2560(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     96(R10), Y16
-	VPBROADCASTD     96(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPDPBUSD.BCST    128(R12), Y0, Y17
-	VMOVDQU          2560(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    124(R9), Z1, Z24
+	VPDPBUSD.BCST    124(R12), Z1, Z25
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z4, Z24, Z8
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z4, Z25, Z9
+	VMOVDQU32        1024(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2560(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9920(SI)
-	VPBROADCASTD     144(R10), Y18
-	VPBROADCASTD     144(R13), Y19
-	VPDPBUSD.BCST    192(R9), Y1, Y18
-	VPDPBUSD.BCST    192(R12), Y1, Y19
-	VMOVDQU          1088(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2624(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    132(R12), Y0, Y17
-	VMOVDQU          2624(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     96(R10), Z16
+	VPBROADCASTD     96(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z0, Z16
+	VPDPBUSD.BCST    128(R12), Z0, Z17
+	VMOVDQU32        2560(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
-	VPDPBUSD.BCST    196(R9), Y1, Y18
-	VPDPBUSD.BCST    196(R12), Y1, Y19
-	VMOVDQU          1152(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2688(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    136(R12), Y0, Y17
-	VMOVDQU          2688(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    200(R9), Y1, Y18
-	VPDPBUSD.BCST    200(R12), Y1, Y19
-	VMOVDQU          1216(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2752(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     144(R10), Z18
+	VPBROADCASTD     144(R13), Z19
+	VPDPBUSD.BCST    192(R9), Z1, Z18
+	VPDPBUSD.BCST    192(R12), Z1, Z19
+	VMOVDQU32        1088(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2624(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VPDPBUSD.BCST    132(R12), Z0, Z17
+	VMOVDQU32        2624(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    140(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      512(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      512(R8), Y17, Y30
-	VMOVDQU          2752(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    204(R9), Y1, Y18
-	VPDPBUSD.BCST    204(R12), Y1, Y19
-	VMOVDQU          1280(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2816(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    196(R9), Z1, Z18
+	VPDPBUSD.BCST    196(R12), Z1, Z19
+	VMOVDQU32        1152(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2688(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10112(SI)
-	VPBROADCASTD     108(R10), Y16
-	VPBROADCASTD     108(R13), Y17
-	VPDPBUSD.BCST    144(R9), Y0, Y16
-	VPDPBUSD.BCST    144(R12), Y0, Y17
-	VMOVDQU          2816(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     156(R10), Y20
-	VPBROADCASTD     156(R13), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y20
-	VPDPBUSD.BCST    208(R12), Y1, Y21
-	VMOVDQU          1344(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2880(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    136(R9), Z0, Z16
+	VPDPBUSD.BCST    136(R12), Z0, Z17
+	VMOVDQU32        2688(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10176(SI)
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VPDPBUSD.BCST    148(R12), Y0, Y17
-	VMOVDQU          2880(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y20
-	VPDPBUSD.BCST    212(R12), Y1, Y21
-	VMOVDQU          1408(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2944(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VPDPBUSD.BCST    152(R12), Y0, Y17
-	VMOVDQU          2944(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    200(R9), Z1, Z18
+	VPDPBUSD.BCST    200(R12), Z1, Z19
+	VMOVDQU32        1216(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2752(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10240(SI)
-	VPDPBUSD.BCST    216(R9), Y1, Y20
-	VPDPBUSD.BCST    216(R12), Y1, Y21
-	VMOVDQU          1472(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3008(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VPDPBUSD.BCST    156(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      576(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      576(R8), Y17, Y30
-	VMOVDQU          3008(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    140(R9), Z0, Z16
+	VPDPBUSD.BCST    140(R12), Z0, Z17
+	VMOVUPS          512(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        2752(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
-	VPDPBUSD.BCST    220(R9), Y1, Y20
-	VPDPBUSD.BCST    220(R12), Y1, Y21
-	VMOVDQU          1536(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2560(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     120(R10), Y16
-	VPBROADCASTD     120(R13), Y17
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VPDPBUSD.BCST    160(R12), Y0, Y17
-	VMOVDQU          2560(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     168(R10), Y22
-	VPBROADCASTD     168(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          1600(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2624(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    204(R9), Z1, Z18
+	VPDPBUSD.BCST    204(R12), Z1, Z19
+	VMOVDQU32        1280(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2816(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPBROADCASTD     108(R10), Z16
+	VPBROADCASTD     108(R13), Z17
+	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VPDPBUSD.BCST    144(R12), Z0, Z17
+	VMOVDQU32        2816(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10368(SI)
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VPDPBUSD.BCST    164(R12), Y0, Y17
-	VMOVDQU          2624(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          1664(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2688(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     156(R10), Z20
+	VPBROADCASTD     156(R13), Z21
+	VPDPBUSD.BCST    208(R9), Z1, Z20
+	VPDPBUSD.BCST    208(R12), Z1, Z21
+	VMOVDQU32        1344(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2880(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10432(SI)
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VPDPBUSD.BCST    168(R12), Y0, Y17
-	VMOVDQU          2688(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          1728(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2752(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    148(R9), Z0, Z16
+	VPDPBUSD.BCST    148(R12), Z0, Z17
+	VMOVDQU32        2880(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VPDPBUSD.BCST    172(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      640(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      640(R8), Y17, Y30
-	VMOVDQU          2752(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          1792(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2816(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     132(R10), Y16
-	VPBROADCASTD     132(R13), Y17
-	VPDPBUSD.BCST    176(R9), Y0, Y16
-	VPDPBUSD.BCST    176(R12), Y0, Y17
-	VMOVDQU          2816(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    212(R9), Z1, Z20
+	VPDPBUSD.BCST    212(R12), Z1, Z21
+	VMOVDQU32        1408(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2944(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10560(SI)
-	VPBROADCASTD     180(R10), Y24
-	VPBROADCASTD     180(R13), Y25
-	VPDPBUSD.BCST    240(R9), Y1, Y24
-	VPDPBUSD.BCST    240(R12), Y1, Y25
-	VMOVDQU          1856(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2880(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    180(R9), Y0, Y16
-	VPDPBUSD.BCST    180(R12), Y0, Y17
-	VMOVDQU          2880(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    152(R9), Z0, Z16
+	VPDPBUSD.BCST    152(R12), Z0, Z17
+	VMOVDQU32        2944(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10624(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y24
-	VPDPBUSD.BCST    244(R12), Y1, Y25
-	VMOVDQU          1920(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2944(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    184(R9), Y0, Y16
-	VPDPBUSD.BCST    184(R12), Y0, Y17
-	VMOVDQU          2944(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    248(R9), Y1, Y24
-	VPDPBUSD.BCST    248(R12), Y1, Y25
-	VMOVDQU          1984(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3008(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    216(R9), Z1, Z20
+	VPDPBUSD.BCST    216(R12), Z1, Z21
+	VMOVDQU32        1472(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        3008(SI), Z2
+	VPSLLW           $0x04, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    156(R9), Z0, Z16
+	VPDPBUSD.BCST    156(R12), Z0, Z17
+	VMOVUPS          576(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        3008(SI), Z2
+	VMOVDQA32        Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
-	VPDPBUSD.BCST    188(R9), Y0, Y16
-	VPDPBUSD.BCST    188(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      704(R8), Y16, Y8
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      704(R8), Y17, Y30
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      768(R8), Y18, Y8
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      768(R8), Y19, Y30
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      832(R8), Y20, Y8
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      832(R8), Y21, Y30
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      896(R8), Y22, Y8
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      896(R8), Y23, Y30
-	VMOVDQU          3008(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y24
-	VPDPBUSD.BCST    252(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      960(R8), Y24, Y8
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      960(R8), Y25, Y30
-	VMOVDQU          1056(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2592(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    220(R9), Z1, Z20
+	VPDPBUSD.BCST    220(R12), Z1, Z21
+	VMOVDQU32        1536(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2560(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10752(SI)
-	VPBROADCASTD     96(R10), Y16
-	VPBROADCASTD     96(R13), Y17
-	VPDPBUSD.BCST    128(R9), Y0, Y16
-	VPDPBUSD.BCST    128(R12), Y0, Y17
-	VMOVDQU          2592(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     144(R10), Y18
-	VPBROADCASTD     144(R13), Y19
-	VPDPBUSD.BCST    192(R9), Y1, Y18
-	VPDPBUSD.BCST    192(R12), Y1, Y19
-	VMOVDQU          1120(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2656(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    132(R9), Y0, Y16
-	VPDPBUSD.BCST    132(R12), Y0, Y17
-	VMOVDQU          2656(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     120(R10), Z16
+	VPBROADCASTD     120(R13), Z17
+	VPDPBUSD.BCST    160(R9), Z0, Z16
+	VPDPBUSD.BCST    160(R12), Z0, Z17
+	VMOVDQU32        2560(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10816(SI)
-	VPDPBUSD.BCST    196(R9), Y1, Y18
-	VPDPBUSD.BCST    196(R12), Y1, Y19
-	VMOVDQU          1184(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2720(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    136(R9), Y0, Y16
-	VPDPBUSD.BCST    136(R12), Y0, Y17
-	VMOVDQU          2720(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     168(R10), Z22
+	VPBROADCASTD     168(R13), Z23
+	VPDPBUSD.BCST    224(R9), Z1, Z22
+	VPDPBUSD.BCST    224(R12), Z1, Z23
+	VMOVDQU32        1600(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2624(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10880(SI)
-	VPDPBUSD.BCST    200(R9), Y1, Y18
-	VPDPBUSD.BCST    200(R12), Y1, Y19
-	VMOVDQU          1248(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2784(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    140(R9), Y0, Y16
-	VPDPBUSD.BCST    140(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      544(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      544(R8), Y17, Y31
-	VMOVDQU          2784(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    164(R9), Z0, Z16
+	VPDPBUSD.BCST    164(R12), Z0, Z17
+	VMOVDQU32        2624(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10944(SI)
-	VPDPBUSD.BCST    204(R9), Y1, Y18
-	VPDPBUSD.BCST    204(R12), Y1, Y19
-	VMOVDQU          1312(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2848(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     108(R10), Y16
-	VPBROADCASTD     108(R13), Y17
-	VPDPBUSD.BCST    144(R9), Y0, Y16
-	VPDPBUSD.BCST    144(R12), Y0, Y17
-	VMOVDQU          2848(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     156(R10), Y20
-	VPBROADCASTD     156(R13), Y21
-	VPDPBUSD.BCST    208(R9), Y1, Y20
-	VPDPBUSD.BCST    208(R12), Y1, Y21
-	VMOVDQU          1376(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2912(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    228(R9), Z1, Z22
+	VPDPBUSD.BCST    228(R12), Z1, Z23
+	VMOVDQU32        1664(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2688(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    168(R9), Z0, Z16
+	VPDPBUSD.BCST    168(R12), Z0, Z17
+	VMOVDQU32        2688(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11008(SI)
-	VPDPBUSD.BCST    148(R9), Y0, Y16
-	VPDPBUSD.BCST    148(R12), Y0, Y17
-	VMOVDQU          2912(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    212(R9), Y1, Y20
-	VPDPBUSD.BCST    212(R12), Y1, Y21
-	VMOVDQU          1440(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2976(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    232(R9), Z1, Z22
+	VPDPBUSD.BCST    232(R12), Z1, Z23
+	VMOVDQU32        1728(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2752(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11072(SI)
-	VPDPBUSD.BCST    152(R9), Y0, Y16
-	VPDPBUSD.BCST    152(R12), Y0, Y17
-	VMOVDQU          2976(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    216(R9), Y1, Y20
-	VPDPBUSD.BCST    216(R12), Y1, Y21
-	VMOVDQU          1504(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3040(SI), Y2
-	VPSLLW           $0x04, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    156(R9), Y0, Y16
-	VPDPBUSD.BCST    156(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      608(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      608(R8), Y17, Y31
-	VMOVDQU          3040(SI), Y2
-	VMOVDQA          Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    172(R9), Z0, Z16
+	VPDPBUSD.BCST    172(R12), Z0, Z17
+	VMOVUPS          640(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        2752(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11136(SI)
-	VPDPBUSD.BCST    220(R9), Y1, Y20
-	VPDPBUSD.BCST    220(R12), Y1, Y21
-	VMOVDQU          1568(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2592(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPBROADCASTD     120(R10), Y16
-	VPBROADCASTD     120(R13), Y17
-	VPDPBUSD.BCST    160(R9), Y0, Y16
-	VPDPBUSD.BCST    160(R12), Y0, Y17
-	VMOVDQU          2592(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    236(R9), Z1, Z22
+	VPDPBUSD.BCST    236(R12), Z1, Z23
+	VMOVDQU32        1792(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2816(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11200(SI)
-	VPBROADCASTD     168(R10), Y22
-	VPBROADCASTD     168(R13), Y23
-	VPDPBUSD.BCST    224(R9), Y1, Y22
-	VPDPBUSD.BCST    224(R12), Y1, Y23
-	VMOVDQU          1632(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2656(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    164(R9), Y0, Y16
-	VPDPBUSD.BCST    164(R12), Y0, Y17
-	VMOVDQU          2656(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPBROADCASTD     132(R10), Z16
+	VPBROADCASTD     132(R13), Z17
+	VPDPBUSD.BCST    176(R9), Z0, Z16
+	VPDPBUSD.BCST    176(R12), Z0, Z17
+	VMOVDQU32        2816(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11264(SI)
-	VPDPBUSD.BCST    228(R9), Y1, Y22
-	VPDPBUSD.BCST    228(R12), Y1, Y23
-	VMOVDQU          1696(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2720(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    168(R9), Y0, Y16
-	VPDPBUSD.BCST    168(R12), Y0, Y17
-	VMOVDQU          2720(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    232(R9), Y1, Y22
-	VPDPBUSD.BCST    232(R12), Y1, Y23
-	VMOVDQU          1760(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2784(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPBROADCASTD     180(R10), Z24
+	VPBROADCASTD     180(R13), Z25
+	VPDPBUSD.BCST    240(R9), Z1, Z24
+	VPDPBUSD.BCST    240(R12), Z1, Z25
+	VMOVDQU32        1856(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2880(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
+	VPDPBUSD.BCST    180(R9), Z0, Z16
+	VPDPBUSD.BCST    180(R12), Z0, Z17
+	VMOVDQU32        2880(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11328(SI)
-	VPDPBUSD.BCST    172(R9), Y0, Y16
-	VPDPBUSD.BCST    172(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      672(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      672(R8), Y17, Y31
-	VMOVDQU          2784(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    236(R9), Y1, Y22
-	VPDPBUSD.BCST    236(R12), Y1, Y23
-	VMOVDQU          1824(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2848(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
+	VPDPBUSD.BCST    244(R9), Z1, Z24
+	VPDPBUSD.BCST    244(R12), Z1, Z25
+	VMOVDQU32        1920(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        2944(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11392(SI)
-	VPBROADCASTD     132(R10), Y16
-	VPBROADCASTD     132(R13), Y17
-	VPDPBUSD.BCST    176(R9), Y0, Y16
-	VPDPBUSD.BCST    176(R12), Y0, Y17
-	VMOVDQU          2848(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPBROADCASTD     180(R10), Y24
-	VPBROADCASTD     180(R13), Y25
-	VPDPBUSD.BCST    240(R9), Y1, Y24
-	VPDPBUSD.BCST    240(R12), Y1, Y25
-	VMOVDQU          1888(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2912(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    180(R9), Y0, Y16
-	VPDPBUSD.BCST    180(R12), Y0, Y17
-	VMOVDQU          2912(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    184(R9), Z0, Z16
+	VPDPBUSD.BCST    184(R12), Z0, Z17
+	VMOVDQU32        2944(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
 	PREFETCHT1       11456(SI)
-	VPDPBUSD.BCST    244(R9), Y1, Y24
-	VPDPBUSD.BCST    244(R12), Y1, Y25
-	VMOVDQU          1952(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          2976(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    184(R9), Y0, Y16
-	VPDPBUSD.BCST    184(R12), Y0, Y17
-	VMOVDQU          2976(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
+	VPDPBUSD.BCST    248(R9), Z1, Z24
+	VPDPBUSD.BCST    248(R12), Z1, Z25
+	VMOVDQU32        1984(SI), Z0
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z15, Z0, Z0
+	VPANDD           Z15, Z1, Z1
+	VMOVDQU32        3008(SI), Z2
+	VPSLLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11520(SI)
-	VPDPBUSD.BCST    248(R9), Y1, Y24
-	VPDPBUSD.BCST    248(R12), Y1, Y25
-	VMOVDQU          2016(SI), Y0
-	VPSRLW           $0x04, Y0, Y1
-	VPAND            Y15, Y0, Y0
-	VPAND            Y15, Y1, Y1
-	VMOVDQU          3040(SI), Y2
-	VPSLLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y0, Y0
-	VPDPBUSD.BCST    188(R9), Y0, Y16
-	VPDPBUSD.BCST    188(R12), Y0, Y17
-	VCVTDQ2PS        Y16, Y16
-	VFMADD231PS      736(R8), Y16, Y9
-	VCVTDQ2PS        Y17, Y17
-	VFMADD231PS      736(R8), Y17, Y31
-	VCVTDQ2PS        Y18, Y18
-	VFMADD231PS      800(R8), Y18, Y9
-	VCVTDQ2PS        Y19, Y19
-	VFMADD231PS      800(R8), Y19, Y31
-	VCVTDQ2PS        Y20, Y20
-	VFMADD231PS      864(R8), Y20, Y9
-	VCVTDQ2PS        Y21, Y21
-	VFMADD231PS      864(R8), Y21, Y31
-	VCVTDQ2PS        Y22, Y22
-	VFMADD231PS      928(R8), Y22, Y9
-	VCVTDQ2PS        Y23, Y23
-	VFMADD231PS      928(R8), Y23, Y31
-	VMOVDQU          3040(SI), Y2
-	VPSRLW           $0x02, Y2, Y2
-	VPAND            Y14, Y2, Y2
-	VPOR             Y2, Y1, Y1
-	VPDPBUSD.BCST    252(R9), Y1, Y24
-	VPDPBUSD.BCST    252(R12), Y1, Y25
-	VCVTDQ2PS        Y24, Y24
-	VFMADD231PS      992(R8), Y24, Y9
-	VCVTDQ2PS        Y25, Y25
-	VFMADD231PS      992(R8), Y25, Y31
-	MOVQ             (R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R10), Y8, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R10), Y9, Y4
-	VMOVUPS          Y4, 32(DI)
-	ADDQ             8(R11), DI
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST 8(R13), Y30, Y4
-	VMOVUPS          Y4, (DI)
-	VMOVUPS          32(DI), Y4
-	VFMADD231PS.BCST 8(R13), Y31, Y4
-	VMOVUPS          Y4, 32(DI)
+	VPDPBUSD.BCST    188(R9), Z0, Z16
+	VPDPBUSD.BCST    188(R12), Z0, Z17
+	VMOVUPS          704(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          768(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VMOVUPS          832(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VMOVUPS          896(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VMOVDQU32        3008(SI), Z2
+	VPSRLW           $0x02, Z2, Z2
+	VPANDD           Z14, Z2, Z2
+	VPORD            Z2, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z24
+	VPDPBUSD.BCST    252(R12), Z1, Z25
+	VMOVUPS          960(R8), Z4
+	VCVTDQ2PS        Z24, Z24
+	VFMADD231PS      Z4, Z24, Z8
+	VCVTDQ2PS        Z25, Z25
+	VFMADD231PS      Z4, Z25, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x00000d20, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x000000c0, R10
@@ -16363,5 +9166,8 @@ block:
 	ADDQ             $0x000000c0, R13
 	DECQ             CX
 	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
 	VZEROUPPER
 	RET

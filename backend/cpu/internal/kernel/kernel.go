@@ -33,9 +33,10 @@ type Set struct {
 	readAhead func(p *byte, n int)         // reads n bytes in order
 
 	vector bool // there is assembly for the functions of exp.go
+	wide   bool // and of avx512
 }
 
-// Name is "generic", "avx2" or "avx512".
+// Name is "generic", "avx2", "avx512" or "amx".
 func (s *Set) Name() string { return s.name }
 
 // A Variant is one way to run the kernels. Set is nil where Err says why it
@@ -60,20 +61,56 @@ func Generic() *Set {
 	}
 }
 
+// builders are how each variant is had, slowest first.
+func builders() []builder {
+	return []builder{
+		{"generic", func() (*Set, error) { return Generic(), nil }, true},
+		{"avx2", AVX2, true},
+		{"avx512", AVX512, true},
+		{"amx", AMX, false},
+	}
+}
+
+type builder struct {
+	name  string
+	build func() (*Set, error)
+	// proven says that the tests have passed on a machine that has all that the
+	// variant needs, as bench/LOG.md records.
+	proven bool
+}
+
+func (b builder) variant() Variant {
+	s, err := b.build()
+	return Variant{b.name, s, err}
+}
+
 // Variants lists all variants, slowest first.
 func Variants() []Variant {
-	list := []Variant{{Name: "generic", Set: Generic()}, {Name: "avx2"}, {Name: "avx512"}}
-	list[1].Set, list[1].Err = AVX2()
-	list[2].Set, list[2].Err = AVX512()
+	var list []Variant
+	for _, b := range builders() {
+		list = append(list, b.variant())
+	}
 	return list
 }
 
-// Best returns the fastest variant that runs here.
+// Find returns the variant of that name; ok is false where there is none.
+func Find(name string) (v Variant, ok bool) {
+	for _, b := range builders() {
+		if b.name == name {
+			return b.variant(), true
+		}
+	}
+	return Variant{}, false
+}
+
+// Best returns the fastest variant that runs here, of those that are known to work.
 func Best() *Set {
 	best := Generic()
-	for _, v := range Variants() {
-		if v.Set != nil {
-			best = v.Set
+	for _, b := range builders() {
+		if b.proven {
+			if v := b.variant(); v.Set != nil {
+				best = v.Set
+			}
 		}
 	}
 	return best

@@ -13,13 +13,26 @@ func AVX2() (*Set, error) { return nil, errNoasm }
 // AVX512 returns the kernels for AVX-512 with VNNI, or why they do not run here.
 func AVX512() (*Set, error) { return nil, errNoasm }
 
-// Without assembly no Set has vector set, so that these are never called.
+// AMX returns the kernels for AMX, or why they do not run here.
+func AMX() (*Set, error) { return nil, errNoasm }
 
-func scaleMaxAVX2([]float32, float32, *float32) { panic(errNoasm) }
-func expSumAVX2([]float32, float32, *float32)   { panic(errNoasm) }
-func swigluAVX2(_, _, _ []float32)              { panic(errNoasm) }
-func addAVX2(_, _, _ []float32)                 { panic(errNoasm) }
-func mixAVX2(_, _ []float32, _, _ float32)      { panic(errNoasm) }
-func widenF16AVX2([]float32, []uint16)          { panic(errNoasm) }
-func widenPairsAVX2([]float32, []uint16)        { panic(errNoasm) }
-func roundBF16AVX2([]uint16, []float32)         { panic(errNoasm) }
+// Without assembly no Set has vector or wide set, so that these are never called.
+
+func dotsAMX(*int64)                                   { panic(errNoasm) }
+func scaleMaxAVX2([]float32, float32, *float32)        { panic(errNoasm) }
+func expSumAVX2([]float32, float32, *float32)          { panic(errNoasm) }
+func swigluAVX2(_, _, _ []float32)                     { panic(errNoasm) }
+func scaleMaxAVX512([]float32, float32) float32        { panic(errNoasm) }
+func expSumAVX512([]float32, float32) float32          { panic(errNoasm) }
+func swigluAVX512(_, _, _ []float32)                   { panic(errNoasm) }
+func widenBF16AVX2([]float32, []uint16)                { panic(errNoasm) }
+func widenQ8KeysAVX2([]float32, *byte, *uint16, *byte) { panic(errNoasm) }
+func widenQ8AVX2([]float32, *byte, *uint16, *byte)     { panic(errNoasm) }
+func roundF16AVX2([]uint16, []float32)                 { panic(errNoasm) }
+func askAVX2(*byte, int)                               { panic(errNoasm) }
+func addAVX2(_, _, _ []float32)                        { panic(errNoasm) }
+func mixAVX2(_, _ []float32, _, _ float32)             { panic(errNoasm) }
+func widenF16AVX2([]float32, []uint16)                 { panic(errNoasm) }
+func widenPairsAVX2([]float32, []uint16)               { panic(errNoasm) }
+func roundBF16AVX2([]uint16, []float32)                { panic(errNoasm) }
+func packWordsAVX2(_, _ *byte, _, _, _, _, _ int)      { panic(errNoasm) }

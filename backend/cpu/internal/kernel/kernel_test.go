@@ -15,7 +15,7 @@ import (
 // forAll runs f with every variant; one that cannot run here is skipped with
 // the name of what is missing.
 func forAll(t *testing.T, f func(t *testing.T, s *Set)) {
-	for _, v := range Variants() {
+	for _, v := range emulatedTiles(Variants()) {
 		t.Run(v.Name, func(t *testing.T) {
 			if v.Err != nil {
 				t.Skip(v.Err)
@@ -64,6 +64,8 @@ type problem struct {
 	size func(r, j, i int) float64
 	// tiny is how far underflow moves a term.
 	tiny float64
+	// tile is the steps that a tile of amx adds up at once; else 0.
+	tile int
 }
 
 // width is the number of outputs of a row.
@@ -142,6 +144,9 @@ func (p *problem) again(t *testing.T, s *Set, rnd *rand.Rand, start, got []float
 	}
 	cut := append([]float32(nil), start...)
 	at := rnd.IntN(p.steps + 1)
+	if p.tile > 0 && s.Name() == "amx" {
+		at -= at % p.tile
+	}
 	p.run(s, cut, 0, p.rows, 0, at, accumulate)
 	p.run(s, cut, 0, p.rows, at, p.steps, true)
 	for i := range got {
@@ -233,7 +238,7 @@ func (f floatKind[X, W]) problem(rnd *rand.Rand, panels, rows, steps int, wild b
 			f.run(s, panels, out, outStride, x[min(r*xStride+from*f.unit, len(x)):], xStride, w[min(from*wStride, len(w)):], wStride, wStep, rows, (to-from)*f.unit, accumulate)
 		},
 		term: func(r, j, i int) float64 {
-			sum := 0.0
+			sum := math.Copysign(0, -1) // keeps the sign of a zero
 			for u := range f.unit {
 				sum += value(f.widenX(x[r*xStride+i*f.unit+u])) * value(f.widen(w[j/Panel*wStep+i*wStride+j%Panel*f.unit+u]))
 			}
@@ -250,7 +255,7 @@ func (f floatKind[X, W]) problem(rnd *rand.Rand, panels, rows, steps int, wild b
 		}
 	}
 	if f.daz {
-		p.tiny = 0x1p-126
+		p.tiny, p.tile = 0x1p-126, tileSide
 	}
 	return p
 }
@@ -419,12 +424,15 @@ func panics(f func()) (text string) {
 func TestVariants(t *testing.T) {
 	var last *Set
 	for i, v := range Variants() {
-		if v.Name != []string{"generic", "avx2", "avx512"}[i] || (v.Set == nil) != (v.Err != nil) {
+		if v.Name != []string{"generic", "avx2", "avx512", "amx"}[i] || (v.Set == nil) != (v.Err != nil) {
 			t.Errorf("variant %d is %+v", i, v)
 		}
 		if v.Set != nil {
-			if last = v.Set; last.Name() != v.Name {
-				t.Errorf("set of %s is called %s", v.Name, last.Name())
+			if v.Name != "amx" { // never a default
+				last = v.Set
+			}
+			if v.Set.Name() != v.Name {
+				t.Errorf("set of %s is called %s", v.Name, v.Set.Name())
 			}
 		}
 	}
