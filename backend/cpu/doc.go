@@ -19,11 +19,12 @@
 //
 // # Weights
 //
-// Packed weights are panels of 16 rows. Float types are stored [panel][k][16];
-// Q8_0 as the int8 kernel wants it, [panel][block] of 16 scales and 512 codes;
-// every other block type [panel][block][16 rows], the file's bytes unchanged.
-// Types without a kernel of their own are decoded a tile at a time, once for
-// all rows of a step, and multiplied as F32.
+// Packed weights are panels of 16 rows. F32 and F16 are stored [panel][k][16],
+// BF16 by pairs of inputs, [panel][k/2][16][2]; block types hold the file's fields
+// in the file's order, each interleaved over the 16 rows by units of 1, 2 or 4
+// bytes. Nothing is added but a zero where a BF16 row has no whole pair at its end.
+// Types without a kernel of their own are stored [panel][block][16 rows], decoded
+// a tile at a time, once for all rows of a step, and multiplied as F32.
 //
 // # Slow operations
 //

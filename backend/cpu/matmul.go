@@ -140,7 +140,7 @@ func (m *matmulTask) prepare(e *exec, pairs bool) {
 		m.x = newInput[float32](&e.arena, m.rows, m.k, valueLen, 4)
 	}
 	if t.dot {
-		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen, 8)
+		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen, 32)
 	}
 	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
 	*t = roundTask{}
