@@ -82,25 +82,33 @@ type matmulPart struct {
 	dot    bool           // the weight takes bfloat16
 }
 
+// matMul takes so many rows at a time that a block of their columns and the outputs
+// of some panels stay in the second-level cache.
 func (e *exec) matMul(a *backend.Args) {
+	const most = 512
+	rows := a.In[0].Rows()
+	for from := 0; from < rows; from += most {
+		e.matMulRows(a, from, min(most, rows-from))
+	}
+}
+
+func (e *exec) matMulRows(a *backend.Args, from, rows int) {
 	m := &e.matmul
 	in := &a.In[0]
-	m.rows, m.k = in.Rows(), in.Cols()
+	m.rows, m.k = rows, in.Cols()
 	m.parts, m.panels, m.codes = a.Weights(), 0, 1
 	if a.Round.Twice() {
 		m.codes = 2
 	}
-	if m.rows == 0 {
-		return
-	}
 	t := &e.round
-	*t = roundTask{m: m, round: a.Round, in: elems[float32](in), stride: in.RowStride(), perChunk: max(1, chunkElems/m.k)}
+	*t = roundTask{m: m, round: a.Round, in: elems[float32](in)[from*in.RowStride():], stride: in.RowStride(), perChunk: max(1, chunkElems/m.k)}
 	mark := e.arena.mark()
 	pairs := false
 	for i := range m.parts {
 		p, w := &m.part[i], a.W[i]
 		p.w, p.first = w, m.panels
-		p.out, p.stride = elems[float32](&a.Out[i]), a.Out[i].RowStride()
+		p.stride = a.Out[i].RowStride()
+		p.out = elems[float32](&a.Out[i])[from*p.stride:]
 		switch w := w.(type) {
 		case *packed:
 			p.format = e.b.kernels.Format(w.typ)
