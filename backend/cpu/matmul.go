@@ -40,9 +40,9 @@ type input[T number] struct {
 }
 
 // newInput takes room for rows of k columns, in blocks of at most cols, whole groups,
-// where there are enough rows for that to matter. Rows are a cache line longer, since those a power of two
-// apart compete for the same lines of the first-level cache. An odd k is made even
-// by zeros, as pairs want it.
+// where there are enough rows for that to matter. Rows are a cache line longer, since
+// those a power of two apart compete for the same lines of the first-level cache. An
+// odd k is made even by zeros, as pairs want it.
 func newInput[T number](a *arena, rows, k, cols, group int) input[T] {
 	var one T
 	in := input[T]{cols: k + k%2, rows: rows}
@@ -185,7 +185,7 @@ type roundTask struct {
 	in       []float32 // [rows, stride]
 	stride   int
 	perChunk int
-	codes    bool // fill m.xq and the parts' meta
+	codes    bool // fill m.q and the parts' meta
 	dot      bool // fill m.b
 	values   bool // fill m.x
 }
@@ -201,12 +201,15 @@ func (t *roundTask) run(w *worker, chunk int) {
 		case t.round == backend.RoundToBF16:
 			t.bf16(w, r, x)
 		default:
-			sum := slice[float32](&w.scratch, m.k)
-			clear(sum)
+			var sum []float32
+			if t.values {
+				sum = slice[float32](&w.scratch, m.k)
+				clear(sum)
+			}
 			for i := range m.codes {
 				x = t.code(w, r, i, x, sum)
 			}
-			if t.values {
+			if sum != nil {
 				m.x.set(r, sum)
 			}
 		}
@@ -229,7 +232,7 @@ func (t *roundTask) bf16(w *worker, r int, x []float32) {
 }
 
 // code rounds x, which is row r or, where i is 1, what its first codes leave. It
-// returns what these leave, and adds to sum what they stand for.
+// returns what these leave, and adds to sum, unless nil, what they stand for.
 func (t *roundTask) code(w *worker, r, i int, x, sum []float32) []float32 {
 	m, group := t.m, t.round.Group()
 	length := m.k
@@ -254,7 +257,7 @@ func (t *roundTask) code(w *worker, r, i int, x, sum []float32) []float32 {
 				p.format.Metas(p.metas(&m.q, at, col)[:n/p.format.Sub], sums, d)
 			}
 		}
-		if t.values {
+		if sum != nil {
 			for i, c := range q {
 				sum[col+i] += float32(float32(c) * d[i/group])
 			}

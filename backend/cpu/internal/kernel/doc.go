@@ -2,13 +2,14 @@
 // over slices, without goroutines, state or allocation.
 //
 // A weight of N outputs and K inputs is cut into panels of [Panel] outputs.
-// A float panel is [K][16] elements, input by input. A panel of a block type has
+// A float panel is [K][16] elements, input by input, that of BF16 weights
+// [K/2][16][2]. A panel of a block type has
 // the fields of a block in the file's order, each interleaved over its 16
 // outputs by units of 1, 2 or 4 bytes. A [Format] is what a type needs: a
 // function that unpacks codes to bytes and multiplies the scales out, and one of
 // six integer products, by the length of a sub-block, of a block, and by
-// minima. avx512 has each product for two panels at once too, and for one row
-// without unpacking; all give the same bits.
+// minima. avx512 has each product for two panels at once too, and for one or two
+// rows without unpacking; all give the same bits.
 //
 // Four variants exist. "generic" is Go and runs everywhere, also when built
 // with the tag noasm. "avx2" needs AVX2, FMA and F16C; "avx512" needs AVX-512
