@@ -85,16 +85,42 @@ func checkWeights(a *Args, name string, k int) int {
 	return n
 }
 
-func checkMatMul(a *Args, name string) {
+// checkProduct checks the input and the weights of a product.
+func checkProduct(a *Args, name string) (rows, weights int) {
 	r, k := a.In[0].Rows(), a.In[0].Cols()
 	matrix(name, "x", &a.In[0], F32, r, k)
 	n := checkWeights(a, name, k)
 	if g := a.Round.Group(); g > 0 && k%g != 0 {
 		panic(shapeErr(name, "%d columns are not whole groups of %d", k, g))
 	}
+	return r, n
+}
+
+func checkMatMul(a *Args, name string) {
+	r, n := checkProduct(a, name)
 	for i := range n {
 		matrix(name, "an output", &a.Out[i], F32, r, a.W[i].Rows())
 	}
+}
+
+func checkMatMulAdd(a *Args, name string) {
+	r, n := checkProduct(a, name)
+	if n != 1 {
+		panic(shapeErr(name, "%d weights", n))
+	}
+	matrix(name, "what is added to", &a.In[1], F32, r, a.W[0].Rows())
+	matrix(name, "the output", &a.Out[0], F32, r, a.W[0].Rows())
+}
+
+func checkMatMulSwiGLU(a *Args, name string) {
+	r, n := checkProduct(a, name)
+	if n != 2 {
+		panic(shapeErr(name, "%d weights", n))
+	}
+	if g, u := a.W[0], a.W[1]; g.Rows() != u.Rows() {
+		panic(shapeErr(name, "gate %s is [%d %d], up %s [%d %d]", g.Name(), g.Rows(), g.Cols(), u.Name(), u.Rows(), u.Cols()))
+	}
+	matrix(name, "the output", &a.Out[0], F32, r, a.W[0].Rows())
 }
 
 func checkMatMulBackward(a *Args, name string) {

@@ -9,7 +9,7 @@ package backend
 //
 // Out[0] may be the same view as In[0] in RMSNorm, RoPE, RoPEBackward, SwiGLU,
 // SwiGLUBackward, Softmax, SoftmaxBackward and the element-wise operations (Add
-// to GELUBackward). Otherwise outputs overlap neither inputs nor each other.
+// to GELUBackward), and as In[1] in MatMulAdd. Otherwise outputs overlap neither inputs nor each other.
 //
 // Gradients of activations are overwritten; gradients of weights (dW, dw) are
 // added to. An absent output of a backward operation is not computed.
@@ -28,6 +28,12 @@ const (
 	// Out[1+i] dW_i[n,k] += sum_r dy_i[r,n] x[r,k].
 	// In[0] x [R,K], In[1+i] dy_i [R,N_i].
 	MatMulBackward
+	// MatMulAdd adds one product to In[1] [R,N], and MatMulSwiGLU is SwiGLU of two:
+	// Out[0] = In[1] + y_0 and Out[0] = silu(y_0) * y_1, y_i what MatMul gives for
+	// W[i]. Out [R,N]. Where products are F32 the bits are those of one operation
+	// after the other.
+	MatMulAdd
+	MatMulSwiGLU
 
 	// RMSNorm: Out[0][r,d] = x[r,d] * w[d] / sqrt(mean_d x[r,d]^2 + Eps).
 	// In[0] x [R,D], In[1] w [D] (https://arxiv.org/abs/1910.07467, eq. 4).
@@ -195,6 +201,8 @@ var ops = [numOps]struct {
 	NoOp:              {"NoOp", nil, nil},
 	MatMul:            {"MatMul", checkMatMul, []Op{MatMulBackward}},
 	MatMulBackward:    {"MatMulBackward", checkMatMulBackward, nil},
+	MatMulAdd:         {"MatMulAdd", checkMatMulAdd, []Op{MatMulBackward, Copy}},
+	MatMulSwiGLU:      {"MatMulSwiGLU", checkMatMulSwiGLU, []Op{MatMul, SwiGLUBackward, MatMulBackward}},
 	RMSNorm:           {"RMSNorm", checkRMSNorm, []Op{RMSNormBackward}},
 	RMSNormBackward:   {"RMSNormBackward", checkRMSNormBackward, nil},
 	RoPETable:         {"RoPETable", checkRoPETable, nil},

@@ -65,22 +65,14 @@ func (t *transformer) hidden(c *tensor.Context, ids []int32) *tensor.Tensor {
 	rope := t.RoPE.Table(c)             // [R, hd]
 	want, mark := c.Layout().Logits, c.Mark()
 	for i, l := range t.Layers {
-		x = c.Keep(mark, x, l.attend(c, x, rope, i))
+		x = l.Attention.AddTo(c, x, l.AttnNorm.Forward(c, x), rope, i)
+		c.Release(mark)
 		if i == len(t.Layers)-1 && len(want) < len(ids) { // nothing looks at the other rows any more
 			x = tensor.Gather(c, x, want)
 			mark = c.Mark()
 		}
-		x = c.Keep(mark, x, l.feed(c, x))
+		x = l.FFN.AddTo(c, x, l.FFNNorm.Forward(c, x))
+		c.Release(mark)
 	}
 	return t.Norm.Forward(c, x)
-}
-
-// attend and feed are the halves of a layer; each keeps the shape [R,D] and gives
-// its memory back.
-func (l *layer) attend(c *tensor.Context, x, rope *tensor.Tensor, i int) *tensor.Tensor {
-	return tensor.Add(c, x, l.Attention.Forward(c, l.AttnNorm.Forward(c, x), rope, i))
-}
-
-func (l *layer) feed(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
-	return tensor.Add(c, x, l.FFN.Forward(c, l.FFNNorm.Forward(c, x)))
 }

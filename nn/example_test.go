@@ -175,3 +175,22 @@ func ExampleParams() {
 	// v_proj.bias [4]
 	// o_proj.weight [8 8]
 }
+
+// The residual stream of a model.
+func ExampleLinear_AddTo() {
+	l := nn.NewLinear(2, 3, true)
+	load(cpu.Default(), l)
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		return l.AddTo(c, write(c, []float32{10, 20, 30}, 1, 3), write(c, []float32{1, 2}, 1, 2))
+	})
+	// Output: [1 3] [10.20 20.90 31.60]
+}
+
+func ExampleFeedForward_AddTo() {
+	l := nn.NewFeedForward(2, 3, false)
+	load(cpu.Default(), l)
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		return l.AddTo(c, write(c, []float32{10, 20}, 1, 2), write(c, []float32{1, 2}, 1, 2))
+	})
+	// Output: [1 2] [10.36 20.97]
+}

@@ -27,6 +27,15 @@ func (l *Linear) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
 	return project(c, x, [backend.MaxWeights]*Linear{l})[0]
 }
 
+// AddTo returns y + x W^T + b for y [R,out] and x [R,in]. Without a tape the sum
+// takes the place of y, which must not be used again but as the result.
+func (l *Linear) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
+	if l.Bias != nil {
+		return tensor.AddTo(c, y, l.Forward(c, x))
+	}
+	return tensor.MatMulAdd(c, y, x, l.Weight)
+}
+
 // project applies several layers to one input, their products in one dispatch.
 func project(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear) [backend.MaxWeights]*tensor.Tensor {
 	var ws [backend.MaxWeights]*tensor.Param
@@ -118,11 +127,21 @@ func NewAttention(dim, heads, kvHeads, headDim int, bias, outBias bool) *Attenti
 // Forward keeps the shape [R,D]. rope is RoPE.Table of the step; layer is the
 // layer's place in the pages of keys and values.
 func (l *Attention) Forward(c *tensor.Context, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
+	return l.WO.Forward(c, l.heads(c, x, rope, layer))
+}
+
+// AddTo is Forward added to y [R,D], as Linear.AddTo.
+func (l *Attention) AddTo(c *tensor.Context, y, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
+	return l.WO.AddTo(c, y, l.heads(c, x, rope, layer))
+}
+
+// heads is what the heads attend to [R,H*hd].
+func (l *Attention) heads(c *tensor.Context, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
 	p := project(c, x, [backend.MaxWeights]*Linear{l.WQ, l.WK, l.WV})
 	q := tensor.RoPE(c, p[0], rope) // [R, H*hd]
 	k := tensor.RoPE(c, p[1], rope) // [R, G*hd]
 	scale := float32(1 / math.Sqrt(float64(l.HeadDim)))
-	return l.WO.Forward(c, tensor.Attention(c, q, k, p[2], layer, scale))
+	return tensor.Attention(c, q, k, p[2], layer, scale)
 }
 
 // FeedForward is down(silu(gate(x)) * up(x)) (https://arxiv.org/abs/2002.05202).
@@ -143,6 +162,19 @@ func NewFeedForward(dim, hidden int, bias bool) *FeedForward {
 
 // Forward keeps the shape [R,D].
 func (l *FeedForward) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	return l.Down.Forward(c, l.gated(c, x))
+}
+
+// AddTo is Forward added to y [R,D], as Linear.AddTo.
+func (l *FeedForward) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
+	return l.Down.AddTo(c, y, l.gated(c, x))
+}
+
+// gated is silu(gate(x)) * up(x) [R,F].
+func (l *FeedForward) gated(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	if l.Gate.Bias == nil && l.Up.Bias == nil {
+		return tensor.MatMulSwiGLU(c, x, l.Gate.Weight, l.Up.Weight)
+	}
 	p := project(c, x, [backend.MaxWeights]*Linear{l.Gate, l.Up})
-	return l.Down.Forward(c, tensor.SwiGLU(c, p[0], p[1]))
+	return tensor.SwiGLU(c, p[0], p[1])
 }

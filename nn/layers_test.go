@@ -89,6 +89,30 @@ func TestFeedForward(t *testing.T) {
 	})
 }
 
+// TestAddTo: the bits of Forward and an addition.
+func TestAddTo(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		if b.Describe().Device == "ref" {
+			t.Skip("sums in float64")
+		}
+		for _, bias := range []bool{false, true} {
+			const r, dim, hidden = 3, 20, 37
+			l := nn.NewFeedForward(dim, hidden, bias)
+			fill(t, b, l)
+			x, y, c := random(r*dim), random(r*dim), newContext(t, b)
+			want := step(t, c, nil, backend.KV{}, func() *tensor.Tensor {
+				return tensor.Add(c, write(c, y, r, dim), l.Forward(c, write(c, x, r, dim)))
+			})
+			got := step(t, c, nil, backend.KV{}, func() *tensor.Tensor {
+				return l.AddTo(c, write(c, y, r, dim), write(c, x, r, dim))
+			})
+			if !slices.Equal(got, want) {
+				t.Errorf("bias %v: %v, want %v", bias, got, want)
+			}
+		}
+	})
+}
+
 // attention is a layer with its rotation and the geometry of its pages.
 type attention struct {
 	*nn.Attention
@@ -133,7 +157,8 @@ func (l attention) forward(t testing.TB, b backend.Backend, x []float32, chunk i
 		out = append(out, step(t, c, layout, l.kv, func() *tensor.Tensor {
 			rope := l.rope.Table(c)
 			y := l.Forward(c, write(c, x[from*dim:(from+rows)*dim], rows, dim), rope, 1)
-			l.Forward(c, write(c, make([]float32, rows*dim), rows, dim), rope, 0) // another layer of the same pages
+			zeros := func() *tensor.Tensor { return write(c, make([]float32, rows*dim), rows, dim) }
+			l.AddTo(c, zeros(), zeros(), rope, 0) // another layer of the same pages
 			return y
 		})...)
 	}

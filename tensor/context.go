@@ -113,25 +113,15 @@ func (c *Context) Read(dst []float32, x *Tensor) { c.exec.Read(dst, c.use(x)) }
 // Write copies host numbers to a contiguous F32 tensor.
 func (c *Context) Write(x *Tensor, src []float32) { c.exec.Write(c.use(x), src) }
 
-// Mark and Keep bound the memory of a deep model: Keep moves y into the
-// storage of x, which was made before the mark, gives back what was allocated
-// since the mark, and returns the tensor to go on with. With a tape, which
-// needs every activation, it returns y and gives back nothing.
+// Mark and Release bound the memory of a deep model: what a layer adds to the
+// residual stream by AddTo or MatMulAdd takes the stream's place, and the rest of the
+// layer's memory is given back.
 func (c *Context) Mark() Mark { return Mark{arena: c.exec.Mark(), tensors: c.used} }
 
 // Mark is a point in a step's memory.
 type Mark struct {
 	arena   int64
 	tensors int
-}
-
-// Keep is described at Mark.
-func (c *Context) Keep(m Mark, x, y *Tensor) *Tensor {
-	a := c.begin()
-	a.In[0], a.Out[0] = c.use(y), c.use(x)
-	c.exec.Run(backend.Copy, a)
-	c.Release(m)
-	return x
 }
 
 // Release gives back what was allocated since the mark. With a tape it does
@@ -169,6 +159,14 @@ func (c *Context) use(x *Tensor) backend.View {
 		panic(&StaleError{Shape: x.view.Shape})
 	}
 	return x.view
+}
+
+// place is where a sum goes that takes the place of x. Numbers of a parameter stay.
+func (c *Context) place(x *Tensor) *Tensor {
+	if x.param {
+		return c.New(backend.F32, x.Shape())
+	}
+	return x
 }
 
 // StaleError is the value of the panic when a tensor is used that was released,

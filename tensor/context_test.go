@@ -50,9 +50,9 @@ func TestManyTensors(t *testing.T) {
 	})
 }
 
-// TestKeep: the result of a layer moves to where its input was, the layer's
-// memory is used again, and what was made before stays.
-func TestKeep(t *testing.T) {
+// TestAddTo: what a layer adds takes the place of its input, the layer's memory is
+// used again, and what was made before stays.
+func TestAddTo(t *testing.T) {
 	each(t, func(t *testing.T, b backend.Backend) {
 		const n = 4096
 		c := newContext(t, b, tensor.Options{})
@@ -61,25 +61,29 @@ func TestKeep(t *testing.T) {
 			step(t, c, nil, backend.KV{}, func() {
 				before := write(c, random(3), 3)
 				held := read(c, before)
-				x, one := write(c, make([]float32, n), n), write(c, slices.Repeat([]float32{1}, n), n)
+				x, one, zero := write(c, make([]float32, n), n), write(c, slices.Repeat([]float32{1}, n), n), write(c, make([]float32, n), n)
 				mark := c.Mark()
 				for layer := range layers {
 					input := x
-					y := tensor.Add(c, x, one)
-					x = c.Keep(mark, x, y)
+					y := tensor.Add(c, one, zero)
+					x = tensor.AddTo(c, x, y)
+					c.Release(mark)
 					if x != input {
-						t.Fatal("Keep returns another tensor")
+						t.Fatal("AddTo returns another tensor")
 					}
 					compare(t, "the residual", read(c, x), slices.Repeat([]number{exact(float32(layer + 1))}, n))
-					panics[*tensor.StaleError](t, "a result that was moved", nil, func() { read(c, y) })
+					panics[*tensor.StaleError](t, "a tensor of the layer", nil, func() { read(c, y) })
 				}
 				if !slices.Equal(read(c, before), held) {
-					t.Error("Keep changed another tensor")
+					t.Error("AddTo changed another tensor")
 				}
+				p := vector(t, b, []float32{1, 2}, 1)
+				tensor.AddTo(c, p.Value(), p.Value())
+				compare(t, "a parameter", read(c, p.Value()), []number{exact(1), exact(2)})
 			})
 			peak[i] = c.Scratch()
 		}
-		if peak[0] < 3*4*n || peak[0] != peak[1] {
+		if peak[0] < 4*4*n || peak[0] != peak[1] {
 			t.Errorf("2 layers take %d bytes, 50 take %d", peak[0], peak[1])
 		}
 	})
@@ -95,24 +99,27 @@ func TestStale(t *testing.T) {
 			w, v := pack(t, b, random(4), 2, 2), vector(t, b, random(2), 1)
 			fresh := v.Value()
 			for name, use := range map[string]func(){
-				"Read":          func() { read(c, x) },
-				"Write":         func() { c.Write(x, []float32{1, 2}) },
-				"MatMul":        func() { tensor.MatMul(c, x, w) },
-				"RMSNorm":       func() { tensor.RMSNorm(c, x, v, 1) },
-				"Embedding":     func() { tensor.Embedding(c, x, w) },
-				"RoPE":          func() { tensor.RoPE(c, x, fresh) },
-				"its table":     func() { tensor.RoPE(c, fresh, x) },
-				"Attention":     func() { tensor.Attention(c, x, fresh, fresh, 0, 1) },
-				"its keys":      func() { tensor.Attention(c, fresh, x, fresh, 0, 1) },
-				"its values":    func() { tensor.Attention(c, fresh, fresh, x, 0, 1) },
-				"SwiGLU":        func() { tensor.SwiGLU(c, x, fresh) },
-				"its up":        func() { tensor.SwiGLU(c, fresh, x) },
-				"Add":           func() { tensor.Add(c, x, fresh) },
-				"Add's second":  func() { tensor.Add(c, fresh, x) },
-				"Gather":        func() { tensor.Gather(c, x, []int32{0}) },
-				"SliceRows":     func() { tensor.SliceRows(c, x, 0, 1) },
-				"Keep's input":  func() { c.Keep(c.Mark(), x, fresh) },
-				"Keep's result": func() { c.Keep(c.Mark(), fresh, x) },
+				"Read":         func() { read(c, x) },
+				"Write":        func() { c.Write(x, []float32{1, 2}) },
+				"MatMul":       func() { tensor.MatMul(c, x, w) },
+				"RMSNorm":      func() { tensor.RMSNorm(c, x, v, 1) },
+				"Embedding":    func() { tensor.Embedding(c, x, w) },
+				"RoPE":         func() { tensor.RoPE(c, x, fresh) },
+				"its table":    func() { tensor.RoPE(c, fresh, x) },
+				"Attention":    func() { tensor.Attention(c, x, fresh, fresh, 0, 1) },
+				"its keys":     func() { tensor.Attention(c, fresh, x, fresh, 0, 1) },
+				"its values":   func() { tensor.Attention(c, fresh, fresh, x, 0, 1) },
+				"SwiGLU":       func() { tensor.SwiGLU(c, x, fresh) },
+				"its up":       func() { tensor.SwiGLU(c, fresh, x) },
+				"Add":          func() { tensor.Add(c, x, fresh) },
+				"Add's second": func() { tensor.Add(c, fresh, x) },
+				"Gather":       func() { tensor.Gather(c, x, []int32{0}) },
+				"SliceRows":    func() { tensor.SliceRows(c, x, 0, 1) },
+				"AddTo":        func() { tensor.AddTo(c, x, fresh) },
+				"what it adds": func() { tensor.AddTo(c, fresh, x) },
+				"MatMulAdd":    func() { tensor.MatMulAdd(c, x, fresh, w) },
+				"its input":    func() { tensor.MatMulAdd(c, fresh, x, w) },
+				"MatMulSwiGLU": func() { tensor.MatMulSwiGLU(c, x, w, w) },
 			} {
 				panics[*tensor.StaleError](t, name, []string{"[1 2]", "used after"}, use)
 			}
@@ -183,7 +190,7 @@ func TestShapes(t *testing.T) {
 			"Add, rank":         {[]string{"Add", "[2 4]", "[3 2 4]"}, func() { tensor.Add(c, zeros(3, 2, 4), zeros(2, 4)) }},
 			"Gather":            {[]string{"Gather", "2 of 2"}, func() { tensor.Gather(c, zeros(2, 3), []int32{2}) }},
 			"SliceRows":         {[]string{"Slice", "[1:3]", "[2 4]"}, func() { tensor.SliceRows(c, zeros(2, 4), 1, 2) }},
-			"Keep":              {[]string{"Copy", "[2 4]", "[4 2]"}, func() { c.Keep(c.Mark(), zeros(2, 4), zeros(4, 2)) }},
+			"AddTo":             {[]string{"Add", "[2 4]", "[4 2]"}, func() { tensor.AddTo(c, zeros(2, 4), zeros(4, 2)) }},
 			"Read":              {[]string{"Read", "3", "[2 2]"}, func() { c.Read(make([]float32, 3), zeros(2, 2)) }},
 			"Write":             {[]string{"Write", "3", "[2 2]"}, func() { c.Write(zeros(2, 2), make([]float32, 3)) }},
 			"Write ids":         {[]string{"Write", "F32", "I32"}, func() { c.Write(c.IDs([]int32{1}), make([]float32, 1)) }},
@@ -250,7 +257,9 @@ func TestStepAllocatesNothing(t *testing.T) {
 		mark := c.Mark()
 		for range 100 {
 			z := tensor.RMSNorm(c, tensor.SwiGLU(c, tensor.MatMul(c, y, w), y), v, 1)
-			y = c.Keep(mark, y, tensor.Add(c, z, v.Value()))
+			z = tensor.MatMulSwiGLU(c, tensor.AddTo(c, z, v.Value()), w, w)
+			y = tensor.MatMulAdd(c, y, z, w)
+			c.Release(mark)
 		}
 		check(t, c.End())
 	}

@@ -173,12 +173,13 @@ func ExampleSliceRows() {
 }
 
 // A deep model takes the memory of one layer.
-func ExampleContext_Keep() {
+func ExampleContext_Mark() {
 	run(nil, backend.KV{}, func(c *tensor.Context) {
-		x := write(c, []float32{1}, 1)
+		x := write(c, []float32{1}, 1, 1)
 		mark := c.Mark()
 		for range 10 {
-			x = c.Keep(mark, x, tensor.Add(c, x, x))
+			x = tensor.AddTo(c, x, tensor.Gather(c, x, []int32{0}))
+			c.Release(mark)
 		}
 		fmt.Println(read(c, x), c.Scratch() < 1000)
 	})
@@ -225,4 +226,31 @@ func ExampleParam_BindWeight() {
 	}()
 	tensor.NewParam(2, 3).BindWeight(w.Weight())
 	// Output: true backend: BindWeight: parameter [2 3], weight [3 2]
+}
+
+func ExampleMatMulAdd() {
+	w := matrix(cpu.Default(), []float32{1, 2, 3, 4}, 2, 2)
+	run(nil, backend.KV{}, func(c *tensor.Context) {
+		y := write(c, []float32{100, 200}, 1, 2)
+		fmt.Println(read(c, tensor.MatMulAdd(c, y, write(c, []float32{1, 1}, 1, 2), w)))
+	})
+	// Output: [103 207]
+}
+
+func ExampleMatMulSwiGLU() {
+	b := cpu.Default()
+	gate, up := matrix(b, []float32{1, 0}, 1, 2), matrix(b, []float32{0, 1}, 1, 2)
+	run(nil, backend.KV{}, func(c *tensor.Context) {
+		fmt.Printf("%.3f\n", read(c, tensor.MatMulSwiGLU(c, write(c, []float32{1, 2}, 1, 2), gate, up)))
+	})
+	// Output: [1.462]
+}
+
+func ExampleAddTo() {
+	run(nil, backend.KV{}, func(c *tensor.Context) {
+		x := write(c, []float32{1, 2}, 2)
+		x = tensor.AddTo(c, x, write(c, []float32{10, 20}, 2))
+		fmt.Println(read(c, x))
+	})
+	// Output: [11 22]
 }

@@ -116,6 +116,18 @@ func packQ8(t testing.TB, b backend.Backend, rows, cols int) (*tensor.Param, []f
 	return packRaw(t, b, backend.Q8_0, raw, rows, cols), values
 }
 
+// packAny makes a matrix of random numbers.
+func packAny(t testing.TB, b backend.Backend, typ backend.DType, rows, cols int) *tensor.Param {
+	t.Helper()
+	if typ == backend.Q8_0 {
+		p, _ := packQ8(t, b, rows, cols)
+		return p
+	}
+	raw := make([]byte, rows*cols*typ.BlockBytes())
+	block.Encode(typ, raw, random(rows*cols))
+	return packRaw(t, b, typ, raw, rows, cols)
+}
+
 func packRaw(t testing.TB, b backend.Backend, typ backend.DType, raw []byte, rows, cols int) *tensor.Param {
 	t.Helper()
 	rowBytes, err := typ.RowBytes(int64(cols))

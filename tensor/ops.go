@@ -42,6 +42,33 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 	return y
 }
 
+// MatMulAdd returns y + x W^T for y [R,N], x [R,K] and a matrix W [N,K]. Without a
+// tape the sum takes the place of y, which must not be used again but as the result.
+func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
+	z, round := c.place(y), c.rounding(w)
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
+	a.W[0], a.Round = w.weight, round
+	c.exec.Run(backend.MatMulAdd, a)
+	return z
+}
+
+// MatMulSwiGLU returns silu(x Gate^T) * x Up^T [R,N] for x [R,K] and two matrices
+// [N,K].
+func MatMulSwiGLU(c *Context, x *Tensor, gate, up *Param) *Tensor {
+	round := c.rounding(gate)
+	if c.rounding(up) != round {
+		y := MatMuls(c, x, [backend.MaxWeights]*Param{gate, up})
+		return SwiGLU(c, y[0], y[1])
+	}
+	y := c.New(backend.F32, backend.Dims(x.Rows(), gate.Shape.Dim[0]))
+	a := c.begin()
+	a.In[0], a.Out[0], a.Round = c.use(x), c.use(y), round
+	a.W[0], a.W[1] = gate.weight, up.weight
+	c.exec.Run(backend.MatMulSwiGLU, a)
+	return y
+}
+
 func (c *Context) rounding(p *Param) backend.Rounding {
 	w := p.bound("MatMul")
 	if c.opts.Precision == backend.PrecisionF32 {
@@ -126,8 +153,14 @@ func SwiGLU(c *Context, gate, up *Tensor) *Tensor {
 }
 
 // Add returns x + y; y may be a vector that is added to every row.
-func Add(c *Context, x, y *Tensor) *Tensor {
-	z := c.New(backend.F32, x.Shape())
+func Add(c *Context, x, y *Tensor) *Tensor { return add(c, c.New(backend.F32, x.Shape()), x, y) }
+
+// AddTo is Add; without a tape the sum takes the place of x, which must not be used
+// again but as the result.
+func AddTo(c *Context, x, y *Tensor) *Tensor { return add(c, c.place(x), x, y) }
+
+// add writes x + y to z.
+func add(c *Context, z, x, y *Tensor) *Tensor {
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
 	if y.Shape().Rank < x.Shape().Rank {

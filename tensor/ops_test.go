@@ -2,6 +2,7 @@ package tensor_test
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -288,5 +289,34 @@ func TestRowsOfMatrix(t *testing.T) {
 			c.Write(window, x[2*d:5*d])
 			compare(t, "the matrix behind a window", read(c, tx), at(0, 1, 2, 3, 4, 5))
 		})
+	})
+}
+
+// TestFused: fused operations give the bits of one after the other, whatever the
+// weights' inputs are rounded to.
+func TestFused(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		if b.Describe().Device == "ref" {
+			t.Skip("sums in float64")
+		}
+		const r, k, n = 3, 64, 37
+		types := []backend.DType{backend.F32, backend.BF16, backend.Q8_0}
+		for _, gateType := range types {
+			for _, upType := range types {
+				gate, up := packAny(t, b, gateType, n, k), packAny(t, b, upType, n, k)
+				x, y := random(r*k), random(r*n)
+				alone(t, b, func(c *tensor.Context) {
+					p := tensor.MatMuls(c, write(c, x, r, k), [backend.MaxWeights]*tensor.Param{gate, up})
+					want := read(c, tensor.SwiGLU(c, p[0], p[1]))
+					if got := read(c, tensor.MatMulSwiGLU(c, write(c, x, r, k), gate, up)); !slices.Equal(got, want) {
+						t.Errorf("MatMulSwiGLU of %v and %v differs", gateType, upType)
+					}
+					want = read(c, tensor.Add(c, write(c, y, r, n), p[0]))
+					if got := read(c, tensor.MatMulAdd(c, write(c, y, r, n), write(c, x, r, k), gate)); !slices.Equal(got, want) {
+						t.Errorf("MatMulAdd of %v differs", gateType)
+					}
+				})
+			}
+		}
 	})
 }

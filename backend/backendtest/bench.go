@@ -16,6 +16,8 @@ func largeCases(b backend.Backend) (cs []*testCase) {
 		for _, r := range []int{1, rows} {
 			c := newCase(backend.MatMul, "large %v/%dx%dx%d", t, r, dim, dim)
 			cs = append(cs, c.matMul(b.Rounding(t), dense, c.normal, r, c.weight(t, dim, dim)))
+			c = newCase(backend.MatMulSwiGLU, "large %v/%dx%dx%d", t, r, dim, dim)
+			cs = append(cs, c.matMulSwiGLU(b.Rounding(t), dense, r, c.weight(t, dim, dim), c.weight(t, dim, dim)))
 		}
 	}
 	c := newCase(backend.MatMulBackward, "large/%dx%dx%d", rows, dim, dim)

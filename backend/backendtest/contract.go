@@ -162,6 +162,9 @@ func (c *testCase) rowsOf(from, n int) *testCase {
 	d.answer = sync.OnceValues(d.oracle)
 	part := func(o *operand) *operand { return &operand{o.view.Slice(0, from, n)} }
 	d.in[0] = part(c.in[0])
+	if c.op == backend.MatMulAdd {
+		d.in[1] = part(c.in[1])
+	}
 	for i, o := range c.out {
 		if o != nil {
 			d.out[i] = fresh(backend.F32, odd, n, o.view.Cols())
@@ -215,6 +218,10 @@ func rowsAlone(b backend.Backend) (cs []*testCase) {
 			if round == backend.RoundNone || round == b.Rounding(t) || round == b.Rounding(t).Fine() {
 				c := newCase(backend.MatMul, "%v, round %v", t, round)
 				cs = append(cs, c.matMul(round, dense, c.normal, 33, c.weight(t, 50, k)))
+				c = newCase(backend.MatMulAdd, "%v, round %v", t, round)
+				cs = append(cs, c.matMulAdd(round, dense, false, 33, c.weight(t, 50, k)))
+				c = newCase(backend.MatMulSwiGLU, "%v, round %v", t, round)
+				cs = append(cs, c.matMulSwiGLU(round, dense, 33, c.weight(t, 50, k), c.weight(t, 50, k)))
 			}
 		}
 	}

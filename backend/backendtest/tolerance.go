@@ -33,6 +33,9 @@ var tolerances = [...]rule{
 	// K products and additions, and the scales of a block: one for the weight,
 	// one for the input, one for the minimum.
 	backend.MatMul: sumOf(func(a *backend.Args, _ int) int { return a.In[0].Cols() + 8 }),
+	// One more addition; the products go through silu.
+	backend.MatMulAdd:    sumOf(func(a *backend.Args, _ int) int { return a.In[0].Cols() + 9 }),
+	backend.MatMulSwiGLU: matMulSwiGLURule,
 	// Sums over all outputs for dx, over rows for dW.
 	backend.MatMulBackward: sumOf(func(a *backend.Args, out int) int {
 		n := a.In[0].Rows()

@@ -27,9 +27,9 @@ func (e *exec) logProb(a *backend.Args) {
 		n := min(logProbRows, rows-r)
 		b := &e.inner
 		b.In[0], b.W[0], b.Round = x.Slice(0, r, n), w, a.Round
-		b.In[1] = a.In[1].Slice(0, r, n)
 		b.Out[0] = e.Alloc(backend.F32, backend.Dims(n, w.Rows()))
 		e.matMul(b)
+		b.In[1] = a.In[1].Slice(0, r, n)
 		b.Out[1], b.Out[2] = a.Out[0].Slice(0, r, n), a.Out[1].Slice(0, r, n)
 		e.eachRow(b, n, 4*w.Rows(), reduceLogits)
 		b.Reset()

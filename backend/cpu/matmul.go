@@ -18,7 +18,8 @@ const (
 	smallOp   = 1 << 15 // multiplications that are not worth a second worker
 )
 
-// matmulTask is MatMul: chunks are runs of panels, counted over all weights.
+// matmulTask is MatMul, MatMulAdd and MatMulSwiGLU: chunks are runs of panels,
+// counted over all weights, or over the gate's, whose up goes with it.
 type matmulTask struct {
 	rows, k int
 	x       input[float32] // rounded if asked for
@@ -26,8 +27,10 @@ type matmulTask struct {
 	q       input[int8]    // codes of x, where a weight takes them, codes rows for a row
 	codes   int            // 2 where what the first codes leave is rounded too
 	part    [backend.MaxWeights]matmulPart
+	add     []float32 // of MatMulAdd [rows, addStride]
+	gated   bool      // MatMulSwiGLU
 
-	parts, panels, perChunk int
+	parts, panels, perChunk, addStride int
 }
 
 // input is the rows of a MatMul in blocks of columns [k/cols][rows][stride], each
@@ -82,20 +85,29 @@ type matmulPart struct {
 	dot    bool           // the weight takes bfloat16
 }
 
-// matMul takes so many rows at a time that a block of their columns and the outputs
+// matMul is MatMul, and MatMulAdd where there is a second input.
+func (e *exec) matMul(a *backend.Args) { e.product(a, false) }
+
+func (e *exec) matMulSwiGLU(a *backend.Args) { e.product(a, true) }
+
+// product takes so many rows at a time that a block of their columns and the outputs
 // of some panels stay in the second-level cache.
-func (e *exec) matMul(a *backend.Args) {
+func (e *exec) product(a *backend.Args, gated bool) {
 	const most = 512
 	rows := a.In[0].Rows()
 	for from := 0; from < rows; from += most {
-		e.matMulRows(a, from, min(most, rows-from))
+		e.productRows(a, gated, from, min(most, rows-from))
 	}
 }
 
-func (e *exec) matMulRows(a *backend.Args, from, rows int) {
+func (e *exec) productRows(a *backend.Args, gated bool, from, rows int) {
 	m := &e.matmul
 	in := &a.In[0]
-	m.rows, m.k = rows, in.Cols()
+	m.rows, m.k, m.gated = rows, in.Cols(), gated
+	if a.In[1].Present() {
+		m.addStride = a.In[1].RowStride()
+		m.add = elems[float32](&a.In[1])[from*m.addStride:]
+	}
 	m.parts, m.panels, m.codes = a.Weights(), 0, 1
 	if a.Round.Twice() {
 		m.codes = 2
@@ -107,8 +119,10 @@ func (e *exec) matMulRows(a *backend.Args, from, rows int) {
 	for i := range m.parts {
 		p, w := &m.part[i], a.W[i]
 		p.w, p.first = w, m.panels
-		p.stride = a.Out[i].RowStride()
-		p.out = elems[float32](&a.Out[i])[from*p.stride:]
+		if out := &a.Out[i]; out.Present() {
+			p.stride = out.RowStride()
+			p.out = elems[float32](out)[from*p.stride:]
+		}
 		switch w := w.(type) {
 		case *packed:
 			p.format = e.b.kernels.Format(w.typ)
@@ -127,6 +141,9 @@ func (e *exec) matMulRows(a *backend.Args, from, rows int) {
 		}
 		t.codes, t.dot, t.values = t.codes || codes, t.dot || p.dot, t.values || !codes && !p.dot
 		m.panels += panels(w.Rows())
+	}
+	if gated {
+		m.panels = m.part[1].first
 	}
 	m.prepare(e, pairs)
 	m.divide(len(e.b.pool.workers))
@@ -297,17 +314,44 @@ func (m *matmulTask) run(w *worker, chunk int) {
 	}
 }
 
-// some multiplies with n panels of a weight from at on. It reports false where the
-// step has been stopped.
+// some multiplies with n panels of a weight from at on, and finishes the outputs. It
+// reports false where the step has been stopped.
 func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
 	cols := min(n*panel, part.w.Rows()-at*panel)
-	out, stride := part.out[at*panel:], part.stride
 	// The kernels write whole panels; and rows of the output, a power of two apart,
 	// would compete for the same lines of the caches at every part of k.
-	direct := m.rows < kernel.MaxRows && cols == n*panel
-	if !direct {
-		out, stride = slice[float32](&w.scratch, m.rows*n*panel), n*panel
+	if m.rows < kernel.MaxRows && cols == n*panel && m.add == nil && !m.gated {
+		return m.products(w, part, at, n, part.out[at*panel:], part.stride)
 	}
+	stride := n * panel
+	y := slice[float32](&w.scratch, m.rows*stride)
+	if !m.products(w, part, at, n, y, stride) {
+		return false
+	}
+	var up []float32
+	if m.gated {
+		up = slice[float32](&w.scratch, m.rows*stride)
+		if !m.products(w, &m.part[1], at, n, up, stride) {
+			return false
+		}
+	}
+	for r := range m.rows {
+		out, y := part.out[r*part.stride+at*panel:][:cols], y[r*stride:][:cols]
+		switch {
+		case m.gated:
+			w.kernels.SwiGLU(out, y, up[r*stride:][:cols])
+		case m.add != nil:
+			w.kernels.Add(out, m.add[r*m.addStride+at*panel:][:cols], y)
+		default:
+			copy(out, y)
+		}
+	}
+	return true
+}
+
+// products writes the products with n panels of a weight from at on to out, whole
+// panels. It reports false where the step has been stopped.
+func (m *matmulTask) products(w *worker, part *matmulPart, at, n int, out []float32, stride int) bool {
 	work := 0 // since the last pause
 	for i := 0; i < n; {
 		if work += m.rows * m.k; work > callWork/8 {
@@ -319,9 +363,6 @@ func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
 		m.panel(w, part, at+i, k, out[i*panel:], stride)
 		w.scratch.release(mark)
 		i += k
-	}
-	for r := 0; r < m.rows && !direct; r++ {
-		copy(part.out[r*part.stride+at*panel:][:cols], out[r*stride:])
 	}
 	return true
 }
@@ -497,61 +538,5 @@ func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out [
 			}
 		}
 		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols)
-	}
-}
-
-// decoded multiplies with a panel that is decoded tile by tile, once for all
-// rows.
-func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packed, i int) {
-	e := weight.typ.BlockElems()
-	n := max(tileLen/e, 1) * e
-	tile, tmp := slice[float32](&w.scratch, n*panel), slice[float32](&w.scratch, n*panel)
-	for col := 0; col < m.k; col += n {
-		if col > 0 && w.pause() {
-			return
-		}
-		cols := min(n, m.k-col)
-		weight.tile(tile, tmp, i, col, cols)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols)
-	}
-}
-
-// tile decodes columns [col, col+cols) of a panel into dst [cols, 16]. tmp is
-// as large.
-func (w *packed) tile(dst, tmp []float32, i, col, cols int) {
-	for r := range panel {
-		w.rowTile(tmp[r*cols:][:cols], i*panel+r, col)
-	}
-	transpose(dst, tmp, cols, cols)
-}
-
-// transpose writes the 16 rows of n that are stride apart in src as dst [n, 16].
-func transpose[T number](dst, src []T, n, stride int) {
-	r0, r1, r2, r3 := row(src, 0, stride, n), row(src, 1, stride, n), row(src, 2, stride, n), row(src, 3, stride, n)
-	r4, r5, r6, r7 := row(src, 4, stride, n), row(src, 5, stride, n), row(src, 6, stride, n), row(src, 7, stride, n)
-	for k := range r0 {
-		y := (*[8]T)(dst[k*panel:])
-		y[0], y[1], y[2], y[3] = r0[k], r1[k], r2[k], r3[k]
-		y[4], y[5], y[6], y[7] = r4[k], r5[k], r6[k], r7[k]
-	}
-	r0, r1, r2, r3 = row(src, 8, stride, n), row(src, 9, stride, n), row(src, 10, stride, n), row(src, 11, stride, n)
-	r4, r5, r6, r7 = row(src, 12, stride, n), row(src, 13, stride, n), row(src, 14, stride, n), row(src, 15, stride, n)
-	for k := range r0 {
-		y := (*[8]T)(dst[k*panel+8:])
-		y[0], y[1], y[2], y[3] = r0[k], r1[k], r2[k], r3[k]
-		y[4], y[5], y[6], y[7] = r4[k], r5[k], r6[k], r7[k]
-	}
-}
-
-// tiles multiplies with a panel of a float weight that is packed tile by tile.
-func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []float32, stride int, weight *float, i int) {
-	tile := slice[W](&w.scratch, tileLen*panel)
-	for col := 0; col < m.k; col += tileLen {
-		if col > 0 && w.pause() {
-			return
-		}
-		n := min(tileLen, m.k-col)
-		gather(tile, &weight.v, i*panel, col, n)
-		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
 	}
 }

@@ -41,9 +41,11 @@ func logistic(z float64) float64 { return 1 / (1 + math.Exp(-z)) }
 
 func swiGLU(x *Values) {
 	for i, gate := range x.In[0] {
-		x.Out[0][i] = gate * logistic(gate) * x.In[1][i]
+		x.Out[0][i] = silu(gate) * x.In[1][i]
 	}
 }
+
+func silu(z float64) float64 { return z * logistic(z) }
 
 func swiGLUBackward(x *Values) {
 	for i, gate := range x.In[0] {

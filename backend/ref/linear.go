@@ -24,17 +24,36 @@ func axpy(y []float64, s float64, x []float64) {
 }
 
 func matMul(x *Values) {
+	in := rounded(x.In[0], x.Args.In[0].Cols(), x.Args.Round)
+	for i := range x.Args.Weights() {
+		x.product(x.Out[i], in, i)
+	}
+}
+
+// product writes in W[i]^T to out.
+func (x *Values) product(out, in []float64, i int) {
 	a := x.Args
-	rows, k := a.In[0].Rows(), a.In[0].Cols()
-	in := rounded(x.In[0], k, a.Round)
-	for i := range a.Weights() {
-		cols := a.W[i].Rows()
-		for n := range cols {
-			w := x.W[i](n)
-			for r := range rows {
-				x.Out[i][r*cols+n] = dot(in[r*k:][:k], w)
-			}
+	rows, k, cols := a.In[0].Rows(), a.In[0].Cols(), a.W[i].Rows()
+	for n := range cols {
+		w := x.W[i](n)
+		for r := range rows {
+			out[r*cols+n] = dot(in[r*k:][:k], w)
 		}
+	}
+}
+
+func matMulAdd(x *Values) {
+	matMul(x)
+	axpy(x.Out[0], 1, x.In[1])
+}
+
+func matMulSwiGLU(x *Values) {
+	in := rounded(x.In[0], x.Args.In[0].Cols(), x.Args.Round)
+	x.product(x.Out[0], in, 0)
+	up := make([]float64, len(x.Out[0]))
+	x.product(up, in, 1)
+	for i, z := range x.Out[0] {
+		x.Out[0][i] = silu(z) * up[i]
 	}
 }
 

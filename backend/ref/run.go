@@ -24,6 +24,8 @@ func (x *Values) Eval(op backend.Op) { kernels[op](x) }
 var kernels = [...]func(*Values){
 	backend.MatMul:            matMul,
 	backend.MatMulBackward:    matMulBackward,
+	backend.MatMulAdd:         matMulAdd,
+	backend.MatMulSwiGLU:      matMulSwiGLU,
 	backend.RMSNorm:           rmsNorm,
 	backend.RMSNormBackward:   rmsNormBackward,
 	backend.RoPETable:         ropeTable,
