@@ -35,35 +35,15 @@ func (e *exec) eachRow(a *backend.Args, rows, width int, fn func(w *worker, a *b
 func row[T number](s []T, r, stride, cols int) []T { return s[r*stride:][:cols:cols] }
 
 func (e *exec) rmsNorm(a *backend.Args) {
-	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(wk *worker, a *backend.Args, from, to int) {
 		x, y, w := elems[float32](&a.In[0]), elems[float32](&a.Out[0]), elems[float32](&a.In[1])
 		d := a.In[0].Cols()
-		w = w[:d]
 		for r := from; r < to; r++ {
 			x, y := row(x, r, a.In[0].RowStride(), d), row(y, r, a.Out[0].RowStride(), d)
-			s := float32(1 / math.Sqrt(sumSquares(x)/float64(d)+float64(a.Eps)))
-			for i, v := range x {
-				y[i] = v * s * w[i]
-			}
+			s := float32(1 / math.Sqrt(wk.kernels.SumSquares(x)/float64(d)+float64(a.Eps)))
+			wk.kernels.Scaled(y, x, w, s)
 		}
 	})
-}
-
-// sumSquares adds in four interleaved sums, which the processor overlaps.
-func sumSquares(x []float32) float64 {
-	var s0, s1, s2, s3 float64
-	i := 0
-	for ; i+4 <= len(x); i += 4 {
-		a, b, c, d := float64(x[i]), float64(x[i+1]), float64(x[i+2]), float64(x[i+3])
-		s0 += a * a
-		s1 += b * b
-		s2 += c * c
-		s3 += d * d
-	}
-	for ; i < len(x); i++ {
-		s0 += float64(x[i]) * float64(x[i])
-	}
-	return s0 + s1 + (s2 + s3)
 }
 
 func (e *exec) ropeTable(a *backend.Args) {
@@ -82,20 +62,14 @@ func (e *exec) ropeTable(a *backend.Args) {
 }
 
 func (e *exec) rope(a *backend.Args) {
-	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
 		in, table, out := elems[float32](&a.In[0]), elems[float32](&a.In[1]), elems[float32](&a.Out[0])
 		d, hd := a.In[0].Cols(), a.In[1].Cols()
 		half := hd / 2
 		for r := from; r < to; r++ {
 			t := row(table, r, a.In[1].RowStride(), hd)
-			cos, sin := t[:half], t[half:][:half]
 			for h := 0; h < d; h += hd {
-				x, y := in[r*a.In[0].RowStride()+h:][:hd], out[r*a.Out[0].RowStride()+h:][:hd]
-				xi, xj, yi, yj := x[:half], x[half:][:half], y[:half], y[half:][:half]
-				for i, c := range cos {
-					u, v, s := xi[i], xj[i], sin[i]
-					yi[i], yj[i] = u*c-v*s, v*c+u*s
-				}
+				w.kernels.Rotate(out[r*a.Out[0].RowStride()+h:][:hd], in[r*a.In[0].RowStride()+h:][:hd], t[:half], t[half:])
 			}
 		}
 	})

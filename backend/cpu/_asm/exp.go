@@ -67,6 +67,7 @@ func exponents(g gen) {
 	e.swiglu()
 	e.add()
 	e.mix()
+	e.rows()
 	e.wide()
 }
 

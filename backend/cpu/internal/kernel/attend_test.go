@@ -76,6 +76,17 @@ func TestElements(t *testing.T) {
 		run  func(s *Set, y, a, b []float32)
 	}{
 		{"SwiGLU", (*Set).SwiGLU}, {"Add", (*Set).Add},
+		{"Scaled", func(s *Set, y, a, b []float32) { s.Scaled(y, a, b, 0.7) }},
+		{"SumSquares", func(s *Set, y, a, b []float32) {
+			for i := range y {
+				y[i] = float32(s.SumSquares(a[i:]))
+			}
+		}},
+		{"Rotate", func(s *Set, y, a, b []float32) {
+			half := len(y) / 2
+			clear(y[2*half:])
+			s.Rotate(y[:2*half], a, b[:half], b[len(b)-half:])
+		}},
 		{"Mix", func(s *Set, y, a, b []float32) { copy(y, b); s.Mix(y, a, 0.7, -1.3) }},
 	} {
 		forAll(t, func(t *testing.T, s *Set) {

@@ -31,6 +31,22 @@ func addAVX2(y []float32, a []float32, b []float32)
 //go:noescape
 func mixAVX2(y []float32, x []float32, p float32, q float32)
 
+// sumSquaresAVX2 adds the square of element i of x, of a multiple of 16 elements, more than none, to sums[i%16].
+//
+//go:noescape
+func sumSquaresAVX2(x []float32, sums *float64)
+
+// scaledAVX2 is y = x * s * w for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func scaledAVX2(y []float32, x []float32, w []float32, s float32)
+
+// rotateAVX2 is, with n = len(cos), a multiple of 8, more than 0, y[i] = x[i] cos[i] - x[n+i] sin[i] and
+// y[n+i] = x[n+i] cos[i] + x[i] sin[i], products rounded. y may be x.
+//
+//go:noescape
+func rotateAVX2(cos []float32, sin []float32, y []float32, x []float32)
+
 // expSumAVX512 replaces x, more than no elements, by exp(x-top) and returns their sum: element i
 // is added to lane i%16, then of each two halves of the lanes the second to the first.
 //

@@ -331,6 +331,90 @@ loop:
 	VZEROUPPER
 	RET
 
+// func sumSquaresAVX2(x []float32, sums *float64)
+// Requires: AVX, FMA3
+TEXT ·sumSquaresAVX2(SB), NOSPLIT, $0-32
+	MOVQ    x_len+8(FP), CX
+	MOVQ    x_base+0(FP), SI
+	MOVQ    sums+24(FP), DI
+	VMOVUPD (DI), Y8
+	VMOVUPD 32(DI), Y9
+	VMOVUPD 64(DI), Y10
+	VMOVUPD 96(DI), Y11
+
+loop:
+	// Squares of float32 are exact in float64.
+	VCVTPS2PD   (SI), Y0
+	VFMADD231PD Y0, Y0, Y8
+	VCVTPS2PD   16(SI), Y1
+	VFMADD231PD Y1, Y1, Y9
+	VCVTPS2PD   32(SI), Y2
+	VFMADD231PD Y2, Y2, Y10
+	VCVTPS2PD   48(SI), Y3
+	VFMADD231PD Y3, Y3, Y11
+	ADDQ        $0x40, SI
+	SUBQ        $0x10, CX
+	JG          loop
+	VMOVUPD     Y8, (DI)
+	VMOVUPD     Y9, 32(DI)
+	VMOVUPD     Y10, 64(DI)
+	VMOVUPD     Y11, 96(DI)
+	VZEROUPPER
+	RET
+
+// func scaledAVX2(y []float32, x []float32, w []float32, s float32)
+// Requires: AVX
+TEXT ·scaledAVX2(SB), NOSPLIT, $0-76
+	MOVQ         y_len+8(FP), CX
+	MOVQ         y_base+0(FP), DI
+	MOVQ         x_base+24(FP), SI
+	MOVQ         w_base+48(FP), DX
+	VBROADCASTSS s+72(FP), Y8
+
+loop:
+	VMULPS  (SI), Y8, Y0
+	VMULPS  (DX), Y0, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, DX
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
+// func rotateAVX2(cos []float32, sin []float32, y []float32, x []float32)
+// Requires: AVX
+TEXT ·rotateAVX2(SB), NOSPLIT, $0-96
+	MOVQ cos_len+8(FP), CX
+	MOVQ cos_base+0(FP), DI
+	MOVQ sin_base+24(FP), SI
+	MOVQ y_base+48(FP), DX
+	MOVQ x_base+72(FP), R8
+	MOVQ CX, R9
+
+loop:
+	VMOVUPS (DI), Y0
+	VMOVUPS (SI), Y1
+	VMOVUPS (R8), Y2
+	VMOVUPS (R8)(R9*4), Y3
+	VMULPS  Y0, Y2, Y4
+	VMULPS  Y1, Y3, Y5
+	VSUBPS  Y5, Y4, Y4
+	VMULPS  Y0, Y3, Y6
+	VMULPS  Y1, Y2, Y7
+	VADDPS  Y7, Y6, Y6
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y6, (DX)(R9*4)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, DX
+	ADDQ    $0x20, R8
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
 // func expSumAVX512(x []float32, top float32) (sum float32)
 // Requires: AVX, AVX512DQ, AVX512F, SSE
 TEXT ·expSumAVX512(SB), NOSPLIT, $0-36

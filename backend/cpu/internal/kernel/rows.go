@@ -1,0 +1,57 @@
+package kernel
+
+// SumSquares is the sum of the squares of x in float64, where a square is exact. It
+// keeps sums of every sixteenth element.
+func (s *Set) SumSquares(x []float32) float64 {
+	var t [lanes]float64
+	n := len(x) &^ (lanes - 1)
+	if s.vector && n > 0 {
+		sumSquaresAVX2(x[:n], &t[0])
+	} else {
+		for i := 0; i < n; i += lanes {
+			for j, v := range (*[lanes]float32)(x[i:]) {
+				t[j] += float64(float64(v) * float64(v))
+			}
+		}
+	}
+	for i, v := range x[n:] {
+		t[i] += float64(float64(v) * float64(v))
+	}
+	for n := lanes / 2; n > 0; n /= 2 {
+		for i := range n {
+			t[i] += t[n+i]
+		}
+	}
+	return t[0]
+}
+
+// Scaled is y = x * scale * w, all of the length of y.
+func (s *Set) Scaled(y, x, w []float32, scale float32) {
+	x, w = x[:len(y)], w[:len(y)]
+	n := 0
+	if s.vector {
+		if n = len(y) &^ (half - 1); n > 0 {
+			scaledAVX2(y[:n], x, w, scale)
+		}
+	}
+	for i := n; i < len(y); i++ {
+		y[i] = x[i] * scale * w[i]
+	}
+}
+
+// Rotate turns the pairs (x[i], x[n+i]), n = len(cos), by an angle each: y[i] = x[i]
+// cos[i] - x[n+i] sin[i], y[n+i] = x[n+i] cos[i] + x[i] sin[i], products rounded. x, y
+// [2n], sin [n]; y may be x.
+func (s *Set) Rotate(y, x, cos, sin []float32) {
+	half := len(cos)
+	sin, x, y = sin[:half], x[:2*half], y[:2*half]
+	if s.vector && half > 0 && half%8 == 0 {
+		rotateAVX2(cos, sin, y, x)
+		return
+	}
+	xi, xj, yi, yj := x[:half], x[half:], y[:half], y[half:]
+	for i, c := range cos {
+		u, v, s := xi[i], xj[i], sin[i]
+		yi[i], yj[i] = float32(u*c)-float32(v*s), float32(v*c)+float32(u*s)
+	}
+}
