@@ -61,6 +61,9 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 	g.MOVQ(at(fusedCall, callBlocks), reg.RCX)
 	g.Label("block")
 	u.ahead(size, inputs)
+	if typ == "Q8_0" {
+		u.lines = 0 // so few instructions a line that the processor itself reads far ahead, and farther
+	}
 	u.eachSum(func(sum reg.VecPhysical, _ reg.GPPhysical, out Mem) {
 		if subs == 1 {
 			g.VMOVUPS(out, sum)
