@@ -260,11 +260,75 @@ DATA unpackTable<>+252(SB)/1, $0x10
 DATA unpackTable<>+253(SB)/1, $0x20
 DATA unpackTable<>+254(SB)/1, $0x40
 DATA unpackTable<>+255(SB)/1, $0x80
-GLOBL unpackTable<>(SB), RODATA|NOPTR, $256
+DATA unpackTable<>+256(SB)/1, $0x01
+DATA unpackTable<>+257(SB)/1, $0x00
+DATA unpackTable<>+258(SB)/1, $0x01
+DATA unpackTable<>+259(SB)/1, $0x00
+DATA unpackTable<>+260(SB)/1, $0x01
+DATA unpackTable<>+261(SB)/1, $0x00
+DATA unpackTable<>+262(SB)/1, $0x01
+DATA unpackTable<>+263(SB)/1, $0x00
+DATA unpackTable<>+264(SB)/1, $0x01
+DATA unpackTable<>+265(SB)/1, $0x00
+DATA unpackTable<>+266(SB)/1, $0x01
+DATA unpackTable<>+267(SB)/1, $0x00
+DATA unpackTable<>+268(SB)/1, $0x01
+DATA unpackTable<>+269(SB)/1, $0x00
+DATA unpackTable<>+270(SB)/1, $0x01
+DATA unpackTable<>+271(SB)/1, $0x00
+DATA unpackTable<>+272(SB)/1, $0x01
+DATA unpackTable<>+273(SB)/1, $0x00
+DATA unpackTable<>+274(SB)/1, $0x01
+DATA unpackTable<>+275(SB)/1, $0x00
+DATA unpackTable<>+276(SB)/1, $0x01
+DATA unpackTable<>+277(SB)/1, $0x00
+DATA unpackTable<>+278(SB)/1, $0x01
+DATA unpackTable<>+279(SB)/1, $0x00
+DATA unpackTable<>+280(SB)/1, $0x01
+DATA unpackTable<>+281(SB)/1, $0x00
+DATA unpackTable<>+282(SB)/1, $0x01
+DATA unpackTable<>+283(SB)/1, $0x00
+DATA unpackTable<>+284(SB)/1, $0x01
+DATA unpackTable<>+285(SB)/1, $0x00
+DATA unpackTable<>+286(SB)/1, $0x01
+DATA unpackTable<>+287(SB)/1, $0x00
+DATA unpackTable<>+288(SB)/1, $0x00
+DATA unpackTable<>+289(SB)/1, $0x00
+DATA unpackTable<>+290(SB)/1, $0x00
+DATA unpackTable<>+291(SB)/1, $0x80
+DATA unpackTable<>+292(SB)/1, $0x00
+DATA unpackTable<>+293(SB)/1, $0x00
+DATA unpackTable<>+294(SB)/1, $0x00
+DATA unpackTable<>+295(SB)/1, $0x80
+DATA unpackTable<>+296(SB)/1, $0x00
+DATA unpackTable<>+297(SB)/1, $0x00
+DATA unpackTable<>+298(SB)/1, $0x00
+DATA unpackTable<>+299(SB)/1, $0x80
+DATA unpackTable<>+300(SB)/1, $0x00
+DATA unpackTable<>+301(SB)/1, $0x00
+DATA unpackTable<>+302(SB)/1, $0x00
+DATA unpackTable<>+303(SB)/1, $0x80
+DATA unpackTable<>+304(SB)/1, $0x00
+DATA unpackTable<>+305(SB)/1, $0x00
+DATA unpackTable<>+306(SB)/1, $0x00
+DATA unpackTable<>+307(SB)/1, $0x80
+DATA unpackTable<>+308(SB)/1, $0x00
+DATA unpackTable<>+309(SB)/1, $0x00
+DATA unpackTable<>+310(SB)/1, $0x00
+DATA unpackTable<>+311(SB)/1, $0x80
+DATA unpackTable<>+312(SB)/1, $0x00
+DATA unpackTable<>+313(SB)/1, $0x00
+DATA unpackTable<>+314(SB)/1, $0x00
+DATA unpackTable<>+315(SB)/1, $0x80
+DATA unpackTable<>+316(SB)/1, $0x00
+DATA unpackTable<>+317(SB)/1, $0x00
+DATA unpackTable<>+318(SB)/1, $0x00
+DATA unpackTable<>+319(SB)/1, $0x80
+GLOBL unpackTable<>(SB), RODATA|NOPTR, $320
 
-// func fusedQ8_0(c *int64)
+// func fusedQ8_0AVX512(c *int64)
 // Requires: AVX, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
+TEXT ·fusedQ8_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -273,6 +337,9 @@ TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x80808080, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -283,9 +350,6 @@ block:
 	VMOVUPS       (DI), Z8
 	VCVTPH2PS     (SI), Z0
 	VMOVUPS       Z0, (R8)
-	MOVL          $0x80808080, AX
-	VMOVD         AX, X14
-	VPBROADCASTD  X14, Z14
 	VMOVDQU32     32(SI), Z0
 	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8192(SI)
@@ -336,17 +400,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedIQ4_NL(c *int64)
+// func fusedIQ4_NLAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedIQ4_NL(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedIQ4_NLAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -354,75 +419,75 @@ panel:
 	MOVQ 64(R11), CX
 
 block:
-	VMOVUPS         (DI), Z8
-	VCVTPH2PS       (SI), Z0
-	VMOVUPS         Z0, (R8)
-	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
-	VMOVDQU32       32(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8192(SI)
-	VPBROADCASTD    (R10), Z16
-	VPDPBUSD.BCST   (R9), Z0, Z16
-	PREFETCHT1      8256(SI)
-	VPDPBUSD.BCST   16(R9), Z1, Z16
-	VMOVDQU32       96(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	VPDPBUSD.BCST   4(R9), Z0, Z16
-	PREFETCHT1      8320(SI)
-	VPDPBUSD.BCST   20(R9), Z1, Z16
-	VMOVDQU32       160(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8384(SI)
-	VPDPBUSD.BCST   8(R9), Z0, Z16
-	VPDPBUSD.BCST   24(R9), Z1, Z16
-	VMOVDQU32       224(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8448(SI)
-	VPDPBUSD.BCST   12(R9), Z0, Z16
-	VPDPBUSD.BCST   28(R9), Z1, Z16
-	VMOVUPS         (R8), Z4
-	VCVTDQ2PS       Z16, Z16
-	VMULPS.BCST     8(R10), Z4, Z6
-	VFMADD231PS     Z16, Z6, Z8
-	VMOVUPS         Z8, (DI)
-	ADDQ            $0x00000120, SI
-	ADDQ            $0x00000020, R9
-	ADDQ            $0x0000000c, R10
-	DECQ            CX
-	JNE             block
-	ADDQ            $0x40, DI
-	DECQ            DX
-	JNE             panel
+	VMOVUPS       (DI), Z8
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     32(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Z16
+	VPDPBUSD.BCST (R9), Z0, Z16
+	PREFETCHT1    8256(SI)
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VMOVDQU32     96(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VMOVDQU32     160(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VMOVDQU32     224(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VMOVUPS       Z8, (DI)
+	ADDQ          $0x00000120, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	DECQ          CX
+	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
-// func fusedIQ4_XS(c *int64)
+// func fusedIQ4_XSAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedIQ4_XS(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedIQ4_XSAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -518,7 +583,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 448(R8)
-	VBROADCASTI64X4  unpackTable<>+32(SB), Z14
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -855,9 +919,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ4_0(c *int64)
+// func fusedQ4_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ4_0(SB), NOSPLIT, $0-8
+TEXT ·fusedQ4_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -922,9 +986,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ4_1(c *int64)
+// func fusedQ4_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ4_1(SB), NOSPLIT, $0-8
+TEXT ·fusedQ4_1AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -993,17 +1057,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ5_0(c *int64)
+// func fusedQ5_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ5_0(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedQ5_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -1014,11 +1083,6 @@ block:
 	VMOVUPS         (DI), Z8
 	VCVTPH2PS       (SI), Z0
 	VMOVUPS         Z0, (R8)
-	MOVL            $0x10101010, AX
-	VMOVD           AX, X14
-	VPBROADCASTD    X14, Z14
-	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 	VMOVDQU32       32(SI), Z10
 	VMOVDQU32       96(SI), Z0
 	VPSRLW          $0x04, Z0, Z1
@@ -1099,17 +1163,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ5_1(c *int64)
+// func fusedQ5_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ5_1(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedQ5_1AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -1122,11 +1191,6 @@ block:
 	VMOVUPS          Z0, (R8)
 	VCVTPH2PS        32(SI), Z0
 	VMOVUPS          Z0, 64(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	VBROADCASTI64X4  unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4  unpackTable<>+224(SB), Z13
 	VMOVDQU32        64(SI), Z10
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
@@ -1209,9 +1273,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ2_K(c *int64)
+// func fusedQ2_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ2_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -1220,6 +1284,9 @@ TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -1381,9 +1448,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z3, Z1, Z1
 	VMOVUPS          Z1, 1984(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -1723,9 +1787,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ3_K(c *int64)
+// func fusedQ3_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ3_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -1734,6 +1798,12 @@ TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+	MOVL         $0x04040404, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -1920,12 +1990,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 960(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	MOVL             $0x04040404, AX
-	VMOVD            AX, X13
-	VPBROADCASTD     X13, Z13
 	VMOVDQU32        512(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -2496,9 +2560,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ4_K(c *int64)
+// func fusedQ4_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ4_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ4_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -2642,9 +2706,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -2935,9 +2996,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ5_K(c *int64)
+// func fusedQ5_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ5_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -2946,6 +3007,9 @@ TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -3081,9 +3145,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -3638,9 +3699,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ6_K(c *int64)
+// func fusedQ6_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ6_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -3649,6 +3710,9 @@ TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x30303030, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -3722,13 +3786,9 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z2, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x30303030, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        (SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3736,6 +3796,7 @@ block:
 	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Z16
 	VPDPBUSD.BCST    (R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3746,13 +3807,13 @@ block:
 	VMOVDQU32        64(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    4(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3762,13 +3823,13 @@ block:
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    8(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3777,7 +3838,6 @@ block:
 	VMOVDQU32        192(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3787,6 +3847,7 @@ block:
 	VMOVUPS          (R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3796,7 +3857,6 @@ block:
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3804,6 +3864,7 @@ block:
 	PREFETCHT1       8640(SI)
 	VPBROADCASTD     12(R10), Z16
 	VPDPBUSD.BCST    16(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3814,13 +3875,13 @@ block:
 	VMOVDQU32        320(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    20(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3829,13 +3890,13 @@ block:
 	VMOVDQU32        384(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    24(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3845,7 +3906,6 @@ block:
 	VMOVDQU32        448(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3855,6 +3915,7 @@ block:
 	VMOVUPS          64(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3864,7 +3925,6 @@ block:
 	VMOVDQU32        512(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3872,6 +3932,7 @@ block:
 	PREFETCHT1       9088(SI)
 	VPBROADCASTD     24(R10), Z16
 	VPDPBUSD.BCST    32(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3881,13 +3942,13 @@ block:
 	VMOVDQU32        576(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    36(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3897,13 +3958,13 @@ block:
 	VMOVDQU32        640(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    40(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3913,7 +3974,6 @@ block:
 	VMOVDQU32        704(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3923,6 +3983,7 @@ block:
 	VMOVUPS          128(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3931,7 +3992,6 @@ block:
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3939,6 +3999,7 @@ block:
 	PREFETCHT1       9472(SI)
 	VPBROADCASTD     36(R10), Z16
 	VPDPBUSD.BCST    48(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3949,13 +4010,13 @@ block:
 	VMOVDQU32        832(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9600(SI)
 	VPDPBUSD.BCST    52(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3965,13 +4026,13 @@ block:
 	VMOVDQU32        896(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    56(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3980,7 +4041,6 @@ block:
 	VMOVDQU32        960(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3999,6 +4059,7 @@ block:
 	VMOVUPS          384(R8), Z4
 	VCVTDQ2PS        Z19, Z19
 	VFMADD231PS      Z4, Z19, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4011,7 +4072,6 @@ block:
 	VMOVDQU32        1024(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4019,6 +4079,7 @@ block:
 	PREFETCHT1       9920(SI)
 	VPBROADCASTD     96(R10), Z16
 	VPDPBUSD.BCST    128(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4029,12 +4090,12 @@ block:
 	VMOVDQU32        1088(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    132(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4044,13 +4105,13 @@ block:
 	VMOVDQU32        1152(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    136(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4060,7 +4121,6 @@ block:
 	VMOVDQU32        1216(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4070,6 +4130,7 @@ block:
 	VMOVUPS          512(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4079,13 +4140,13 @@ block:
 	VMOVDQU32        1280(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPBROADCASTD     108(R10), Z16
 	VPDPBUSD.BCST    144(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4096,13 +4157,13 @@ block:
 	VMOVDQU32        1344(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    148(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4112,13 +4173,13 @@ block:
 	VMOVDQU32        1408(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10560(SI)
 	VPDPBUSD.BCST    152(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4128,7 +4189,6 @@ block:
 	VMOVDQU32        1472(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4137,6 +4197,7 @@ block:
 	VMOVUPS          576(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4146,7 +4207,6 @@ block:
 	VMOVDQU32        1536(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4154,6 +4214,7 @@ block:
 	PREFETCHT1       10752(SI)
 	VPBROADCASTD     120(R10), Z16
 	VPDPBUSD.BCST    160(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4164,13 +4225,13 @@ block:
 	VMOVDQU32        1600(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10880(SI)
 	VPDPBUSD.BCST    164(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4180,12 +4241,12 @@ block:
 	VMOVDQU32        1664(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    168(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4195,7 +4256,6 @@ block:
 	VMOVDQU32        1728(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4205,6 +4265,7 @@ block:
 	VMOVUPS          640(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4214,7 +4275,6 @@ block:
 	VMOVDQU32        1792(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4222,6 +4282,7 @@ block:
 	PREFETCHT1       11200(SI)
 	VPBROADCASTD     132(R10), Z16
 	VPDPBUSD.BCST    176(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4232,12 +4293,12 @@ block:
 	VMOVDQU32        1856(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    180(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4247,13 +4308,13 @@ block:
 	VMOVDQU32        1920(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11392(SI)
 	VPDPBUSD.BCST    184(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4263,7 +4324,6 @@ block:
 	VMOVDQU32        1984(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4282,6 +4342,7 @@ block:
 	VMOVUPS          896(R8), Z4
 	VCVTDQ2PS        Z19, Z19
 	VFMADD231PS      Z4, Z19, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4304,9 +4365,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ8_0(c *int64)
+// func fusedTwoQ8_0AVX512(c *int64)
 // Requires: AVX, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ8_0(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ8_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -4315,6 +4376,9 @@ TEXT ·fusedTwoQ8_0(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x80808080, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -4331,9 +4395,6 @@ block:
 	VMOVUPS       (DI)(BX*1), Z9
 	VCVTPH2PS     (SI), Z0
 	VMOVUPS       Z0, (R8)
-	MOVL          $0x80808080, AX
-	VMOVD         AX, X14
-	VPBROADCASTD  X14, Z14
 	VMOVDQU32     32(SI), Z0
 	VPXORD        Z14, Z0, Z0
 	PREFETCHT1    8192(SI)
@@ -4399,17 +4460,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoIQ4_NL(c *int64)
+// func fusedTwoIQ4_NLAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoIQ4_NL(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoIQ4_NLAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -4422,91 +4484,91 @@ panel:
 	MOVQ 64(R11), CX
 
 block:
-	VMOVUPS         (DI), Z8
-	VMOVUPS         (DI)(BX*1), Z9
-	VCVTPH2PS       (SI), Z0
-	VMOVUPS         Z0, (R8)
-	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
-	VMOVDQU32       32(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8192(SI)
-	VPBROADCASTD    (R10), Z16
-	VPBROADCASTD    (R13), Z17
-	VPDPBUSD.BCST   (R9), Z0, Z16
-	VPDPBUSD.BCST   (R12), Z0, Z17
-	PREFETCHT1      8256(SI)
-	VPDPBUSD.BCST   16(R9), Z1, Z16
-	VPDPBUSD.BCST   16(R12), Z1, Z17
-	VMOVDQU32       96(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	VPDPBUSD.BCST   4(R9), Z0, Z16
-	VPDPBUSD.BCST   4(R12), Z0, Z17
-	PREFETCHT1      8320(SI)
-	VPDPBUSD.BCST   20(R9), Z1, Z16
-	VPDPBUSD.BCST   20(R12), Z1, Z17
-	VMOVDQU32       160(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8384(SI)
-	VPDPBUSD.BCST   8(R9), Z0, Z16
-	VPDPBUSD.BCST   8(R12), Z0, Z17
-	VPDPBUSD.BCST   24(R9), Z1, Z16
-	VPDPBUSD.BCST   24(R12), Z1, Z17
-	VMOVDQU32       224(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8448(SI)
-	VPDPBUSD.BCST   12(R9), Z0, Z16
-	VPDPBUSD.BCST   12(R12), Z0, Z17
-	VPDPBUSD.BCST   28(R9), Z1, Z16
-	VPDPBUSD.BCST   28(R12), Z1, Z17
-	VMOVUPS         (R8), Z4
-	VCVTDQ2PS       Z16, Z16
-	VMULPS.BCST     8(R10), Z4, Z6
-	VFMADD231PS     Z16, Z6, Z8
-	VCVTDQ2PS       Z17, Z17
-	VMULPS.BCST     8(R13), Z4, Z6
-	VFMADD231PS     Z17, Z6, Z9
-	VMOVUPS         Z8, (DI)
-	VMOVUPS         Z9, (DI)(BX*1)
-	ADDQ            $0x00000120, SI
-	ADDQ            $0x00000020, R9
-	ADDQ            $0x0000000c, R10
-	ADDQ            $0x00000020, R12
-	ADDQ            $0x0000000c, R13
-	DECQ            CX
-	JNE             block
-	ADDQ            $0x40, DI
-	DECQ            DX
-	JNE             panel
+	VMOVUPS       (DI), Z8
+	VMOVUPS       (DI)(BX*1), Z9
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     32(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Z16
+	VPBROADCASTD  (R13), Z17
+	VPDPBUSD.BCST (R9), Z0, Z16
+	VPDPBUSD.BCST (R12), Z0, Z17
+	PREFETCHT1    8256(SI)
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VPDPBUSD.BCST 16(R12), Z1, Z17
+	VMOVDQU32     96(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	VPDPBUSD.BCST 4(R12), Z0, Z17
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VPDPBUSD.BCST 20(R12), Z1, Z17
+	VMOVDQU32     160(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 8(R12), Z0, Z17
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VPDPBUSD.BCST 24(R12), Z1, Z17
+	VMOVDQU32     224(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 12(R12), Z0, Z17
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VPDPBUSD.BCST 28(R12), Z1, Z17
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VCVTDQ2PS     Z17, Z17
+	VMULPS.BCST   8(R13), Z4, Z6
+	VFMADD231PS   Z17, Z6, Z9
+	VMOVUPS       Z8, (DI)
+	VMOVUPS       Z9, (DI)(BX*1)
+	ADDQ          $0x00000120, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
-// func fusedTwoIQ4_XS(c *int64)
+// func fusedTwoIQ4_XSAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoIQ4_XS(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoIQ4_XSAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -4608,7 +4670,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 448(R8)
-	VBROADCASTI64X4  unpackTable<>+32(SB), Z14
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -5038,9 +5099,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ4_0(c *int64)
+// func fusedTwoQ4_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ4_0(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ4_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -5126,9 +5187,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ4_1(c *int64)
+// func fusedTwoQ4_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ4_1(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ4_1AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -5219,17 +5280,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ5_0(c *int64)
+// func fusedTwoQ5_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ5_0(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoQ5_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -5246,11 +5312,6 @@ block:
 	VMOVUPS         (DI)(BX*1), Z9
 	VCVTPH2PS       (SI), Z0
 	VMOVUPS         Z0, (R8)
-	MOVL            $0x10101010, AX
-	VMOVD           AX, X14
-	VPBROADCASTD    X14, Z14
-	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 	VMOVDQU32       32(SI), Z10
 	VMOVDQU32       96(SI), Z0
 	VPSRLW          $0x04, Z0, Z1
@@ -5346,17 +5407,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ5_1(c *int64)
+// func fusedTwoQ5_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ5_1(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoQ5_1AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -5375,11 +5441,6 @@ block:
 	VMOVUPS          Z0, (R8)
 	VCVTPH2PS        32(SI), Z0
 	VMOVUPS          Z0, 64(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	VBROADCASTI64X4  unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4  unpackTable<>+224(SB), Z13
 	VMOVDQU32        64(SI), Z10
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
@@ -5478,9 +5539,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ2_K(c *int64)
+// func fusedTwoQ2_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ2_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ2_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -5489,6 +5550,9 @@ TEXT ·fusedTwoQ2_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -5656,9 +5720,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z3, Z1, Z1
 	VMOVUPS          Z1, 1984(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -6131,9 +6192,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ3_K(c *int64)
+// func fusedTwoQ3_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ3_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ3_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -6142,6 +6203,12 @@ TEXT ·fusedTwoQ3_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+	MOVL         $0x04040404, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -6334,12 +6401,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 960(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	MOVL             $0x04040404, AX
-	VMOVD            AX, X13
-	VPBROADCASTD     X13, Z13
 	VMOVDQU32        512(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -7027,9 +7088,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ4_K(c *int64)
+// func fusedTwoQ4_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ4_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ4_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -7179,9 +7240,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -7573,9 +7631,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ5_K(c *int64)
+// func fusedTwoQ5_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ5_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ5_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -7584,6 +7642,9 @@ TEXT ·fusedTwoQ5_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -7725,9 +7786,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -8383,9 +8441,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ6_K(c *int64)
+// func fusedTwoQ6_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ6_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ6_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -8394,6 +8452,9 @@ TEXT ·fusedTwoQ6_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x30303030, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -8473,13 +8534,9 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z2, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x30303030, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        (SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8489,6 +8546,7 @@ block:
 	VPBROADCASTD     (R13), Z17
 	VPDPBUSD.BCST    (R9), Z0, Z16
 	VPDPBUSD.BCST    (R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8501,7 +8559,6 @@ block:
 	VMOVDQU32        64(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8509,6 +8566,7 @@ block:
 	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    4(R9), Z0, Z16
 	VPDPBUSD.BCST    4(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8519,7 +8577,6 @@ block:
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8527,6 +8584,7 @@ block:
 	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    8(R9), Z0, Z16
 	VPDPBUSD.BCST    8(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8536,7 +8594,6 @@ block:
 	VMOVDQU32        192(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8549,6 +8606,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8559,7 +8617,6 @@ block:
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8569,6 +8626,7 @@ block:
 	VPBROADCASTD     12(R13), Z17
 	VPDPBUSD.BCST    16(R9), Z0, Z16
 	VPDPBUSD.BCST    16(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8581,7 +8639,6 @@ block:
 	VMOVDQU32        320(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8589,6 +8646,7 @@ block:
 	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    20(R9), Z0, Z16
 	VPDPBUSD.BCST    20(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8598,7 +8656,6 @@ block:
 	VMOVDQU32        384(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8606,6 +8663,7 @@ block:
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    24(R9), Z0, Z16
 	VPDPBUSD.BCST    24(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8616,7 +8674,6 @@ block:
 	VMOVDQU32        448(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8629,6 +8686,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8639,7 +8697,6 @@ block:
 	VMOVDQU32        512(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8649,6 +8706,7 @@ block:
 	VPBROADCASTD     24(R13), Z17
 	VPDPBUSD.BCST    32(R9), Z0, Z16
 	VPDPBUSD.BCST    32(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8660,7 +8718,6 @@ block:
 	VMOVDQU32        576(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8668,6 +8725,7 @@ block:
 	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    36(R9), Z0, Z16
 	VPDPBUSD.BCST    36(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8678,7 +8736,6 @@ block:
 	VMOVDQU32        640(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8686,6 +8743,7 @@ block:
 	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    40(R9), Z0, Z16
 	VPDPBUSD.BCST    40(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8696,7 +8754,6 @@ block:
 	VMOVDQU32        704(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8709,6 +8766,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8718,7 +8776,6 @@ block:
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8728,6 +8785,7 @@ block:
 	VPBROADCASTD     36(R13), Z17
 	VPDPBUSD.BCST    48(R9), Z0, Z16
 	VPDPBUSD.BCST    48(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8740,7 +8798,6 @@ block:
 	VMOVDQU32        832(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8748,6 +8805,7 @@ block:
 	PREFETCHT1       9600(SI)
 	VPDPBUSD.BCST    52(R9), Z0, Z16
 	VPDPBUSD.BCST    52(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8758,7 +8816,6 @@ block:
 	VMOVDQU32        896(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8766,6 +8823,7 @@ block:
 	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    56(R9), Z0, Z16
 	VPDPBUSD.BCST    56(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8775,7 +8833,6 @@ block:
 	VMOVDQU32        960(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8803,6 +8860,7 @@ block:
 	VFMADD231PS      Z4, Z22, Z8
 	VCVTDQ2PS        Z23, Z23
 	VFMADD231PS      Z4, Z23, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8818,7 +8876,6 @@ block:
 	VMOVDQU32        1024(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8828,6 +8885,7 @@ block:
 	VPBROADCASTD     96(R13), Z17
 	VPDPBUSD.BCST    128(R9), Z0, Z16
 	VPDPBUSD.BCST    128(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8840,13 +8898,13 @@ block:
 	VMOVDQU32        1088(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    132(R9), Z0, Z16
 	VPDPBUSD.BCST    132(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8857,7 +8915,6 @@ block:
 	VMOVDQU32        1152(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8865,6 +8922,7 @@ block:
 	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    136(R9), Z0, Z16
 	VPDPBUSD.BCST    136(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8875,7 +8933,6 @@ block:
 	VMOVDQU32        1216(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8888,6 +8945,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8898,7 +8956,6 @@ block:
 	VMOVDQU32        1280(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8907,6 +8964,7 @@ block:
 	VPBROADCASTD     108(R13), Z17
 	VPDPBUSD.BCST    144(R9), Z0, Z16
 	VPDPBUSD.BCST    144(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8919,7 +8977,6 @@ block:
 	VMOVDQU32        1344(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8927,6 +8984,7 @@ block:
 	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    148(R9), Z0, Z16
 	VPDPBUSD.BCST    148(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8937,7 +8995,6 @@ block:
 	VMOVDQU32        1408(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8945,6 +9002,7 @@ block:
 	PREFETCHT1       10560(SI)
 	VPDPBUSD.BCST    152(R9), Z0, Z16
 	VPDPBUSD.BCST    152(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8955,7 +9013,6 @@ block:
 	VMOVDQU32        1472(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8967,6 +9024,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VMOVDQA32        Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8977,7 +9035,6 @@ block:
 	VMOVDQU32        1536(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8987,6 +9044,7 @@ block:
 	VPBROADCASTD     120(R13), Z17
 	VPDPBUSD.BCST    160(R9), Z0, Z16
 	VPDPBUSD.BCST    160(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8999,7 +9057,6 @@ block:
 	VMOVDQU32        1600(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9007,6 +9064,7 @@ block:
 	PREFETCHT1       10880(SI)
 	VPDPBUSD.BCST    164(R9), Z0, Z16
 	VPDPBUSD.BCST    164(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9017,13 +9075,13 @@ block:
 	VMOVDQU32        1664(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    168(R9), Z0, Z16
 	VPDPBUSD.BCST    168(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9034,7 +9092,6 @@ block:
 	VMOVDQU32        1728(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9047,6 +9104,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9057,7 +9115,6 @@ block:
 	VMOVDQU32        1792(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9067,6 +9124,7 @@ block:
 	VPBROADCASTD     132(R13), Z17
 	VPDPBUSD.BCST    176(R9), Z0, Z16
 	VPDPBUSD.BCST    176(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9079,13 +9137,13 @@ block:
 	VMOVDQU32        1856(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    180(R9), Z0, Z16
 	VPDPBUSD.BCST    180(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9096,7 +9154,6 @@ block:
 	VMOVDQU32        1920(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9104,6 +9161,7 @@ block:
 	PREFETCHT1       11392(SI)
 	VPDPBUSD.BCST    184(R9), Z0, Z16
 	VPDPBUSD.BCST    184(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9114,7 +9172,6 @@ block:
 	VMOVDQU32        1984(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9142,6 +9199,7 @@ block:
 	VFMADD231PS      Z4, Z22, Z8
 	VCVTDQ2PS        Z23, Z23
 	VFMADD231PS      Z4, Z23, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
