@@ -25,9 +25,9 @@ func writeFused(u unpacker) {
 	}
 }
 
-// The registers of a fused product: of a row each, inputs, metas and sums. Vectors 0
-// to 3 and those from 10 on are the unpacker's or, where that leaves them, integer
-// sums, as are Z16 to Z31.
+// The registers of a fused product, of a row each inputs and metas; vectors 8 and 9
+// are sums. The lower 16 are the unpacker's besides; integer sums are in Z16 to Z31,
+// in AVX2 in those that a type leaves.
 var (
 	fusedX    = []reg.GPPhysical{reg.R9, reg.R12}
 	fusedMeta = []reg.GPPhysical{reg.R10, reg.R13}

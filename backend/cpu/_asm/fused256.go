@@ -14,8 +14,7 @@ const (
 	roomMultiples = 128
 )
 
-// The registers that multiply256 and finish256 use besides, for signed codes the last
-// two too.
+// What multiply256 and finish256 use: the first always, the others for signed codes.
 var tmp256, abs256, ones256 = reg.Y3, reg.Y2, reg.Y11
 
 // depth is how many products of pairs of codes add up in 16 bits, of the groups of a
@@ -52,7 +51,8 @@ func (f *fused) start256() {
 	}
 }
 
-// halves256 is a block.
+// halves256 is a block: f.half goes from 0 to 8 and back. Each half asks for half of
+// the lines.
 func (f *fused) halves256() {
 	f.scales256()
 	f.Label("half")
@@ -115,21 +115,21 @@ func (f *fused) finish256(sub int, t reg.VecPhysical) {
 		f.scale256(sub, 1, min)
 	}
 	for row, d := range f.live[sub] {
-		sum, at := f.sum(row), func(field int) Mem { return at(fusedMeta[row], metaBytes*sub+field) }
+		sum, meta := f.sum(row), func(field int) Mem { return at(fusedMeta[row], metaBytes*sub+field) }
 		if !f.mins && f.depth() > 0 {
-			f.VPBROADCASTD(at(metaStart), t)
+			f.VPBROADCASTD(meta(metaStart), t)
 			f.VPADDD(t, d.sum, d.sum)
 		}
 		f.VCVTDQ2PS(d.sum, d.sum)
 		if f.single() {
-			f.VBROADCASTSS(at(metaScale), t)
+			f.VBROADCASTSS(meta(metaScale), t)
 			f.VMULPS(scale, t, t)
 			f.VFMADD231PS(d.sum, t, sum)
 		} else {
 			f.VFMADD231PS(scale, d.sum, sum)
 		}
 		if f.mins {
-			f.VBROADCASTSS(at(metaSum), t)
+			f.VBROADCASTSS(meta(metaSum), t)
 			f.VFMADD231PS(min, t, sum)
 		}
 	}

@@ -374,6 +374,17 @@ func (u *unpacker) shifted(y reg.VecPhysical, from, to int, wide bool, out reg.V
 	}
 }
 
+// field loads bits of bytes and moves them from bit from to bit to, where mask is.
+func (u *unpacker) field(m Mem, from, to int, mask, y reg.VecPhysical) {
+	if from == to {
+		u.and(m, mask, y)
+		return
+	}
+	u.load(m, y)
+	u.shifted(y, from, to, false, y)
+	u.and(mask, y, y)
+}
+
 // q45K: nibbles at from; fifth bits at bits, unless that is negative.
 func (u *unpacker) q45K(from, bits int) {
 	for i := range 4 {
@@ -381,9 +392,7 @@ func (u *unpacker) q45K(from, bits int) {
 		if bits >= 0 {
 			add := func(bit int) func(y reg.VecPhysical, g, half int) {
 				return func(y reg.VecPhysical, g, half int) {
-					u.load(u.word(bits+word*g, half), u.r(2))
-					u.shifted(u.r(2), bit, 4, false, u.r(2))
-					u.and(u.r(14), u.r(2), u.r(2))
+					u.field(u.word(bits+word*g, half), bit, 4, u.r(14), u.r(2))
 					u.or(u.r(2), y, y)
 				}
 			}
@@ -398,27 +407,26 @@ func (u *unpacker) q45K(from, bits int) {
 func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half int)) {
 	for h := range 2 {
 		for half := range u.halves() { // one after the other, so that fewer sums are in the making
-			load := func(g int) { u.load(u.word(from+word*(8*h+g), half), u.r(0)) }
+			in := func(g int) Mem { return u.word(from+word*(8*h+g), half) }
 			code := func(s, g int) {
-				u.shifted(u.r(0), 2*s, 0, false, u.r(1))
-				u.and(u.r(14), u.r(1), u.r(1))
 				if more != nil {
 					more(u.r(1), h, s, g, half)
 				}
 				u.out(u.r(1), 32*h+8*s+g, half)
 			}
-			if u.half != nil {
-				for i := range 32 {
-					load(i % 8)
-					code(i/8, i%8)
-				}
-				continue
-			}
-			for g := range 8 {
-				load(g)
-				for s := range 4 {
+			for i := range 32 {
+				if s, g := i/8, i%8; u.half != nil {
+					u.field(in(g), 2*s, 0, u.r(14), u.r(1))
 					code(s, g)
+					continue
 				}
+				s, g := i%4, i/4
+				if s == 0 {
+					u.load(in(g), u.r(0))
+				}
+				u.shifted(u.r(0), 2*s, 0, false, u.r(1))
+				u.and(u.r(14), u.r(1), u.r(1))
+				code(s, g)
 			}
 		}
 	}
@@ -427,9 +435,7 @@ func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half in
 // q3K: third bits; 2-bit codes; 12 bytes of 6-bit scales; d.
 func (u *unpacker) q3K() {
 	u.pairs(512, func(y reg.VecPhysical, h, s, g, half int) {
-		u.load(u.word(word*g, half), u.r(3))
-		u.shifted(u.r(3), 4*h+s, 2, false, u.r(3))
-		u.and(u.r(13), u.r(3), u.r(3))
+		u.field(u.word(word*g, half), 4*h+s, 2, u.r(13), u.r(3))
 		u.or(u.r(3), y, y)
 	})
 }
@@ -439,31 +445,25 @@ func (u *unpacker) q3K() {
 func (u *unpacker) q6K() {
 	for h := range 2 {
 		for half := range u.halves() { // as in pairs
+			in := func(j int) Mem { return u.word(word*(16*h+j), half) }
 			code := func(y reg.VecPhysical, i, run, g int) {
-				u.and(u.r(15), y, y)
-				u.load(u.word(2048+word*(8*h+g), half), u.r(2))
-				u.shifted(u.r(2), 2*(run+2*i), 4, false, u.r(2))
-				u.and(u.r(14), u.r(2), u.r(2))
+				u.field(u.word(2048+word*(8*h+g), half), 2*(run+2*i), 4, u.r(14), u.r(2))
 				u.or(u.r(2), y, y)
 				u.out(y, 32*h+16*i+8*run+g, half)
 			}
-			for j := range 16 {
-				u.load(u.word(word*(16*h+j), half), u.r(0))
-				if u.half == nil {
+			for j := range 32 {
+				if i, j := j/16, j%16; u.half != nil {
+					u.field(in(j), 4*i, 0, u.r(15), u.r(0))
+					code(u.r(0), i, j/8, j%8)
+					continue
+				}
+				i, j := j%2, j/2
+				if i == 0 {
+					u.load(in(j), u.r(0))
 					u.VPSRLW(U8(4), u.r(0), u.r(1))
 				}
-				code(u.r(0), 0, j/8, j%8)
-				if u.half == nil {
-					code(u.r(1), 1, j/8, j%8)
-				}
-			}
-			if u.half == nil {
-				continue
-			}
-			for j := range 16 {
-				u.load(u.word(word*(16*h+j), half), u.r(0))
-				u.VPSRLW(U8(4), u.r(0), u.r(0))
-				code(u.r(0), 1, j/8, j%8)
+				u.and(u.r(15), u.r(i), u.r(i))
+				code(u.r(i), i, j/8, j%8)
 			}
 		}
 	}

@@ -2010,9 +2010,7 @@ block:
 	VPDPBUSD.BCST    32(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        (SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           (SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z18
@@ -2043,9 +2041,7 @@ block:
 	VPDPBUSD.BCST    36(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        64(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           64(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z18
@@ -2074,9 +2070,7 @@ block:
 	VPDPBUSD.BCST    40(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        128(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           128(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z18
 	VPSRLW           $0x06, Z0, Z1
@@ -2108,9 +2102,7 @@ block:
 	VPDPBUSD.BCST    44(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        192(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           192(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    76(R9), Z1, Z18
 	VPSRLW           $0x06, Z0, Z1
@@ -2140,9 +2132,7 @@ block:
 	VPDPBUSD.BCST    48(R9), Z1, Z20
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        256(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           256(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z21
@@ -2173,9 +2163,7 @@ block:
 	VPDPBUSD.BCST    52(R9), Z1, Z20
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        320(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           320(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    84(R9), Z1, Z21
@@ -2204,9 +2192,7 @@ block:
 	VPDPBUSD.BCST    56(R9), Z1, Z20
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        384(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           384(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    88(R9), Z1, Z21
 	VPSRLW           $0x06, Z0, Z1
@@ -2247,9 +2233,7 @@ block:
 	VFMADD231PS      Z4, Z18, Z8
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        448(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           448(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    92(R9), Z1, Z21
 	VMOVUPS          320(R8), Z4
@@ -3419,9 +3403,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        256(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           256(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        256(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3437,9 +3419,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        320(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           320(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        320(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3452,9 +3432,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        384(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           384(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        384(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3468,9 +3446,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        448(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           448(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        448(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3483,9 +3459,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        512(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           512(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        512(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3498,9 +3472,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        576(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           576(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        576(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3514,9 +3486,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        640(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           640(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        640(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3529,9 +3499,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        704(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           704(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        704(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3797,9 +3765,7 @@ block:
 	VPBROADCASTD     (R10), Z16
 	VPDPBUSD.BCST    (R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2048(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2048(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z17
@@ -3814,9 +3780,7 @@ block:
 	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    4(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2112(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2112(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z17
@@ -3830,9 +3794,7 @@ block:
 	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    8(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2176(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2176(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z17
 	VMOVDQU32        192(SI), Z0
@@ -3848,9 +3810,7 @@ block:
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2240(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2240(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    76(R9), Z1, Z17
@@ -3865,9 +3825,7 @@ block:
 	VPBROADCASTD     12(R10), Z16
 	VPDPBUSD.BCST    16(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2304(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2304(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z18
@@ -3882,9 +3840,7 @@ block:
 	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    20(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2368(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2368(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    84(R9), Z1, Z18
 	VMOVDQU32        384(SI), Z0
@@ -3897,9 +3853,7 @@ block:
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    24(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2432(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2432(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
 	VPDPBUSD.BCST    88(R9), Z1, Z18
@@ -3916,9 +3870,7 @@ block:
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2496(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2496(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    92(R9), Z1, Z18
@@ -4080,9 +4032,7 @@ block:
 	VPBROADCASTD     96(R10), Z16
 	VPDPBUSD.BCST    128(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2560(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2560(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
 	VPBROADCASTD     144(R10), Z17
@@ -4096,9 +4046,7 @@ block:
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    132(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2624(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2624(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    196(R9), Z1, Z17
@@ -4112,9 +4060,7 @@ block:
 	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    136(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2688(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2688(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    200(R9), Z1, Z17
@@ -4131,9 +4077,7 @@ block:
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2752(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2752(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    204(R9), Z1, Z17
@@ -4147,9 +4091,7 @@ block:
 	VPBROADCASTD     108(R10), Z16
 	VPDPBUSD.BCST    144(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2816(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2816(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10368(SI)
 	VPBROADCASTD     156(R10), Z18
@@ -4164,9 +4106,7 @@ block:
 	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    148(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2880(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2880(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
 	VPDPBUSD.BCST    212(R9), Z1, Z18
@@ -4180,9 +4120,7 @@ block:
 	PREFETCHT1       10560(SI)
 	VPDPBUSD.BCST    152(R9), Z0, Z16
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2944(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2944(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10624(SI)
 	VPDPBUSD.BCST    216(R9), Z1, Z18
@@ -4198,9 +4136,7 @@ block:
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        3008(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           3008(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
 	VPDPBUSD.BCST    220(R9), Z1, Z18
@@ -6425,9 +6361,7 @@ block:
 	VPDPBUSD.BCST    32(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        (SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           (SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z20
@@ -6464,9 +6398,7 @@ block:
 	VPDPBUSD.BCST    36(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        64(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           64(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z20
@@ -6499,9 +6431,7 @@ block:
 	VPDPBUSD.BCST    40(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        128(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           128(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z20
 	VPDPBUSD.BCST    72(R12), Z1, Z21
@@ -6539,9 +6469,7 @@ block:
 	VPDPBUSD.BCST    44(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        192(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           192(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    76(R9), Z1, Z20
 	VPDPBUSD.BCST    76(R12), Z1, Z21
@@ -6577,9 +6505,7 @@ block:
 	VPDPBUSD.BCST    48(R12), Z1, Z25
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        256(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           256(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z26
@@ -6616,9 +6542,7 @@ block:
 	VPDPBUSD.BCST    52(R12), Z1, Z25
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        320(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           320(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    84(R9), Z1, Z26
@@ -6651,9 +6575,7 @@ block:
 	VPDPBUSD.BCST    56(R12), Z1, Z25
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        384(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           384(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    88(R9), Z1, Z26
 	VPDPBUSD.BCST    88(R12), Z1, Z27
@@ -6706,9 +6628,7 @@ block:
 	VFMADD231PS      Z4, Z21, Z9
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        448(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           448(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    92(R9), Z1, Z26
 	VPDPBUSD.BCST    92(R12), Z1, Z27
@@ -8108,9 +8028,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        256(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           256(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        256(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8130,9 +8048,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        320(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           320(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        320(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8147,9 +8063,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        384(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           384(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        384(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8165,9 +8079,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        448(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           448(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        448(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8182,9 +8094,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        512(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           512(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        512(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8199,9 +8109,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        576(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           576(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        576(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8217,9 +8125,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        640(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           640(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        640(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8234,9 +8140,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        704(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           704(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        704(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8547,9 +8451,7 @@ block:
 	VPDPBUSD.BCST    (R9), Z0, Z16
 	VPDPBUSD.BCST    (R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2048(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2048(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z18
@@ -8567,9 +8469,7 @@ block:
 	VPDPBUSD.BCST    4(R9), Z0, Z16
 	VPDPBUSD.BCST    4(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2112(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2112(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z18
@@ -8585,9 +8485,7 @@ block:
 	VPDPBUSD.BCST    8(R9), Z0, Z16
 	VPDPBUSD.BCST    8(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2176(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2176(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z18
 	VPDPBUSD.BCST    72(R12), Z1, Z19
@@ -8607,9 +8505,7 @@ block:
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2240(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2240(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    76(R9), Z1, Z18
@@ -8627,9 +8523,7 @@ block:
 	VPDPBUSD.BCST    16(R9), Z0, Z16
 	VPDPBUSD.BCST    16(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2304(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2304(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z20
@@ -8647,9 +8541,7 @@ block:
 	VPDPBUSD.BCST    20(R9), Z0, Z16
 	VPDPBUSD.BCST    20(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2368(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2368(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    84(R9), Z1, Z20
 	VPDPBUSD.BCST    84(R12), Z1, Z21
@@ -8664,9 +8556,7 @@ block:
 	VPDPBUSD.BCST    24(R9), Z0, Z16
 	VPDPBUSD.BCST    24(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2432(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2432(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
 	VPDPBUSD.BCST    88(R9), Z1, Z20
@@ -8687,9 +8577,7 @@ block:
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2496(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2496(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    92(R9), Z1, Z20
@@ -8886,9 +8774,7 @@ block:
 	VPDPBUSD.BCST    128(R9), Z0, Z16
 	VPDPBUSD.BCST    128(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2560(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2560(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
 	VPBROADCASTD     144(R10), Z18
@@ -8905,9 +8791,7 @@ block:
 	VPDPBUSD.BCST    132(R9), Z0, Z16
 	VPDPBUSD.BCST    132(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2624(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2624(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    196(R9), Z1, Z18
@@ -8923,9 +8807,7 @@ block:
 	VPDPBUSD.BCST    136(R9), Z0, Z16
 	VPDPBUSD.BCST    136(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2688(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2688(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    200(R9), Z1, Z18
@@ -8946,9 +8828,7 @@ block:
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2752(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2752(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    204(R9), Z1, Z18
@@ -8965,9 +8845,7 @@ block:
 	VPDPBUSD.BCST    144(R9), Z0, Z16
 	VPDPBUSD.BCST    144(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2816(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2816(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10368(SI)
 	VPBROADCASTD     156(R10), Z20
@@ -8985,9 +8863,7 @@ block:
 	VPDPBUSD.BCST    148(R9), Z0, Z16
 	VPDPBUSD.BCST    148(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2880(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2880(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
 	VPDPBUSD.BCST    212(R9), Z1, Z20
@@ -9003,9 +8879,7 @@ block:
 	VPDPBUSD.BCST    152(R9), Z0, Z16
 	VPDPBUSD.BCST    152(R12), Z0, Z17
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        2944(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           2944(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10624(SI)
 	VPDPBUSD.BCST    216(R9), Z1, Z20
@@ -9025,9 +8899,7 @@ block:
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        3008(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           3008(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
 	VPDPBUSD.BCST    220(R9), Z1, Z20

@@ -3762,9 +3762,7 @@ loop:
 	VMOVDQU      Y1, 512(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      (SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        (SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1024(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3792,9 +3790,7 @@ loop:
 	VMOVDQU      Y1, 576(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      64(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        64(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1088(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3822,9 +3818,7 @@ loop:
 	VMOVDQU      Y1, 640(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      128(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        128(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1152(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3852,9 +3846,7 @@ loop:
 	VMOVDQU      Y1, 704(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      192(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        192(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1216(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3881,9 +3873,7 @@ loop:
 	VMOVDQU      Y1, 768(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      256(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        256(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8448(SI)
 	VMOVDQU      Y1, 1280(DI)
@@ -3911,9 +3901,7 @@ loop:
 	VMOVDQU      Y1, 832(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      320(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        320(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8512(SI)
 	VMOVDQU      Y1, 1344(DI)
@@ -3941,9 +3929,7 @@ loop:
 	VMOVDQU      Y1, 896(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      384(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        384(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1408(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3971,9 +3957,7 @@ loop:
 	VMOVDQU      Y1, 960(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      448(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        448(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1472(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4001,9 +3985,7 @@ loop:
 	VMOVDQU      Y1, 544(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      32(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        32(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1056(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4031,9 +4013,7 @@ loop:
 	VMOVDQU      Y1, 608(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      96(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        96(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1120(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4061,9 +4041,7 @@ loop:
 	VMOVDQU      Y1, 672(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      160(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        160(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1184(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4091,9 +4069,7 @@ loop:
 	VMOVDQU      Y1, 736(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      224(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        224(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1248(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4120,9 +4096,7 @@ loop:
 	VMOVDQU      Y1, 800(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      288(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        288(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8896(SI)
 	VMOVDQU      Y1, 1312(DI)
@@ -4150,9 +4124,7 @@ loop:
 	VMOVDQU      Y1, 864(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      352(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        352(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8960(SI)
 	VMOVDQU      Y1, 1376(DI)
@@ -4180,9 +4152,7 @@ loop:
 	VMOVDQU      Y1, 928(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      416(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        416(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1440(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4210,9 +4180,7 @@ loop:
 	VMOVDQU      Y1, 992(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      480(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        480(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1504(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -6121,9 +6089,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      256(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        256(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      256(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6136,9 +6102,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      288(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        288(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      288(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6151,9 +6115,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      320(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        320(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      320(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6166,9 +6128,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      352(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        352(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      352(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6180,9 +6140,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      384(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        384(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      384(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6195,9 +6153,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      416(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        416(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      416(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6210,9 +6166,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      448(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        448(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      448(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6224,9 +6178,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      480(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        480(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      480(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6239,9 +6191,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      512(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        512(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      512(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6254,9 +6204,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      544(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        544(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      544(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6268,9 +6216,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      576(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        576(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      576(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6283,9 +6229,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      608(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        608(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      608(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6298,9 +6242,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      640(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        640(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      640(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6312,9 +6254,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      672(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        672(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      672(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6327,9 +6267,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      704(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        704(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      704(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6342,9 +6280,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      736(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        736(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      736(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6750,9 +6686,7 @@ loop:
 	PREFETCHT1 8192(SI)
 	VMOVDQU    Y0, (DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2048(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2048(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1024(DI)
 	VMOVDQU    64(SI), Y0
@@ -6765,9 +6699,7 @@ loop:
 	PREFETCHT1 8256(SI)
 	VMOVDQU    Y0, 64(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2112(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2112(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1088(DI)
 	VMOVDQU    128(SI), Y0
@@ -6780,9 +6712,7 @@ loop:
 	PREFETCHT1 8320(SI)
 	VMOVDQU    Y0, 128(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2176(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2176(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1152(DI)
 	VMOVDQU    192(SI), Y0
@@ -6794,9 +6724,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 192(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2240(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2240(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 8384(SI)
 	VMOVDQU    Y1, 1216(DI)
@@ -6809,9 +6737,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 256(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2304(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2304(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 8448(SI)
 	VMOVDQU    Y1, 1280(DI)
@@ -6824,9 +6750,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 320(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2368(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2368(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1344(DI)
 	VMOVDQU    384(SI), Y0
@@ -6839,9 +6763,7 @@ loop:
 	PREFETCHT1 8512(SI)
 	VMOVDQU    Y0, 384(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2432(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2432(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1408(DI)
 	VMOVDQU    448(SI), Y0
@@ -6854,9 +6776,7 @@ loop:
 	PREFETCHT1 8576(SI)
 	VMOVDQU    Y0, 448(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2496(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2496(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1472(DI)
 	VMOVDQU    512(SI), Y0
@@ -6987,9 +6907,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 32(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2080(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2080(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 9088(SI)
 	VMOVDQU    Y1, 1056(DI)
@@ -7002,9 +6920,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 96(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2144(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2144(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1120(DI)
 	VMOVDQU    160(SI), Y0
@@ -7017,9 +6933,7 @@ loop:
 	PREFETCHT1 9152(SI)
 	VMOVDQU    Y0, 160(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2208(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2208(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1184(DI)
 	VMOVDQU    224(SI), Y0
@@ -7032,9 +6946,7 @@ loop:
 	PREFETCHT1 9216(SI)
 	VMOVDQU    Y0, 224(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2272(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2272(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1248(DI)
 	VMOVDQU    288(SI), Y0
@@ -7046,9 +6958,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 288(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2336(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2336(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 9280(SI)
 	VMOVDQU    Y1, 1312(DI)
@@ -7061,9 +6971,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 352(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2400(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2400(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 9344(SI)
 	VMOVDQU    Y1, 1376(DI)
@@ -7076,9 +6984,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 416(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2464(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2464(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 9408(SI)
 	VMOVDQU    Y1, 1440(DI)
@@ -7091,9 +6997,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 480(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2528(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2528(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 1504(DI)
 	VMOVDQU    544(SI), Y0
@@ -7224,9 +7128,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2048(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2560(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2560(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 9920(SI)
 	VMOVDQU    Y1, 3072(DI)
@@ -7239,9 +7141,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2112(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2624(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2624(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 9984(SI)
 	VMOVDQU    Y1, 3136(DI)
@@ -7254,9 +7154,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2176(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2688(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2688(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3200(DI)
 	VMOVDQU    1216(SI), Y0
@@ -7269,9 +7167,7 @@ loop:
 	PREFETCHT1 10048(SI)
 	VMOVDQU    Y0, 2240(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2752(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2752(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3264(DI)
 	VMOVDQU    1280(SI), Y0
@@ -7284,9 +7180,7 @@ loop:
 	PREFETCHT1 10112(SI)
 	VMOVDQU    Y0, 2304(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2816(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2816(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3328(DI)
 	VMOVDQU    1344(SI), Y0
@@ -7299,9 +7193,7 @@ loop:
 	PREFETCHT1 10176(SI)
 	VMOVDQU    Y0, 2368(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2880(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2880(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3392(DI)
 	VMOVDQU    1408(SI), Y0
@@ -7313,9 +7205,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2432(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2944(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2944(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 10240(SI)
 	VMOVDQU    Y1, 3456(DI)
@@ -7328,9 +7218,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2496(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    3008(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      3008(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 10304(SI)
 	VMOVDQU    Y1, 3520(DI)
@@ -7462,9 +7350,7 @@ loop:
 	PREFETCHT1 10752(SI)
 	VMOVDQU    Y0, 2080(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2592(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2592(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3104(DI)
 	VMOVDQU    1120(SI), Y0
@@ -7476,9 +7362,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2144(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2656(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2656(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 10816(SI)
 	VMOVDQU    Y1, 3168(DI)
@@ -7491,9 +7375,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2208(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2720(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2720(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 10880(SI)
 	VMOVDQU    Y1, 3232(DI)
@@ -7506,9 +7388,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2272(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2784(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2784(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 10944(SI)
 	VMOVDQU    Y1, 3296(DI)
@@ -7521,9 +7401,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2336(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2848(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2848(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3360(DI)
 	VMOVDQU    1376(SI), Y0
@@ -7536,9 +7414,7 @@ loop:
 	PREFETCHT1 11008(SI)
 	VMOVDQU    Y0, 2400(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2912(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2912(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3424(DI)
 	VMOVDQU    1440(SI), Y0
@@ -7551,9 +7427,7 @@ loop:
 	PREFETCHT1 11072(SI)
 	VMOVDQU    Y0, 2464(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    2976(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      2976(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	VMOVDQU    Y1, 3488(DI)
 	VMOVDQU    1504(SI), Y0
@@ -7565,9 +7439,7 @@ loop:
 	VPOR       Y2, Y0, Y0
 	VMOVDQU    Y0, 2528(DI)
 	VPAND      Y15, Y1, Y1
-	VMOVDQU    3040(SI), Y2
-	VMOVDQA    Y2, Y2
-	VPAND      Y14, Y2, Y2
+	VPAND      3040(SI), Y14, Y2
 	VPOR       Y2, Y1, Y1
 	PREFETCHT1 11136(SI)
 	VMOVDQU    Y1, 3552(DI)
