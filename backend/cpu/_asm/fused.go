@@ -7,51 +7,85 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// fused writes the products of one row, and of two, which wait for memory alone:
-// codes go from the weight to the multiplication without being stored. Sums are
-// those of int8x512 to the bit: the same integers, scales and order.
-func fused(g gen) {
-	u := unpacker{gen: g, src: reg.RSI, scales: reg.R8, fused: true, wide: true}
+// fused512 and fused256 write the products of one row, and of two, which wait for
+// memory alone: codes go from the weight to the multiplication without being stored.
+// Sums are those of int8x512 and int8x256 to the bit: the same integers, scales and
+// order.
+func fused512(g gen) { writeFused(unpacker{gen: g, wide: true}) }
+
+func fused256(g gen) { writeFused(unpacker{gen: g, half: reg.R14}) }
+
+func writeFused(u unpacker) {
+	u.src, u.scales = reg.RSI, reg.R8
 	u.constants()
-	for u.rows = 1; u.rows <= 2; u.rows++ {
-		u.types(true, u.fusedFn)
+	for rows := 1; rows <= 2; rows++ {
+		f := fused{unpacker: &u, rows: rows}
+		u.product = f.multiply
+		u.types(u.wide, f.fn)
 	}
 }
 
-// The registers of a fused product: of a row each, inputs, metas and sums; then
-// integer sums. The lower ones are the unpacker's.
+// The registers of a fused product, of a row each inputs and metas; vectors 8 and 9
+// are sums. The lower 16 are the unpacker's besides; integer sums are in Z16 to Z31,
+// in AVX2 in those that a type leaves.
 var (
 	fusedX    = []reg.GPPhysical{reg.R9, reg.R12}
 	fusedMeta = []reg.GPPhysical{reg.R10, reg.R13}
-	fusedSums = zmm[8:10]
-	fusedDots = zmm[16:32]
 
 	fusedCall, fusedOut      = reg.R11, reg.RDI
 	fusedStride, fusedPanels = reg.RBX, reg.RDX
+	fusedAhead               = reg.R15
 )
 
-func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
-	g := u.gen
-	u.n, u.subLen, u.single = 1, subLen(name), inputs == 32
-	if mins {
-		u.n = 2
+// fused writes products of a number of rows and, one after the other, types.
+type fused struct {
+	*unpacker
+	packing
+	rows  int
+	room  []reg.VecPhysical // for integer sums
+	taken map[reg.VecPhysical]bool
+	live  map[int][]*dot // sums of sub-blocks in the making, of a row each
+	seen  map[int]int    // groups that they hold
+	next  int            // sub-block that is to be added up
+}
+
+// dot is integer sums of a row and sub-block. AVX2 has some in 16 bits.
+type dot struct{ sum, words reg.VecPhysical }
+
+// single reports whether a block is a sub-block.
+func (f *fused) single() bool { return f.inputs == f.subLen() }
+
+func (f *fused) sum(row int) reg.VecPhysical { return f.r(8 + row) }
+
+func (f *fused) fn(p packing) {
+	g := f.gen
+	f.packing, f.n = p, 1
+	if p.mins {
+		f.n = 2
 	}
-	subs, typ := inputs/u.subLen, typeName(name)
-	size := panelBytes[typ]
-	g.begin(fmt.Sprintf("fused%s%s", []string{"", "Two"}[u.rows-1], typ), "func(c *int64)",
+	suffix := "AVX512"
+	f.room = zmm[16:]
+	if !f.wide {
+		suffix, f.room = "AVX2", f.room256()
+	}
+	g.begin(fmt.Sprintf("fused%s%s%s", []string{"", "Two"}[f.rows-1], p.typ(), suffix), "func(c *int64)",
 		fmt.Sprintf("It multiplies %s by c.blocks %s blocks of each of c.rows panels, one after the other from c.codes on;",
-			[]string{"one row", "two rows"}[u.rows-1], typ),
+			[]string{"one row", "two rows"}[f.rows-1], p.typ()),
 		"c.scales is room for the scales of a block.")
 	g.Load(g.Param("c"), fusedCall)
-	g.MOVQ(at(fusedCall, callCodes), u.src)
-	g.MOVQ(at(fusedCall, callScales), u.scales)
+	g.MOVQ(at(fusedCall, callCodes), f.src)
+	g.MOVQ(at(fusedCall, callScales), f.scales)
 	g.MOVQ(at(fusedCall, callOut), fusedOut)
 	g.MOVQ(at(fusedCall, callRows), fusedPanels)
-	u.mask(15, u.r(15))
+	f.mask(15, f.r(15))
+	p.constants()
+	if !f.wide {
+		f.start256()
+	}
 	g.Label("panel")
 	g.MOVQ(at(fusedCall, callX), fusedX[0])
 	g.MOVQ(at(fusedCall, callMeta), fusedMeta[0])
-	if u.rows == 2 {
+	if f.rows == 2 {
 		g.MOVQ(fusedX[0], fusedX[1])
 		g.ADDQ(at(fusedCall, callXStride), fusedX[1])
 		g.MOVQ(fusedMeta[0], fusedMeta[1])
@@ -60,34 +94,19 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 	}
 	g.MOVQ(at(fusedCall, callBlocks), reg.RCX)
 	g.Label("block")
-	u.ahead(size, inputs)
-	if typ == "Q8_0" {
-		u.lines = 0 // so few instructions a line that the processor itself reads far ahead, and farther
-	}
-	u.eachSum(func(sum reg.VecPhysical, _ reg.GPPhysical, out Mem) {
-		if subs == 1 {
-			g.VMOVUPS(out, sum)
-		} else {
-			g.VXORPS(sum, sum, sum)
+	if f.wide {
+		f.ahead(at(f.src, fetchAhead), p.size(), p.inputs)
+		if p.typ() == "Q8_0" {
+			f.lines = 0 // so few instructions a line that the processor itself reads far ahead, and farther
 		}
-	})
-	u.live, u.seen, u.next = map[int][]reg.VecPhysical{}, map[int]int{}, 0
-	body()
-	if len(u.live) > 0 || u.next != subs {
-		panic("fused " + name + ": sums are left over")
+		f.block(p.spreadScales)
+	} else {
+		f.halves256()
 	}
-	u.eachSum(func(sum reg.VecPhysical, meta reg.GPPhysical, out Mem) {
-		if subs > 1 {
-			g.VMOVUPS(out, u.r(4))
-			g.VFMADD231PS_BCST(at(meta, metaScale), sum, u.r(4))
-			sum = u.r(4)
-		}
-		g.VMOVUPS(sum, out)
-	})
-	g.ADDQ(U32(size), u.src)
-	for row := range u.rows {
-		g.ADDQ(U32(inputs), fusedX[row])
-		g.ADDQ(U32(metaBytes*subs), fusedMeta[row])
+	g.ADDQ(U32(p.size()), f.src)
+	for row := range f.rows {
+		g.ADDQ(U32(p.inputs), fusedX[row])
+		g.ADDQ(U32(metaBytes*p.inputs/p.subLen()), fusedMeta[row])
 	}
 	g.DECQ(reg.RCX)
 	g.JNE(LabelRef("block"))
@@ -98,73 +117,128 @@ func (u *unpacker) fusedFn(name string, inputs int, mins bool, body func()) {
 	g.RET()
 }
 
-// eachSum calls f with the sum, the metas and the outputs of every row.
-func (u *unpacker) eachSum(f func(sum reg.VecPhysical, meta reg.GPPhysical, out Mem)) {
-	for row := range u.rows {
-		out := at(fusedOut, 0)
-		if row > 0 {
-			out.Index, out.Scale = fusedStride, 1
+// block adds the products of a block, or its half, to the outputs.
+func (f *fused) block(scales func()) {
+	f.eachSum(func(sum reg.VecPhysical, _ reg.GPPhysical, out Mem) {
+		if f.single() {
+			f.VMOVUPS(out, sum)
+		} else {
+			f.VXORPS(sum, sum, sum)
 		}
-		f(fusedSums[row], fusedMeta[row], out)
+	})
+	f.taken, f.live, f.seen, f.next = map[reg.VecPhysical]bool{}, map[int][]*dot{}, map[int]int{}, 0
+	scales()
+	f.spreadCodes()
+	if len(f.taken) > 0 || f.next != f.inputs/f.subLen() {
+		panic("fused " + f.name + ": sums are left over")
+	}
+	f.eachSum(func(sum reg.VecPhysical, meta reg.GPPhysical, out Mem) {
+		switch t := f.r(4); {
+		case f.single():
+		case f.wide:
+			f.VMOVUPS(out, t)
+			f.VFMADD231PS_BCST(at(meta, metaScale), sum, t)
+			sum = t
+		default:
+			f.VBROADCASTSS(at(meta, metaScale), t)
+			f.VFMADD213PS(out, t, sum)
+		}
+		f.VMOVUPS(sum, out)
+	})
+}
+
+// eachSum calls do with the sum, the metas and the outputs of every row.
+func (f *fused) eachSum(do func(sum reg.VecPhysical, meta reg.GPPhysical, out Mem)) {
+	out := fusedOut
+	for row := range f.rows {
+		m := f.part(out, 0, 0, f.width())
+		switch {
+		case row > 0 && f.wide:
+			m.Index, m.Scale = fusedStride, 1
+		case row > 0: // the index is taken
+			f.LEAQ(Mem{Base: out, Index: fusedStride, Scale: 1}, reg.RAX)
+			m.Base = reg.RAX
+		}
+		do(f.sum(row), fusedMeta[row], m)
 	}
 }
 
 // multiply adds the products of a group, and whole sub-blocks to the sums in
 // ascending order.
-func (u *unpacker) multiply(z reg.VecPhysical, group int) {
-	sub := group * 4 / u.subLen
-	if u.live[sub] == nil {
-		for row := range u.rows {
-			dot := u.free()
-			u.live[sub] = append(u.live[sub], dot)
-			u.VPBROADCASTD(at(fusedMeta[row], metaBytes*sub+metaStart), dot)
+func (f *fused) multiply(y reg.VecPhysical, group int) {
+	sub, groups := group*4/f.subLen(), f.subLen()/4
+	if f.live[sub] == nil {
+		for range f.rows {
+			f.live[sub] = append(f.live[sub], &dot{})
 		}
 	}
-	for row, dot := range u.live[sub] {
-		u.VPDPBUSD_BCST(at(fusedX[row], 4*group), z, dot)
+	if f.wide {
+		f.multiply512(y, group, f.live[sub], f.seen[sub] == 0)
+	} else {
+		f.multiply256(y, group, f.live[sub], f.seen[sub])
 	}
-	u.seen[sub]++
-	for u.seen[u.next] == u.subLen/4 {
-		u.finish(u.next)
-		u.next++
+	f.seen[sub]++
+	for f.seen[f.next] == groups {
+		if f.wide {
+			f.finish512(f.next)
+		} else {
+			f.finish256(f.next, y)
+		}
+		for _, d := range f.live[f.next] {
+			f.release(&d.sum)
+		}
+		delete(f.live, f.next)
+		f.next++
 	}
 }
 
-// free is a register for a sum.
-func (u *unpacker) free() reg.VecPhysical {
-	for _, r := range fusedDots {
-		taken := false
-		for _, l := range u.live {
-			for _, t := range l {
-				taken = taken || t == r
-			}
-		}
-		if !taken {
+// take is a register for a sum.
+func (f *fused) take() reg.VecPhysical {
+	for _, r := range f.room {
+		if !f.taken[r] {
+			f.taken[r] = true
 			return r
 		}
 	}
-	panic("fused: out of registers")
+	panic("fused " + f.name + ": out of registers")
 }
 
-// finish multiplies the sums of a sub-block by its scale. It clobbers Z4 to Z6.
-func (u *unpacker) finish(sub int) {
-	scale, min, t := u.r(4), u.r(5), u.r(6)
-	u.VMOVUPS(at(u.scales, 64*sub*u.n), scale)
-	if u.n == 2 {
-		u.VMOVUPS(at(u.scales, 64*(sub*u.n+1)), min)
-	}
-	for row, dot := range u.live[sub] {
-		sum, meta := fusedSums[row], fusedMeta[row]
-		if u.n == 2 {
-			u.VFMADD231PS_BCST(at(meta, metaBytes*sub+metaSum), min, sum)
+func (f *fused) release(r *reg.VecPhysical) {
+	delete(f.taken, *r)
+	*r = nil
+}
+
+func (f *fused) multiply512(z reg.VecPhysical, group int, dots []*dot, first bool) {
+	sub := group * 4 / f.subLen()
+	for row, d := range dots {
+		if first {
+			d.sum = f.take()
+			f.VPBROADCASTD(at(fusedMeta[row], metaBytes*sub+metaStart), d.sum)
 		}
-		u.VCVTDQ2PS(dot, dot)
-		if u.single {
-			u.VMULPS_BCST(at(meta, metaScale), scale, t)
-			u.VFMADD231PS(dot, t, sum)
+	}
+	for row, d := range dots {
+		f.VPDPBUSD_BCST(at(fusedX[row], 4*group), z, d.sum)
+	}
+}
+
+// finish512 multiplies the sums of a sub-block by its scale. It clobbers Z4 to Z6.
+func (f *fused) finish512(sub int) {
+	scale, min, t := f.r(4), f.r(5), f.r(6)
+	f.VMOVUPS(at(f.scales, 64*sub*f.n), scale)
+	if f.mins {
+		f.VMOVUPS(at(f.scales, 64*(sub*f.n+1)), min)
+	}
+	for row, d := range f.live[sub] {
+		sum, meta := f.sum(row), fusedMeta[row]
+		if f.mins {
+			f.VFMADD231PS_BCST(at(meta, metaBytes*sub+metaSum), min, sum)
+		}
+		f.VCVTDQ2PS(d.sum, d.sum)
+		if f.single() {
+			f.VMULPS_BCST(at(meta, metaScale), scale, t)
+			f.VFMADD231PS(d.sum, t, sum)
 			continue
 		}
-		u.VFMADD231PS(scale, dot, sum)
+		f.VFMADD231PS(scale, d.sum, sum)
 	}
-	delete(u.live, sub)
 }

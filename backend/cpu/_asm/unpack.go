@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/operand"
@@ -22,17 +23,39 @@ type unpacker struct {
 	n                  int // float32 vectors of a sub-block: scales, or scales and minima
 	table              Mem
 
+	ask                      Mem // where lines are asked for
 	lines, asked, outs, done int // of a block: to be asked for, asked for, stores or products, those done
 
-	// Where fused is set, codes are multiplied as they come instead of stored.
-	fused  bool
-	rows   int
-	subLen int
-	single bool                      // a block is a sub-block
-	live   map[int][]reg.VecPhysical // sums of sub-blocks in the making, of a row each
-	seen   map[int]int               // groups that they hold
-	next   int                       // sub-block that is to be added up
+	// Where product is set, codes are multiplied as they come instead of stored: by
+	// avx2 one half of all words after the other, which this register says times 8.
+	product func(y reg.VecPhysical, group int)
+	half    reg.GPPhysical
 }
+
+// packing is how the blocks of a type are spread.
+type packing struct {
+	name                      string
+	inputs                    int
+	mins                      bool
+	constants                 func() // those that spreadCodes needs, once
+	spreadScales, spreadCodes func() // of a block
+	bits                      int    // of a code
+	registers                 []int  // those of spreadCodes besides 0, 1 and 15
+}
+
+// subLen is the number of inputs that share a scale.
+func (p packing) subLen() int {
+	switch p.typ() {
+	case "Q2_K", "Q3_K", "Q6_K":
+		return 16
+	}
+	return 32
+}
+
+func (p packing) typ() string { return strings.TrimSuffix(p.name, "Biased") }
+
+// size is the bytes of a block of 16 outputs.
+func (p packing) size() int { return panelBytes[p.typ()] }
 
 // Offsets in the table of constants.
 const (
@@ -40,6 +63,9 @@ const (
 	tableBiased = 32 // and with 128 added
 	tableSpread = 64 // VPSHUFB that copies byte i of each 4 to all, for i < 4
 	tableBits   = tableSpread + 4*32
+	tableOnes   = tableBits + 2*32 // 16 words of 1
+	tableSign   = tableOnes + 32   // 8 sign bits
+	tableSize   = tableSign + 32
 )
 
 var valuesIQ4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
@@ -55,7 +81,7 @@ func unpack(g gen) {
 func (u *unpacker) constants() {
 	u.table = u.StaticGlobal("unpackTable")
 	u.DataAttributes(attr.RODATA | attr.NOPTR)
-	var table [tableBits + 2*32]byte
+	var table [tableSize]byte
 	for i := range 32 {
 		table[tableValues+i] = byte(valuesIQ4[i%16])
 		table[tableBiased+i] = byte(valuesIQ4[i%16]) ^ 0x80
@@ -64,34 +90,44 @@ func (u *unpacker) constants() {
 		}
 		table[tableBits+i] = 1 << (i % 4)
 		table[tableBits+32+i] = 16 << (i % 4)
+		table[tableOnes+i] = byte(1 - i%2)
+		table[tableSign+i] = byte(i % 4 / 3 * 0x80)
 	}
 	for i, b := range table {
 		u.AddDatum(i, U8(b))
 	}
 }
 
-// types calls fn for every type with the body that spreads a block. Codes of 8
-// bits stay signed, or have 128 added.
-func (u *unpacker) types(biased bool, fn func(name string, inputs int, mins bool, body func())) {
+// types calls fn for every type. Codes of 8 bits stay signed, or have 128 added.
+func (u *unpacker) types(biased bool, fn func(packing)) {
 	suffix, table := "", tableValues
 	if biased {
 		suffix, table = "Biased", tableBiased
 	}
-	fn("Q8_0"+suffix, 32, false, func() { u.scale(0, 0); u.bytes(32, biased) })
-	fn("IQ4_NL"+suffix, 32, false, func() { u.scale(0, 0); u.lookup(32, 1, table) })
-	fn("IQ4_XS"+suffix, 256, false, func() { u.scalesIQ4(); u.lookup(128, 8, table) })
-	if biased && !u.fused {
+	mask := func(b byte) func() { return func() { u.mask(b, u.r(14)) } }
+	none := func() {}
+	scale, two := func() { u.scale(0, 0) }, func() { u.scale(0, 0); u.scale(32, 1) }
+	values := func() { u.constant(u.table.Offset(table), u.r(14)) }
+	flip := none
+	if biased {
+		flip = mask(0x80)
+	}
+	fn(packing{"Q8_0" + suffix, 32, false, flip, scale, func() { u.bytes(32, biased) }, 8, []int{14}})
+	fn(packing{"IQ4_NL" + suffix, 32, false, values, scale, func() { u.lookup(32, 1) }, 8, []int{14}})
+	fn(packing{"IQ4_XS" + suffix, 256, false, values, u.scalesIQ4, func() { u.lookup(128, 8) }, 8, []int{14}})
+	if biased && u.product == nil {
 		return // the others are the same
 	}
-	fn("Q4_0", 32, false, func() { u.scale(0, 0); u.nibbles(32, 0, 4, nil, nil) })
-	fn("Q4_1", 32, true, func() { u.scale(0, 0); u.scale(32, 1); u.nibbles(64, 0, 4, nil, nil) })
-	fn("Q5_0", 32, false, func() { u.scale(0, 0); u.fifth(32, 96) })
-	fn("Q5_1", 32, true, func() { u.scale(0, 0); u.scale(32, 1); u.fifth(64, 128) })
-	fn("Q2_K", 256, true, u.q2K)
-	fn("Q3_K", 256, false, u.q3K)
-	fn("Q4_K", 256, true, func() { u.scales6(); u.q45K(256, -1) })
-	fn("Q5_K", 256, true, func() { u.scales6(); u.q45K(768, 256) })
-	fn("Q6_K", 256, false, u.q6K)
+	fifth := []int{2, 10, 12, 13, 14}
+	fn(packing{"Q4_0", 32, false, none, scale, func() { u.nibbles(32, 0, 4, nil, nil) }, 4, nil})
+	fn(packing{"Q4_1", 32, true, none, two, func() { u.nibbles(64, 0, 4, nil, nil) }, 4, nil})
+	fn(packing{"Q5_0", 32, false, u.fifthConstants, scale, func() { u.fifth(32, 96) }, 5, fifth})
+	fn(packing{"Q5_1", 32, true, u.fifthConstants, two, func() { u.fifth(64, 128) }, 5, fifth})
+	fn(packing{"Q2_K", 256, true, mask(3), u.scales2, func() { u.pairs(256, nil) }, 2, []int{14}})
+	fn(packing{"Q3_K", 256, false, func() { u.mask(3, u.r(14)); u.mask(4, u.r(13)) }, u.scales3, u.q3K, 3, []int{3, 13, 14}})
+	fn(packing{"Q4_K", 256, true, none, u.scales6, func() { u.q45K(256, -1) }, 4, nil})
+	fn(packing{"Q5_K", 256, true, mask(16), u.scales6, func() { u.q45K(768, 256) }, 5, []int{2, 14}})
+	fn(packing{"Q6_K", 256, false, mask(0x30), u.scales8, u.q6K, 6, []int{2, 14}})
 }
 
 // r is register i.
@@ -102,7 +138,7 @@ func (u *unpacker) r(i int) reg.VecPhysical {
 	return ymm[i]
 }
 
-// width is the bytes of a register, halves the number of them that a word takes.
+// width is the bytes of a register.
 func (u *unpacker) width() int {
 	if u.wide {
 		return 64
@@ -110,7 +146,25 @@ func (u *unpacker) width() int {
 	return 32
 }
 
-func (u *unpacker) halves() int { return word / u.width() }
+// halves is how many registers a word takes, of those that are spread in turn.
+func (u *unpacker) halves() int {
+	if u.half != nil {
+		return 1
+	}
+	return word / u.width()
+}
+
+// part is the operand of a half, of so many bytes, at disp.
+func (u *unpacker) part(base reg.GPPhysical, disp, half, size int) Mem {
+	m := at(base, disp+size*half)
+	if u.half != nil {
+		m.Index, m.Scale = u.half, uint8(size/8)
+	}
+	return m
+}
+
+// word is the operand of half of the block's word at from.
+func (u *unpacker) word(from, half int) Mem { return u.part(u.src, from, half, u.width()) }
 
 func (u *unpacker) load(m Mem, y reg.VecPhysical) {
 	if u.wide {
@@ -161,30 +215,30 @@ func (u *unpacker) xor(a Op, b, y reg.VecPhysical) {
 	u.VPXOR(a, b, y)
 }
 
-// fn writes the function of a type whose block has inputs weights. Y15 holds
-// the mask 15 in every byte.
-func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
+// fn writes the function of a type. Y15 holds the mask 15 in every byte.
+func (u *unpacker) fn(p packing) {
 	g := u.gen
 	u.n = 1
 	per := "scales"
-	if mins {
+	if p.mins {
 		u.n, per = 2, "scales, then minima"
 	}
-	g.begin("unpack"+name, "func(codes []byte, scales []float32, src []byte, blocks int)",
-		fmt.Sprintf("unpack%s spreads blocks of a panel: codes [%d*blocks/4][16][4], and %s [16] of each sub-block.", name, inputs, per),
+	g.begin("unpack"+p.name, "func(codes []byte, scales []float32, src []byte, blocks int)",
+		fmt.Sprintf("unpack%s spreads blocks of a panel: codes [%d*blocks/4][16][4], and %s [16] of each sub-block.", p.name, p.inputs, per),
 		"The values are those of package block.")
 	g.arg("codes", u.codes)
 	g.arg("scales", u.scales)
 	g.arg("src", u.src)
 	g.arg("blocks", reg.RCX)
 	u.mask(15, u.r(15))
-	size, subs := panelBytes[typeName(name)], inputs/subLen(name)
+	p.constants()
 	g.Label("loop")
-	u.ahead(size, inputs)
-	body()
-	g.ADDQ(U32(size), u.src)
-	g.ADDQ(U32(16*inputs), u.codes)
-	g.ADDQ(U32(64*subs*u.n), u.scales)
+	u.ahead(at(u.src, fetchAhead), p.size(), p.inputs)
+	p.spreadScales()
+	p.spreadCodes()
+	g.ADDQ(U32(p.size()), u.src)
+	g.ADDQ(U32(16*p.inputs), u.codes)
+	g.ADDQ(U32(64*p.inputs/p.subLen()*u.n), u.scales)
 	g.DECQ(reg.RCX)
 	g.JNE(LabelRef("loop"))
 	g.VZEROUPPER()
@@ -195,17 +249,17 @@ func (u *unpacker) fn(name string, inputs int, mins bool, body func()) {
 // second-level cache: what memory gives in the time that it takes to answer.
 const fetchAhead = 8192
 
-// ahead begins a block of so many bytes and inputs. Its lines are asked for one
+// ahead begins a block of so many bytes and inputs. As many lines are asked for one
 // at a time between its stores or products: all at once they would fill the queue
 // of what is under way, and everything would wait.
-func (u *unpacker) ahead(size, inputs int) {
-	u.lines, u.asked, u.outs, u.done = (size+63)/64, 0, inputs/4*u.halves(), 0
+func (u *unpacker) ahead(from Mem, size, inputs int) {
+	u.ask, u.lines, u.asked, u.outs, u.done = from, (size+63)/64, 0, inputs/4*u.halves(), 0
 }
 
 // fetch is called at every store or product of a block.
 func (u *unpacker) fetch() {
 	for u.done++; u.asked*u.outs < u.done*u.lines; u.asked++ {
-		u.PREFETCHT1(at(u.src, fetchAhead+64*u.asked))
+		u.PREFETCHT1(u.ask.Offset(64 * u.asked))
 	}
 }
 
@@ -213,22 +267,6 @@ func (u *unpacker) fetch() {
 var panelBytes = map[string]int{
 	"Q4_0": 288, "Q4_1": 320, "Q5_0": 352, "Q5_1": 384, "Q8_0": 544, "IQ4_NL": 288, "IQ4_XS": 2176,
 	"Q2_K": 1344, "Q3_K": 1760, "Q4_K": 2304, "Q5_K": 2816, "Q6_K": 3360,
-}
-
-func typeName(name string) string {
-	if n := len(name) - len("Biased"); n > 0 && name[n:] == "Biased" {
-		return name[:n]
-	}
-	return name
-}
-
-// subLen is the number of inputs that share a scale.
-func subLen(name string) int {
-	switch name {
-	case "Q2_K", "Q3_K", "Q6_K":
-		return 16
-	}
-	return 32
 }
 
 // mask puts a byte in all of y. It clobbers AX.
@@ -241,24 +279,11 @@ func (u *unpacker) mask(b byte, y reg.VecPhysical) {
 // out stores half of a group of codes.
 func (u *unpacker) out(y reg.VecPhysical, group, half int) {
 	u.fetch()
-	if u.fused {
-		u.multiply(y, group)
+	if u.product != nil {
+		u.product(y, group)
 		return
 	}
 	u.VMOVDQU(y, at(u.codes, word*group+u.width()*half))
-}
-
-// put stores half of a vector of scales (which 0) or minima (1).
-func (u *unpacker) put(y reg.VecPhysical, sub, which, half int) {
-	u.VMOVUPS(y, at(u.scales, 64*(sub*u.n+which)+u.width()*half))
-}
-
-// scale widens 16 float16.
-func (u *unpacker) scale(at_, which int) {
-	for half := range u.halves() {
-		u.VCVTPH2PS(at(u.src, at_+u.width()/2*half), u.r(0))
-		u.put(u.r(0), 0, which, half)
-	}
 }
 
 // nibbles splits words: the low half of word i is group+i, the high half
@@ -266,7 +291,7 @@ func (u *unpacker) scale(at_, which int) {
 func (u *unpacker) nibbles(from, group, words int, low, high func(y reg.VecPhysical, i, half int)) {
 	for i := range words {
 		for half := range u.halves() {
-			u.load(at(u.src, from+word*i+u.width()*half), u.r(0))
+			u.load(u.word(from+word*i, half), u.r(0))
 			u.VPSRLW(U8(4), u.r(0), u.r(1))
 			u.and(u.r(15), u.r(0), u.r(0))
 			u.and(u.r(15), u.r(1), u.r(1))
@@ -280,14 +305,17 @@ func (u *unpacker) nibbles(from, group, words int, low, high func(y reg.VecPhysi
 	}
 }
 
-// fifth adds bits from words at bits: bit j of an output's word is that of
-// input j.
-func (u *unpacker) fifth(bits, from int) {
+func (u *unpacker) fifthConstants() {
 	u.mask(16, u.r(14))
 	u.constant(u.table.Offset(tableBits), u.r(12))
 	u.constant(u.table.Offset(tableBits+32), u.r(13))
+}
+
+// fifth adds bits from words at bits: bit j of an output's word is that of
+// input j.
+func (u *unpacker) fifth(bits, from int) {
 	for half := range u.halves() {
-		u.load(at(u.src, bits+u.width()*half), u.r(10+half))
+		u.load(u.word(bits, half), u.r(10+half))
 	}
 	add := func(y reg.VecPhysical, group, half int) {
 		bit := []reg.VecPhysical{u.r(12), u.r(13)}[group%2]
@@ -311,12 +339,9 @@ func (u *unpacker) fifth(bits, from int) {
 
 // bytes copies codes of 8 bits.
 func (u *unpacker) bytes(from int, biased bool) {
-	if biased {
-		u.mask(0x80, u.r(14))
-	}
 	for group := range 8 {
 		for half := range u.halves() {
-			u.load(at(u.src, from+word*group+u.width()*half), u.r(0))
+			u.load(u.word(from+word*group, half), u.r(0))
 			if biased {
 				u.xor(u.r(14), u.r(0), u.r(0))
 			}
@@ -326,54 +351,10 @@ func (u *unpacker) bytes(from int, biased bool) {
 }
 
 // lookup replaces nibbles of sub-blocks of 32 by table values.
-func (u *unpacker) lookup(from, subs, table int) {
-	u.constant(u.table.Offset(table), u.r(14))
+func (u *unpacker) lookup(from, subs int) {
 	f := func(y reg.VecPhysical, _, _ int) { u.VPSHUFB(y, u.r(14), y) }
 	for s := range subs {
 		u.nibbles(from+4*word*s, 8*s, 4, f, f)
-	}
-}
-
-// widen8 widens 8 bytes to integers.
-func (u *unpacker) widen8(from, half int, y reg.VecPhysical) {
-	u.VPMOVZXBD(at(u.src, from+u.width()/4*half), y)
-}
-
-// ints puts an integer in all of y.
-func (u *unpacker) ints(v uint32, y reg.VecPhysical) {
-	u.MOVL(U32(v), reg.EAX)
-	u.VMOVD(reg.EAX, y.AsX())
-	u.VPBROADCASTD(y.AsX(), y)
-}
-
-// times stores d times the integers in y.
-func (u *unpacker) times(d, y reg.VecPhysical, sub, which, half int) {
-	u.VCVTDQ2PS(y, y)
-	u.VMULPS(d, y, y)
-	u.put(y, sub, which, half)
-}
-
-// scalesIQ4: d; 8 pairs of high bits; 4 bytes of low nibbles.
-func (u *unpacker) scalesIQ4() {
-	d, high, low4, two, off, a, b := u.r(2), u.r(3), u.r(4), u.r(5), u.r(6), u.r(0), u.r(1)
-	u.ints(15, low4)
-	u.ints(0x30, two)
-	u.ints(32, off)
-	for half := range u.halves() {
-		u.VCVTPH2PS(at(u.src, u.width()/2*half), d)
-		u.VPMOVZXWD(at(u.src, 32+u.width()/2*half), high)
-		for i := range 8 {
-			u.widen8(64+16*(i/2), half, a)
-			if i%2 == 1 {
-				u.VPSRLD(U8(4), a, a)
-			}
-			u.and(low4, a, a)
-			u.shifted(high, 2*i, 4, true, b)
-			u.and(two, b, b)
-			u.or(a, b, b)
-			u.VPSUBD(off, b, b)
-			u.times(d, b, i, 0, half)
-		}
 	}
 }
 
@@ -393,53 +374,25 @@ func (u *unpacker) shifted(y reg.VecPhysical, from, to int, wide bool, out reg.V
 	}
 }
 
-// scales6: d; dmin; 12 bytes of 6-bit scales and minima.
-func (u *unpacker) scales6() {
-	d, dmin, m6, m4, m2, zero, a, b := u.r(2), u.r(3), u.r(4), u.r(5), u.r(6), u.r(7), u.r(0), u.r(1)
-	u.ints(63, m6)
-	u.ints(15, m4)
-	u.ints(0x30, m2)
-	u.ints(1<<31, zero)
-	for half := range u.halves() {
-		u.VCVTPH2PS(at(u.src, u.width()/2*half), d)
-		u.VCVTPH2PS(at(u.src, 32+u.width()/2*half), dmin)
-		u.VXORPS(zero, dmin, dmin)
-		for j := range 4 {
-			u.widen8(64+16*j, half, a)
-			u.and(m6, a, a)
-			u.times(d, a, j, 0, half)
-			u.widen8(64+16*(j+4), half, a)
-			u.and(m6, a, a)
-			u.times(dmin, a, j, 1, half)
-			u.widen8(64+16*(j+8), half, a)
-			u.and(m4, a, a)
-			u.widen8(64+16*j, half, b)
-			u.VPSRLD(U8(2), b, b)
-			u.and(m2, b, b)
-			u.or(b, a, a)
-			u.times(d, a, j+4, 0, half)
-			u.widen8(64+16*(j+8), half, a)
-			u.VPSRLD(U8(4), a, a)
-			u.widen8(64+16*(j+4), half, b)
-			u.VPSRLD(U8(2), b, b)
-			u.and(m2, b, b)
-			u.or(b, a, a)
-			u.times(dmin, a, j+4, 1, half)
-		}
+// field loads bits of bytes and moves them from bit from to bit to, where mask is.
+func (u *unpacker) field(m Mem, from, to int, mask, y reg.VecPhysical) {
+	if from == to {
+		u.and(m, mask, y)
+		return
 	}
+	u.load(m, y)
+	u.shifted(y, from, to, false, y)
+	u.and(mask, y, y)
 }
 
 // q45K: nibbles at from; fifth bits at bits, unless that is negative.
 func (u *unpacker) q45K(from, bits int) {
-	u.mask(16, u.r(14))
 	for i := range 4 {
 		var low, high func(y reg.VecPhysical, g, half int)
 		if bits >= 0 {
 			add := func(bit int) func(y reg.VecPhysical, g, half int) {
 				return func(y reg.VecPhysical, g, half int) {
-					u.load(at(u.src, bits+word*g+u.width()*half), u.r(2))
-					u.shifted(u.r(2), bit, 4, false, u.r(2))
-					u.and(u.r(14), u.r(2), u.r(2))
+					u.field(u.word(bits+word*g, half), bit, 4, u.r(14), u.r(2))
 					u.or(u.r(2), y, y)
 				}
 			}
@@ -449,41 +402,31 @@ func (u *unpacker) q45K(from, bits int) {
 	}
 }
 
-// q2K: 16 bytes of scale and minimum; 2-bit codes; d; dmin.
-func (u *unpacker) q2K() {
-	d, dmin, m4, sign, a := u.r(2), u.r(3), u.r(4), u.r(5), u.r(0)
-	u.ints(15, m4)
-	u.ints(1<<31, sign)
-	for half := range u.halves() {
-		u.VCVTPH2PS(at(u.src, 1280+u.width()/2*half), d)
-		u.VCVTPH2PS(at(u.src, 1312+u.width()/2*half), dmin)
-		u.VXORPS(sign, dmin, dmin)
-		for j := range 16 {
-			u.widen8(16*j, half, a)
-			u.VPSRLD(U8(4), a, u.r(1))
-			u.and(m4, a, a)
-			u.times(d, a, j, 0, half)
-			u.times(dmin, u.r(1), j, 1, half)
-		}
-	}
-	u.mask(3, u.r(14))
-	u.pairs(256, nil)
-}
-
-// pairs spreads codes of 2 bits; Y14 is their mask.
+// pairs spreads codes of 2 bits; Y14 is their mask. Registers of 256 bits are too few
+// for the sums of several sub-blocks, so that products take words again for each.
 func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half int)) {
 	for h := range 2 {
 		for half := range u.halves() { // one after the other, so that fewer sums are in the making
-			for g := range 8 {
-				u.load(at(u.src, from+word*(8*h+g)+u.width()*half), u.r(0))
-				for s := range 4 {
-					u.shifted(u.r(0), 2*s, 0, false, u.r(1))
-					u.and(u.r(14), u.r(1), u.r(1))
-					if more != nil {
-						more(u.r(1), h, s, g, half)
-					}
-					u.out(u.r(1), 32*h+8*s+g, half)
+			in := func(g int) Mem { return u.word(from+word*(8*h+g), half) }
+			code := func(s, g int) {
+				if more != nil {
+					more(u.r(1), h, s, g, half)
 				}
+				u.out(u.r(1), 32*h+8*s+g, half)
+			}
+			for i := range 32 {
+				if s, g := i/8, i%8; u.half != nil {
+					u.field(in(g), 2*s, 0, u.r(14), u.r(1))
+					code(s, g)
+					continue
+				}
+				s, g := i%4, i/4
+				if s == 0 {
+					u.load(in(g), u.r(0))
+				}
+				u.shifted(u.r(0), 2*s, 0, false, u.r(1))
+				u.and(u.r(14), u.r(1), u.r(1))
+				code(s, g)
 			}
 		}
 	}
@@ -491,62 +434,36 @@ func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half in
 
 // q3K: third bits; 2-bit codes; 12 bytes of 6-bit scales; d.
 func (u *unpacker) q3K() {
-	d, m4, m2, off, a, b := u.r(2), u.r(4), u.r(5), u.r(6), u.r(0), u.r(1)
-	u.ints(15, m4)
-	u.ints(0x30, m2)
-	u.ints(32, off)
-	for half := range u.halves() {
-		u.VCVTPH2PS(at(u.src, 1728+u.width()/2*half), d)
-		for j := range 16 {
-			u.widen8(1536+16*(j%8), half, a)
-			if j >= 8 {
-				u.VPSRLD(U8(4), a, a)
-			}
-			u.and(m4, a, a)
-			u.widen8(1536+16*(8+j%4), half, b)
-			u.shifted(b, 2*(j/4), 4, true, b)
-			u.and(m2, b, b)
-			u.or(a, b, b)
-			u.VPSUBD(off, b, b)
-			u.times(d, b, j, 0, half)
-		}
-	}
-	u.mask(3, u.r(14))
-	u.mask(4, u.r(13))
 	u.pairs(512, func(y reg.VecPhysical, h, s, g, half int) {
-		u.load(at(u.src, word*g+u.width()*half), u.r(3))
-		u.shifted(u.r(3), 4*h+s, 2, false, u.r(3))
-		u.and(u.r(13), u.r(3), u.r(3))
+		u.field(u.word(word*g, half), 4*h+s, 2, u.r(13), u.r(3))
 		u.or(u.r(3), y, y)
 	})
 }
 
-// q6K: low nibbles; high pairs; 16 int8 scales; d.
+// q6K: low nibbles; high pairs; 16 int8 scales; d. The low nibbles of bytes 32*run on
+// go with pairs run, the high ones with pairs run+2.
 func (u *unpacker) q6K() {
-	for half := range u.halves() {
-		u.VCVTPH2PS(at(u.src, 3328+u.width()/2*half), u.r(2))
-		for j := range 16 {
-			u.VPMOVSXBD(at(u.src, 3072+16*j+u.width()/4*half), u.r(0))
-			u.times(u.r(2), u.r(0), j, 0, half)
-		}
-	}
-	u.mask(0x30, u.r(14))
 	for h := range 2 {
 		for half := range u.halves() { // as in pairs
-			for run := range 2 { // the low nibbles of bytes 32*run on, pairs run and run+2
-				for g := range 8 {
-					u.load(at(u.src, word*(16*h+8*run+g)+u.width()*half), u.r(0))
-					u.VPSRLW(U8(4), u.r(0), u.r(1))
-					u.and(u.r(15), u.r(0), u.r(0))
-					u.and(u.r(15), u.r(1), u.r(1))
-					for i, y := range []reg.VecPhysical{u.r(0), u.r(1)} {
-						u.load(at(u.src, 2048+word*(8*h+g)+u.width()*half), u.r(2))
-						u.shifted(u.r(2), 2*(run+2*i), 4, false, u.r(2))
-						u.and(u.r(14), u.r(2), u.r(2))
-						u.or(u.r(2), y, y)
-						u.out(y, 32*h+16*i+8*run+g, half)
-					}
+			in := func(j int) Mem { return u.word(word*(16*h+j), half) }
+			code := func(y reg.VecPhysical, i, run, g int) {
+				u.field(u.word(2048+word*(8*h+g), half), 2*(run+2*i), 4, u.r(14), u.r(2))
+				u.or(u.r(2), y, y)
+				u.out(y, 32*h+16*i+8*run+g, half)
+			}
+			for j := range 32 {
+				if i, j := j/16, j%16; u.half != nil {
+					u.field(in(j), 4*i, 0, u.r(15), u.r(0))
+					code(u.r(0), i, j/8, j%8)
+					continue
 				}
+				i, j := j%2, j/2
+				if i == 0 {
+					u.load(in(j), u.r(0))
+					u.VPSRLW(U8(4), u.r(0), u.r(1))
+				}
+				u.and(u.r(15), u.r(i), u.r(i))
+				code(u.r(i), i, j/8, j%8)
 			}
 		}
 	}

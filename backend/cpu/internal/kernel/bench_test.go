@@ -135,28 +135,35 @@ func BenchmarkPeak(b *testing.B) {
 // BenchmarkRow multiplies one row, and two, by panels that lie in the second-level cache or
 // in memory, as a step of decoding does.
 func BenchmarkRow(b *testing.B) {
-	const k = 2048
-	for _, typ := range backend.DTypes() {
-		f := Best().Format(typ)
-		if f == nil || !f.Fused() {
+	for _, v := range Variants() {
+		if v.Set == nil {
 			continue
 		}
-		size := k / f.Block * f.Bytes
-		for _, panels := range []int{4, 4096} {
-			src := make([]byte, panels*size)
-			for i := range src {
-				src[i] = byte(i % 61)
+		for _, typ := range backend.DTypes() {
+			if f := v.Set.Format(typ); f != nil && f.Fused() {
+				b.Run(fmt.Sprintf("%s/%v", v.Name, typ), func(b *testing.B) { benchmarkRow(b, f) })
 			}
-			for _, n := range []int{1, 2} {
-				b.Run(fmt.Sprintf("%v/%dMB/%d", typ, len(src)>>20, n), func(b *testing.B) {
-					b.SetBytes(int64(len(src)))
-					out, x, meta, scales := make([]float32, n*panels*Panel), make([]int8, n*k), make([]Meta, n*k/f.Sub), make([]float32, f.Scales(f.Block))
-					var c Call
-					for b.Loop() {
-						f.ProductRows(&c, panels, out, panels*Panel, x, k, meta, k/f.Sub, src, scales, n, k)
-					}
-				})
-			}
+		}
+	}
+}
+
+func benchmarkRow(b *testing.B, f *Format) {
+	const k = 2048
+	size := k / f.Block * f.Bytes
+	for _, panels := range []int{4, 4096} {
+		src := make([]byte, panels*size)
+		for i := range src {
+			src[i] = byte(i % 61)
+		}
+		for _, n := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%dMB/%d", len(src)>>20, n), func(b *testing.B) {
+				b.SetBytes(int64(len(src)))
+				out, x, meta, scales := make([]float32, n*panels*Panel), make([]int8, n*k), make([]Meta, n*k/f.Sub), make([]float32, f.Scales(f.Block))
+				var c Call
+				for b.Loop() {
+					f.ProductRows(&c, panels, out, panels*Panel, x, k, meta, k/f.Sub, src, scales, n, k)
+				}
+			})
 		}
 	}
 }

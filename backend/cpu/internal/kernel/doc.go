@@ -8,8 +8,9 @@
 // outputs by units of 1, 2 or 4 bytes. A [Format] is what a type needs: a
 // function that unpacks codes to bytes and multiplies the scales out, and one of
 // six integer products, by the length of a sub-block, of a block, and by
-// minima. avx512 has each product for two panels at once too, and for one or two
-// rows without unpacking; all give the same bits.
+// minima. avx512 has each product for two panels at once too, and both avx2 and
+// avx512 have products of one or two rows that store no codes; all give the same
+// bits.
 //
 // Four variants exist. "generic" is Go and runs everywhere, also when built
 // with the tag noasm. "avx2" needs AVX2, FMA and F16C; "avx512" needs AVX-512

@@ -25,7 +25,7 @@ type Format struct {
 	flip   int // makes codes unsigned for tile
 	unpack func(codes []byte, scales []float32, src []byte, blocks int)
 	recipe
-	fused  [2]func(c *int64) // of one and of two rows; nil where they would be no different
+	fused  [2]func(c *int64) // of one and of two rows; nil where there are none
 	finish func(c *int64)    // of amx: makes sums of products of codes; else nil
 	tile   func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
 }

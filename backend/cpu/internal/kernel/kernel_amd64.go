@@ -31,6 +31,7 @@ func AVX2() (*Set, error) {
 			x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
 			x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
 			x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2), signed: true,
+			fused: fusedAVX2,
 		}).formats(),
 		peakF32:  Peak{12 * 8 * 2, peakF32AVX2},
 		peakInt8: Peak{12 * 32 * 2, peakInt8AVX2},
@@ -73,6 +74,7 @@ func AVX512() (*Set, error) {
 			x32Full:     two(int8x32AVX512, pairx32AVX512),
 			x256x32Mins: two(int8x256x32MinsAVX512, pairx256x32MinsAVX512), x256x32Full: two(int8x256x32AVX512, pairx256x32AVX512),
 			x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
+			fused: fusedAVX512,
 		}).formats(),
 		peakF32:  Peak{12 * 16 * 2, peakF32AVX512},
 		peakBF16: peakBF16,
@@ -94,7 +96,8 @@ func missing(need ...cpuid.FeatureID) error {
 type products struct {
 	x32, x32Mins, x32Full, x256x32Mins, x256x32Full, x256x16, x256x16Mins recipe
 
-	signed bool // of avx2: codes of 8 bits stay signed, else 128 is added, and there are products of one row
+	signed bool // of avx2: codes of 8 bits stay signed, else 128 is added
+	fused  map[backend.DType]fusedRows
 }
 
 // one is a recipe of avx2, two is one of avx512.
@@ -102,7 +105,37 @@ func one(product func(*int64)) recipe { return recipe{product: product, productR
 
 func two(product, pair func(*int64)) recipe { return recipe{product, pair, 12, 6} }
 
-type fusedRows = [2]func(*int64)
+type fusedRows = [2]func(*int64) // of one and of two rows
+
+var fusedAVX2 = map[backend.DType]fusedRows{
+	backend.Q4_0:   {fusedQ4_0AVX2, fusedTwoQ4_0AVX2},
+	backend.Q4_1:   {fusedQ4_1AVX2, fusedTwoQ4_1AVX2},
+	backend.Q5_0:   {fusedQ5_0AVX2, fusedTwoQ5_0AVX2},
+	backend.Q5_1:   {fusedQ5_1AVX2, fusedTwoQ5_1AVX2},
+	backend.Q8_0:   {fusedQ8_0AVX2, fusedTwoQ8_0AVX2},
+	backend.IQ4_NL: {fusedIQ4_NLAVX2, fusedTwoIQ4_NLAVX2},
+	backend.IQ4_XS: {fusedIQ4_XSAVX2, fusedTwoIQ4_XSAVX2},
+	backend.Q2_K:   {fusedQ2_KAVX2, fusedTwoQ2_KAVX2},
+	backend.Q3_K:   {fusedQ3_KAVX2, fusedTwoQ3_KAVX2},
+	backend.Q4_K:   {fusedQ4_KAVX2, fusedTwoQ4_KAVX2},
+	backend.Q5_K:   {fusedQ5_KAVX2, fusedTwoQ5_KAVX2},
+	backend.Q6_K:   {fusedQ6_KAVX2, fusedTwoQ6_KAVX2},
+}
+
+var fusedAVX512 = map[backend.DType]fusedRows{
+	backend.Q4_0:   {fusedQ4_0AVX512, fusedTwoQ4_0AVX512},
+	backend.Q4_1:   {fusedQ4_1AVX512, fusedTwoQ4_1AVX512},
+	backend.Q5_0:   {fusedQ5_0AVX512, fusedTwoQ5_0AVX512},
+	backend.Q5_1:   {fusedQ5_1AVX512, fusedTwoQ5_1AVX512},
+	backend.Q8_0:   {fusedQ8_0AVX512, fusedTwoQ8_0AVX512},
+	backend.IQ4_NL: {fusedIQ4_NLAVX512, fusedTwoIQ4_NLAVX512},
+	backend.IQ4_XS: {fusedIQ4_XSAVX512, fusedTwoIQ4_XSAVX512},
+	backend.Q2_K:   {fusedQ2_KAVX512, fusedTwoQ2_KAVX512},
+	backend.Q3_K:   {fusedQ3_KAVX512, fusedTwoQ3_KAVX512},
+	backend.Q4_K:   {fusedQ4_KAVX512, fusedTwoQ4_KAVX512},
+	backend.Q5_K:   {fusedQ5_KAVX512, fusedTwoQ5_KAVX512},
+	backend.Q6_K:   {fusedQ6_KAVX512, fusedTwoQ6_KAVX512},
+}
 
 // formats lists what has kernels for codes.
 func (p *products) formats() []*Format {
@@ -115,28 +148,25 @@ func (p *products) formats() []*Format {
 		return f
 	}
 	list := map[backend.DType]Format{
-		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, recipe: p.x32, fused: fusedRows{fusedQ4_0, fusedTwoQ4_0}},
-		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, recipe: p.x32Mins, fused: fusedRows{fusedQ4_1, fusedTwoQ4_1}},
-		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, recipe: p.x32, fused: fusedRows{fusedQ5_0, fusedTwoQ5_0}},
-		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, recipe: p.x32Mins, fused: fusedRows{fusedQ5_1, fusedTwoQ5_1}},
-		backend.Q8_0:   full(Format{Sub: 32, recipe: p.x32Full, fused: fusedRows{fusedQ8_0, fusedTwoQ8_0}}, unpackQ8_0, unpackQ8_0Biased),
-		backend.IQ4_NL: full(Format{Sub: 32, recipe: p.x32Full, fused: fusedRows{fusedIQ4_NL, fusedTwoIQ4_NL}}, unpackIQ4_NL, unpackIQ4_NLBiased),
-		backend.IQ4_XS: full(Format{Sub: 32, recipe: p.x256x32Full, fused: fusedRows{fusedIQ4_XS, fusedTwoIQ4_XS}}, unpackIQ4_XS, unpackIQ4_XSBiased),
-		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, recipe: p.x256x16Mins, fused: fusedRows{fusedQ2_K, fusedTwoQ2_K}},
-		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, recipe: p.x256x16, fused: fusedRows{fusedQ3_K, fusedTwoQ3_K}},
-		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, recipe: p.x256x32Mins, fused: fusedRows{fusedQ4_K, fusedTwoQ4_K}},
-		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, recipe: p.x256x32Mins, fused: fusedRows{fusedQ5_K, fusedTwoQ5_K}},
-		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, recipe: p.x256x16, fused: fusedRows{fusedQ6_K, fusedTwoQ6_K}},
+		backend.Q4_0:   {Sub: 32, Offset: 8, unpack: unpackQ4_0, recipe: p.x32},
+		backend.Q4_1:   {Sub: 32, Mins: true, unpack: unpackQ4_1, recipe: p.x32Mins},
+		backend.Q5_0:   {Sub: 32, Offset: 16, unpack: unpackQ5_0, recipe: p.x32},
+		backend.Q5_1:   {Sub: 32, Mins: true, unpack: unpackQ5_1, recipe: p.x32Mins},
+		backend.Q8_0:   full(Format{Sub: 32, recipe: p.x32Full}, unpackQ8_0, unpackQ8_0Biased),
+		backend.IQ4_NL: full(Format{Sub: 32, recipe: p.x32Full}, unpackIQ4_NL, unpackIQ4_NLBiased),
+		backend.IQ4_XS: full(Format{Sub: 32, recipe: p.x256x32Full}, unpackIQ4_XS, unpackIQ4_XSBiased),
+		backend.Q2_K:   {Sub: 16, Mins: true, unpack: unpackQ2_K, recipe: p.x256x16Mins},
+		backend.Q3_K:   {Sub: 16, Offset: 4, unpack: unpackQ3_K, recipe: p.x256x16},
+		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, recipe: p.x256x32Mins},
+		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, recipe: p.x256x32Mins},
+		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, recipe: p.x256x16},
 	}
 	var fs []*Format
 	for t, f := range list {
 		for int(t) >= len(fs) {
 			fs = append(fs, nil)
 		}
-		if p.signed {
-			f.fused = fusedRows{}
-		}
-		f.Block, f.Bytes = t.BlockElems(), Panel*t.BlockBytes()
+		f.Block, f.Bytes, f.fused = t.BlockElems(), Panel*t.BlockBytes(), p.fused[t]
 		f.Group, f.tile = f.Block, tileAVX2
 		fs[t] = &f
 	}

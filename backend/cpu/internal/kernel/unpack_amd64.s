@@ -260,7 +260,71 @@ DATA unpackTable<>+252(SB)/1, $0x10
 DATA unpackTable<>+253(SB)/1, $0x20
 DATA unpackTable<>+254(SB)/1, $0x40
 DATA unpackTable<>+255(SB)/1, $0x80
-GLOBL unpackTable<>(SB), RODATA|NOPTR, $256
+DATA unpackTable<>+256(SB)/1, $0x01
+DATA unpackTable<>+257(SB)/1, $0x00
+DATA unpackTable<>+258(SB)/1, $0x01
+DATA unpackTable<>+259(SB)/1, $0x00
+DATA unpackTable<>+260(SB)/1, $0x01
+DATA unpackTable<>+261(SB)/1, $0x00
+DATA unpackTable<>+262(SB)/1, $0x01
+DATA unpackTable<>+263(SB)/1, $0x00
+DATA unpackTable<>+264(SB)/1, $0x01
+DATA unpackTable<>+265(SB)/1, $0x00
+DATA unpackTable<>+266(SB)/1, $0x01
+DATA unpackTable<>+267(SB)/1, $0x00
+DATA unpackTable<>+268(SB)/1, $0x01
+DATA unpackTable<>+269(SB)/1, $0x00
+DATA unpackTable<>+270(SB)/1, $0x01
+DATA unpackTable<>+271(SB)/1, $0x00
+DATA unpackTable<>+272(SB)/1, $0x01
+DATA unpackTable<>+273(SB)/1, $0x00
+DATA unpackTable<>+274(SB)/1, $0x01
+DATA unpackTable<>+275(SB)/1, $0x00
+DATA unpackTable<>+276(SB)/1, $0x01
+DATA unpackTable<>+277(SB)/1, $0x00
+DATA unpackTable<>+278(SB)/1, $0x01
+DATA unpackTable<>+279(SB)/1, $0x00
+DATA unpackTable<>+280(SB)/1, $0x01
+DATA unpackTable<>+281(SB)/1, $0x00
+DATA unpackTable<>+282(SB)/1, $0x01
+DATA unpackTable<>+283(SB)/1, $0x00
+DATA unpackTable<>+284(SB)/1, $0x01
+DATA unpackTable<>+285(SB)/1, $0x00
+DATA unpackTable<>+286(SB)/1, $0x01
+DATA unpackTable<>+287(SB)/1, $0x00
+DATA unpackTable<>+288(SB)/1, $0x00
+DATA unpackTable<>+289(SB)/1, $0x00
+DATA unpackTable<>+290(SB)/1, $0x00
+DATA unpackTable<>+291(SB)/1, $0x80
+DATA unpackTable<>+292(SB)/1, $0x00
+DATA unpackTable<>+293(SB)/1, $0x00
+DATA unpackTable<>+294(SB)/1, $0x00
+DATA unpackTable<>+295(SB)/1, $0x80
+DATA unpackTable<>+296(SB)/1, $0x00
+DATA unpackTable<>+297(SB)/1, $0x00
+DATA unpackTable<>+298(SB)/1, $0x00
+DATA unpackTable<>+299(SB)/1, $0x80
+DATA unpackTable<>+300(SB)/1, $0x00
+DATA unpackTable<>+301(SB)/1, $0x00
+DATA unpackTable<>+302(SB)/1, $0x00
+DATA unpackTable<>+303(SB)/1, $0x80
+DATA unpackTable<>+304(SB)/1, $0x00
+DATA unpackTable<>+305(SB)/1, $0x00
+DATA unpackTable<>+306(SB)/1, $0x00
+DATA unpackTable<>+307(SB)/1, $0x80
+DATA unpackTable<>+308(SB)/1, $0x00
+DATA unpackTable<>+309(SB)/1, $0x00
+DATA unpackTable<>+310(SB)/1, $0x00
+DATA unpackTable<>+311(SB)/1, $0x80
+DATA unpackTable<>+312(SB)/1, $0x00
+DATA unpackTable<>+313(SB)/1, $0x00
+DATA unpackTable<>+314(SB)/1, $0x00
+DATA unpackTable<>+315(SB)/1, $0x80
+DATA unpackTable<>+316(SB)/1, $0x00
+DATA unpackTable<>+317(SB)/1, $0x00
+DATA unpackTable<>+318(SB)/1, $0x00
+DATA unpackTable<>+319(SB)/1, $0x80
+GLOBL unpackTable<>(SB), RODATA|NOPTR, $320
 
 // func unpackQ8_0Biased(codes []byte, scales []float32, src []byte, blocks int)
 // Requires: AVX, AVX2, F16C, MMX+
@@ -272,77 +336,77 @@ TEXT ·unpackQ8_0Biased(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-
-loop:
-	VCVTPH2PS    (SI), Y0
-	VMOVUPS      Y0, (R8)
-	VCVTPH2PS    16(SI), Y0
-	VMOVUPS      Y0, 32(R8)
 	MOVL         $0x80808080, AX
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
-	VMOVDQU      32(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8192(SI)
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      64(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8256(SI)
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      96(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 64(DI)
-	VMOVDQU      128(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8320(SI)
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      160(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      192(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8384(SI)
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      224(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 192(DI)
-	VMOVDQU      256(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8448(SI)
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      288(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8512(SI)
-	VMOVDQU      Y0, 256(DI)
-	VMOVDQU      320(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 288(DI)
-	VMOVDQU      352(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8576(SI)
-	VMOVDQU      Y0, 320(DI)
-	VMOVDQU      384(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 352(DI)
-	VMOVDQU      416(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8640(SI)
-	VMOVDQU      Y0, 384(DI)
-	VMOVDQU      448(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 416(DI)
-	VMOVDQU      480(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	PREFETCHT1   8704(SI)
-	VMOVDQU      Y0, 448(DI)
-	VMOVDQU      512(SI), Y0
-	VPXOR        Y14, Y0, Y0
-	VMOVDQU      Y0, 480(DI)
-	ADDQ         $0x00000220, SI
-	ADDQ         $0x00000200, DI
-	ADDQ         $0x00000040, R8
-	DECQ         CX
-	JNE          loop
+
+loop:
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVDQU    32(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8192(SI)
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    64(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8256(SI)
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    96(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 64(DI)
+	VMOVDQU    128(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8320(SI)
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    160(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    192(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8384(SI)
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    224(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 192(DI)
+	VMOVDQU    256(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8448(SI)
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    288(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8512(SI)
+	VMOVDQU    Y0, 256(DI)
+	VMOVDQU    320(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 288(DI)
+	VMOVDQU    352(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8576(SI)
+	VMOVDQU    Y0, 320(DI)
+	VMOVDQU    384(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 352(DI)
+	VMOVDQU    416(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8640(SI)
+	VMOVDQU    Y0, 384(DI)
+	VMOVDQU    448(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 416(DI)
+	VMOVDQU    480(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	PREFETCHT1 8704(SI)
+	VMOVDQU    Y0, 448(DI)
+	VMOVDQU    512(SI), Y0
+	VPXOR      Y14, Y0, Y0
+	VMOVDQU    Y0, 480(DI)
+	ADDQ       $0x00000220, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000040, R8
+	DECQ       CX
+	JNE        loop
 	VZEROUPPER
 	RET
 
@@ -356,13 +420,13 @@ TEXT ·unpackIQ4_NLBiased(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+32(SB), Y14
 
 loop:
 	VCVTPH2PS  (SI), Y0
 	VMOVUPS    Y0, (R8)
 	VCVTPH2PS  16(SI), Y0
 	VMOVUPS    Y0, 32(R8)
-	VMOVDQU    unpackTable<>+32(SB), Y14
 	VMOVDQU    32(SI), Y0
 	VPSRLW     $0x04, Y0, Y1
 	VPAND      Y15, Y0, Y0
@@ -450,6 +514,7 @@ TEXT ·unpackIQ4_XSBiased(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+32(SB), Y14
 
 loop:
 	MOVL         $0x0000000f, AX
@@ -617,7 +682,6 @@ loop:
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 480(R8)
-	VMOVDQU      unpackTable<>+32(SB), Y14
 	VMOVDQU      128(SI), Y0
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
@@ -1247,13 +1311,13 @@ TEXT ·unpackIQ4_NL(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+0(SB), Y14
 
 loop:
 	VCVTPH2PS  (SI), Y0
 	VMOVUPS    Y0, (R8)
 	VCVTPH2PS  16(SI), Y0
 	VMOVUPS    Y0, 32(R8)
-	VMOVDQU    unpackTable<>+0(SB), Y14
 	VMOVDQU    32(SI), Y0
 	VPSRLW     $0x04, Y0, Y1
 	VPAND      Y15, Y0, Y0
@@ -1341,6 +1405,7 @@ TEXT ·unpackIQ4_XS(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+0(SB), Y14
 
 loop:
 	MOVL         $0x0000000f, AX
@@ -1508,7 +1573,6 @@ loop:
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 480(R8)
-	VMOVDQU      unpackTable<>+0(SB), Y14
 	VMOVDQU      128(SI), Y0
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
@@ -2231,158 +2295,158 @@ TEXT ·unpackQ5_0(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-
-loop:
-	VCVTPH2PS    (SI), Y0
-	VMOVUPS      Y0, (R8)
-	VCVTPH2PS    16(SI), Y0
-	VMOVUPS      Y0, 32(R8)
 	MOVL         $0x10101010, AX
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
-	VMOVDQU      32(SI), Y10
-	VMOVDQU      64(SI), Y11
-	VMOVDQU      96(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8192(SI)
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 256(DI)
-	VMOVDQU      128(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8256(SI)
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      Y1, 288(DI)
-	VMOVDQU      160(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 64(DI)
-	PREFETCHT1   8320(SI)
-	VMOVDQU      Y1, 320(DI)
-	VMOVDQU      192(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      Y1, 352(DI)
-	VMOVDQU      224(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8384(SI)
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 384(DI)
-	VMOVDQU      256(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8448(SI)
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      Y1, 416(DI)
-	VMOVDQU      288(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 192(DI)
-	PREFETCHT1   8512(SI)
-	VMOVDQU      Y1, 448(DI)
-	VMOVDQU      320(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      Y1, 480(DI)
-	ADDQ         $0x00000160, SI
-	ADDQ         $0x00000200, DI
-	ADDQ         $0x00000040, R8
-	DECQ         CX
-	JNE          loop
+
+loop:
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVDQU    32(SI), Y10
+	VMOVDQU    64(SI), Y11
+	VMOVDQU    96(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8192(SI)
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    Y1, 256(DI)
+	VMOVDQU    128(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8256(SI)
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    Y1, 288(DI)
+	VMOVDQU    160(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 64(DI)
+	PREFETCHT1 8320(SI)
+	VMOVDQU    Y1, 320(DI)
+	VMOVDQU    192(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    Y1, 352(DI)
+	VMOVDQU    224(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8384(SI)
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    Y1, 384(DI)
+	VMOVDQU    256(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8448(SI)
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    Y1, 416(DI)
+	VMOVDQU    288(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 192(DI)
+	PREFETCHT1 8512(SI)
+	VMOVDQU    Y1, 448(DI)
+	VMOVDQU    320(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    Y1, 480(DI)
+	ADDQ       $0x00000160, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000040, R8
+	DECQ       CX
+	JNE        loop
 	VZEROUPPER
 	RET
 
@@ -2396,162 +2460,162 @@ TEXT ·unpackQ5_1(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-
-loop:
-	VCVTPH2PS    (SI), Y0
-	VMOVUPS      Y0, (R8)
-	VCVTPH2PS    16(SI), Y0
-	VMOVUPS      Y0, 32(R8)
-	VCVTPH2PS    32(SI), Y0
-	VMOVUPS      Y0, 64(R8)
-	VCVTPH2PS    48(SI), Y0
-	VMOVUPS      Y0, 96(R8)
 	MOVL         $0x10101010, AX
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
-	VMOVDQU      64(SI), Y10
-	VMOVDQU      96(SI), Y11
-	VMOVDQU      128(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8192(SI)
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 256(DI)
-	VMOVDQU      160(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8256(SI)
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      Y1, 288(DI)
-	VMOVDQU      192(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 64(DI)
-	PREFETCHT1   8320(SI)
-	VMOVDQU      Y1, 320(DI)
-	VMOVDQU      224(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+64(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+128(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      Y1, 352(DI)
-	VMOVDQU      256(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8384(SI)
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 384(DI)
-	VMOVDQU      288(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y12, Y2, Y2
-	VPCMPEQB     Y12, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8448(SI)
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      Y1, 416(DI)
-	VMOVDQU      320(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y10, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 192(DI)
-	PREFETCHT1   8512(SI)
-	VMOVDQU      Y1, 448(DI)
-	VMOVDQU      352(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VPSHUFB      unpackTable<>+96(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VPSHUFB      unpackTable<>+160(SB), Y11, Y2
-	VPAND        Y13, Y2, Y2
-	VPCMPEQB     Y13, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      Y1, 480(DI)
-	ADDQ         $0x00000180, SI
-	ADDQ         $0x00000200, DI
-	ADDQ         $0x00000080, R8
-	DECQ         CX
-	JNE          loop
+
+loop:
+	VCVTPH2PS  (SI), Y0
+	VMOVUPS    Y0, (R8)
+	VCVTPH2PS  16(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VCVTPH2PS  32(SI), Y0
+	VMOVUPS    Y0, 64(R8)
+	VCVTPH2PS  48(SI), Y0
+	VMOVUPS    Y0, 96(R8)
+	VMOVDQU    64(SI), Y10
+	VMOVDQU    96(SI), Y11
+	VMOVDQU    128(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8192(SI)
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    Y1, 256(DI)
+	VMOVDQU    160(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8256(SI)
+	VMOVDQU    Y0, 32(DI)
+	VMOVDQU    Y1, 288(DI)
+	VMOVDQU    192(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 64(DI)
+	PREFETCHT1 8320(SI)
+	VMOVDQU    Y1, 320(DI)
+	VMOVDQU    224(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+64(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+128(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 96(DI)
+	VMOVDQU    Y1, 352(DI)
+	VMOVDQU    256(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y10, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8384(SI)
+	VMOVDQU    Y0, 128(DI)
+	VMOVDQU    Y1, 384(DI)
+	VMOVDQU    288(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y11, Y2
+	VPAND      Y12, Y2, Y2
+	VPCMPEQB   Y12, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8448(SI)
+	VMOVDQU    Y0, 160(DI)
+	VMOVDQU    Y1, 416(DI)
+	VMOVDQU    320(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y10, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 192(DI)
+	PREFETCHT1 8512(SI)
+	VMOVDQU    Y1, 448(DI)
+	VMOVDQU    352(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPSHUFB    unpackTable<>+96(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VPSHUFB    unpackTable<>+160(SB), Y11, Y2
+	VPAND      Y13, Y2, Y2
+	VPCMPEQB   Y13, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y0, 224(DI)
+	VMOVDQU    Y1, 480(DI)
+	ADDQ       $0x00000180, SI
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000080, R8
+	DECQ       CX
+	JNE        loop
 	VZEROUPPER
 	RET
 
@@ -2565,6 +2629,9 @@ TEXT ·unpackQ2_K(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
 
 loop:
 	MOVL         $0x0000000f, AX
@@ -2867,9 +2934,6 @@ loop:
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y3, Y1, Y1
 	VMOVUPS      Y1, 2016(R8)
-	MOVL         $0x03030303, AX
-	VMOVD        AX, X14
-	VPBROADCASTD X14, Y14
 	VMOVDQU      256(SI), Y0
 	VMOVDQA      Y0, Y1
 	VPAND        Y14, Y1, Y1
@@ -3325,6 +3389,12 @@ TEXT ·unpackQ3_K(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+	MOVL         $0x04040404, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Y13
 
 loop:
 	MOVL         $0x0000000f, AX
@@ -3674,12 +3744,6 @@ loop:
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 992(R8)
-	MOVL         $0x03030303, AX
-	VMOVD        AX, X14
-	VPBROADCASTD X14, Y14
-	MOVL         $0x04040404, AX
-	VMOVD        AX, X13
-	VPBROADCASTD X13, Y13
 	VMOVDQU      512(SI), Y0
 	VMOVDQA      Y0, Y1
 	VPAND        Y14, Y1, Y1
@@ -3698,9 +3762,7 @@ loop:
 	VMOVDQU      Y1, 512(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      (SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        (SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1024(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3728,9 +3790,7 @@ loop:
 	VMOVDQU      Y1, 576(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      64(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        64(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1088(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3758,9 +3818,7 @@ loop:
 	VMOVDQU      Y1, 640(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      128(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        128(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1152(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3788,9 +3846,7 @@ loop:
 	VMOVDQU      Y1, 704(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      192(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        192(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1216(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3817,9 +3873,7 @@ loop:
 	VMOVDQU      Y1, 768(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      256(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        256(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8448(SI)
 	VMOVDQU      Y1, 1280(DI)
@@ -3847,9 +3901,7 @@ loop:
 	VMOVDQU      Y1, 832(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      320(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        320(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8512(SI)
 	VMOVDQU      Y1, 1344(DI)
@@ -3877,9 +3929,7 @@ loop:
 	VMOVDQU      Y1, 896(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      384(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        384(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1408(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3907,9 +3957,7 @@ loop:
 	VMOVDQU      Y1, 960(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      448(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        448(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1472(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3937,9 +3985,7 @@ loop:
 	VMOVDQU      Y1, 544(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      32(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        32(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1056(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3967,9 +4013,7 @@ loop:
 	VMOVDQU      Y1, 608(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      96(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        96(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1120(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -3997,9 +4041,7 @@ loop:
 	VMOVDQU      Y1, 672(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      160(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        160(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1184(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4027,9 +4069,7 @@ loop:
 	VMOVDQU      Y1, 736(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      224(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        224(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1248(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4056,9 +4096,7 @@ loop:
 	VMOVDQU      Y1, 800(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      288(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        288(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8896(SI)
 	VMOVDQU      Y1, 1312(DI)
@@ -4086,9 +4124,7 @@ loop:
 	VMOVDQU      Y1, 864(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      352(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        352(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	PREFETCHT1   8960(SI)
 	VMOVDQU      Y1, 1376(DI)
@@ -4116,9 +4152,7 @@ loop:
 	VMOVDQU      Y1, 928(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      416(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        416(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1440(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4146,9 +4180,7 @@ loop:
 	VMOVDQU      Y1, 992(DI)
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y14, Y1, Y1
-	VMOVDQU      480(SI), Y3
-	VMOVDQA      Y3, Y3
-	VPAND        Y13, Y3, Y3
+	VPAND        480(SI), Y13, Y3
 	VPOR         Y3, Y1, Y1
 	VMOVDQU      Y1, 1504(DI)
 	VPSRLW       $0x06, Y0, Y1
@@ -4898,9 +4930,6 @@ loop:
 	VCVTDQ2PS    Y0, Y0
 	VMULPS       Y3, Y0, Y0
 	VMOVUPS      Y0, 992(R8)
-	MOVL         $0x10101010, AX
-	VMOVD        AX, X14
-	VPBROADCASTD X14, Y14
 	VMOVDQU      256(SI), Y0
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
@@ -5339,6 +5368,9 @@ TEXT ·unpackQ5_K(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
 
 loop:
 	MOVL         $0x0000003f, AX
@@ -5583,9 +5615,6 @@ loop:
 	VCVTDQ2PS    Y0, Y0
 	VMULPS       Y3, Y0, Y0
 	VMOVUPS      Y0, 992(R8)
-	MOVL         $0x10101010, AX
-	VMOVD        AX, X14
-	VPBROADCASTD X14, Y14
 	VMOVDQU      768(SI), Y0
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
@@ -6060,9 +6089,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      256(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        256(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      256(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6075,9 +6102,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      288(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        288(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      288(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6090,9 +6115,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      320(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        320(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      320(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6105,9 +6128,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      352(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        352(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      352(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6119,9 +6140,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      384(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        384(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      384(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6134,9 +6153,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      416(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        416(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      416(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6149,9 +6166,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      448(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        448(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      448(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6163,9 +6178,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      480(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        480(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      480(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6178,9 +6191,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      512(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        512(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      512(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6193,9 +6204,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      544(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        544(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      544(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6207,9 +6216,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      576(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        576(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      576(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6222,9 +6229,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      608(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        608(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      608(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6237,9 +6242,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      640(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        640(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      640(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6251,9 +6254,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      672(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        672(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      672(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6266,9 +6267,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      704(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        704(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      704(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6281,9 +6280,7 @@ loop:
 	VPSRLW       $0x04, Y0, Y1
 	VPAND        Y15, Y0, Y0
 	VPAND        Y15, Y1, Y1
-	VMOVDQU      736(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
+	VPAND        736(SI), Y14, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      736(SI), Y2
 	VPSRLW       $0x01, Y2, Y2
@@ -6544,1094 +6541,1030 @@ TEXT ·unpackQ6_K(SB), NOSPLIT, $0-80
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Y15
-
-loop:
-	VCVTPH2PS    3328(SI), Y2
-	VPMOVSXBD    3072(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, (R8)
-	VPMOVSXBD    3088(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 64(R8)
-	VPMOVSXBD    3104(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 128(R8)
-	VPMOVSXBD    3120(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 192(R8)
-	VPMOVSXBD    3136(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 256(R8)
-	VPMOVSXBD    3152(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 320(R8)
-	VPMOVSXBD    3168(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 384(R8)
-	VPMOVSXBD    3184(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 448(R8)
-	VPMOVSXBD    3200(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 512(R8)
-	VPMOVSXBD    3216(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 576(R8)
-	VPMOVSXBD    3232(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 640(R8)
-	VPMOVSXBD    3248(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 704(R8)
-	VPMOVSXBD    3264(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 768(R8)
-	VPMOVSXBD    3280(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 832(R8)
-	VPMOVSXBD    3296(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 896(R8)
-	VPMOVSXBD    3312(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 960(R8)
-	VCVTPH2PS    3344(SI), Y2
-	VPMOVSXBD    3080(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 32(R8)
-	VPMOVSXBD    3096(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 96(R8)
-	VPMOVSXBD    3112(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 160(R8)
-	VPMOVSXBD    3128(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 224(R8)
-	VPMOVSXBD    3144(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 288(R8)
-	VPMOVSXBD    3160(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 352(R8)
-	VPMOVSXBD    3176(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 416(R8)
-	VPMOVSXBD    3192(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 480(R8)
-	VPMOVSXBD    3208(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 544(R8)
-	VPMOVSXBD    3224(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 608(R8)
-	VPMOVSXBD    3240(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 672(R8)
-	VPMOVSXBD    3256(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 736(R8)
-	VPMOVSXBD    3272(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 800(R8)
-	VPMOVSXBD    3288(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 864(R8)
-	VPMOVSXBD    3304(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 928(R8)
-	VPMOVSXBD    3320(SI), Y0
-	VCVTDQ2PS    Y0, Y0
-	VMULPS       Y2, Y0, Y0
-	VMOVUPS      Y0, 992(R8)
 	MOVL         $0x30303030, AX
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
-	VMOVDQU      (SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2048(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8192(SI)
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      2048(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1024(DI)
-	VMOVDQU      64(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2112(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8256(SI)
-	VMOVDQU      Y0, 64(DI)
-	VMOVDQU      2112(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1088(DI)
-	VMOVDQU      128(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2176(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8320(SI)
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      2176(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1152(DI)
-	VMOVDQU      192(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2240(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 192(DI)
-	VMOVDQU      2240(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8384(SI)
-	VMOVDQU      Y1, 1216(DI)
-	VMOVDQU      256(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2304(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 256(DI)
-	VMOVDQU      2304(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8448(SI)
-	VMOVDQU      Y1, 1280(DI)
-	VMOVDQU      320(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2368(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 320(DI)
-	VMOVDQU      2368(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1344(DI)
-	VMOVDQU      384(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2432(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8512(SI)
-	VMOVDQU      Y0, 384(DI)
-	VMOVDQU      2432(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1408(DI)
-	VMOVDQU      448(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2496(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8576(SI)
-	VMOVDQU      Y0, 448(DI)
-	VMOVDQU      2496(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1472(DI)
-	VMOVDQU      512(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2048(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8640(SI)
-	VMOVDQU      Y0, 512(DI)
-	VMOVDQU      2048(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1536(DI)
-	VMOVDQU      576(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2112(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 576(DI)
-	VMOVDQU      2112(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8704(SI)
-	VMOVDQU      Y1, 1600(DI)
-	VMOVDQU      640(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2176(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 640(DI)
-	VMOVDQU      2176(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   8768(SI)
-	VMOVDQU      Y1, 1664(DI)
-	VMOVDQU      704(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2240(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 704(DI)
-	VMOVDQU      2240(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1728(DI)
-	VMOVDQU      768(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2304(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8832(SI)
-	VMOVDQU      Y0, 768(DI)
-	VMOVDQU      2304(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1792(DI)
-	VMOVDQU      832(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2368(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8896(SI)
-	VMOVDQU      Y0, 832(DI)
-	VMOVDQU      2368(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1856(DI)
-	VMOVDQU      896(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2432(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   8960(SI)
-	VMOVDQU      Y0, 896(DI)
-	VMOVDQU      2432(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1920(DI)
-	VMOVDQU      960(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2496(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 960(DI)
-	VMOVDQU      2496(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9024(SI)
-	VMOVDQU      Y1, 1984(DI)
-	VMOVDQU      32(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2080(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 32(DI)
-	VMOVDQU      2080(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9088(SI)
-	VMOVDQU      Y1, 1056(DI)
-	VMOVDQU      96(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2144(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 96(DI)
-	VMOVDQU      2144(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1120(DI)
-	VMOVDQU      160(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2208(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   9152(SI)
-	VMOVDQU      Y0, 160(DI)
-	VMOVDQU      2208(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1184(DI)
-	VMOVDQU      224(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2272(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   9216(SI)
-	VMOVDQU      Y0, 224(DI)
-	VMOVDQU      2272(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1248(DI)
-	VMOVDQU      288(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2336(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 288(DI)
-	VMOVDQU      2336(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9280(SI)
-	VMOVDQU      Y1, 1312(DI)
-	VMOVDQU      352(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2400(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 352(DI)
-	VMOVDQU      2400(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9344(SI)
-	VMOVDQU      Y1, 1376(DI)
-	VMOVDQU      416(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2464(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 416(DI)
-	VMOVDQU      2464(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9408(SI)
-	VMOVDQU      Y1, 1440(DI)
-	VMOVDQU      480(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2528(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 480(DI)
-	VMOVDQU      2528(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1504(DI)
-	VMOVDQU      544(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2080(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   9472(SI)
-	VMOVDQU      Y0, 544(DI)
-	VMOVDQU      2080(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1568(DI)
-	VMOVDQU      608(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2144(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   9536(SI)
-	VMOVDQU      Y0, 608(DI)
-	VMOVDQU      2144(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1632(DI)
-	VMOVDQU      672(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2208(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 672(DI)
-	VMOVDQU      2208(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9600(SI)
-	VMOVDQU      Y1, 1696(DI)
-	VMOVDQU      736(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2272(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 736(DI)
-	VMOVDQU      2272(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9664(SI)
-	VMOVDQU      Y1, 1760(DI)
-	VMOVDQU      800(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2336(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 800(DI)
-	VMOVDQU      2336(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9728(SI)
-	VMOVDQU      Y1, 1824(DI)
-	VMOVDQU      864(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2400(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 864(DI)
-	VMOVDQU      2400(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1888(DI)
-	VMOVDQU      928(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2464(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   9792(SI)
-	VMOVDQU      Y0, 928(DI)
-	VMOVDQU      2464(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 1952(DI)
-	VMOVDQU      992(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2528(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   9856(SI)
-	VMOVDQU      Y0, 992(DI)
-	VMOVDQU      2528(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 2016(DI)
-	VMOVDQU      1024(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2560(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2048(DI)
-	VMOVDQU      2560(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9920(SI)
-	VMOVDQU      Y1, 3072(DI)
-	VMOVDQU      1088(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2624(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2112(DI)
-	VMOVDQU      2624(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   9984(SI)
-	VMOVDQU      Y1, 3136(DI)
-	VMOVDQU      1152(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2688(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2176(DI)
-	VMOVDQU      2688(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3200(DI)
-	VMOVDQU      1216(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2752(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10048(SI)
-	VMOVDQU      Y0, 2240(DI)
-	VMOVDQU      2752(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3264(DI)
-	VMOVDQU      1280(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2816(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10112(SI)
-	VMOVDQU      Y0, 2304(DI)
-	VMOVDQU      2816(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3328(DI)
-	VMOVDQU      1344(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2880(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10176(SI)
-	VMOVDQU      Y0, 2368(DI)
-	VMOVDQU      2880(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3392(DI)
-	VMOVDQU      1408(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2944(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2432(DI)
-	VMOVDQU      2944(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10240(SI)
-	VMOVDQU      Y1, 3456(DI)
-	VMOVDQU      1472(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      3008(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2496(DI)
-	VMOVDQU      3008(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10304(SI)
-	VMOVDQU      Y1, 3520(DI)
-	VMOVDQU      1536(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2560(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2560(DI)
-	VMOVDQU      2560(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3584(DI)
-	VMOVDQU      1600(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2624(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10368(SI)
-	VMOVDQU      Y0, 2624(DI)
-	VMOVDQU      2624(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3648(DI)
-	VMOVDQU      1664(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2688(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10432(SI)
-	VMOVDQU      Y0, 2688(DI)
-	VMOVDQU      2688(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3712(DI)
-	VMOVDQU      1728(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2752(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10496(SI)
-	VMOVDQU      Y0, 2752(DI)
-	VMOVDQU      2752(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3776(DI)
-	VMOVDQU      1792(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2816(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2816(DI)
-	VMOVDQU      2816(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10560(SI)
-	VMOVDQU      Y1, 3840(DI)
-	VMOVDQU      1856(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2880(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2880(DI)
-	VMOVDQU      2880(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10624(SI)
-	VMOVDQU      Y1, 3904(DI)
-	VMOVDQU      1920(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2944(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2944(DI)
-	VMOVDQU      2944(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3968(DI)
-	VMOVDQU      1984(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      3008(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10688(SI)
-	VMOVDQU      Y0, 3008(DI)
-	VMOVDQU      3008(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 4032(DI)
-	VMOVDQU      1056(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2592(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   10752(SI)
-	VMOVDQU      Y0, 2080(DI)
-	VMOVDQU      2592(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3104(DI)
-	VMOVDQU      1120(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2656(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2144(DI)
-	VMOVDQU      2656(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10816(SI)
-	VMOVDQU      Y1, 3168(DI)
-	VMOVDQU      1184(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2720(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2208(DI)
-	VMOVDQU      2720(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10880(SI)
-	VMOVDQU      Y1, 3232(DI)
-	VMOVDQU      1248(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2784(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2272(DI)
-	VMOVDQU      2784(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   10944(SI)
-	VMOVDQU      Y1, 3296(DI)
-	VMOVDQU      1312(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2848(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2336(DI)
-	VMOVDQU      2848(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3360(DI)
-	VMOVDQU      1376(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2912(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   11008(SI)
-	VMOVDQU      Y0, 2400(DI)
-	VMOVDQU      2912(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3424(DI)
-	VMOVDQU      1440(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2976(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   11072(SI)
-	VMOVDQU      Y0, 2464(DI)
-	VMOVDQU      2976(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3488(DI)
-	VMOVDQU      1504(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      3040(SI), Y2
-	VPSLLW       $0x04, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2528(DI)
-	VMOVDQU      3040(SI), Y2
-	VMOVDQA      Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   11136(SI)
-	VMOVDQU      Y1, 3552(DI)
-	VMOVDQU      1568(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2592(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2592(DI)
-	VMOVDQU      2592(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   11200(SI)
-	VMOVDQU      Y1, 3616(DI)
-	VMOVDQU      1632(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2656(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2656(DI)
-	VMOVDQU      2656(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   11264(SI)
-	VMOVDQU      Y1, 3680(DI)
-	VMOVDQU      1696(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2720(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2720(DI)
-	VMOVDQU      2720(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3744(DI)
-	VMOVDQU      1760(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2784(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   11328(SI)
-	VMOVDQU      Y0, 2784(DI)
-	VMOVDQU      2784(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3808(DI)
-	VMOVDQU      1824(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2848(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	PREFETCHT1   11392(SI)
-	VMOVDQU      Y0, 2848(DI)
-	VMOVDQU      2848(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 3872(DI)
-	VMOVDQU      1888(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2912(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2912(DI)
-	VMOVDQU      2912(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   11456(SI)
-	VMOVDQU      Y1, 3936(DI)
-	VMOVDQU      1952(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      2976(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 2976(DI)
-	VMOVDQU      2976(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	PREFETCHT1   11520(SI)
-	VMOVDQU      Y1, 4000(DI)
-	VMOVDQU      2016(SI), Y0
-	VPSRLW       $0x04, Y0, Y1
-	VPAND        Y15, Y0, Y0
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      3040(SI), Y2
-	VPSLLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y0, Y0
-	VMOVDQU      Y0, 3040(DI)
-	VMOVDQU      3040(SI), Y2
-	VPSRLW       $0x02, Y2, Y2
-	VPAND        Y14, Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 4064(DI)
-	ADDQ         $0x00000d20, SI
-	ADDQ         $0x00001000, DI
-	ADDQ         $0x00000400, R8
-	DECQ         CX
-	JNE          loop
+
+loop:
+	VCVTPH2PS  3328(SI), Y2
+	VPMOVSXBD  3072(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, (R8)
+	VPMOVSXBD  3088(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 64(R8)
+	VPMOVSXBD  3104(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 128(R8)
+	VPMOVSXBD  3120(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 192(R8)
+	VPMOVSXBD  3136(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 256(R8)
+	VPMOVSXBD  3152(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 320(R8)
+	VPMOVSXBD  3168(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 384(R8)
+	VPMOVSXBD  3184(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 448(R8)
+	VPMOVSXBD  3200(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 512(R8)
+	VPMOVSXBD  3216(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 576(R8)
+	VPMOVSXBD  3232(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 640(R8)
+	VPMOVSXBD  3248(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 704(R8)
+	VPMOVSXBD  3264(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 768(R8)
+	VPMOVSXBD  3280(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 832(R8)
+	VPMOVSXBD  3296(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 896(R8)
+	VPMOVSXBD  3312(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 960(R8)
+	VCVTPH2PS  3344(SI), Y2
+	VPMOVSXBD  3080(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 32(R8)
+	VPMOVSXBD  3096(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 96(R8)
+	VPMOVSXBD  3112(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 160(R8)
+	VPMOVSXBD  3128(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 224(R8)
+	VPMOVSXBD  3144(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 288(R8)
+	VPMOVSXBD  3160(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 352(R8)
+	VPMOVSXBD  3176(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 416(R8)
+	VPMOVSXBD  3192(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 480(R8)
+	VPMOVSXBD  3208(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 544(R8)
+	VPMOVSXBD  3224(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 608(R8)
+	VPMOVSXBD  3240(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 672(R8)
+	VPMOVSXBD  3256(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 736(R8)
+	VPMOVSXBD  3272(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 800(R8)
+	VPMOVSXBD  3288(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 864(R8)
+	VPMOVSXBD  3304(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 928(R8)
+	VPMOVSXBD  3320(SI), Y0
+	VCVTDQ2PS  Y0, Y0
+	VMULPS     Y2, Y0, Y0
+	VMOVUPS    Y0, 992(R8)
+	VMOVDQU    (SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2048(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8192(SI)
+	VMOVDQU    Y0, (DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2048(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1024(DI)
+	VMOVDQU    64(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2112(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8256(SI)
+	VMOVDQU    Y0, 64(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2112(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1088(DI)
+	VMOVDQU    128(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2176(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8320(SI)
+	VMOVDQU    Y0, 128(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2176(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1152(DI)
+	VMOVDQU    192(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2240(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 192(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2240(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8384(SI)
+	VMOVDQU    Y1, 1216(DI)
+	VMOVDQU    256(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2304(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 256(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2304(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8448(SI)
+	VMOVDQU    Y1, 1280(DI)
+	VMOVDQU    320(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2368(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 320(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2368(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1344(DI)
+	VMOVDQU    384(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2432(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8512(SI)
+	VMOVDQU    Y0, 384(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2432(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1408(DI)
+	VMOVDQU    448(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2496(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8576(SI)
+	VMOVDQU    Y0, 448(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2496(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1472(DI)
+	VMOVDQU    512(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2048(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8640(SI)
+	VMOVDQU    Y0, 512(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2048(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1536(DI)
+	VMOVDQU    576(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2112(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 576(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2112(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8704(SI)
+	VMOVDQU    Y1, 1600(DI)
+	VMOVDQU    640(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2176(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 640(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2176(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 8768(SI)
+	VMOVDQU    Y1, 1664(DI)
+	VMOVDQU    704(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2240(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 704(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2240(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1728(DI)
+	VMOVDQU    768(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2304(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8832(SI)
+	VMOVDQU    Y0, 768(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2304(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1792(DI)
+	VMOVDQU    832(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2368(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8896(SI)
+	VMOVDQU    Y0, 832(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2368(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1856(DI)
+	VMOVDQU    896(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2432(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 8960(SI)
+	VMOVDQU    Y0, 896(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2432(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1920(DI)
+	VMOVDQU    960(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2496(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 960(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2496(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9024(SI)
+	VMOVDQU    Y1, 1984(DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2080(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 32(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2080(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9088(SI)
+	VMOVDQU    Y1, 1056(DI)
+	VMOVDQU    96(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2144(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 96(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2144(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1120(DI)
+	VMOVDQU    160(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2208(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 9152(SI)
+	VMOVDQU    Y0, 160(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2208(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1184(DI)
+	VMOVDQU    224(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2272(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 9216(SI)
+	VMOVDQU    Y0, 224(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2272(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1248(DI)
+	VMOVDQU    288(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2336(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 288(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2336(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9280(SI)
+	VMOVDQU    Y1, 1312(DI)
+	VMOVDQU    352(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2400(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 352(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2400(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9344(SI)
+	VMOVDQU    Y1, 1376(DI)
+	VMOVDQU    416(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2464(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 416(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2464(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9408(SI)
+	VMOVDQU    Y1, 1440(DI)
+	VMOVDQU    480(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2528(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 480(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2528(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1504(DI)
+	VMOVDQU    544(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2080(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 9472(SI)
+	VMOVDQU    Y0, 544(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2080(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1568(DI)
+	VMOVDQU    608(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2144(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 9536(SI)
+	VMOVDQU    Y0, 608(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2144(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1632(DI)
+	VMOVDQU    672(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2208(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 672(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2208(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9600(SI)
+	VMOVDQU    Y1, 1696(DI)
+	VMOVDQU    736(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2272(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 736(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2272(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9664(SI)
+	VMOVDQU    Y1, 1760(DI)
+	VMOVDQU    800(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2336(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 800(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2336(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9728(SI)
+	VMOVDQU    Y1, 1824(DI)
+	VMOVDQU    864(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2400(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 864(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2400(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1888(DI)
+	VMOVDQU    928(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2464(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 9792(SI)
+	VMOVDQU    Y0, 928(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2464(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 1952(DI)
+	VMOVDQU    992(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2528(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 9856(SI)
+	VMOVDQU    Y0, 992(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2528(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 2016(DI)
+	VMOVDQU    1024(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2560(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2048(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2560(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9920(SI)
+	VMOVDQU    Y1, 3072(DI)
+	VMOVDQU    1088(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2624(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2112(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2624(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 9984(SI)
+	VMOVDQU    Y1, 3136(DI)
+	VMOVDQU    1152(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2688(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2176(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2688(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3200(DI)
+	VMOVDQU    1216(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2752(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10048(SI)
+	VMOVDQU    Y0, 2240(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2752(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3264(DI)
+	VMOVDQU    1280(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2816(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10112(SI)
+	VMOVDQU    Y0, 2304(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2816(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3328(DI)
+	VMOVDQU    1344(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2880(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10176(SI)
+	VMOVDQU    Y0, 2368(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2880(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3392(DI)
+	VMOVDQU    1408(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2944(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2432(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2944(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10240(SI)
+	VMOVDQU    Y1, 3456(DI)
+	VMOVDQU    1472(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    3008(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2496(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      3008(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10304(SI)
+	VMOVDQU    Y1, 3520(DI)
+	VMOVDQU    1536(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2560(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2560(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2560(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3584(DI)
+	VMOVDQU    1600(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2624(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10368(SI)
+	VMOVDQU    Y0, 2624(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2624(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3648(DI)
+	VMOVDQU    1664(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2688(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10432(SI)
+	VMOVDQU    Y0, 2688(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2688(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3712(DI)
+	VMOVDQU    1728(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2752(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10496(SI)
+	VMOVDQU    Y0, 2752(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2752(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3776(DI)
+	VMOVDQU    1792(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2816(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2816(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2816(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10560(SI)
+	VMOVDQU    Y1, 3840(DI)
+	VMOVDQU    1856(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2880(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2880(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2880(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10624(SI)
+	VMOVDQU    Y1, 3904(DI)
+	VMOVDQU    1920(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2944(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2944(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2944(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3968(DI)
+	VMOVDQU    1984(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    3008(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10688(SI)
+	VMOVDQU    Y0, 3008(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    3008(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 4032(DI)
+	VMOVDQU    1056(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2592(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 10752(SI)
+	VMOVDQU    Y0, 2080(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2592(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3104(DI)
+	VMOVDQU    1120(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2656(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2144(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2656(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10816(SI)
+	VMOVDQU    Y1, 3168(DI)
+	VMOVDQU    1184(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2720(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2208(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2720(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10880(SI)
+	VMOVDQU    Y1, 3232(DI)
+	VMOVDQU    1248(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2784(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2272(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2784(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 10944(SI)
+	VMOVDQU    Y1, 3296(DI)
+	VMOVDQU    1312(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2848(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2336(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2848(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3360(DI)
+	VMOVDQU    1376(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2912(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 11008(SI)
+	VMOVDQU    Y0, 2400(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2912(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3424(DI)
+	VMOVDQU    1440(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2976(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 11072(SI)
+	VMOVDQU    Y0, 2464(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      2976(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3488(DI)
+	VMOVDQU    1504(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    3040(SI), Y2
+	VPSLLW     $0x04, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2528(DI)
+	VPAND      Y15, Y1, Y1
+	VPAND      3040(SI), Y14, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 11136(SI)
+	VMOVDQU    Y1, 3552(DI)
+	VMOVDQU    1568(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2592(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2592(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2592(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 11200(SI)
+	VMOVDQU    Y1, 3616(DI)
+	VMOVDQU    1632(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2656(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2656(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2656(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 11264(SI)
+	VMOVDQU    Y1, 3680(DI)
+	VMOVDQU    1696(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2720(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2720(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2720(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3744(DI)
+	VMOVDQU    1760(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2784(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 11328(SI)
+	VMOVDQU    Y0, 2784(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2784(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3808(DI)
+	VMOVDQU    1824(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2848(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	PREFETCHT1 11392(SI)
+	VMOVDQU    Y0, 2848(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2848(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 3872(DI)
+	VMOVDQU    1888(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2912(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2912(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2912(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 11456(SI)
+	VMOVDQU    Y1, 3936(DI)
+	VMOVDQU    1952(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    2976(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 2976(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    2976(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	PREFETCHT1 11520(SI)
+	VMOVDQU    Y1, 4000(DI)
+	VMOVDQU    2016(SI), Y0
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VMOVDQU    3040(SI), Y2
+	VPSLLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y0, Y0
+	VMOVDQU    Y0, 3040(DI)
+	VPAND      Y15, Y1, Y1
+	VMOVDQU    3040(SI), Y2
+	VPSRLW     $0x02, Y2, Y2
+	VPAND      Y14, Y2, Y2
+	VPOR       Y2, Y1, Y1
+	VMOVDQU    Y1, 4064(DI)
+	ADDQ       $0x00000d20, SI
+	ADDQ       $0x00001000, DI
+	ADDQ       $0x00000400, R8
+	DECQ       CX
+	JNE        loop
 	VZEROUPPER
 	RET

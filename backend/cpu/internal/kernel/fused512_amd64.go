@@ -8,142 +8,142 @@ package kernel
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ8_0(c *int64)
+func fusedQ8_0AVX512(c *int64)
 
 // It multiplies one row by c.blocks IQ4_NL blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedIQ4_NL(c *int64)
+func fusedIQ4_NLAVX512(c *int64)
 
 // It multiplies one row by c.blocks IQ4_XS blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedIQ4_XS(c *int64)
+func fusedIQ4_XSAVX512(c *int64)
 
 // It multiplies one row by c.blocks Q4_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ4_0(c *int64)
+func fusedQ4_0AVX512(c *int64)
 
 // It multiplies one row by c.blocks Q4_1 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ4_1(c *int64)
+func fusedQ4_1AVX512(c *int64)
 
 // It multiplies one row by c.blocks Q5_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ5_0(c *int64)
+func fusedQ5_0AVX512(c *int64)
 
 // It multiplies one row by c.blocks Q5_1 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ5_1(c *int64)
+func fusedQ5_1AVX512(c *int64)
 
 // It multiplies one row by c.blocks Q2_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ2_K(c *int64)
+func fusedQ2_KAVX512(c *int64)
 
 // It multiplies one row by c.blocks Q3_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ3_K(c *int64)
+func fusedQ3_KAVX512(c *int64)
 
 // It multiplies one row by c.blocks Q4_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ4_K(c *int64)
+func fusedQ4_KAVX512(c *int64)
 
 // It multiplies one row by c.blocks Q5_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ5_K(c *int64)
+func fusedQ5_KAVX512(c *int64)
 
 // It multiplies one row by c.blocks Q6_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedQ6_K(c *int64)
+func fusedQ6_KAVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q8_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ8_0(c *int64)
+func fusedTwoQ8_0AVX512(c *int64)
 
 // It multiplies two rows by c.blocks IQ4_NL blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoIQ4_NL(c *int64)
+func fusedTwoIQ4_NLAVX512(c *int64)
 
 // It multiplies two rows by c.blocks IQ4_XS blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoIQ4_XS(c *int64)
+func fusedTwoIQ4_XSAVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q4_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ4_0(c *int64)
+func fusedTwoQ4_0AVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q4_1 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ4_1(c *int64)
+func fusedTwoQ4_1AVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q5_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ5_0(c *int64)
+func fusedTwoQ5_0AVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q5_1 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ5_1(c *int64)
+func fusedTwoQ5_1AVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q2_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ2_K(c *int64)
+func fusedTwoQ2_KAVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q3_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ3_K(c *int64)
+func fusedTwoQ3_KAVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q4_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ4_K(c *int64)
+func fusedTwoQ4_KAVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q5_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ5_K(c *int64)
+func fusedTwoQ5_KAVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q6_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
 //go:noescape
-func fusedTwoQ6_K(c *int64)
+func fusedTwoQ6_KAVX512(c *int64)

@@ -260,11 +260,75 @@ DATA unpackTable<>+252(SB)/1, $0x10
 DATA unpackTable<>+253(SB)/1, $0x20
 DATA unpackTable<>+254(SB)/1, $0x40
 DATA unpackTable<>+255(SB)/1, $0x80
-GLOBL unpackTable<>(SB), RODATA|NOPTR, $256
+DATA unpackTable<>+256(SB)/1, $0x01
+DATA unpackTable<>+257(SB)/1, $0x00
+DATA unpackTable<>+258(SB)/1, $0x01
+DATA unpackTable<>+259(SB)/1, $0x00
+DATA unpackTable<>+260(SB)/1, $0x01
+DATA unpackTable<>+261(SB)/1, $0x00
+DATA unpackTable<>+262(SB)/1, $0x01
+DATA unpackTable<>+263(SB)/1, $0x00
+DATA unpackTable<>+264(SB)/1, $0x01
+DATA unpackTable<>+265(SB)/1, $0x00
+DATA unpackTable<>+266(SB)/1, $0x01
+DATA unpackTable<>+267(SB)/1, $0x00
+DATA unpackTable<>+268(SB)/1, $0x01
+DATA unpackTable<>+269(SB)/1, $0x00
+DATA unpackTable<>+270(SB)/1, $0x01
+DATA unpackTable<>+271(SB)/1, $0x00
+DATA unpackTable<>+272(SB)/1, $0x01
+DATA unpackTable<>+273(SB)/1, $0x00
+DATA unpackTable<>+274(SB)/1, $0x01
+DATA unpackTable<>+275(SB)/1, $0x00
+DATA unpackTable<>+276(SB)/1, $0x01
+DATA unpackTable<>+277(SB)/1, $0x00
+DATA unpackTable<>+278(SB)/1, $0x01
+DATA unpackTable<>+279(SB)/1, $0x00
+DATA unpackTable<>+280(SB)/1, $0x01
+DATA unpackTable<>+281(SB)/1, $0x00
+DATA unpackTable<>+282(SB)/1, $0x01
+DATA unpackTable<>+283(SB)/1, $0x00
+DATA unpackTable<>+284(SB)/1, $0x01
+DATA unpackTable<>+285(SB)/1, $0x00
+DATA unpackTable<>+286(SB)/1, $0x01
+DATA unpackTable<>+287(SB)/1, $0x00
+DATA unpackTable<>+288(SB)/1, $0x00
+DATA unpackTable<>+289(SB)/1, $0x00
+DATA unpackTable<>+290(SB)/1, $0x00
+DATA unpackTable<>+291(SB)/1, $0x80
+DATA unpackTable<>+292(SB)/1, $0x00
+DATA unpackTable<>+293(SB)/1, $0x00
+DATA unpackTable<>+294(SB)/1, $0x00
+DATA unpackTable<>+295(SB)/1, $0x80
+DATA unpackTable<>+296(SB)/1, $0x00
+DATA unpackTable<>+297(SB)/1, $0x00
+DATA unpackTable<>+298(SB)/1, $0x00
+DATA unpackTable<>+299(SB)/1, $0x80
+DATA unpackTable<>+300(SB)/1, $0x00
+DATA unpackTable<>+301(SB)/1, $0x00
+DATA unpackTable<>+302(SB)/1, $0x00
+DATA unpackTable<>+303(SB)/1, $0x80
+DATA unpackTable<>+304(SB)/1, $0x00
+DATA unpackTable<>+305(SB)/1, $0x00
+DATA unpackTable<>+306(SB)/1, $0x00
+DATA unpackTable<>+307(SB)/1, $0x80
+DATA unpackTable<>+308(SB)/1, $0x00
+DATA unpackTable<>+309(SB)/1, $0x00
+DATA unpackTable<>+310(SB)/1, $0x00
+DATA unpackTable<>+311(SB)/1, $0x80
+DATA unpackTable<>+312(SB)/1, $0x00
+DATA unpackTable<>+313(SB)/1, $0x00
+DATA unpackTable<>+314(SB)/1, $0x00
+DATA unpackTable<>+315(SB)/1, $0x80
+DATA unpackTable<>+316(SB)/1, $0x00
+DATA unpackTable<>+317(SB)/1, $0x00
+DATA unpackTable<>+318(SB)/1, $0x00
+DATA unpackTable<>+319(SB)/1, $0x80
+GLOBL unpackTable<>(SB), RODATA|NOPTR, $320
 
-// func fusedQ8_0(c *int64)
+// func fusedQ8_0AVX512(c *int64)
 // Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
+TEXT ·fusedQ8_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -273,6 +337,9 @@ TEXT ·fusedQ8_0(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x80808080, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -283,9 +350,6 @@ block:
 	VMOVUPS       (DI), Z8
 	VCVTPH2PS     (SI), Z0
 	VMOVUPS       Z0, (R8)
-	MOVL          $0x80808080, AX
-	VMOVD         AX, X14
-	VPBROADCASTD  X14, Z14
 	VMOVDQU32     32(SI), Z0
 	VPXORD        Z14, Z0, Z0
 	VPBROADCASTD  (R10), Z16
@@ -327,17 +391,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedIQ4_NL(c *int64)
+// func fusedIQ4_NLAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedIQ4_NL(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedIQ4_NLAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -345,75 +410,75 @@ panel:
 	MOVQ 64(R11), CX
 
 block:
-	VMOVUPS         (DI), Z8
-	VCVTPH2PS       (SI), Z0
-	VMOVUPS         Z0, (R8)
-	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
-	VMOVDQU32       32(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8192(SI)
-	VPBROADCASTD    (R10), Z16
-	VPDPBUSD.BCST   (R9), Z0, Z16
-	PREFETCHT1      8256(SI)
-	VPDPBUSD.BCST   16(R9), Z1, Z16
-	VMOVDQU32       96(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	VPDPBUSD.BCST   4(R9), Z0, Z16
-	PREFETCHT1      8320(SI)
-	VPDPBUSD.BCST   20(R9), Z1, Z16
-	VMOVDQU32       160(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8384(SI)
-	VPDPBUSD.BCST   8(R9), Z0, Z16
-	VPDPBUSD.BCST   24(R9), Z1, Z16
-	VMOVDQU32       224(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8448(SI)
-	VPDPBUSD.BCST   12(R9), Z0, Z16
-	VPDPBUSD.BCST   28(R9), Z1, Z16
-	VMOVUPS         (R8), Z4
-	VCVTDQ2PS       Z16, Z16
-	VMULPS.BCST     8(R10), Z4, Z6
-	VFMADD231PS     Z16, Z6, Z8
-	VMOVUPS         Z8, (DI)
-	ADDQ            $0x00000120, SI
-	ADDQ            $0x00000020, R9
-	ADDQ            $0x0000000c, R10
-	DECQ            CX
-	JNE             block
-	ADDQ            $0x40, DI
-	DECQ            DX
-	JNE             panel
+	VMOVUPS       (DI), Z8
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     32(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Z16
+	VPDPBUSD.BCST (R9), Z0, Z16
+	PREFETCHT1    8256(SI)
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VMOVDQU32     96(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VMOVDQU32     160(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VMOVDQU32     224(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VMOVUPS       Z8, (DI)
+	ADDQ          $0x00000120, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	DECQ          CX
+	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
-// func fusedIQ4_XS(c *int64)
+// func fusedIQ4_XSAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedIQ4_XS(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedIQ4_XSAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -509,7 +574,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 448(R8)
-	VBROADCASTI64X4  unpackTable<>+32(SB), Z14
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -846,9 +910,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ4_0(c *int64)
+// func fusedQ4_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ4_0(SB), NOSPLIT, $0-8
+TEXT ·fusedQ4_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -913,9 +977,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ4_1(c *int64)
+// func fusedQ4_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ4_1(SB), NOSPLIT, $0-8
+TEXT ·fusedQ4_1AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -984,17 +1048,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ5_0(c *int64)
+// func fusedQ5_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ5_0(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedQ5_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -1005,11 +1074,6 @@ block:
 	VMOVUPS         (DI), Z8
 	VCVTPH2PS       (SI), Z0
 	VMOVUPS         Z0, (R8)
-	MOVL            $0x10101010, AX
-	VMOVD           AX, X14
-	VPBROADCASTD    X14, Z14
-	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 	VMOVDQU32       32(SI), Z10
 	VMOVDQU32       96(SI), Z0
 	VPSRLW          $0x04, Z0, Z1
@@ -1090,17 +1154,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ5_1(c *int64)
+// func fusedQ5_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ5_1(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedQ5_1AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -1113,11 +1182,6 @@ block:
 	VMOVUPS          Z0, (R8)
 	VCVTPH2PS        32(SI), Z0
 	VMOVUPS          Z0, 64(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	VBROADCASTI64X4  unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4  unpackTable<>+224(SB), Z13
 	VMOVDQU32        64(SI), Z10
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
@@ -1200,9 +1264,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ2_K(c *int64)
+// func fusedQ2_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ2_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -1211,6 +1275,9 @@ TEXT ·fusedQ2_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -1372,9 +1439,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z3, Z1, Z1
 	VMOVUPS          Z1, 1984(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -1714,9 +1778,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ3_K(c *int64)
+// func fusedQ3_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ3_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -1725,6 +1789,12 @@ TEXT ·fusedQ3_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+	MOVL         $0x04040404, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -1911,12 +1981,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 960(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	MOVL             $0x04040404, AX
-	VMOVD            AX, X13
-	VPBROADCASTD     X13, Z13
 	VMOVDQU32        512(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -1937,9 +2001,7 @@ block:
 	VPDPBUSD.BCST    32(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        (SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           (SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z18
@@ -1970,9 +2032,7 @@ block:
 	VPDPBUSD.BCST    36(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        64(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           64(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z18
@@ -2001,9 +2061,7 @@ block:
 	VPDPBUSD.BCST    40(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        128(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           128(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z18
 	VPSRLW           $0x06, Z0, Z1
@@ -2035,9 +2093,7 @@ block:
 	VPDPBUSD.BCST    44(R9), Z1, Z17
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        192(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           192(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    76(R9), Z1, Z18
 	VPSRLW           $0x06, Z0, Z1
@@ -2067,9 +2123,7 @@ block:
 	VPDPBUSD.BCST    48(R9), Z1, Z20
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        256(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           256(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z21
@@ -2100,9 +2154,7 @@ block:
 	VPDPBUSD.BCST    52(R9), Z1, Z20
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        320(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           320(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    84(R9), Z1, Z21
@@ -2131,9 +2183,7 @@ block:
 	VPDPBUSD.BCST    56(R9), Z1, Z20
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        384(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           384(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    88(R9), Z1, Z21
 	VPSRLW           $0x06, Z0, Z1
@@ -2174,9 +2224,7 @@ block:
 	VFMADD231PS      Z4, Z18, Z8
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        448(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           448(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    92(R9), Z1, Z21
 	VMOVUPS          320(R8), Z4
@@ -2487,9 +2535,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ4_K(c *int64)
+// func fusedQ4_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ4_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ4_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -2633,9 +2681,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -2926,9 +2971,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ5_K(c *int64)
+// func fusedQ5_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ5_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -2937,6 +2982,9 @@ TEXT ·fusedQ5_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -3072,9 +3120,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -3349,9 +3394,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        256(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           256(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        256(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3367,9 +3410,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        320(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           320(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        320(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3382,9 +3423,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        384(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           384(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        384(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3398,9 +3437,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        448(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           448(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        448(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3413,9 +3450,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        512(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           512(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        512(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3428,9 +3463,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        576(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           576(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        576(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3444,9 +3477,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        640(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           640(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        640(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3459,9 +3490,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        704(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           704(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        704(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -3629,9 +3658,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedQ6_K(c *int64)
+// func fusedQ6_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
+TEXT ·fusedQ6_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -3640,6 +3669,9 @@ TEXT ·fusedQ6_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x30303030, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -3713,13 +3745,9 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z2, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x30303030, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        (SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3727,9 +3755,8 @@ block:
 	PREFETCHT1       8192(SI)
 	VPBROADCASTD     (R10), Z16
 	VPDPBUSD.BCST    (R9), Z0, Z16
-	VMOVDQU32        2048(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2048(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z17
@@ -3737,38 +3764,33 @@ block:
 	VMOVDQU32        64(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    4(R9), Z0, Z16
-	VMOVDQU32        2112(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2112(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z17
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    8(R9), Z0, Z16
-	VMOVDQU32        2176(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2176(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z17
 	VMOVDQU32        192(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3778,16 +3800,14 @@ block:
 	VMOVUPS          (R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
-	VMOVDQU32        2240(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2240(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    76(R9), Z1, Z17
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3795,9 +3815,8 @@ block:
 	PREFETCHT1       8640(SI)
 	VPBROADCASTD     12(R10), Z16
 	VPDPBUSD.BCST    16(R9), Z0, Z16
-	VMOVDQU32        2304(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2304(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z18
@@ -3805,38 +3824,33 @@ block:
 	VMOVDQU32        320(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    20(R9), Z0, Z16
-	VMOVDQU32        2368(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2368(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    84(R9), Z1, Z18
 	VMOVDQU32        384(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    24(R9), Z0, Z16
-	VMOVDQU32        2432(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2432(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
 	VPDPBUSD.BCST    88(R9), Z1, Z18
 	VMOVDQU32        448(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3846,16 +3860,14 @@ block:
 	VMOVUPS          64(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
-	VMOVDQU32        2496(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2496(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    92(R9), Z1, Z18
 	VMOVDQU32        512(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3863,6 +3875,7 @@ block:
 	PREFETCHT1       9088(SI)
 	VPBROADCASTD     24(R10), Z16
 	VPDPBUSD.BCST    32(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3872,13 +3885,13 @@ block:
 	VMOVDQU32        576(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    36(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3888,13 +3901,13 @@ block:
 	VMOVDQU32        640(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    40(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3904,7 +3917,6 @@ block:
 	VMOVDQU32        704(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3914,6 +3926,7 @@ block:
 	VMOVUPS          128(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3922,7 +3935,6 @@ block:
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3930,6 +3942,7 @@ block:
 	PREFETCHT1       9472(SI)
 	VPBROADCASTD     36(R10), Z16
 	VPDPBUSD.BCST    48(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3940,13 +3953,13 @@ block:
 	VMOVDQU32        832(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9600(SI)
 	VPDPBUSD.BCST    52(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3956,13 +3969,13 @@ block:
 	VMOVDQU32        896(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    56(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3971,7 +3984,6 @@ block:
 	VMOVDQU32        960(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -3990,6 +4002,7 @@ block:
 	VMOVUPS          384(R8), Z4
 	VCVTDQ2PS        Z19, Z19
 	VFMADD231PS      Z4, Z19, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4002,7 +4015,6 @@ block:
 	VMOVDQU32        1024(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4010,9 +4022,8 @@ block:
 	PREFETCHT1       9920(SI)
 	VPBROADCASTD     96(R10), Z16
 	VPDPBUSD.BCST    128(R9), Z0, Z16
-	VMOVDQU32        2560(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2560(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
 	VPBROADCASTD     144(R10), Z17
@@ -4020,38 +4031,33 @@ block:
 	VMOVDQU32        1088(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    132(R9), Z0, Z16
-	VMOVDQU32        2624(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2624(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    196(R9), Z1, Z17
 	VMOVDQU32        1152(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    136(R9), Z0, Z16
-	VMOVDQU32        2688(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2688(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    200(R9), Z1, Z17
 	VMOVDQU32        1216(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4061,25 +4067,22 @@ block:
 	VMOVUPS          512(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
-	VMOVDQU32        2752(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2752(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    204(R9), Z1, Z17
 	VMOVDQU32        1280(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPBROADCASTD     108(R10), Z16
 	VPDPBUSD.BCST    144(R9), Z0, Z16
-	VMOVDQU32        2816(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2816(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10368(SI)
 	VPBROADCASTD     156(R10), Z18
@@ -4087,39 +4090,34 @@ block:
 	VMOVDQU32        1344(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    148(R9), Z0, Z16
-	VMOVDQU32        2880(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2880(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
 	VPDPBUSD.BCST    212(R9), Z1, Z18
 	VMOVDQU32        1408(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10560(SI)
 	VPDPBUSD.BCST    152(R9), Z0, Z16
-	VMOVDQU32        2944(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2944(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10624(SI)
 	VPDPBUSD.BCST    216(R9), Z1, Z18
 	VMOVDQU32        1472(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4128,16 +4126,14 @@ block:
 	VMOVUPS          576(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
-	VMOVDQU32        3008(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           3008(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
 	VPDPBUSD.BCST    220(R9), Z1, Z18
 	VMOVDQU32        1536(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4145,6 +4141,7 @@ block:
 	PREFETCHT1       10752(SI)
 	VPBROADCASTD     120(R10), Z16
 	VPDPBUSD.BCST    160(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4155,13 +4152,13 @@ block:
 	VMOVDQU32        1600(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       10880(SI)
 	VPDPBUSD.BCST    164(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4171,12 +4168,12 @@ block:
 	VMOVDQU32        1664(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    168(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4186,7 +4183,6 @@ block:
 	VMOVDQU32        1728(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4196,6 +4192,7 @@ block:
 	VMOVUPS          640(R8), Z4
 	VCVTDQ2PS        Z16, Z16
 	VFMADD231PS      Z4, Z16, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4205,7 +4202,6 @@ block:
 	VMOVDQU32        1792(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4213,6 +4209,7 @@ block:
 	PREFETCHT1       11200(SI)
 	VPBROADCASTD     132(R10), Z16
 	VPDPBUSD.BCST    176(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4223,12 +4220,12 @@ block:
 	VMOVDQU32        1856(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    180(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4238,13 +4235,13 @@ block:
 	VMOVDQU32        1920(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	PREFETCHT1       11392(SI)
 	VPDPBUSD.BCST    184(R9), Z0, Z16
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4254,7 +4251,6 @@ block:
 	VMOVDQU32        1984(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4273,6 +4269,7 @@ block:
 	VMOVUPS          896(R8), Z4
 	VCVTDQ2PS        Z19, Z19
 	VFMADD231PS      Z4, Z19, Z8
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -4295,9 +4292,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ8_0(c *int64)
+// func fusedTwoQ8_0AVX512(c *int64)
 // Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·fusedTwoQ8_0(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ8_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -4306,6 +4303,9 @@ TEXT ·fusedTwoQ8_0(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x80808080, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -4322,9 +4322,6 @@ block:
 	VMOVUPS       (DI)(BX*1), Z9
 	VCVTPH2PS     (SI), Z0
 	VMOVUPS       Z0, (R8)
-	MOVL          $0x80808080, AX
-	VMOVD         AX, X14
-	VPBROADCASTD  X14, Z14
 	VMOVDQU32     32(SI), Z0
 	VPXORD        Z14, Z0, Z0
 	VPBROADCASTD  (R10), Z16
@@ -4381,17 +4378,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoIQ4_NL(c *int64)
+// func fusedTwoIQ4_NLAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoIQ4_NL(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoIQ4_NLAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -4404,91 +4402,91 @@ panel:
 	MOVQ 64(R11), CX
 
 block:
-	VMOVUPS         (DI), Z8
-	VMOVUPS         (DI)(BX*1), Z9
-	VCVTPH2PS       (SI), Z0
-	VMOVUPS         Z0, (R8)
-	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
-	VMOVDQU32       32(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8192(SI)
-	VPBROADCASTD    (R10), Z16
-	VPBROADCASTD    (R13), Z17
-	VPDPBUSD.BCST   (R9), Z0, Z16
-	VPDPBUSD.BCST   (R12), Z0, Z17
-	PREFETCHT1      8256(SI)
-	VPDPBUSD.BCST   16(R9), Z1, Z16
-	VPDPBUSD.BCST   16(R12), Z1, Z17
-	VMOVDQU32       96(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	VPDPBUSD.BCST   4(R9), Z0, Z16
-	VPDPBUSD.BCST   4(R12), Z0, Z17
-	PREFETCHT1      8320(SI)
-	VPDPBUSD.BCST   20(R9), Z1, Z16
-	VPDPBUSD.BCST   20(R12), Z1, Z17
-	VMOVDQU32       160(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8384(SI)
-	VPDPBUSD.BCST   8(R9), Z0, Z16
-	VPDPBUSD.BCST   8(R12), Z0, Z17
-	VPDPBUSD.BCST   24(R9), Z1, Z16
-	VPDPBUSD.BCST   24(R12), Z1, Z17
-	VMOVDQU32       224(SI), Z0
-	VPSRLW          $0x04, Z0, Z1
-	VPANDD          Z15, Z0, Z0
-	VPANDD          Z15, Z1, Z1
-	VPSHUFB         Z0, Z14, Z0
-	VPSHUFB         Z1, Z14, Z1
-	PREFETCHT1      8448(SI)
-	VPDPBUSD.BCST   12(R9), Z0, Z16
-	VPDPBUSD.BCST   12(R12), Z0, Z17
-	VPDPBUSD.BCST   28(R9), Z1, Z16
-	VPDPBUSD.BCST   28(R12), Z1, Z17
-	VMOVUPS         (R8), Z4
-	VCVTDQ2PS       Z16, Z16
-	VMULPS.BCST     8(R10), Z4, Z6
-	VFMADD231PS     Z16, Z6, Z8
-	VCVTDQ2PS       Z17, Z17
-	VMULPS.BCST     8(R13), Z4, Z6
-	VFMADD231PS     Z17, Z6, Z9
-	VMOVUPS         Z8, (DI)
-	VMOVUPS         Z9, (DI)(BX*1)
-	ADDQ            $0x00000120, SI
-	ADDQ            $0x00000020, R9
-	ADDQ            $0x0000000c, R10
-	ADDQ            $0x00000020, R12
-	ADDQ            $0x0000000c, R13
-	DECQ            CX
-	JNE             block
-	ADDQ            $0x40, DI
-	DECQ            DX
-	JNE             panel
+	VMOVUPS       (DI), Z8
+	VMOVUPS       (DI)(BX*1), Z9
+	VCVTPH2PS     (SI), Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     32(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8192(SI)
+	VPBROADCASTD  (R10), Z16
+	VPBROADCASTD  (R13), Z17
+	VPDPBUSD.BCST (R9), Z0, Z16
+	VPDPBUSD.BCST (R12), Z0, Z17
+	PREFETCHT1    8256(SI)
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VPDPBUSD.BCST 16(R12), Z1, Z17
+	VMOVDQU32     96(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	VPDPBUSD.BCST 4(R12), Z0, Z17
+	PREFETCHT1    8320(SI)
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VPDPBUSD.BCST 20(R12), Z1, Z17
+	VMOVDQU32     160(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8384(SI)
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 8(R12), Z0, Z17
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VPDPBUSD.BCST 24(R12), Z1, Z17
+	VMOVDQU32     224(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    8448(SI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 12(R12), Z0, Z17
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VPDPBUSD.BCST 28(R12), Z1, Z17
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VCVTDQ2PS     Z17, Z17
+	VMULPS.BCST   8(R13), Z4, Z6
+	VFMADD231PS   Z17, Z6, Z9
+	VMOVUPS       Z8, (DI)
+	VMOVUPS       Z9, (DI)(BX*1)
+	ADDQ          $0x00000120, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
-// func fusedTwoIQ4_XS(c *int64)
+// func fusedTwoIQ4_XSAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoIQ4_XS(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoIQ4_XSAVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+32(SB), Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -4590,7 +4588,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 448(R8)
-	VBROADCASTI64X4  unpackTable<>+32(SB), Z14
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -5020,9 +5017,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ4_0(c *int64)
+// func fusedTwoQ4_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ4_0(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ4_0AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -5108,9 +5105,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ4_1(c *int64)
+// func fusedTwoQ4_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ4_1(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ4_1AVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -5201,17 +5198,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ5_0(c *int64)
+// func fusedTwoQ5_0AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ5_0(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoQ5_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -5228,11 +5230,6 @@ block:
 	VMOVUPS         (DI)(BX*1), Z9
 	VCVTPH2PS       (SI), Z0
 	VMOVUPS         Z0, (R8)
-	MOVL            $0x10101010, AX
-	VMOVD           AX, X14
-	VPBROADCASTD    X14, Z14
-	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 	VMOVDQU32       32(SI), Z10
 	VMOVDQU32       96(SI), Z0
 	VPSRLW          $0x04, Z0, Z1
@@ -5328,17 +5325,22 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ5_1(c *int64)
+// func fusedTwoQ5_1AVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ5_1(SB), NOSPLIT, $0-8
-	MOVQ         c+0(FP), R11
-	MOVQ         48(R11), SI
-	MOVQ         56(R11), R8
-	MOVQ         (R11), DI
-	MOVQ         72(R11), DX
-	MOVL         $0x0f0f0f0f, AX
-	VMOVD        AX, X15
-	VPBROADCASTD X15, Z15
+TEXT ·fusedTwoQ5_1AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	MOVL            $0x10101010, AX
+	VMOVD           AX, X14
+	VPBROADCASTD    X14, Z14
+	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
+	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -5357,11 +5359,6 @@ block:
 	VMOVUPS          Z0, (R8)
 	VCVTPH2PS        32(SI), Z0
 	VMOVUPS          Z0, 64(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	VBROADCASTI64X4  unpackTable<>+192(SB), Z12
-	VBROADCASTI64X4  unpackTable<>+224(SB), Z13
 	VMOVDQU32        64(SI), Z10
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
@@ -5460,9 +5457,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ2_K(c *int64)
+// func fusedTwoQ2_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ2_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ2_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -5471,6 +5468,9 @@ TEXT ·fusedTwoQ2_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -5638,9 +5638,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z3, Z1, Z1
 	VMOVUPS          Z1, 1984(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -6113,9 +6110,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ3_K(c *int64)
+// func fusedTwoQ3_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ3_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ3_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -6124,6 +6121,12 @@ TEXT ·fusedTwoQ3_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+	MOVL         $0x04040404, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Z13
 
 panel:
 	MOVQ 16(R11), R9
@@ -6316,12 +6319,6 @@ block:
 	VCVTDQ2PS        Z1, Z1
 	VMULPS           Z2, Z1, Z1
 	VMOVUPS          Z1, 960(R8)
-	MOVL             $0x03030303, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
-	MOVL             $0x04040404, AX
-	VMOVD            AX, X13
-	VPBROADCASTD     X13, Z13
 	VMOVDQU32        512(SI), Z0
 	VMOVDQA32        Z0, Z1
 	VPANDD           Z14, Z1, Z1
@@ -6346,9 +6343,7 @@ block:
 	VPDPBUSD.BCST    32(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        (SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           (SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z20
@@ -6385,9 +6380,7 @@ block:
 	VPDPBUSD.BCST    36(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        64(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           64(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z20
@@ -6420,9 +6413,7 @@ block:
 	VPDPBUSD.BCST    40(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        128(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           128(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z20
 	VPDPBUSD.BCST    72(R12), Z1, Z21
@@ -6460,9 +6451,7 @@ block:
 	VPDPBUSD.BCST    44(R12), Z1, Z19
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        192(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           192(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    76(R9), Z1, Z20
 	VPDPBUSD.BCST    76(R12), Z1, Z21
@@ -6498,9 +6487,7 @@ block:
 	VPDPBUSD.BCST    48(R12), Z1, Z25
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        256(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           256(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z26
@@ -6537,9 +6524,7 @@ block:
 	VPDPBUSD.BCST    52(R12), Z1, Z25
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        320(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           320(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    84(R9), Z1, Z26
@@ -6572,9 +6557,7 @@ block:
 	VPDPBUSD.BCST    56(R12), Z1, Z25
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        384(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           384(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    88(R9), Z1, Z26
 	VPDPBUSD.BCST    88(R12), Z1, Z27
@@ -6627,9 +6610,7 @@ block:
 	VFMADD231PS      Z4, Z21, Z9
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z14, Z1, Z1
-	VMOVDQU32        448(SI), Z3
-	VMOVDQA32        Z3, Z3
-	VPANDD           Z13, Z3, Z3
+	VPANDD           448(SI), Z13, Z3
 	VPORD            Z3, Z1, Z1
 	VPDPBUSD.BCST    92(R9), Z1, Z26
 	VPDPBUSD.BCST    92(R12), Z1, Z27
@@ -7009,9 +6990,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ4_K(c *int64)
+// func fusedTwoQ4_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ4_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ4_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -7161,9 +7142,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -7555,9 +7533,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ5_K(c *int64)
+// func fusedTwoQ5_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ5_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ5_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -7566,6 +7544,9 @@ TEXT ·fusedTwoQ5_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x10101010, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -7707,9 +7688,6 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z3, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x10101010, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
@@ -8032,9 +8010,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        256(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           256(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        256(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8054,9 +8030,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        320(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           320(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        320(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8071,9 +8045,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        384(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           384(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        384(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8089,9 +8061,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        448(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           448(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        448(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8106,9 +8076,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        512(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           512(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        512(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8123,9 +8091,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        576(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           576(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        576(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8141,9 +8107,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        640(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           640(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        640(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8158,9 +8122,7 @@ block:
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
 	VPANDD           Z15, Z1, Z1
-	VMOVDQU32        704(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           704(SI), Z14, Z2
 	VPORD            Z2, Z0, Z0
 	VMOVDQU32        704(SI), Z2
 	VPSRLW           $0x01, Z2, Z2
@@ -8365,9 +8327,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func fusedTwoQ6_K(c *int64)
+// func fusedTwoQ6_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
-TEXT ·fusedTwoQ6_K(SB), NOSPLIT, $0-8
+TEXT ·fusedTwoQ6_KAVX512(SB), NOSPLIT, $0-8
 	MOVQ         c+0(FP), R11
 	MOVQ         48(R11), SI
 	MOVQ         56(R11), R8
@@ -8376,6 +8338,9 @@ TEXT ·fusedTwoQ6_K(SB), NOSPLIT, $0-8
 	MOVL         $0x0f0f0f0f, AX
 	VMOVD        AX, X15
 	VPBROADCASTD X15, Z15
+	MOVL         $0x30303030, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
 
 panel:
 	MOVQ 16(R11), R9
@@ -8455,13 +8420,9 @@ block:
 	VCVTDQ2PS        Z0, Z0
 	VMULPS           Z2, Z0, Z0
 	VMOVUPS          Z0, 960(R8)
-	MOVL             $0x30303030, AX
-	VMOVD            AX, X14
-	VPBROADCASTD     X14, Z14
 	VMOVDQU32        (SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8471,9 +8432,8 @@ block:
 	VPBROADCASTD     (R13), Z17
 	VPDPBUSD.BCST    (R9), Z0, Z16
 	VPDPBUSD.BCST    (R12), Z0, Z17
-	VMOVDQU32        2048(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2048(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8256(SI)
 	VPBROADCASTD     48(R10), Z18
@@ -8483,7 +8443,6 @@ block:
 	VMOVDQU32        64(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8491,9 +8450,8 @@ block:
 	PREFETCHT1       8320(SI)
 	VPDPBUSD.BCST    4(R9), Z0, Z16
 	VPDPBUSD.BCST    4(R12), Z0, Z17
-	VMOVDQU32        2112(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2112(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8384(SI)
 	VPDPBUSD.BCST    68(R9), Z1, Z18
@@ -8501,7 +8459,6 @@ block:
 	VMOVDQU32        128(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8509,16 +8466,14 @@ block:
 	PREFETCHT1       8448(SI)
 	VPDPBUSD.BCST    8(R9), Z0, Z16
 	VPDPBUSD.BCST    8(R12), Z0, Z17
-	VMOVDQU32        2176(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2176(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    72(R9), Z1, Z18
 	VPDPBUSD.BCST    72(R12), Z1, Z19
 	VMOVDQU32        192(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8531,9 +8486,8 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
-	VMOVDQU32        2240(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2240(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8576(SI)
 	VPDPBUSD.BCST    76(R9), Z1, Z18
@@ -8541,7 +8495,6 @@ block:
 	VMOVDQU32        256(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8551,9 +8504,8 @@ block:
 	VPBROADCASTD     12(R13), Z17
 	VPDPBUSD.BCST    16(R9), Z0, Z16
 	VPDPBUSD.BCST    16(R12), Z0, Z17
-	VMOVDQU32        2304(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2304(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8704(SI)
 	VPBROADCASTD     60(R10), Z20
@@ -8563,7 +8515,6 @@ block:
 	VMOVDQU32        320(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8571,16 +8522,14 @@ block:
 	PREFETCHT1       8768(SI)
 	VPDPBUSD.BCST    20(R9), Z0, Z16
 	VPDPBUSD.BCST    20(R12), Z0, Z17
-	VMOVDQU32        2368(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2368(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	VPDPBUSD.BCST    84(R9), Z1, Z20
 	VPDPBUSD.BCST    84(R12), Z1, Z21
 	VMOVDQU32        384(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8588,9 +8537,8 @@ block:
 	PREFETCHT1       8832(SI)
 	VPDPBUSD.BCST    24(R9), Z0, Z16
 	VPDPBUSD.BCST    24(R12), Z0, Z17
-	VMOVDQU32        2432(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2432(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       8896(SI)
 	VPDPBUSD.BCST    88(R9), Z1, Z20
@@ -8598,7 +8546,6 @@ block:
 	VMOVDQU32        448(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8611,9 +8558,8 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
-	VMOVDQU32        2496(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2496(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9024(SI)
 	VPDPBUSD.BCST    92(R9), Z1, Z20
@@ -8621,7 +8567,6 @@ block:
 	VMOVDQU32        512(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8631,6 +8576,7 @@ block:
 	VPBROADCASTD     24(R13), Z17
 	VPDPBUSD.BCST    32(R9), Z0, Z16
 	VPDPBUSD.BCST    32(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2048(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8642,7 +8588,6 @@ block:
 	VMOVDQU32        576(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8650,6 +8595,7 @@ block:
 	PREFETCHT1       9152(SI)
 	VPDPBUSD.BCST    36(R9), Z0, Z16
 	VPDPBUSD.BCST    36(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2112(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8660,7 +8606,6 @@ block:
 	VMOVDQU32        640(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8668,6 +8613,7 @@ block:
 	PREFETCHT1       9280(SI)
 	VPDPBUSD.BCST    40(R9), Z0, Z16
 	VPDPBUSD.BCST    40(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2176(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8678,7 +8624,6 @@ block:
 	VMOVDQU32        704(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8691,6 +8636,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2240(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8700,7 +8646,6 @@ block:
 	VMOVDQU32        768(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8710,6 +8655,7 @@ block:
 	VPBROADCASTD     36(R13), Z17
 	VPDPBUSD.BCST    48(R9), Z0, Z16
 	VPDPBUSD.BCST    48(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2304(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8722,7 +8668,6 @@ block:
 	VMOVDQU32        832(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8730,6 +8675,7 @@ block:
 	PREFETCHT1       9600(SI)
 	VPDPBUSD.BCST    52(R9), Z0, Z16
 	VPDPBUSD.BCST    52(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2368(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8740,7 +8686,6 @@ block:
 	VMOVDQU32        896(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8748,6 +8693,7 @@ block:
 	PREFETCHT1       9728(SI)
 	VPDPBUSD.BCST    56(R9), Z0, Z16
 	VPDPBUSD.BCST    56(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2432(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8757,7 +8703,6 @@ block:
 	VMOVDQU32        960(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8785,6 +8730,7 @@ block:
 	VFMADD231PS      Z4, Z22, Z8
 	VCVTDQ2PS        Z23, Z23
 	VFMADD231PS      Z4, Z23, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2496(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8800,7 +8746,6 @@ block:
 	VMOVDQU32        1024(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8810,9 +8755,8 @@ block:
 	VPBROADCASTD     96(R13), Z17
 	VPDPBUSD.BCST    128(R9), Z0, Z16
 	VPDPBUSD.BCST    128(R12), Z0, Z17
-	VMOVDQU32        2560(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2560(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       9984(SI)
 	VPBROADCASTD     144(R10), Z18
@@ -8822,16 +8766,14 @@ block:
 	VMOVDQU32        1088(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    132(R9), Z0, Z16
 	VPDPBUSD.BCST    132(R12), Z0, Z17
-	VMOVDQU32        2624(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2624(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10048(SI)
 	VPDPBUSD.BCST    196(R9), Z1, Z18
@@ -8839,7 +8781,6 @@ block:
 	VMOVDQU32        1152(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8847,9 +8788,8 @@ block:
 	PREFETCHT1       10112(SI)
 	VPDPBUSD.BCST    136(R9), Z0, Z16
 	VPDPBUSD.BCST    136(R12), Z0, Z17
-	VMOVDQU32        2688(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2688(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10176(SI)
 	VPDPBUSD.BCST    200(R9), Z1, Z18
@@ -8857,7 +8797,6 @@ block:
 	VMOVDQU32        1216(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8870,9 +8809,8 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
-	VMOVDQU32        2752(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2752(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10304(SI)
 	VPDPBUSD.BCST    204(R9), Z1, Z18
@@ -8880,7 +8818,6 @@ block:
 	VMOVDQU32        1280(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8889,9 +8826,8 @@ block:
 	VPBROADCASTD     108(R13), Z17
 	VPDPBUSD.BCST    144(R9), Z0, Z16
 	VPDPBUSD.BCST    144(R12), Z0, Z17
-	VMOVDQU32        2816(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2816(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10368(SI)
 	VPBROADCASTD     156(R10), Z20
@@ -8901,7 +8837,6 @@ block:
 	VMOVDQU32        1344(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8909,9 +8844,8 @@ block:
 	PREFETCHT1       10432(SI)
 	VPDPBUSD.BCST    148(R9), Z0, Z16
 	VPDPBUSD.BCST    148(R12), Z0, Z17
-	VMOVDQU32        2880(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2880(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10496(SI)
 	VPDPBUSD.BCST    212(R9), Z1, Z20
@@ -8919,7 +8853,6 @@ block:
 	VMOVDQU32        1408(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8927,9 +8860,8 @@ block:
 	PREFETCHT1       10560(SI)
 	VPDPBUSD.BCST    152(R9), Z0, Z16
 	VPDPBUSD.BCST    152(R12), Z0, Z17
-	VMOVDQU32        2944(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           2944(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10624(SI)
 	VPDPBUSD.BCST    216(R9), Z1, Z20
@@ -8937,7 +8869,6 @@ block:
 	VMOVDQU32        1472(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x04, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8949,9 +8880,8 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
-	VMOVDQU32        3008(SI), Z2
-	VMOVDQA32        Z2, Z2
-	VPANDD           Z14, Z2, Z2
+	VPANDD           Z15, Z1, Z1
+	VPANDD           3008(SI), Z14, Z2
 	VPORD            Z2, Z1, Z1
 	PREFETCHT1       10688(SI)
 	VPDPBUSD.BCST    220(R9), Z1, Z20
@@ -8959,7 +8889,6 @@ block:
 	VMOVDQU32        1536(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8969,6 +8898,7 @@ block:
 	VPBROADCASTD     120(R13), Z17
 	VPDPBUSD.BCST    160(R9), Z0, Z16
 	VPDPBUSD.BCST    160(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2560(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8981,7 +8911,6 @@ block:
 	VMOVDQU32        1600(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8989,6 +8918,7 @@ block:
 	PREFETCHT1       10880(SI)
 	VPDPBUSD.BCST    164(R9), Z0, Z16
 	VPDPBUSD.BCST    164(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2624(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -8999,13 +8929,13 @@ block:
 	VMOVDQU32        1664(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    168(R9), Z0, Z16
 	VPDPBUSD.BCST    168(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2688(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9016,7 +8946,6 @@ block:
 	VMOVDQU32        1728(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9029,6 +8958,7 @@ block:
 	VFMADD231PS      Z4, Z16, Z8
 	VCVTDQ2PS        Z17, Z17
 	VFMADD231PS      Z4, Z17, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2752(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9039,7 +8969,6 @@ block:
 	VMOVDQU32        1792(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9049,6 +8978,7 @@ block:
 	VPBROADCASTD     132(R13), Z17
 	VPDPBUSD.BCST    176(R9), Z0, Z16
 	VPDPBUSD.BCST    176(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2816(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9061,13 +8991,13 @@ block:
 	VMOVDQU32        1856(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
 	VPORD            Z2, Z0, Z0
 	VPDPBUSD.BCST    180(R9), Z0, Z16
 	VPDPBUSD.BCST    180(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2880(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9078,7 +9008,6 @@ block:
 	VMOVDQU32        1920(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9086,6 +9015,7 @@ block:
 	PREFETCHT1       11392(SI)
 	VPDPBUSD.BCST    184(R9), Z0, Z16
 	VPDPBUSD.BCST    184(R12), Z0, Z17
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        2944(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9096,7 +9026,6 @@ block:
 	VMOVDQU32        1984(SI), Z0
 	VPSRLW           $0x04, Z0, Z1
 	VPANDD           Z15, Z0, Z0
-	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSLLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
@@ -9124,6 +9053,7 @@ block:
 	VFMADD231PS      Z4, Z22, Z8
 	VCVTDQ2PS        Z23, Z23
 	VFMADD231PS      Z4, Z23, Z9
+	VPANDD           Z15, Z1, Z1
 	VMOVDQU32        3008(SI), Z2
 	VPSRLW           $0x02, Z2, Z2
 	VPANDD           Z14, Z2, Z2
