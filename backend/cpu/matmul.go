@@ -5,14 +5,13 @@ import (
 	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 const (
 	tileLen   = 256     // columns of a decoded tile: [256, 16] F32 are 16 KiB, so it stays in the first cache
 	valueLen  = 128     // columns of a block of F32 inputs, so that two panels of F32 take 16 KiB too
-	pairLen   = 256     // of bfloat16
+	pairLen   = 2048    // of bfloat16: two panels take 128 KiB of the second cache, and the sums stay in registers as long as possible
 	unpackLen = 512     // of codes: those of two panels take 16 KiB
 	callWork  = 1 << 17 // row-columns of a panel between two pauses: 50 us at most with vectors
 	smallOp   = 1 << 15 // multiplications that are not worth a second worker
@@ -219,14 +218,17 @@ func (t *roundTask) run(w *worker, chunk int) {
 
 // bf16 rounds row r to bfloat16.
 func (t *roundTask) bf16(w *worker, r int, x []float32) {
-	b := slice[uint16](&w.scratch, len(x))
-	w.kernels.RoundBF16(b, x)
-	if t.dot {
-		t.m.b.set(r, b)
+	if b := &t.m.b; t.dot {
+		for col := 0; col < len(x); col += b.cols {
+			y, n := b.at(r, col)[:b.cols], min(b.cols, len(x)-col)
+			w.kernels.RoundBF16(y, x[col:][:n])
+			clear(y[n:])
+		}
 	}
 	if t.values {
-		y := slice[float32](&w.scratch, len(x))
-		block.DecodeBF16(y, b)
+		b, y := slice[uint16](&w.scratch, len(x)), slice[float32](&w.scratch, len(x))
+		w.kernels.RoundBF16(b, x)
+		w.kernels.WidenBF16(y, b)
 		t.m.x.set(r, y)
 	}
 }
@@ -303,8 +305,9 @@ func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
 	cols := min(n*panel, part.w.Rows()-at*panel)
 	out, stride := part.out[at*panel:], part.stride
 	// The kernels write whole panels; and rows of the output, a power of two apart,
-	// would compete for the same lines of the caches at every part of k.
-	direct := m.rows < kernel.MaxRows && cols == n*panel
+	// would compete for the same lines of the caches at every part of k, unless parts
+	// are long.
+	direct := (m.rows < kernel.MaxRows || part.dot) && cols == n*panel
 	if !direct {
 		out, stride = slice[float32](&w.scratch, m.rows*n*panel), n*panel
 	}
