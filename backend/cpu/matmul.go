@@ -9,9 +9,11 @@ import (
 )
 
 const (
-	tileLen   = 256     // columns of a decoded tile: [256, 16] F32 are 16 KiB, so it stays in the first cache
-	valueLen  = 128     // columns of a block of F32 inputs, so that two panels of F32 take 16 KiB too
-	pairLen   = 2048    // of bfloat16: two panels take 128 KiB of the second cache, and the sums stay in registers as long as possible
+	// blockLen is the columns that many rows of floats are multiplied with at once: two
+	// panels of F32 take 256 KiB of the second-level cache, and sums, which are in
+	// registers for so long, cost little to store and load.
+	blockLen  = 2048
+	tileLen   = 256     // columns of a tile that is decoded for a few rows: [256, 16] F32 stay in the first cache
 	unpackLen = 512     // of codes: those of two panels take 16 KiB
 	callWork  = 1 << 17 // row-columns of a panel between two pauses: 50 us at most with vectors
 	smallOp   = 1 << 15 // multiplications that are not worth a second worker
@@ -144,10 +146,10 @@ func (m *matmulTask) prepare(e *exec, pairs bool) {
 		return
 	}
 	if t.values {
-		m.x = newInput[float32](&e.arena, m.rows, m.k, valueLen, 4)
+		m.x = newInput[float32](&e.arena, m.rows, m.k, blockLen, tileLen)
 	}
 	if t.dot {
-		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen, 32)
+		m.b = newInput[uint16](&e.arena, m.rows, m.k, blockLen, 32)
 	}
 	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
 	*t = roundTask{}
@@ -305,9 +307,9 @@ func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
 	cols := min(n*panel, part.w.Rows()-at*panel)
 	out, stride := part.out[at*panel:], part.stride
 	// The kernels write whole panels; and rows of the output, a power of two apart,
-	// would compete for the same lines of the caches at every part of k, unless parts
-	// are long.
-	direct := (m.rows < kernel.MaxRows || part.dot) && cols == n*panel
+	// would compete for the same lines of the caches at every part of k where parts
+	// are short, as those of codes are.
+	direct := (m.rows < kernel.MaxRows || part.meta == nil) && cols == n*panel
 	if !direct {
 		out, stride = slice[float32](&w.scratch, m.rows*n*panel), n*panel
 	}
@@ -375,14 +377,22 @@ func rowsPerCall(k int) int {
 	return max(callWork/max(k, 1)/kernel.MaxRows, 1) * kernel.MaxRows
 }
 
+// tileCols is how many columns of a panel are decoded at once.
+func (m *matmulTask) tileCols() int {
+	if m.rows < kernel.MaxRows {
+		return tileLen
+	}
+	return m.x.cols
+}
+
 // values multiplies with a panel whose codes are unpacked, and turned into
 // weights, part by part, once for all rows.
 func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stride int) {
-	f, mem := p.format, p.w.(*packed).panel(i)
-	tile := slice[float32](&w.scratch, tileLen*panel)
-	codes, scales := slice[byte](&w.scratch, tileLen*panel), slice[float32](&w.scratch, f.Scales(tileLen))
-	for col := 0; col < m.k; col += tileLen {
-		n := min(tileLen, m.k-col)
+	f, mem, length := p.format, p.w.(*packed).panel(i), m.tileCols()
+	tile := slice[float32](&w.scratch, length*panel)
+	codes, scales := slice[byte](&w.scratch, length*panel), slice[float32](&w.scratch, f.Scales(length))
+	for col := 0; col < m.k; col += length {
+		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
 		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
@@ -506,8 +516,7 @@ func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out [
 // decoded multiplies with a panel that is decoded tile by tile, once for all
 // rows.
 func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packed, i int) {
-	e := weight.typ.BlockElems()
-	n := max(tileLen/e, 1) * e
+	n := m.tileCols() // whole blocks
 	tile, tmp := slice[float32](&w.scratch, n*panel), slice[float32](&w.scratch, n*panel)
 	for col := 0; col < m.k; col += n {
 		if col > 0 && w.pause() {
@@ -548,12 +557,13 @@ func transpose[T number](dst, src []T, n, stride int) {
 
 // tiles multiplies with a panel of a float weight that is packed tile by tile.
 func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []float32, stride int, weight *float, i int) {
-	tile := slice[W](&w.scratch, tileLen*panel)
-	for col := 0; col < m.k; col += tileLen {
+	length := m.tileCols()
+	tile := slice[W](&w.scratch, length*panel)
+	for col := 0; col < m.k; col += length {
 		if col > 0 && w.pause() {
 			return
 		}
-		n := min(tileLen, m.k-col)
+		n := min(length, m.k-col)
 		gather(tile, &weight.v, i*panel, col, n)
 		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
 	}
