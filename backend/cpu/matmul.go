@@ -155,11 +155,16 @@ func (m *matmulTask) prepare(e *exec, pairs bool) {
 	*t = roundTask{}
 }
 
-// divide sets the panels of a chunk: a thirty-second of a worker's part, and of a few
-// rows, which wait for memory, enough to be read without a stop.
+// divide sets the panels of a chunk: a thirty-second of a worker's part, of many rows no
+// more than a millisecond's work, for which the others may have to wait at the end, and
+// of a few rows, which wait for memory, enough to be read without a stop.
 func (m *matmulTask) divide(workers int) {
-	const run = 1 << 18 // bytes
+	const run = 1 << 18  // bytes
+	const most = 1 << 12 // rows of panels
 	m.perChunk = max(1, m.panels/(32*workers))
+	if m.rows >= kernel.MaxRows {
+		m.perChunk = min(m.perChunk, max(most/m.rows, 1))
+	}
 	if m.rows <= 2 {
 		bytes := int64(0)
 		for i := range m.part[:m.parts] {
