@@ -3,6 +3,7 @@ package backendtest
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/herd-ml/herd/backend"
@@ -139,7 +140,25 @@ func matMulCases() (cs []*testCase) {
 			}
 		}
 	}
-	return append(append(cs, mixedMatMulCases()...), edgeMatMulCases()...)
+	return slices.Concat(cs, longMatMulCases(), mixedMatMulCases(), edgeMatMulCases())
+}
+
+// longMatMulCases have more inputs than a backend multiplies at once.
+func longMatMulCases() (cs []*testCase) {
+	const r, n, k = 13, 35, 4352
+	for _, t := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q4_0, backend.Q6_K} {
+		for _, round := range roundings(k) {
+			c := newCase(backend.MatMul, "long %v/round %v", t, round)
+			cs = append(cs, c.matMul(round, 0, c.normal, r, c.weight(t, n, k)))
+		}
+	}
+	for _, t := range []backend.DType{backend.F32, backend.BF16} {
+		odd := newCase(backend.MatMul, "long and odd %v", t)
+		cs = append(cs, odd.matMul(backend.RoundToBF16, 0, odd.normal, r, odd.weight(t, n, k+3)))
+		float := newCase(backend.MatMul, "long float %v", t)
+		cs = append(cs, float.matMul(backend.RoundNone, 0, float.normal, r, float.floatWeight(t, 0, n, k)))
+	}
+	return cs
 }
 
 // mixedMatMulCases have several weights of different types and heights.

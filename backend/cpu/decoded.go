@@ -3,8 +3,7 @@ package cpu
 // decoded multiplies with a panel that is decoded tile by tile, once for all
 // rows.
 func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packed, i int) {
-	e := weight.typ.BlockElems()
-	n := max(tileLen/e, 1) * e
+	n := m.tileCols() // whole blocks
 	tile, tmp := slice[float32](&w.scratch, n*panel), slice[float32](&w.scratch, n*panel)
 	for col := 0; col < m.k; col += n {
 		if col > 0 && w.pause() {
@@ -45,12 +44,13 @@ func transpose[T number](dst, src []T, n, stride int) {
 
 // tiles multiplies with a panel of a float weight that is packed tile by tile.
 func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []float32, stride int, weight *float, i int) {
-	tile := slice[W](&w.scratch, tileLen*panel)
-	for col := 0; col < m.k; col += tileLen {
+	length := m.tileCols()
+	tile := slice[W](&w.scratch, length*panel)
+	for col := 0; col < m.k; col += length {
 		if col > 0 && w.pause() {
 			return
 		}
-		n := min(tileLen, m.k-col)
+		n := min(length, m.k-col)
 		gather(tile, &weight.v, i*panel, col, n)
 		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
 	}

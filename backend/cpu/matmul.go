@@ -5,14 +5,15 @@ import (
 	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 const (
-	tileLen   = 256     // columns of a decoded tile: [256, 16] F32 are 16 KiB, so it stays in the first cache
-	valueLen  = 128     // columns of a block of F32 inputs, so that two panels of F32 take 16 KiB too
-	pairLen   = 256     // of bfloat16
+	// blockLen is the columns that many rows of floats are multiplied with at once: two
+	// panels of F32 take 256 KiB of the second-level cache, and sums, which are in
+	// registers for so long, cost little to store and load.
+	blockLen  = 2048
+	tileLen   = 256     // columns of a tile that is decoded for a few rows: [256, 16] F32 stay in the first cache
 	unpackLen = 512     // of codes: those of two panels take 16 KiB
 	callWork  = 1 << 17 // row-columns of a panel between two pauses: 50 us at most with vectors
 	smallOp   = 1 << 15 // multiplications that are not worth a second worker
@@ -162,20 +163,25 @@ func (m *matmulTask) prepare(e *exec, pairs bool) {
 		return
 	}
 	if t.values {
-		m.x = newInput[float32](&e.arena, m.rows, m.k, valueLen, 4)
+		m.x = newInput[float32](&e.arena, m.rows, m.k, blockLen, tileLen)
 	}
 	if t.dot {
-		m.b = newInput[uint16](&e.arena, m.rows, m.k, pairLen, 32)
+		m.b = newInput[uint16](&e.arena, m.rows, m.k, blockLen, 32)
 	}
 	e.b.pool.run(t, (m.rows+t.perChunk-1)/t.perChunk)
 	*t = roundTask{}
 }
 
-// divide sets the panels of a chunk: a thirty-second of a worker's part, and of a few
-// rows, which wait for memory, enough to be read without a stop.
+// divide sets the panels of a chunk: a thirty-second of a worker's part, of many rows no
+// more than a millisecond's work, for which the others may have to wait at the end, and
+// of a few rows, which wait for memory, enough to be read without a stop.
 func (m *matmulTask) divide(workers int) {
-	const run = 1 << 18 // bytes
+	const run = 1 << 18  // bytes
+	const most = 1 << 12 // rows of panels
 	m.perChunk = max(1, m.panels/(32*workers))
+	if m.rows >= kernel.MaxRows {
+		m.perChunk = min(m.perChunk, max(most/m.rows, 1))
+	}
 	if m.rows <= 2 {
 		bytes := int64(0)
 		for i := range m.part[:m.parts] {
@@ -236,14 +242,17 @@ func (t *roundTask) run(w *worker, chunk int) {
 
 // bf16 rounds row r to bfloat16.
 func (t *roundTask) bf16(w *worker, r int, x []float32) {
-	b := slice[uint16](&w.scratch, len(x))
-	w.kernels.RoundBF16(b, x)
-	if t.dot {
-		t.m.b.set(r, b)
+	if b := &t.m.b; t.dot {
+		for col := 0; col < len(x); col += b.cols {
+			y, n := b.at(r, col)[:b.cols], min(b.cols, len(x)-col)
+			w.kernels.RoundBF16(y, x[col:][:n])
+			clear(y[n:])
+		}
 	}
 	if t.values {
-		y := slice[float32](&w.scratch, len(x))
-		block.DecodeBF16(y, b)
+		b, y := slice[uint16](&w.scratch, len(x)), slice[float32](&w.scratch, len(x))
+		w.kernels.RoundBF16(b, x)
+		w.kernels.WidenBF16(y, b)
 		t.m.x.set(r, y)
 	}
 }
@@ -319,8 +328,9 @@ func (m *matmulTask) run(w *worker, chunk int) {
 func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
 	cols := min(n*panel, part.w.Rows()-at*panel)
 	// The kernels write whole panels; and rows of the output, a power of two apart,
-	// would compete for the same lines of the caches at every part of k.
-	if m.rows < kernel.MaxRows && cols == n*panel && m.add == nil && !m.gated {
+	// would compete for the same lines of the caches at every part of k where parts
+	// are short, as those of codes are.
+	if (m.rows < kernel.MaxRows || part.meta == nil) && cols == n*panel && m.add == nil && !m.gated {
 		return m.products(w, part, at, n, part.out[at*panel:], part.stride)
 	}
 	stride := n * panel
@@ -413,14 +423,22 @@ func rowsPerCall(k int) int {
 	return max(callWork/max(k, 1)/kernel.MaxRows, 1) * kernel.MaxRows
 }
 
+// tileCols is how many columns of a panel are decoded at once.
+func (m *matmulTask) tileCols() int {
+	if m.rows < kernel.MaxRows {
+		return tileLen
+	}
+	return m.x.cols
+}
+
 // values multiplies with a panel whose codes are unpacked, and turned into
 // weights, part by part, once for all rows.
 func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stride int) {
-	f, mem := p.format, p.w.(*packed).panel(i)
-	tile := slice[float32](&w.scratch, tileLen*panel)
-	codes, scales := slice[byte](&w.scratch, tileLen*panel), slice[float32](&w.scratch, f.Scales(tileLen))
-	for col := 0; col < m.k; col += tileLen {
-		n := min(tileLen, m.k-col)
+	f, mem, length := p.format, p.w.(*packed).panel(i), m.tileCols()
+	tile := slice[float32](&w.scratch, length*panel)
+	codes, scales := slice[byte](&w.scratch, length*panel), slice[float32](&w.scratch, f.Scales(length))
+	for col := 0; col < m.k; col += length {
+		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
 		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)

@@ -103,11 +103,18 @@ var (
 	floatK       = reg.RCX
 	floatCur     = reg.RAX
 	floatNext    = reg.R13 // the rows after these
+
+	floatOut       = floatCur
+	floatOutStride = reg.R14
+	floatOutEnd    = reg.R15 // where floatAhead
 )
 
-// floatAhead reports whether the rows after these are asked for, which lie behind
-// them: a line a step.
+// floatAhead reports whether what comes next is asked for: a line a step of the
+// rows after these, which lie behind them, their places in out, and weights, which
+// the first rows bring in from memory.
 func floatAhead(panels, rows int) bool { return panels == 2 && rows == 12 }
+
+const weightsAhead = 1 << 12 // bytes
 
 const floatUnroll = 4
 
@@ -151,15 +158,31 @@ func (f float512) product(g gen, panels int, rows []int) {
 func (f float512) rows(g gen, panels, rows int) {
 	label := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
 	g.arg("k", floatK)
-	f.sums(g, panels, rows, true)
+	f.start(g, panels, rows, label("begin"))
 	f.scales(g)
 	if floatAhead(panels, rows) {
 		g.LEAQ(Mem{Base: floatX[3], Index: floatXStride, Scale: 2}, floatNext)
 		g.ADDQ(floatXStride, floatNext)
+		g.Comment("The next rows of out, as far as the last of them.")
+		g.arg("out", floatOutEnd)
+		g.stride("outStride", 2, floatOutStride)
+		g.LEAQ(Mem{Base: floatOutStride, Index: floatOutStride, Scale: 2}, floatOut)
+		g.LEAQ(Mem{Base: floatOutEnd, Index: floatOut, Scale: 4}, floatOut)
+		g.NEGQ(floatOutEnd)
+		g.LEAQ(Mem{Base: floatOutEnd, Index: floatOut, Scale: 2}, floatOutEnd)
 	}
 	g.CMPQ(floatK, U8(floatUnroll))
 	g.JB(LabelRef(label("tail")))
 	g.Label(label("loop"))
+	if floatAhead(panels, rows) {
+		g.CMPQ(floatOut, floatOutEnd)
+		g.JAE(LabelRef(label("asked")))
+		for p := range panels {
+			g.PREFETCHT0(at(floatOut, 64*p))
+		}
+		g.ADDQ(floatOutStride, floatOut)
+		g.Label(label("asked"))
+	}
 	f.steps(g, panels, rows, floatUnroll)
 	g.CMPQ(floatK, U8(floatUnroll))
 	g.JAE(LabelRef(label("loop")))
@@ -170,31 +193,34 @@ func (f float512) rows(g gen, panels, rows int) {
 	f.steps(g, panels, rows, 1)
 	g.JNE(LabelRef(label("one")))
 	g.Label(label("store"))
-	f.sums(g, panels, rows, false)
+	f.sums(g, panels, rows, func(sum, out Op) { g.VMOVUPS(sum, out) })
 	g.VZEROUPPER()
 	g.RET()
 }
 
-// sums loads the sums from out, or zeros, or stores them.
-func (f float512) sums(g gen, panels, rows int, load bool) {
-	stride := reg.R14
-	if load {
-		g.Load(g.Param("accumulate"), floatCur)
-		g.NEGQ(floatCur)
-		g.KMOVW(floatCur.As32(), reg.K1)
+// start loads the sums from out or makes them zeros. It does not read out for nothing,
+// as a load through a mask does that drops all it gets.
+func (f float512) start(g gen, panels, rows int, begin string) {
+	for i := range rows * panels {
+		g.VPXORD(zmm[i], zmm[i], zmm[i])
 	}
-	g.arg("out", floatCur)
-	g.stride("outStride", 2, stride)
+	g.Load(g.Param("accumulate"), floatCur)
+	g.TESTQ(floatCur, floatCur)
+	g.JEQ(LabelRef(begin))
+	f.sums(g, panels, rows, func(sum, out Op) { g.VMOVUPS(out, sum) })
+	g.Label(begin)
+}
+
+// sums moves each sum from or to its place in out.
+func (f float512) sums(g gen, panels, rows int, move func(sum, out Op)) {
+	g.arg("out", floatOut)
+	g.stride("outStride", 2, floatOutStride)
 	for r := range rows {
 		for p := range panels {
-			if z := zmm[r*panels+p]; load {
-				g.VMOVUPS_Z(at(floatCur, 64*p), reg.K1, z)
-			} else {
-				g.VMOVUPS(z, at(floatCur, 64*p))
-			}
+			move(zmm[r*panels+p], at(floatOut, 64*p))
 		}
 		if r < rows-1 {
-			g.ADDQ(stride, floatCur)
+			g.ADDQ(floatOutStride, floatOut)
 		}
 	}
 }
@@ -212,6 +238,9 @@ func (f float512) steps(g gen, panels, rows, n int) {
 			at := (u*group + p*f.vectors) % room
 			weights[p] = zmm[first+at : first+at+f.vectors]
 			f.load(g, weightAt(floatW[p], floatWStride, floatW3, u, 0), weights[p])
+			if floatAhead(panels, rows) {
+				g.PREFETCHT1(weightAt(floatW[p], floatWStride, floatW3, u, weightsAhead))
+			}
 		}
 		f.ask(g, u)
 		for r := range rows {

@@ -7,72 +7,98 @@
 // func f32AheadAVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, next *byte, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·f32AheadAVX512(SB), NOSPLIT, $0-129
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x02, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x02, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      next+104(FP), R10
-	MOVQ      rows+112(FP), AX
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x03
-	JEQ       rows3
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	VMOVUPS.Z 128(AX), K1, Z18
-	VMOVUPS.Z 192(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	VMOVUPS.Z 128(AX), K1, Z22
-	VMOVUPS.Z 192(AX), K1, Z23
-	CMPQ      CX, $0x04
-	JB        tail6
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x02, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x02, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    next+104(FP), R10
+	MOVQ    rows+112(FP), AX
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x03
+	JEQ     rows3
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin6
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	VMOVUPS 128(AX), Z22
+	VMOVUPS 192(AX), Z23
+
+begin6:
+	CMPQ CX, $0x04
+	JB   tail6
 
 loop6:
 	VMOVUPS      (DI), Z24
@@ -328,34 +354,52 @@ store6:
 	RET
 
 rows4:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVUPS      (DI), Z16
@@ -551,29 +595,43 @@ store4:
 	RET
 
 rows3:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail3
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin3
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+
+begin3:
+	CMPQ CX, $0x04
+	JB   tail3
 
 loop3:
 	VMOVUPS      (DI), Z12
@@ -737,24 +795,34 @@ store3:
 	RET
 
 rows2:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVUPS      (DI), Z8
@@ -888,19 +956,25 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVUPS      (DI), Z4
@@ -1006,72 +1080,98 @@ store1:
 // func f16AheadAVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, next *byte, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·f16AheadAVX512(SB), NOSPLIT, $0-129
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      next+104(FP), R10
-	MOVQ      rows+112(FP), AX
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x03
-	JEQ       rows3
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	VMOVUPS.Z 128(AX), K1, Z18
-	VMOVUPS.Z 192(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	VMOVUPS.Z 128(AX), K1, Z22
-	VMOVUPS.Z 192(AX), K1, Z23
-	CMPQ      CX, $0x04
-	JB        tail6
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    next+104(FP), R10
+	MOVQ    rows+112(FP), AX
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x03
+	JEQ     rows3
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin6
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	VMOVUPS 128(AX), Z22
+	VMOVUPS 192(AX), Z23
+
+begin6:
+	CMPQ CX, $0x04
+	JB   tail6
 
 loop6:
 	VCVTPH2PS    (DI), Z24
@@ -1317,34 +1417,52 @@ store6:
 	RET
 
 rows4:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VCVTPH2PS    (DI), Z16
@@ -1530,29 +1648,43 @@ store4:
 	RET
 
 rows3:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail3
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin3
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+
+begin3:
+	CMPQ CX, $0x04
+	JB   tail3
 
 loop3:
 	VCVTPH2PS    (DI), Z12
@@ -1706,24 +1838,34 @@ store3:
 	RET
 
 rows2:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VCVTPH2PS    (DI), Z8
@@ -1847,19 +1989,25 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VCVTPH2PS    (DI), Z4
@@ -1955,72 +2103,98 @@ store1:
 // func bf16AheadAVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, next *byte, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·bf16AheadAVX512(SB), NOSPLIT, $0-129
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      next+104(FP), R10
-	MOVQ      rows+112(FP), AX
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x03
-	JEQ       rows3
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	VMOVUPS.Z 128(AX), K1, Z18
-	VMOVUPS.Z 192(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	VMOVUPS.Z 128(AX), K1, Z22
-	VMOVUPS.Z 192(AX), K1, Z23
-	CMPQ      CX, $0x04
-	JB        tail6
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    next+104(FP), R10
+	MOVQ    rows+112(FP), AX
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x03
+	JEQ     rows3
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin6
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	VMOVUPS 128(AX), Z22
+	VMOVUPS 192(AX), Z23
+
+begin6:
+	CMPQ CX, $0x04
+	JB   tail6
 
 loop6:
 	VPMOVZXWD    (DI), Z24
@@ -2286,34 +2460,52 @@ store6:
 	RET
 
 rows4:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VPMOVZXWD    (DI), Z16
@@ -2519,29 +2711,43 @@ store4:
 	RET
 
 rows3:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail3
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin3
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+
+begin3:
+	CMPQ CX, $0x04
+	JB   tail3
 
 loop3:
 	VPMOVZXWD    (DI), Z12
@@ -2715,24 +2921,34 @@ store3:
 	RET
 
 rows2:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VPMOVZXWD    (DI), Z8
@@ -2876,19 +3092,25 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+120(FP), CX
-	MOVBQZX   accumulate+128(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+120(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+128(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VPMOVZXWD    (DI), Z4
@@ -3004,74 +3226,100 @@ store1:
 // func q8KeysAheadAVX512(out []float32, outStride int, x []float32, xStride int, w []int8, wStride int, wStep int, scales []float32, scaleStride int, next *byte, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·q8KeysAheadAVX512(SB), NOSPLIT, $0-161
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      next+136(FP), R10
-	MOVQ      rows+144(FP), AX
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x03
-	JEQ       rows3
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	VMOVUPS.Z 128(AX), K1, Z18
-	VMOVUPS.Z 192(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	VMOVUPS.Z 128(AX), K1, Z22
-	VMOVUPS.Z 192(AX), K1, Z23
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail6
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    next+136(FP), R10
+	MOVQ    rows+144(FP), AX
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x03
+	JEQ     rows3
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin6
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	VMOVUPS 128(AX), Z22
+	VMOVUPS 192(AX), Z23
+
+begin6:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail6
 
 loop6:
 	VPMOVSXBD    (DI), Z24
@@ -3352,38 +3600,56 @@ store6:
 	RET
 
 rows4:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+
+begin4:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VPMOVSXBD    (DI), Z16
@@ -3604,33 +3870,47 @@ store4:
 	RET
 
 rows3:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail3
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin3
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+
+begin3:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail3
 
 loop3:
 	VPMOVSXBD    (DI), Z12
@@ -3819,28 +4099,38 @@ store3:
 	RET
 
 rows2:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+
+begin2:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VPMOVSXBD    (DI), Z8
@@ -3999,23 +4289,29 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VPMOVSXBD    (DI), Z4
@@ -4146,74 +4442,100 @@ store1:
 // func q8ValuesAheadAVX512(out []float32, outStride int, x []float32, xStride int, w []int8, wStride int, wStep int, scales []float32, scaleStride int, next *byte, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·q8ValuesAheadAVX512(SB), NOSPLIT, $0-161
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      next+136(FP), R10
-	MOVQ      rows+144(FP), AX
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x03
-	JEQ       rows3
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	VMOVUPS.Z 128(AX), K1, Z18
-	VMOVUPS.Z 192(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	VMOVUPS.Z 128(AX), K1, Z22
-	VMOVUPS.Z 192(AX), K1, Z23
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail6
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    next+136(FP), R10
+	MOVQ    rows+144(FP), AX
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x03
+	JEQ     rows3
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin6
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	VMOVUPS 128(AX), Z22
+	VMOVUPS 192(AX), Z23
+
+begin6:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail6
 
 loop6:
 	VPMOVSXBD    (DI), Z24
@@ -4496,38 +4818,56 @@ store6:
 	RET
 
 rows4:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	VMOVUPS.Z 192(AX), K1, Z15
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	VMOVUPS 128(AX), Z14
+	VMOVUPS 192(AX), Z15
+
+begin4:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VPMOVSXBD    (DI), Z16
@@ -4750,33 +5090,47 @@ store4:
 	RET
 
 rows3:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	VMOVUPS.Z 128(AX), K1, Z10
-	VMOVUPS.Z 192(AX), K1, Z11
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail3
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin3
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 128(AX), Z10
+	VMOVUPS 192(AX), Z11
+
+begin3:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail3
 
 loop3:
 	VPMOVSXBD    (DI), Z12
@@ -4967,28 +5321,38 @@ store3:
 	RET
 
 rows2:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	VMOVUPS.Z 128(AX), K1, Z6
-	VMOVUPS.Z 192(AX), K1, Z7
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	VMOVUPS 128(AX), Z6
+	VMOVUPS 192(AX), Z7
+
+begin2:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VPMOVSXBD    (DI), Z8
@@ -5149,23 +5513,29 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+152(FP), CX
-	MOVBQZX   accumulate+160(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	MOVQ      scales_base+104(FP), R11
-	MOVQ      scaleStride+128(FP), R14
-	SHLQ      $0x02, R14
-	LEAQ      (R14)(R14*2), AX
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+152(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+160(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	MOVQ scales_base+104(FP), R11
+	MOVQ scaleStride+128(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VPMOVSXBD    (DI), Z4

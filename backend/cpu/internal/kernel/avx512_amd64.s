@@ -7,62 +7,76 @@
 // func f32AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·f32AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x02, AX
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x02, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x02, AX
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x02, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z11
+
+begin12:
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
 	VMOVUPS      (DI), Z12
@@ -243,30 +257,40 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VMOVUPS      (DI), Z8
@@ -397,22 +421,28 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVUPS      (DI), Z4
@@ -493,18 +523,22 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVUPS      (DI), Z2
@@ -559,16 +593,19 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVUPS      (DI), Z1
@@ -613,82 +650,126 @@ store1:
 // func f32x2AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·f32x2AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x02, AX
-	LEAQ      (DI)(AX*1), R12
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x02, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z18
-	VMOVUPS.Z 64(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z22
-	VMOVUPS.Z 64(AX), K1, Z23
-	LEAQ      (R11)(R8*2), R13
-	ADDQ      R8, R13
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x02, AX
+	LEAQ    (DI)(AX*1), R12
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x02, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z18
+	VMOVUPS 64(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z22
+	VMOVUPS 64(AX), Z23
+
+begin12:
+	LEAQ (R11)(R8*2), R13
+	ADDQ R8, R13
+
+	// The next rows of out, as far as the last of them.
+	MOVQ out_base+0(FP), R15
+	MOVQ outStride+24(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	LEAQ (R15)(AX*4), AX
+	NEGQ R15
+	LEAQ (R15)(AX*2), R15
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
+	CMPQ       AX, R15
+	JAE        asked12
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R14, AX
+
+asked12:
 	PREFETCHT0   (R13)
 	VMOVUPS      (DI), Z24
+	PREFETCHT1   4096(DI)
 	VMOVUPS      (R12), Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -727,7 +808,9 @@ loop12:
 	VFMADD231PS  Z30, Z25, Z23
 	PREFETCHT0   64(R13)
 	VMOVUPS      (DI)(BX*1), Z26
+	PREFETCHT1   4096(DI)(BX*1)
 	VMOVUPS      (R12)(BX*1), Z27
+	PREFETCHT1   4096(R12)(BX*1)
 	VBROADCASTSS 4(SI), Z28
 	VFMADD231PS  Z28, Z26, Z0
 	VFMADD231PS  Z28, Z27, Z1
@@ -766,7 +849,9 @@ loop12:
 	VFMADD231PS  Z30, Z27, Z23
 	PREFETCHT0   128(R13)
 	VMOVUPS      (DI)(BX*2), Z24
+	PREFETCHT1   4096(DI)(BX*2)
 	VMOVUPS      (R12)(BX*2), Z25
+	PREFETCHT1   4096(R12)(BX*2)
 	VBROADCASTSS 8(SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -805,7 +890,9 @@ loop12:
 	VFMADD231PS  Z30, Z25, Z23
 	PREFETCHT0   192(R13)
 	VMOVUPS      (DI)(DX*1), Z26
+	PREFETCHT1   4096(DI)(DX*1)
 	VMOVUPS      (R12)(DX*1), Z27
+	PREFETCHT1   4096(R12)(DX*1)
 	VBROADCASTSS 12(SI), Z28
 	VFMADD231PS  Z28, Z26, Z0
 	VFMADD231PS  Z28, Z27, Z1
@@ -860,7 +947,9 @@ tail12:
 one12:
 	PREFETCHT0   (R13)
 	VMOVUPS      (DI), Z24
+	PREFETCHT1   4096(DI)
 	VMOVUPS      (R12), Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -950,38 +1039,56 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VMOVUPS      (DI), Z16
@@ -1167,26 +1274,36 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVUPS      (DI), Z8
@@ -1298,20 +1415,26 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVUPS      (DI), Z4
@@ -1385,17 +1508,21 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVUPS      (DI), Z2
@@ -1453,38 +1580,44 @@ store1:
 // func f32x4AVX512(out []float32, outStride int, x []float32, xStride int, w []float32, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·f32x4AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x02, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x02, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x02, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x02, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVUPS      (DI), Z4
@@ -1568,62 +1701,76 @@ store1:
 // func f16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·f16AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z11
+
+begin12:
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
 	VCVTPH2PS    (DI), Z12
@@ -1804,30 +1951,40 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VCVTPH2PS    (DI), Z8
@@ -1958,22 +2115,28 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VCVTPH2PS    (DI), Z4
@@ -2054,18 +2217,22 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VCVTPH2PS    (DI), Z2
@@ -2120,16 +2287,19 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VCVTPH2PS    (DI), Z1
@@ -2174,82 +2344,126 @@ store1:
 // func f16x2AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·f16x2AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z18
-	VMOVUPS.Z 64(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z22
-	VMOVUPS.Z 64(AX), K1, Z23
-	LEAQ      (R11)(R8*2), R13
-	ADDQ      R8, R13
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z18
+	VMOVUPS 64(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z22
+	VMOVUPS 64(AX), Z23
+
+begin12:
+	LEAQ (R11)(R8*2), R13
+	ADDQ R8, R13
+
+	// The next rows of out, as far as the last of them.
+	MOVQ out_base+0(FP), R15
+	MOVQ outStride+24(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	LEAQ (R15)(AX*4), AX
+	NEGQ R15
+	LEAQ (R15)(AX*2), R15
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
+	CMPQ       AX, R15
+	JAE        asked12
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R14, AX
+
+asked12:
 	PREFETCHT0   (R13)
 	VCVTPH2PS    (DI), Z24
+	PREFETCHT1   4096(DI)
 	VCVTPH2PS    (R12), Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -2288,7 +2502,9 @@ loop12:
 	VFMADD231PS  Z30, Z25, Z23
 	PREFETCHT0   64(R13)
 	VCVTPH2PS    (DI)(BX*1), Z26
+	PREFETCHT1   4096(DI)(BX*1)
 	VCVTPH2PS    (R12)(BX*1), Z27
+	PREFETCHT1   4096(R12)(BX*1)
 	VBROADCASTSS 4(SI), Z28
 	VFMADD231PS  Z28, Z26, Z0
 	VFMADD231PS  Z28, Z27, Z1
@@ -2327,7 +2543,9 @@ loop12:
 	VFMADD231PS  Z30, Z27, Z23
 	PREFETCHT0   128(R13)
 	VCVTPH2PS    (DI)(BX*2), Z24
+	PREFETCHT1   4096(DI)(BX*2)
 	VCVTPH2PS    (R12)(BX*2), Z25
+	PREFETCHT1   4096(R12)(BX*2)
 	VBROADCASTSS 8(SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -2366,7 +2584,9 @@ loop12:
 	VFMADD231PS  Z30, Z25, Z23
 	PREFETCHT0   192(R13)
 	VCVTPH2PS    (DI)(DX*1), Z26
+	PREFETCHT1   4096(DI)(DX*1)
 	VCVTPH2PS    (R12)(DX*1), Z27
+	PREFETCHT1   4096(R12)(DX*1)
 	VBROADCASTSS 12(SI), Z28
 	VFMADD231PS  Z28, Z26, Z0
 	VFMADD231PS  Z28, Z27, Z1
@@ -2421,7 +2641,9 @@ tail12:
 one12:
 	PREFETCHT0   (R13)
 	VCVTPH2PS    (DI), Z24
+	PREFETCHT1   4096(DI)
 	VCVTPH2PS    (R12), Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -2511,38 +2733,56 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VCVTPH2PS    (DI), Z16
@@ -2728,26 +2968,36 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VCVTPH2PS    (DI), Z8
@@ -2859,20 +3109,26 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VCVTPH2PS    (DI), Z4
@@ -2946,17 +3202,21 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VCVTPH2PS    (DI), Z2
@@ -3014,38 +3274,44 @@ store1:
 // func f16x4AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·f16x4AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VCVTPH2PS    (DI), Z4
@@ -3129,62 +3395,76 @@ store1:
 // func bf16AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·bf16AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z11
+
+begin12:
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
 	VPMOVZXWD    (DI), Z12
@@ -3370,30 +3650,40 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VPMOVZXWD    (DI), Z8
@@ -3529,22 +3819,28 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VPMOVZXWD    (DI), Z4
@@ -3630,18 +3926,22 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VPMOVZXWD    (DI), Z2
@@ -3701,16 +4001,19 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VPMOVZXWD    (DI), Z1
@@ -3760,84 +4063,128 @@ store1:
 // func bf16x2AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·bf16x2AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z18
-	VMOVUPS.Z 64(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z22
-	VMOVUPS.Z 64(AX), K1, Z23
-	LEAQ      (R11)(R8*2), R13
-	ADDQ      R8, R13
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z18
+	VMOVUPS 64(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z22
+	VMOVUPS 64(AX), Z23
+
+begin12:
+	LEAQ (R11)(R8*2), R13
+	ADDQ R8, R13
+
+	// The next rows of out, as far as the last of them.
+	MOVQ out_base+0(FP), R15
+	MOVQ outStride+24(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	LEAQ (R15)(AX*4), AX
+	NEGQ R15
+	LEAQ (R15)(AX*2), R15
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
+	CMPQ       AX, R15
+	JAE        asked12
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R14, AX
+
+asked12:
 	PREFETCHT0   (R13)
 	VPMOVZXWD    (DI), Z24
 	VPSLLD       $0x10, Z24, Z24
+	PREFETCHT1   4096(DI)
 	VPMOVZXWD    (R12), Z25
 	VPSLLD       $0x10, Z25, Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -3877,8 +4224,10 @@ loop12:
 	PREFETCHT0   64(R13)
 	VPMOVZXWD    (DI)(BX*1), Z26
 	VPSLLD       $0x10, Z26, Z26
+	PREFETCHT1   4096(DI)(BX*1)
 	VPMOVZXWD    (R12)(BX*1), Z27
 	VPSLLD       $0x10, Z27, Z27
+	PREFETCHT1   4096(R12)(BX*1)
 	VBROADCASTSS 4(SI), Z28
 	VFMADD231PS  Z28, Z26, Z0
 	VFMADD231PS  Z28, Z27, Z1
@@ -3918,8 +4267,10 @@ loop12:
 	PREFETCHT0   128(R13)
 	VPMOVZXWD    (DI)(BX*2), Z24
 	VPSLLD       $0x10, Z24, Z24
+	PREFETCHT1   4096(DI)(BX*2)
 	VPMOVZXWD    (R12)(BX*2), Z25
 	VPSLLD       $0x10, Z25, Z25
+	PREFETCHT1   4096(R12)(BX*2)
 	VBROADCASTSS 8(SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -3959,8 +4310,10 @@ loop12:
 	PREFETCHT0   192(R13)
 	VPMOVZXWD    (DI)(DX*1), Z26
 	VPSLLD       $0x10, Z26, Z26
+	PREFETCHT1   4096(DI)(DX*1)
 	VPMOVZXWD    (R12)(DX*1), Z27
 	VPSLLD       $0x10, Z27, Z27
+	PREFETCHT1   4096(R12)(DX*1)
 	VBROADCASTSS 12(SI), Z28
 	VFMADD231PS  Z28, Z26, Z0
 	VFMADD231PS  Z28, Z27, Z1
@@ -4016,8 +4369,10 @@ one12:
 	PREFETCHT0   (R13)
 	VPMOVZXWD    (DI), Z24
 	VPSLLD       $0x10, Z24, Z24
+	PREFETCHT1   4096(DI)
 	VPMOVZXWD    (R12), Z25
 	VPSLLD       $0x10, Z25, Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z25, Z1
@@ -4107,38 +4462,56 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VPMOVZXWD    (DI), Z16
@@ -4334,26 +4707,36 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VPMOVZXWD    (DI), Z8
@@ -4475,20 +4858,26 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VPMOVZXWD    (DI), Z4
@@ -4572,17 +4961,21 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VPMOVZXWD    (DI), Z2
@@ -4650,38 +5043,44 @@ store1:
 // func bf16x4AVX512(out []float32, outStride int, x []float32, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·bf16x4AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x02, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x02, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VPMOVZXWD    (DI), Z4
@@ -4812,37 +5211,51 @@ TEXT ·bf16PairsAVX512(SB), NOSPLIT, $0-121
 	CMPQ         AX, $0x01
 	JEQ          rows1
 	MOVQ         k+112(FP), CX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
 	MOVBQZX      accumulate+120(FP), AX
-	NEGQ         AX
-	KMOVW        AX, K1
+	TESTQ        AX, AX
+	JEQ          begin12
 	MOVQ         out_base+0(FP), AX
 	MOVQ         outStride+24(FP), R14
 	SHLQ         $0x02, R14
-	VMOVUPS.Z    (AX), K1, Z0
+	VMOVUPS      (AX), Z0
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z1
+	VMOVUPS      (AX), Z1
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z2
+	VMOVUPS      (AX), Z2
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z3
+	VMOVUPS      (AX), Z3
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z4
+	VMOVUPS      (AX), Z4
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z5
+	VMOVUPS      (AX), Z5
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z6
+	VMOVUPS      (AX), Z6
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z7
+	VMOVUPS      (AX), Z7
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z8
+	VMOVUPS      (AX), Z8
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z9
+	VMOVUPS      (AX), Z9
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z10
+	VMOVUPS      (AX), Z10
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z11
-	CMPQ         CX, $0x04
-	JB           tail12
+	VMOVUPS      (AX), Z11
+
+begin12:
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
 	VMOVDQU32    (DI), Z13
@@ -5153,30 +5566,40 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VMOVDQU32    (DI), Z9
@@ -5397,22 +5820,28 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVDQU32    (DI), Z5
@@ -5543,18 +5972,22 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVDQU32    (DI), Z3
@@ -5639,16 +6072,19 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVDQU32    (DI), Z2
@@ -5741,60 +6177,104 @@ TEXT ·bf16Pairsx2AVX512(SB), NOSPLIT, $0-121
 	CMPQ         AX, $0x01
 	JEQ          rows1
 	MOVQ         k+112(FP), CX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+	VPXORD       Z22, Z22, Z22
+	VPXORD       Z23, Z23, Z23
 	MOVBQZX      accumulate+120(FP), AX
-	NEGQ         AX
-	KMOVW        AX, K1
+	TESTQ        AX, AX
+	JEQ          begin12
 	MOVQ         out_base+0(FP), AX
 	MOVQ         outStride+24(FP), R14
 	SHLQ         $0x02, R14
-	VMOVUPS.Z    (AX), K1, Z0
-	VMOVUPS.Z    64(AX), K1, Z1
+	VMOVUPS      (AX), Z0
+	VMOVUPS      64(AX), Z1
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z2
-	VMOVUPS.Z    64(AX), K1, Z3
+	VMOVUPS      (AX), Z2
+	VMOVUPS      64(AX), Z3
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z4
-	VMOVUPS.Z    64(AX), K1, Z5
+	VMOVUPS      (AX), Z4
+	VMOVUPS      64(AX), Z5
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z6
-	VMOVUPS.Z    64(AX), K1, Z7
+	VMOVUPS      (AX), Z6
+	VMOVUPS      64(AX), Z7
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z8
-	VMOVUPS.Z    64(AX), K1, Z9
+	VMOVUPS      (AX), Z8
+	VMOVUPS      64(AX), Z9
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z10
-	VMOVUPS.Z    64(AX), K1, Z11
+	VMOVUPS      (AX), Z10
+	VMOVUPS      64(AX), Z11
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z12
-	VMOVUPS.Z    64(AX), K1, Z13
+	VMOVUPS      (AX), Z12
+	VMOVUPS      64(AX), Z13
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z14
-	VMOVUPS.Z    64(AX), K1, Z15
+	VMOVUPS      (AX), Z14
+	VMOVUPS      64(AX), Z15
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z16
-	VMOVUPS.Z    64(AX), K1, Z17
+	VMOVUPS      (AX), Z16
+	VMOVUPS      64(AX), Z17
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z18
-	VMOVUPS.Z    64(AX), K1, Z19
+	VMOVUPS      (AX), Z18
+	VMOVUPS      64(AX), Z19
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z20
-	VMOVUPS.Z    64(AX), K1, Z21
+	VMOVUPS      (AX), Z20
+	VMOVUPS      64(AX), Z21
 	ADDQ         R14, AX
-	VMOVUPS.Z    (AX), K1, Z22
-	VMOVUPS.Z    64(AX), K1, Z23
-	LEAQ         (R11)(R8*2), R13
-	ADDQ         R8, R13
-	CMPQ         CX, $0x04
-	JB           tail12
+	VMOVUPS      (AX), Z22
+	VMOVUPS      64(AX), Z23
+
+begin12:
+	LEAQ (R11)(R8*2), R13
+	ADDQ R8, R13
+
+	// The next rows of out, as far as the last of them.
+	MOVQ out_base+0(FP), R15
+	MOVQ outStride+24(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	LEAQ (R15)(AX*4), AX
+	NEGQ R15
+	LEAQ (R15)(AX*2), R15
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
+	CMPQ       AX, R15
+	JAE        asked12
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R14, AX
+
+asked12:
 	PREFETCHT0   (R13)
 	VMOVDQU32    (DI), Z25
 	VPSLLD       $0x10, Z25, Z24
 	VPANDD       Z31, Z25, Z25
+	PREFETCHT1   4096(DI)
 	VMOVDQU32    (R12), Z27
 	VPSLLD       $0x10, Z27, Z26
 	VPANDD       Z31, Z27, Z27
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z26, Z1
@@ -5871,9 +6351,11 @@ loop12:
 	VMOVDQU32    (DI)(BX*1), Z25
 	VPSLLD       $0x10, Z25, Z24
 	VPANDD       Z31, Z25, Z25
+	PREFETCHT1   4096(DI)(BX*1)
 	VMOVDQU32    (R12)(BX*1), Z27
 	VPSLLD       $0x10, Z27, Z26
 	VPANDD       Z31, Z27, Z27
+	PREFETCHT1   4096(R12)(BX*1)
 	VBROADCASTSS 8(SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z26, Z1
@@ -5950,9 +6432,11 @@ loop12:
 	VMOVDQU32    (DI)(BX*2), Z25
 	VPSLLD       $0x10, Z25, Z24
 	VPANDD       Z31, Z25, Z25
+	PREFETCHT1   4096(DI)(BX*2)
 	VMOVDQU32    (R12)(BX*2), Z27
 	VPSLLD       $0x10, Z27, Z26
 	VPANDD       Z31, Z27, Z27
+	PREFETCHT1   4096(R12)(BX*2)
 	VBROADCASTSS 16(SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z26, Z1
@@ -6029,9 +6513,11 @@ loop12:
 	VMOVDQU32    (DI)(DX*1), Z25
 	VPSLLD       $0x10, Z25, Z24
 	VPANDD       Z31, Z25, Z25
+	PREFETCHT1   4096(DI)(DX*1)
 	VMOVDQU32    (R12)(DX*1), Z27
 	VPSLLD       $0x10, Z27, Z26
 	VPANDD       Z31, Z27, Z27
+	PREFETCHT1   4096(R12)(DX*1)
 	VBROADCASTSS 24(SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z26, Z1
@@ -6124,9 +6610,11 @@ one12:
 	VMOVDQU32    (DI), Z25
 	VPSLLD       $0x10, Z25, Z24
 	VPANDD       Z31, Z25, Z25
+	PREFETCHT1   4096(DI)
 	VMOVDQU32    (R12), Z27
 	VPSLLD       $0x10, Z27, Z26
 	VPANDD       Z31, Z27, Z27
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 	VFMADD231PS  Z28, Z24, Z0
 	VFMADD231PS  Z28, Z26, Z1
@@ -6252,38 +6740,56 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VMOVDQU32    (DI), Z17
@@ -6609,26 +7115,36 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVDQU32    (DI), Z9
@@ -6820,20 +7336,26 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVDQU32    (DI), Z5
@@ -6957,17 +7479,21 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVDQU32    (DI), Z3
@@ -7082,18 +7608,24 @@ TEXT ·bf16Pairsx4AVX512(SB), NOSPLIT, $0-121
 	VPBROADCASTD AX, Z31
 	MOVQ         rows+104(FP), AX
 	MOVQ         k+112(FP), CX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
 	MOVBQZX      accumulate+120(FP), AX
-	NEGQ         AX
-	KMOVW        AX, K1
+	TESTQ        AX, AX
+	JEQ          begin1
 	MOVQ         out_base+0(FP), AX
 	MOVQ         outStride+24(FP), R14
 	SHLQ         $0x02, R14
-	VMOVUPS.Z    (AX), K1, Z0
-	VMOVUPS.Z    64(AX), K1, Z1
-	VMOVUPS.Z    128(AX), K1, Z2
-	VMOVUPS.Z    192(AX), K1, Z3
-	CMPQ         CX, $0x04
-	JB           tail1
+	VMOVUPS      (AX), Z0
+	VMOVUPS      64(AX), Z1
+	VMOVUPS      128(AX), Z2
+	VMOVUPS      192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVDQU32    (DI), Z5
@@ -7242,62 +7774,76 @@ store1:
 // func bf16DotAVX512(out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·bf16DotAVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x01, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z11
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x01, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z11
+
+begin12:
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
 	VMOVDQU32    (DI), Z12
@@ -7658,30 +8204,40 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z7
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VMOVDQU32    (DI), Z8
@@ -7932,22 +8488,28 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z3
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVDQU32    (DI), Z4
@@ -8088,18 +8650,22 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z1
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVDQU32    (DI), Z2
@@ -8184,16 +8750,19 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVDQU32    (DI), Z1
@@ -8253,82 +8822,126 @@ store1:
 // func bf16Dotx2AVX512(out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·bf16Dotx2AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x01, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	CMPQ      AX, $0x08
-	JEQ       rows8
-	CMPQ      AX, $0x04
-	JEQ       rows4
-	CMPQ      AX, $0x02
-	JEQ       rows2
-	CMPQ      AX, $0x01
-	JEQ       rows1
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z16
-	VMOVUPS.Z 64(AX), K1, Z17
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z18
-	VMOVUPS.Z 64(AX), K1, Z19
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z20
-	VMOVUPS.Z 64(AX), K1, Z21
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z22
-	VMOVUPS.Z 64(AX), K1, Z23
-	LEAQ      (R11)(R8*2), R13
-	ADDQ      R8, R13
-	CMPQ      CX, $0x04
-	JB        tail12
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x01, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	CMPQ    AX, $0x08
+	JEQ     rows8
+	CMPQ    AX, $0x04
+	JEQ     rows4
+	CMPQ    AX, $0x02
+	JEQ     rows2
+	CMPQ    AX, $0x01
+	JEQ     rows1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	VPXORD  Z20, Z20, Z20
+	VPXORD  Z21, Z21, Z21
+	VPXORD  Z22, Z22, Z22
+	VPXORD  Z23, Z23, Z23
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin12
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z18
+	VMOVUPS 64(AX), Z19
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z20
+	VMOVUPS 64(AX), Z21
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z22
+	VMOVUPS 64(AX), Z23
+
+begin12:
+	LEAQ (R11)(R8*2), R13
+	ADDQ R8, R13
+
+	// The next rows of out, as far as the last of them.
+	MOVQ out_base+0(FP), R15
+	MOVQ outStride+24(FP), R14
+	SHLQ $0x02, R14
+	LEAQ (R14)(R14*2), AX
+	LEAQ (R15)(AX*4), AX
+	NEGQ R15
+	LEAQ (R15)(AX*2), R15
+	CMPQ CX, $0x04
+	JB   tail12
 
 loop12:
+	CMPQ       AX, R15
+	JAE        asked12
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R14, AX
+
+asked12:
 	PREFETCHT0   (R13)
 	VMOVDQU32    (DI), Z24
+	PREFETCHT1   4096(DI)
 	VMOVDQU32    (R12), Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 
 	// VDPBF16PS Z28, Z24, Z0
@@ -8439,7 +9052,9 @@ loop12:
 	WORD         $0xfe52
 	PREFETCHT0   64(R13)
 	VMOVDQU32    (DI)(BX*1), Z26
+	PREFETCHT1   4096(DI)(BX*1)
 	VMOVDQU32    (R12)(BX*1), Z27
+	PREFETCHT1   4096(R12)(BX*1)
 	VBROADCASTSS 4(SI), Z28
 
 	// VDPBF16PS Z28, Z26, Z0
@@ -8550,7 +9165,9 @@ loop12:
 	WORD         $0xfe52
 	PREFETCHT0   128(R13)
 	VMOVDQU32    (DI)(BX*2), Z24
+	PREFETCHT1   4096(DI)(BX*2)
 	VMOVDQU32    (R12)(BX*2), Z25
+	PREFETCHT1   4096(R12)(BX*2)
 	VBROADCASTSS 8(SI), Z28
 
 	// VDPBF16PS Z28, Z24, Z0
@@ -8661,7 +9278,9 @@ loop12:
 	WORD         $0xfe52
 	PREFETCHT0   192(R13)
 	VMOVDQU32    (DI)(DX*1), Z26
+	PREFETCHT1   4096(DI)(DX*1)
 	VMOVDQU32    (R12)(DX*1), Z27
+	PREFETCHT1   4096(R12)(DX*1)
 	VBROADCASTSS 12(SI), Z28
 
 	// VDPBF16PS Z28, Z26, Z0
@@ -8788,7 +9407,9 @@ tail12:
 one12:
 	PREFETCHT0   (R13)
 	VMOVDQU32    (DI), Z24
+	PREFETCHT1   4096(DI)
 	VMOVDQU32    (R12), Z25
+	PREFETCHT1   4096(R12)
 	VBROADCASTSS (SI), Z28
 
 	// VDPBF16PS Z28, Z24, Z0
@@ -8950,38 +9571,56 @@ store12:
 	RET
 
 rows8:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	CMPQ      CX, $0x04
-	JB        tail8
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin8
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z9
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z10
+	VMOVUPS 64(AX), Z11
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z12
+	VMOVUPS 64(AX), Z13
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z14
+	VMOVUPS 64(AX), Z15
+
+begin8:
+	CMPQ CX, $0x04
+	JB   tail8
 
 loop8:
 	VMOVDQU32    (DI), Z16
@@ -9407,26 +10046,36 @@ store8:
 	RET
 
 rows4:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	CMPQ      CX, $0x04
-	JB        tail4
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin4
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z4
+	VMOVUPS 64(AX), Z5
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z6
+	VMOVUPS 64(AX), Z7
+
+begin4:
+	CMPQ CX, $0x04
+	JB   tail4
 
 loop4:
 	VMOVDQU32    (DI), Z8
@@ -9658,20 +10307,26 @@ store4:
 	RET
 
 rows2:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R14, AX
-	VMOVUPS.Z (AX), K1, Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail2
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin2
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	ADDQ    R14, AX
+	VMOVUPS (AX), Z2
+	VMOVUPS 64(AX), Z3
+
+begin2:
+	CMPQ CX, $0x04
+	JB   tail2
 
 loop2:
 	VMOVDQU32    (DI), Z4
@@ -9805,17 +10460,21 @@ store2:
 	RET
 
 rows1:
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVDQU32    (DI), Z2
@@ -9903,38 +10562,44 @@ store1:
 // func bf16Dotx4AVX512(out []float32, outStride int, x []uint16, xStride int, w []uint16, wStride int, wStep int, rows int, k int, accumulate bool)
 // Requires: AVX, AVX512F
 TEXT ·bf16Dotx4AVX512(SB), NOSPLIT, $0-121
-	MOVQ      x_base+32(FP), SI
-	MOVQ      xStride+56(FP), R8
-	SHLQ      $0x01, R8
-	LEAQ      (SI)(R8*2), R9
-	ADDQ      R8, R9
-	LEAQ      (R9)(R8*2), R10
-	ADDQ      R8, R10
-	LEAQ      (R10)(R8*2), R11
-	ADDQ      R8, R11
-	MOVQ      w_base+64(FP), DI
-	MOVQ      wStep+96(FP), AX
-	SHLQ      $0x01, AX
-	LEAQ      (DI)(AX*1), R12
-	LEAQ      (R12)(AX*1), R13
-	LEAQ      (R13)(AX*1), R15
-	MOVQ      wStride+88(FP), BX
-	SHLQ      $0x01, BX
-	LEAQ      (BX)(BX*2), DX
-	MOVQ      rows+104(FP), AX
-	MOVQ      k+112(FP), CX
-	MOVBQZX   accumulate+120(FP), AX
-	NEGQ      AX
-	KMOVW     AX, K1
-	MOVQ      out_base+0(FP), AX
-	MOVQ      outStride+24(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (AX), K1, Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	VMOVUPS.Z 192(AX), K1, Z3
-	CMPQ      CX, $0x04
-	JB        tail1
+	MOVQ    x_base+32(FP), SI
+	MOVQ    xStride+56(FP), R8
+	SHLQ    $0x01, R8
+	LEAQ    (SI)(R8*2), R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	LEAQ    (R10)(R8*2), R11
+	ADDQ    R8, R11
+	MOVQ    w_base+64(FP), DI
+	MOVQ    wStep+96(FP), AX
+	SHLQ    $0x01, AX
+	LEAQ    (DI)(AX*1), R12
+	LEAQ    (R12)(AX*1), R13
+	LEAQ    (R13)(AX*1), R15
+	MOVQ    wStride+88(FP), BX
+	SHLQ    $0x01, BX
+	LEAQ    (BX)(BX*2), DX
+	MOVQ    rows+104(FP), AX
+	MOVQ    k+112(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVBQZX accumulate+120(FP), AX
+	TESTQ   AX, AX
+	JEQ     begin1
+	MOVQ    out_base+0(FP), AX
+	MOVQ    outStride+24(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (AX), Z0
+	VMOVUPS 64(AX), Z1
+	VMOVUPS 128(AX), Z2
+	VMOVUPS 192(AX), Z3
+
+begin1:
+	CMPQ CX, $0x04
+	JB   tail1
 
 loop1:
 	VMOVDQU32    (DI), Z4
