@@ -143,6 +143,19 @@ func (c *checkpoint) close() error {
 	return first
 }
 
+// forget drops what only Convert needs beyond the tensors.
+func (c *checkpoint) forget() {
+	if c.gguf == nil {
+		return
+	}
+	for i, cl := range c.closers {
+		if cl == io.Closer(c.gguf) {
+			c.closers[i] = c.gguf.WithoutMetadata()
+		}
+	}
+	c.gguf = nil
+}
+
 func (c *checkpoint) problem(format string, a ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, a...))
 }

@@ -94,6 +94,7 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 	if err != nil {
 		return nil, err
 	}
+	c.forget()
 	m.loader.total = c.bytes()
 	if err := m.loader.load(ctx, c, m.net, m.cx); err != nil {
 		m.Close()

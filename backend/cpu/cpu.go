@@ -27,7 +27,8 @@ type Options struct {
 type Backend struct {
 	kernels *kernel.Set
 	pool    *pool
-	shared  bool // by all users of Default
+	shared  bool      // by all users of Default
+	reads   sync.Pool // of *[]byte, what Pack reads into
 }
 
 // New returns a backend with a pool of workers of its own. It refuses a

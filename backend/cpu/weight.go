@@ -121,10 +121,19 @@ func newPacked(src *backend.WeightSource) (*packed, error) {
 // that all workers have some.
 const readBytes = 1 << 18
 
+// reading returns memory to read n bytes into, contents undefined.
+func (b *Backend) reading(n int) []byte {
+	if p, ok := b.reads.Get().(*[]byte); ok && cap(*p) >= n {
+		return (*p)[:n]
+	}
+	return make([]byte, max(n, readBytes))[:n]
+}
+
 // fill claims panels, some at a time, and packs them until none is left.
 func (w *packed) fill(ctx context.Context, b *Backend, src *backend.WeightSource, next *atomic.Int64) error {
 	some := max(min(readBytes/(panel*w.rowBytes), panels(w.rows)/(8*len(b.pool.workers))), 1)
-	rows := make([]byte, some*panel*w.rowBytes)
+	rows := b.reading(some * panel * w.rowBytes)
+	defer func() { b.reads.Put(&rows) }()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -149,6 +149,13 @@ func (f *File) Close() error {
 	return errors.Join(errs...)
 }
 
+// WithoutMetadata returns a File of the same tensors that has no keys and does not
+// keep their values in memory: with a large vocabulary those are megabytes. Either
+// of the two is to be closed.
+func (f *File) WithoutMetadata() *File {
+	return &File{files: f.files, version: f.version, tensors: f.tensors, byName: f.byName}
+}
+
 // Version returns the version of the format, 2 or 3.
 func (f *File) Version() uint32 { return f.version }
 
@@ -215,6 +222,16 @@ func (f *File) Bool(key string) (bool, error) { return getAs[bool](f, key, "bool
 
 // Strings returns an array of strings. It decodes them anew at each call.
 func (f *File) Strings(key string) ([]string, error) { return getAs[[]string](f, key, "arr[str]") }
+
+// StringList returns an array of strings that are decoded one at a time.
+func (f *File) StringList(key string) (StringList, error) {
+	v, ok := f.meta[key]
+	if !ok || v.kind != Array || v.Elem() != String {
+		_, err := f.Strings(key) // which says what is wrong
+		return StringList{}, err
+	}
+	return StringList{n: v.Len(), raw: v.raw[arrayHead:]}, nil
+}
 
 // Floats returns an array of f32, or one of f64 rounded to float32.
 func (f *File) Floats(key string) ([]float32, error) {

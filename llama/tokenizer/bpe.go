@@ -17,12 +17,12 @@ import (
 // SentencePiece) any two neighbours merge whose text together is a token, with
 // that token's rank.
 type bpe struct {
-	bytes bool             // symbols start as bytes, else as characters
-	text  map[string]int32 // the bytes of a token to its id
-	max   int              // longest key of text
-	pairs *pairTable       // nil: rank by text
-	rank  []uint32         // by id, where pairs is nil
-	whole bool             // a word that is a token is that token, merges or not
+	bytes bool       // symbols start as bytes, else as characters
+	text  *index     // of the bytes of tokens
+	max   int        // longest key of text
+	pairs *pairTable // nil: rank by text
+	rank  []uint32   // by id, where pairs is nil
+	whole bool       // a word that is a token is that token, merges or not
 
 	first    [256]int32 // the token of each byte, -1: none. The byte tokens of a character vocabulary.
 	fallback bool       // characters without a token become byte tokens
@@ -75,7 +75,7 @@ func (m *bpe) encode(dst []int32, text string, i, j int, s *scratch) []int32 {
 // merge appends the tokens of one word.
 func (m *bpe) merge(dst []int32, word string, s *scratch) []int32 {
 	if m.whole && len(word) <= m.max {
-		if id, ok := m.text[word]; ok && (m.unused == nil || !m.unused[id]) {
+		if id, ok := m.text.find(word); ok && (m.unused == nil || !m.unused[id]) {
 			return append(dst, id)
 		}
 	}
@@ -107,7 +107,7 @@ func (m *bpe) symbols(word string, s *scratch) {
 	} else {
 		for i := 0; i < len(word); {
 			_, n := utf8.DecodeRuneInString(word[i:])
-			if id, ok := m.text[word[i:i+n]]; ok {
+			if id, ok := m.text.find(word[i : i+n]); ok {
 				add(i, i+n, id)
 			} else if m.pairs == nil {
 				add(i, i+n, -1) // may still merge by its text
@@ -142,7 +142,7 @@ func (m *bpe) pair(word string, a, b *symbol, s *scratch) (rank uint32, id int32
 		return m.pairs.get(a.id, b.id)
 	}
 	if int(b.end-a.start) <= m.max {
-		if id, ok := m.text[word[a.start:b.end]]; ok {
+		if id, ok := m.text.find(word[a.start:b.end]); ok {
 			if m.unused != nil && m.unused[id] {
 				if s.made == nil {
 					s.made = map[string]int32{}
@@ -301,7 +301,7 @@ func (m *bpe) unknown(dst []int32, text string) []int32 {
 
 // unmerge takes an unused token apart again, along the merge that made it.
 func (m *bpe) unmerge(dst []int32, text string, s *scratch) []int32 {
-	id, ok := m.text[text]
+	id, ok := m.text.find(text)
 	if ok && !m.unused[id] {
 		return append(dst, id)
 	}
@@ -315,10 +315,9 @@ func (m *bpe) unmerge(dst []int32, text string, s *scratch) []int32 {
 }
 
 // pairTable maps pairs of tokens to the rank and result of their merge: open
-// addressing, at most half full.
+// addressing, at most two thirds full.
 type pairTable struct {
 	mul   uint64 // random and odd, so that no file can be made to collide
-	shift uint
 	slots []pairSlot
 	n     int
 }
@@ -331,8 +330,7 @@ type pairSlot struct {
 
 // newPairTable makes room for n pairs.
 func newPairTable(n int) *pairTable {
-	size := bits.Len(uint(2*n + 1))
-	p := &pairTable{mul: rand.Uint64() | 1, shift: 64 - uint(size), slots: make([]pairSlot, 1<<size)}
+	p := &pairTable{mul: rand.Uint64() | 1, slots: make([]pairSlot, n+n/2+2)}
 	for i := range p.slots {
 		p.slots[i].a = -1
 	}
@@ -343,9 +341,13 @@ func newPairTable(n int) *pairTable {
 // et al., "A reliable randomized algorithm for the closest-pair problem", 1997.
 func (p *pairTable) slot(a, b int32) *pairSlot {
 	h := (uint64(uint32(a))<<32 | uint64(uint32(b))) * p.mul
-	for i := h >> p.shift; ; i = (i + 1) & uint64(len(p.slots)-1) {
+	i, _ := bits.Mul64(h, uint64(len(p.slots))) // its highest bits, as a place
+	for {
 		if s := &p.slots[i]; s.a < 0 || s.a == a && s.b == b {
 			return s
+		}
+		if i++; i == uint64(len(p.slots)) {
+			i = 0
 		}
 	}
 }
@@ -375,11 +377,11 @@ func (p *pairTable) get(a, b int32) (uint32, int32) {
 // character, where no token reaches across such a place: merges never do then,
 // and short words merge faster. Otherwise it returns nothing.
 func (m *bpe) spaceStep(v *vocabulary) []step {
-	if _, ok := m.text[spaceMark]; !ok {
+	if _, ok := m.text.find(spaceMark); !ok {
 		return nil
 	}
-	for i := range v.tokens {
-		if strings.Contains(strings.TrimLeft(v.tokens[i].name, spaceMark), spaceMark) {
+	for id := range int32(len(v.kinds)) {
+		if strings.Contains(strings.TrimLeft(v.names.at(id), spaceMark), spaceMark) {
 			return nil
 		}
 	}

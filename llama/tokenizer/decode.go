@@ -28,17 +28,17 @@ func (t *Tokenizer) Decode(ids []int32, o DecodeOptions) string {
 // piece is the text of one token. *start says that no text stands before it and
 // that its leading space is to be dropped; piece clears it.
 func (t *Tokenizer) piece(id int32, o DecodeOptions, start *bool) string {
-	if id < 0 || int(id) >= len(t.tokens) || o.SkipSpecial && t.IsSpecial(id) {
+	if id < 0 || int(id) >= len(t.kinds) || o.SkipSpecial && t.IsSpecial(id) {
 		return ""
 	}
-	tok := &t.tokens[id]
-	if *start && tok.raw != "" {
+	raw := t.raws.at(id)
+	if *start && raw != "" {
 		*start = false
-		if tok.kind != byteTok {
-			return strings.TrimPrefix(tok.raw, " ")
+		if t.kinds[id] != byteTok {
+			return strings.TrimPrefix(raw, " ")
 		}
 	}
-	return tok.raw
+	return raw
 }
 
 // Decoder turns a stream of ids into text as it arrives, never cutting a UTF-8

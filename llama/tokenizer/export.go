@@ -56,13 +56,14 @@ func (n *notes) compare(t, u *Tokenizer) {
 	n.add(!slices.Equal(t.after, u.after), "texts end with %v, not %v", u.after, t.after)
 	n.add(t.trim != u.trim, "whether decoding drops a leading space")
 	for _, id := range t.eog {
-		n.add(!slices.Contains(u.eog, id), "%q does not end a generation", t.tokens[id].name)
+		n.add(!slices.Contains(u.eog, id), "%q does not end a generation", t.names.at(id))
 	}
 	different, first := 0, int32(0)
-	for i := range t.tokens {
-		a, b, id := &t.tokens[i], token{}, int32(i)
-		if i < len(u.tokens) {
-			b = u.tokens[i]
+	for i := range t.kinds {
+		id := int32(i)
+		a, b := t.token(id), token{}
+		if i < len(u.kinds) {
+			b = u.token(id)
 		} else if a.kind == unused { // a row without a token
 			continue
 		}
@@ -73,13 +74,13 @@ func (n *notes) compare(t, u *Tokenizer) {
 			different++
 		}
 	}
-	n.add(different > 0, "%d tokens have another kind or text, the first is %d, %.40q", different, first, t.tokens[first].name)
+	n.add(different > 0, "%d tokens have another kind or text, the first is %d, %.40q", different, first, t.names.at(first))
 }
 
 // spelled is a token's name as Hugging Face and GGUF files spell it: rank files
 // have plain bytes instead.
 func (t *Tokenizer) spelled(id int32) string {
-	tok := &t.tokens[id]
+	tok := t.token(id)
 	if !t.model.bytes || t.model.pairs != nil || tok.kind != normal {
 		return tok.name
 	}
@@ -101,7 +102,7 @@ func optional(id int32) *int32 {
 // padding returns the token that fills up batches, known by its name alone.
 func (t *Tokenizer) padding() int32 {
 	for _, name := range []string{"<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]"} {
-		if id, ok := t.ids[name]; ok && t.tokens[id].kind == control {
+		if id, ok := t.ids.find(name); ok && t.kinds[id] == control {
 			return id
 		}
 	}
@@ -166,8 +167,8 @@ func (n *notes) pipeline(t *Tokenizer) {
 
 // users returns the number of user-defined tokens.
 func (t *Tokenizer) users() (n int) {
-	for i := range t.tokens {
-		if t.tokens[i].kind == user {
+	for i := range t.kinds {
+		if t.kinds[i] == user {
 			n++
 		}
 	}

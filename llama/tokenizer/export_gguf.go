@@ -71,7 +71,7 @@ func (t *Tokenizer) SetGGUF(w *gguf.Writer, vocab int) error {
 
 // vocabGGUF is the content of the metadata.
 func (t *Tokenizer) vocabGGUF(target string, rows int) (v VocabGGUF, n notes, err error) {
-	size := len(t.tokens)
+	size := len(t.kinds)
 	if rows > 0 && rows < size {
 		return v, n, inexpressible(target, "the vocabulary has %d tokens, the model only %d rows", size, rows)
 	}
@@ -79,8 +79,8 @@ func (t *Tokenizer) vocabGGUF(target string, rows int) (v VocabGGUF, n notes, er
 	v.Tokens, v.Types = make([]string, size), make([]int32, size)
 	for i := range size {
 		v.Tokens[i], v.Types[i] = fmt.Sprintf("[PAD%d]", i), int32(unused)
-		if i < len(t.tokens) && t.tokens[i].kind != absent {
-			v.Tokens[i], v.Types[i] = t.spelled(int32(i)), int32(t.tokens[i].kind)
+		if i < len(t.kinds) && t.kinds[i] != absent {
+			v.Tokens[i], v.Types[i] = t.spelled(int32(i)), int32(t.kinds[i])
 		}
 	}
 	addBOS, addEOS := len(t.before) > 0, len(t.after) > 0
@@ -103,7 +103,7 @@ func (t *Tokenizer) vocabGGUF(target string, rows int) (v VocabGGUF, n notes, er
 // nor its being EOS or EOT says so. There is a key for one.
 func (t *Tokenizer) unnamedStop() *int32 {
 	for _, id := range t.eog {
-		if id != t.eos && id != t.eot && !slices.Contains(stopNames, t.tokens[id].name) {
+		if id != t.eos && id != t.eot && !slices.Contains(stopNames, t.names.at(id)) {
 			return &id
 		}
 	}

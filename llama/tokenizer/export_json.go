@@ -49,7 +49,7 @@ func (t *Tokenizer) JSON() ([]byte, error) {
 	const target = "tokenizer.json"
 	var n notes
 	out := hfOut{Version: "1.0", Added: t.addedJSON(), PostProcessor: t.templateJSON()}
-	for i := range t.tokens {
+	for i := range t.kinds {
 		if name := t.spelled(int32(i)); !utf8.ValidString(name) {
 			return nil, inexpressible(target, "token %d, %.40q, is not UTF-8", i, name)
 		}
@@ -100,7 +100,7 @@ func (n *notes) implied(m *bpe, rules []merge) {
 			passed++
 		}
 	}
-	for text, id := range m.text { // a character
+	for text, id := range m.text.all() { // a character
 		if m.unused != nil && m.unused[id] && utf8.RuneCountInString(text) == 1 {
 			passed++
 		}
@@ -114,10 +114,10 @@ func (n *notes) implied(m *bpe, rules []merge) {
 func (t *Tokenizer) side() sideFiles {
 	s := sideFiles{Class: fastClass, stopIDs: t.eog}
 	if t.bos >= 0 {
-		s.BOS = marshal(t.tokens[t.bos].name, "")
+		s.BOS = marshal(t.names.at(t.bos), "")
 	}
 	if t.eos >= 0 {
-		s.EOS = marshal(t.tokens[t.eos].name, "")
+		s.EOS = marshal(t.names.at(t.eos), "")
 	}
 	return s
 }
@@ -135,10 +135,10 @@ func (t *Tokenizer) addedJSON() []hfAdded {
 		}
 	}
 	out := []hfAdded{}
-	for i := range t.tokens {
-		if k := t.tokens[i].kind; k == control || k == user || k == unknown {
+	for i, k := range t.kinds {
+		if k == control || k == user || k == unknown {
 			a := flags[int32(i)]
-			a.ID, a.Content, a.Special = int64(i), t.tokens[i].name, k != user
+			a.ID, a.Content, a.Special = int64(i), t.names.at(int32(i)), k != user
 			out = append(out, a)
 		}
 	}
@@ -148,9 +148,8 @@ func (t *Tokenizer) addedJSON() []hfAdded {
 // vocabJSON is model.vocab, in the order of ids. Added tokens are in it if the
 // model itself uses them; vocabularies of characters list all.
 func (t *Tokenizer) vocabJSON(rules []merge) json.RawMessage {
-	list := make([]bool, len(t.tokens))
-	for i := range t.tokens {
-		k := t.tokens[i].kind
+	list := make([]bool, len(t.kinds))
+	for i, k := range t.kinds {
 		list[i] = k != absent && (!t.model.bytes || k != control && k != user && k != unknown)
 	}
 	use := func(id int32) {

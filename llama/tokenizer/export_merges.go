@@ -44,8 +44,8 @@ func (m *bpe) derived() []merge {
 	}
 	c := *m
 	c.rank, c.unused = slices.Clone(m.rank), nil
-	all := make([]piece, 0, len(m.text))
-	for text, id := range m.text {
+	all := make([]piece, 0, m.text.n)
+	for text, id := range m.text.all() {
 		all = append(all, piece{text, id, m.rank[id]})
 	}
 	slices.SortFunc(all, func(x, y piece) int { return cmp.Or(cmp.Compare(x.rank, y.rank), cmp.Compare(x.id, y.id)) })
@@ -74,10 +74,10 @@ func (m *bpe) derived() []merge {
 // It does if each rule that text and rank imply is in the table, in that order:
 // then, word by word, both do the same merges, and no other rule of the table
 // finds its pair.
-func (m *bpe) byText(text map[string]int32, rank []uint32) bool {
+func (m *bpe) byText(text *index, rank []uint32) bool {
 	c := bpe{bytes: m.bytes, text: text, rank: rank, first: m.first, unk: -1}
 	takesPart := make([]bool, len(rank))
-	for s, id := range text {
+	for s, id := range text.all() {
 		c.max = max(c.max, len(s))
 		takesPart[id] = true
 	}
@@ -104,7 +104,7 @@ func (m *bpe) wholes() bool {
 	c.whole = false
 	var s scratch
 	var ids []int32
-	for text, id := range m.text {
+	for text, id := range m.text.all() {
 		if ids = c.merge(ids[:0], text, &s); len(ids) != 1 || ids[0] != id {
 			return false
 		}
@@ -117,18 +117,18 @@ func (m *bpe) wholes() bool {
 // good as a score, with its sign turned.
 func (t *Tokenizer) scores(target string) ([]float32, error) {
 	m := t.model
-	out := make([]float32, len(t.tokens))
+	out := make([]float32, len(t.kinds))
 	if m.pairs == nil {
-		for _, id := range m.text {
+		for _, id := range m.text.all() {
 			out[id] = -float32(m.rank[id])
 		}
 		return out, nil
 	}
-	text := map[string]int32{}
-	rank := make([]uint32, len(t.tokens))
-	for i := range t.tokens {
-		if k := t.tokens[i].kind; k == normal || k == unused {
-			text[t.tokens[i].name] = int32(i)
+	text := newIndex(t.names, len(t.kinds))
+	rank := make([]uint32, len(t.kinds))
+	for i, k := range t.kinds {
+		if k == normal || k == unused {
+			text.add(int32(i))
 			rank[i] = noRank
 		}
 	}
@@ -139,7 +139,7 @@ func (t *Tokenizer) scores(target string) ([]float32, error) {
 			next++
 		}
 	}
-	for _, id := range text {
+	for _, id := range text.all() {
 		rank[id] = min(rank[id], next)
 		out[id] = -float32(rank[id])
 	}

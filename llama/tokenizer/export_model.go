@@ -47,8 +47,8 @@ func (t *Tokenizer) rankFile(target string, n *notes) ([]byte, error) {
 	if s := splitByPre(t.pre()); s == nil || !slices.Equal(s.patterns, llama3.patterns) {
 		return nil, inexpressible(target, "its readers split text as Llama 3 does, this vocabulary has %.200q", t.info.Split)
 	}
-	end := len(t.tokens)
-	for end > 0 && (t.tokens[end-1].kind == absent || t.tokens[end-1].kind == unused) {
+	end := len(t.kinds)
+	for end > 0 && (t.kinds[end-1] == absent || t.kinds[end-1] == unused) {
 		end-- // rows of the embedding table without a token
 	}
 	ranks := end - llama3Specials
@@ -58,14 +58,15 @@ func (t *Tokenizer) rankFile(target string, n *notes) ([]byte, error) {
 	if err := t.llama3Specials(target, ranks, n); err != nil {
 		return nil, err
 	}
-	text, rank := make(map[string]int32, ranks), make([]uint32, len(t.tokens))
+	text, rank := newIndex(t.raws, ranks), make([]uint32, len(t.kinds))
 	var out []byte
 	for i := range ranks {
-		tok := &t.tokens[i]
-		if id, ok := m.text[tok.raw]; !ok || int(id) != i || tok.kind != normal && tok.kind != unused {
+		tok := t.token(int32(i))
+		if id, ok := m.text.find(tok.raw); !ok || int(id) != i || tok.kind != normal && tok.kind != unused {
 			return nil, inexpressible(target, "token %d, %.40q, is not one of bytes: those must have the ids below the %d control tokens", i, tok.name, llama3Specials)
 		}
-		text[tok.raw], rank[i] = int32(i), uint32(i)
+		text.add(int32(i))
+		rank[i] = uint32(i)
 		out = base64.StdEncoding.AppendEncode(out, []byte(tok.raw))
 		out = append(strconv.AppendInt(append(out, ' '), int64(i), 10), '\n')
 	}
@@ -81,7 +82,7 @@ func (t *Tokenizer) rankFile(target string, n *notes) ([]byte, error) {
 func (t *Tokenizer) llama3Specials(target string, from int, n *notes) error {
 	renamed := 0
 	for i := range llama3Specials {
-		tok, want := &t.tokens[from+i], llama3Special(i)
+		tok, want := t.token(int32(from+i)), llama3Special(i)
 		switch {
 		case tok.kind == control && tok.name == want:
 		case tok.kind == control && strings.Contains(tok.name, "reserved"):
@@ -111,8 +112,8 @@ func (t *Tokenizer) spmFile(target string, n *notes) ([]byte, error) {
 		return nil, err
 	}
 	var out []byte
-	for i := range t.tokens {
-		tok := t.tokens[i]
+	for i := range t.kinds {
+		tok := t.token(int32(i))
 		switch {
 		case int32(i) == m.unk:
 			tok.kind = unknown
@@ -130,12 +131,12 @@ func (t *Tokenizer) spmFile(target string, n *notes) ([]byte, error) {
 	flag := map[bool]uint64{true: 1}
 	var trainer, normalizer []byte
 	trainer = protoUint(trainer, 3, 2) // BPE
-	trainer = protoUint(trainer, 4, uint64(len(t.tokens)))
+	trainer = protoUint(trainer, 4, uint64(len(t.kinds)))
 	trainer = protoUint(trainer, 35, flag[m.fallback])
 	for i, id := range []int32{m.unk, t.bos, t.eos, t.padding()} {
 		trainer = protoUint(trainer, uint64(40+i), uint64(int64(id)))
 		if id >= 0 {
-			trainer = protoBytes(trainer, uint64(45+i), t.tokens[id].name)
+			trainer = protoBytes(trainer, uint64(45+i), t.names.at(id))
 		}
 	}
 	normalizer = protoBytes(normalizer, 1, "identity")

@@ -95,8 +95,8 @@ func (n *notes) likeSPM(t *Tokenizer, target string) (spacing, error) {
 	}
 	if s.cut {
 		for _, r := range t.model.merges() {
-			if strings.LastIndex(t.tokens[r.id].name, spaceMark) > 0 {
-				n.add(true, "tokens such as %.40q, with a space inside, may come about", t.tokens[r.id].name)
+			if strings.LastIndex(t.names.at(r.id), spaceMark) > 0 {
+				n.add(true, "tokens such as %.40q, with a space inside, may come about", t.names.at(r.id))
 				break
 			}
 		}

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/herd-ml/herd/llama/gguf"
@@ -28,11 +29,18 @@ func FromGGUF(f *gguf.File) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return FromVocab(v)
+	return v.tokenizer()
+}
+
+// vocabSource is a VocabGGUF whose long lists are read one string at a time: a
+// file's are not in memory twice.
+type vocabSource struct {
+	VocabGGUF
+	tokens, merges gguf.StringList
 }
 
 // readVocab collects the tokenizer keys.
-func readVocab(f *gguf.File) (v VocabGGUF, err error) {
+func readVocab(f *gguf.File) (v vocabSource, err error) {
 	const at = "tokenizer.ggml."
 	get := func(key string, need bool, read func(string) error) {
 		if err != nil {
@@ -44,11 +52,12 @@ func readVocab(f *gguf.File) (v VocabGGUF, err error) {
 	}
 	get("model", true, func(k string) (e error) { v.Model, e = f.String(k); return })
 	get("pre", false, func(k string) (e error) { v.Pre, e = f.String(k); return })
-	get("tokens", true, func(k string) (e error) { v.Tokens, e = f.Strings(k); return })
-	get("merges", false, func(k string) (e error) { v.Merges, e = f.Strings(k); return })
+	get("tokens", true, func(k string) (e error) { v.tokens, e = f.StringList(k); return })
+	get("merges", false, func(k string) (e error) { v.merges, e = f.StringList(k); return })
 	get("scores", false, func(k string) (e error) { v.Scores, e = f.Floats(k); return })
 	get("token_type", false, func(k string) error {
 		types, e := f.Ints(k)
+		v.Types = slices.Grow(v.Types, len(types))
 		for _, x := range types {
 			v.Types = append(v.Types, int32(min(max(x, -1), 99)))
 		}
@@ -85,8 +94,13 @@ func readVocab(f *gguf.File) (v VocabGGUF, err error) {
 // FromVocab makes a tokenizer that behaves as llama.cpp does with the same
 // metadata. Errors are *Error and name the key.
 func FromVocab(v VocabGGUF) (*Tokenizer, error) {
+	src := vocabSource{VocabGGUF: v, tokens: gguf.ListOf(v.Tokens), merges: gguf.ListOf(v.Merges)}
+	return src.tokenizer()
+}
+
+func (v *vocabSource) tokenizer() (*Tokenizer, error) {
 	const at = "tokenizer.ggml."
-	n := len(v.Tokens)
+	n := v.tokens.Len()
 	switch {
 	case n == 0:
 		return nil, fail(at+"tokens", "the vocabulary is empty")
@@ -95,47 +109,51 @@ func FromVocab(v VocabGGUF) (*Tokenizer, error) {
 	case v.Scores != nil && len(v.Scores) != n:
 		return nil, fail(at+"scores", "%d entries for %d tokens", len(v.Scores), n)
 	}
-	pieces := make([]spmPiece, n)
-	for i, text := range v.Tokens {
-		p := spmPiece{text: text, kind: normal}
-		if text == "" { // llama.cpp keeps such an id, under a name that cannot clash
-			p.text, p.kind = fmt.Sprintf("[EMPTY_%d]", i), unused
-		} else if v.Types != nil {
-			if v.Types[i] < int32(absent) || v.Types[i] > int32(byteTok) {
-				return nil, fail(fmt.Sprintf("%stoken_type[%d]", at, i), "type %d is unknown", v.Types[i])
-			}
-			p.kind = kind(max(v.Types[i], int32(normal)))
+	for i, t := range v.Types {
+		if t < int32(absent) || t > int32(byteTok) {
+			return nil, fail(fmt.Sprintf("%stoken_type[%d]", at, i), "type %d is unknown", t)
 		}
-		for _, name := range stopNames {
-			if text == name { // whatever the file says: text must not forge it
-				p.kind = control
-			}
-		}
-		if v.Scores != nil {
-			p.score = v.Scores[i]
-		}
-		pieces[i] = p
 	}
 	switch v.Model {
 	case "gpt2":
-		return v.byteLevel(pieces)
+		return v.byteLevel()
 	case "llama":
-		return v.byScore(pieces)
+		return v.byScore()
 	}
 	return nil, unsupported(at+"model", "%.40q (gpt2 and llama are)", v.Model)
 }
 
+// piece is token i, whose text is given.
+func (v *vocabSource) piece(i int, text string) spmPiece {
+	p := spmPiece{text: text, kind: normal}
+	if text == "" { // llama.cpp keeps such an id, under a name that cannot clash
+		p.text, p.kind = fmt.Sprintf("[EMPTY_%d]", i), unused
+	} else if v.Types != nil {
+		p.kind = kind(max(v.Types[i], int32(normal)))
+	}
+	if slices.Contains(stopNames, text) { // whatever the file says: text must not forge it
+		p.kind = control
+	}
+	if v.Scores != nil {
+		p.score = v.Scores[i]
+	}
+	return p
+}
+
 // byScore is the `llama` model: SentencePiece's merges, llama.cpp's handling of
 // spaces.
-func (v VocabGGUF) byScore(pieces []spmPiece) (*Tokenizer, error) {
+func (v *vocabSource) byScore() (*Tokenizer, error) {
 	const at = "tokenizer.ggml."
 	if v.Scores == nil {
 		return nil, fail(at+"scores", "missing")
 	}
-	for i := range pieces {
-		if pieces[i].kind == unused && v.Tokens[i] != "" {
-			pieces[i].kind = normal // llama.cpp merges into unused tokens
+	pieces := make([]spmPiece, 0, v.tokens.Len())
+	for i, text := range v.tokens.All() {
+		p := v.piece(i, text)
+		if p.kind == unused && text != "" {
+			p.kind = normal // llama.cpp merges into unused tokens
 		}
+		pieces = append(pieces, p)
 	}
 	t := &Tokenizer{}
 	unk, fallback := int32(-1), true
@@ -158,7 +176,7 @@ func (v VocabGGUF) byScore(pieces []spmPiece) (*Tokenizer, error) {
 		return nil, err
 	}
 	t.model.fuse = false
-	if err := t.vocabAdded(pieces); err != nil {
+	if err := t.vocabAdded(vocab); err != nil {
 		return nil, err
 	}
 	prefix := v.AddSpacePrefix == nil || *v.AddSpacePrefix
@@ -180,39 +198,38 @@ func (v VocabGGUF) byScore(pieces []spmPiece) (*Tokenizer, error) {
 }
 
 // byteLevel is the `gpt2` model.
-func (v VocabGGUF) byteLevel(pieces []spmPiece) (*Tokenizer, error) {
+func (v *vocabSource) byteLevel() (*Tokenizer, error) {
 	const at = "tokenizer.ggml."
-	n := len(pieces)
+	n := v.tokens.Len()
 	vocab, err := newVocabulary(int64(n), n, at+"tokens")
 	if err != nil {
 		return nil, err
 	}
-	m := &bpe{bytes: true, text: make(map[string]int32, n), unk: -1}
+	vocab.names.all.Grow(v.tokens.Bytes())
+	vocab.raws.all.Grow(v.tokens.Bytes())
+	m := &bpe{bytes: true, text: newIndex(vocab.raws, n), unk: -1}
 	for c := range m.first {
 		m.first[c] = -1
 	}
-	for i, p := range pieces {
-		id := int32(i)
-		if old, ok := vocab.ids[p.text]; ok {
+	for i, text := range v.tokens.All() {
+		p, id := v.piece(i, text), int32(i)
+		if old, ok := vocab.ids.find(p.text); ok {
 			return nil, fail(fmt.Sprintf("%stokens[%d]", at, i), "%.40q is also token %d", p.text, old)
 		}
-		vocab.ids[p.text] = id
-		vocab.tokens[i] = token{name: p.text, raw: p.text, kind: p.kind}
 		raw, plain := charsToBytes(p.text)
-		if !plain {
-			continue
-		}
-		if p.kind == normal || p.kind == unused {
-			vocab.tokens[i].raw = raw
-			m.text[raw] = id
-			m.max = max(m.max, len(raw))
-		}
-		if len(raw) == 1 {
+		if plain && len(raw) == 1 {
 			m.first[raw[0]] = id
 		}
+		if p.kind != normal && p.kind != unused || !plain {
+			vocab.add(p.text, p.text, p.kind)
+			continue
+		}
+		vocab.add(p.text, raw, p.kind)
+		m.text.add(id)
+		m.max = max(m.max, len(raw))
 	}
-	merges := make([][2]string, len(v.Merges))
-	for i, line := range v.Merges {
+	m.pairs = newPairTable(v.merges.Len())
+	for i, line := range v.merges.All() {
 		k := -1
 		if len(line) > 1 {
 			k = strings.IndexByte(line[1:], ' ') + 1 // the first character may be a space
@@ -220,13 +237,12 @@ func (v VocabGGUF) byteLevel(pieces []spmPiece) (*Tokenizer, error) {
 		if k <= 0 || k+1 == len(line) {
 			return nil, fail(fmt.Sprintf("%smerges[%d]", at, i), "%.40q, expected two tokens and a space", line)
 		}
-		merges[i] = [2]string{line[:k], line[k+1:]}
-	}
-	if m.pairs, err = mergeTable(merges, vocab.ids, at+"merges", false); err != nil {
-		return nil, err
+		if err := m.pairs.enter(i, line[:k], line[k+1:], vocab.ids, at+"merges", false); err != nil {
+			return nil, err
+		}
 	}
 	t := &Tokenizer{model: m}
-	if err := t.vocabAdded(pieces); err != nil {
+	if err := t.vocabAdded(vocab); err != nil {
 		return nil, err
 	}
 	addBOS, err := v.setSplit(t, vocab)
@@ -238,7 +254,7 @@ func (v VocabGGUF) byteLevel(pieces []spmPiece) (*Tokenizer, error) {
 
 // setSplit chooses the split by tokenizer.ggml.pre, and reports whether such
 // models start a text with BOS.
-func (v VocabGGUF) setSplit(t *Tokenizer, vocab *vocabulary) (addBOS bool, err error) {
+func (v *vocabSource) setSplit(t *Tokenizer, vocab *vocabulary) (addBOS bool, err error) {
 	pre := v.Pre
 	if pre == "" {
 		pre = "default"
@@ -265,16 +281,21 @@ func (v VocabGGUF) setSplit(t *Tokenizer, vocab *vocabulary) (addBOS bool, err e
 
 // llama3 reports whether a vocabulary is Llama 3's, by size and known ids.
 func (v *vocabulary) llama3() bool {
-	return len(v.tokens) == 128256 && v.ids["<|begin_of_text|>"] == 128000 && v.ids["<|eot_id|>"] == 128009 && v.ids["Ġthe"] == 279
+	for name, want := range map[string]int32{"<|begin_of_text|>": 128000, "<|eot_id|>": 128009, "Ġthe": 279} {
+		if id, ok := v.ids.find(name); !ok || id != want {
+			return false
+		}
+	}
+	return len(v.kinds) == 128256
 }
 
 // vocabAdded enters the tokens that are cut out of the text: user-defined ones
 // always, control and unknown ones only when special tokens are allowed.
-func (t *Tokenizer) vocabAdded(pieces []spmPiece) error {
+func (t *Tokenizer) vocabAdded(v *vocabulary) error {
 	t.added = new(matcher)
-	for i, p := range pieces {
-		if p.kind == user || p.kind == control || p.kind == unknown {
-			if err := t.added.add(p.text, addedToken{id: int32(i), special: p.kind != user}); err != nil {
+	for i, k := range v.kinds {
+		if k == user || k == control || k == unknown {
+			if err := t.added.add(v.names.at(int32(i)), addedToken{id: int32(i), special: k != user}); err != nil {
 				return err
 			}
 		}
@@ -283,7 +304,7 @@ func (t *Tokenizer) vocabAdded(pieces []spmPiece) error {
 }
 
 // finish sets BOS, EOS and the tokens that end a generation.
-func (v VocabGGUF) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info Info) (*Tokenizer, error) {
+func (v *vocabSource) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info Info) (*Tokenizer, error) {
 	if v.AddBOS != nil {
 		addBOS = *v.AddBOS
 	}
@@ -295,8 +316,8 @@ func (v VocabGGUF) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info Inf
 		return nil, err
 	}
 	for _, id := range t.eog {
-		if id < 0 || int(id) >= len(t.tokens) {
-			return nil, fail("tokenizer.ggml.eom_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
+		if id < 0 || int(id) >= len(t.kinds) {
+			return nil, fail("tokenizer.ggml.eom_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.kinds))
 		}
 	}
 	if addBOS && t.bos >= 0 {

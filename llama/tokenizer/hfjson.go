@@ -75,14 +75,18 @@ func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 	if err := pre.read(f.PreTokenizer, 0); err != nil {
 		return nil, err
 	}
-	if t.model, err = hfModel(&f, v, vocab, pre.bytes); err != nil {
+	var raws []string
+	if t.model, raws, err = hfModel(&f, v, vocab, pre.bytes); err != nil {
 		return nil, err
 	}
 	if err := t.hfAddedTokens(f.Added, v); err != nil {
 		return nil, err
 	}
-	if err := t.readDecoder(f.Decoder, pre.bytes, v); err != nil {
+	if err := t.readDecoder(f.Decoder, pre.bytes, v, raws); err != nil {
 		return nil, err
+	}
+	for _, raw := range raws {
+		v.raws.add(raw)
 	}
 	if t.before, t.after, err = postProcessor(f.PostProcessor, v, 0); err != nil {
 		return nil, err
@@ -121,43 +125,53 @@ func hfVocabulary(vocab map[string]int64, added []hfAdded) (*vocabulary, error) 
 	if err != nil {
 		return nil, err
 	}
+	tokens := make([]token, size) // absent ones are holes
 	for name, id := range vocab {
-		if old := &v.tokens[id]; old.kind != absent {
+		if old := &tokens[id]; old.kind != absent {
 			return nil, fail("model.vocab", "id %d is given to both %.40q and %.40q", id, old.name, name)
 		}
-		v.tokens[id] = token{name: name, kind: normal}
-		v.ids[name] = int32(id)
+		tokens[id] = token{name: name, kind: normal}
 	}
 	for _, a := range added {
 		k := user
 		if a.Special {
 			k = control
 		}
-		if old := &v.tokens[a.ID]; old.kind != absent && old.name != a.Content {
+		if old := &tokens[a.ID]; old.kind != absent && old.name != a.Content {
 			return nil, fail("added_tokens", "id %d is given to both %.40q and %.40q", a.ID, old.name, a.Content)
 		}
-		v.tokens[a.ID] = token{name: a.Content, raw: a.Content, kind: k}
-		v.ids[a.Content] = int32(a.ID)
+		tokens[a.ID] = token{name: a.Content, kind: k}
+	}
+	for _, t := range tokens {
+		v.addName(t.name, t.kind)
 	}
 	return v, nil
 }
 
-// hfModel builds the BPE model and the text of its tokens.
-func hfModel(f *hfFile, v *vocabulary, vocab map[string]int64, byteLevel bool) (*bpe, error) {
-	m := &bpe{bytes: byteLevel, text: make(map[string]int32, len(vocab)), whole: f.Model.IgnoreMerges, fuse: f.Model.FuseUnk, unk: -1}
+// hfModel builds the BPE model and returns the bytes of its tokens.
+func hfModel(f *hfFile, v *vocabulary, vocab map[string]int64, byteLevel bool) (m *bpe, raws []string, err error) {
+	m = &bpe{bytes: byteLevel, whole: f.Model.IgnoreMerges, fuse: f.Model.FuseUnk, unk: -1}
 	for c := range m.first {
 		m.first[c] = -1
 	}
-	for name, id64 := range vocab {
-		id := int32(id64)
-		tok := &v.tokens[id]
+	merging := newTexts(len(v.kinds)) // what the tokens are to merges
+	m.text = newIndex(merging, len(vocab))
+	raws = make([]string, len(v.kinds))
+	for i, k := range v.kinds {
+		id, name := int32(i), v.names.at(int32(i))
+		raws[i] = name
+		if _, ok := vocab[name]; !ok || k == absent {
+			merging.add(name)
+			continue
+		}
 		raw, plain := name, true
 		if byteLevel {
 			raw, plain = charsToBytes(name)
 		}
-		if tok.kind == normal {
-			tok.raw = raw
+		if k == normal {
+			raws[i] = raw
 		}
+		merging.add(raw)
 		if !plain {
 			continue
 		}
@@ -167,25 +181,30 @@ func hfModel(f *hfFile, v *vocabulary, vocab map[string]int64, byteLevel bool) (
 		}
 		// A special token's text is reached only by cutting it out, but a
 		// single character may be special and a symbol at once.
-		if tok.kind == normal || utf8.RuneCountInString(raw) == 1 {
-			m.text[raw] = id
+		if k == normal || utf8.RuneCountInString(raw) == 1 {
+			m.text.add(id)
 		}
 	}
-	if err := m.setUnknown(f, v); err != nil {
-		return nil, err
+	if err := m.setUnknown(f, v, raws); err != nil {
+		return nil, nil, err
 	}
 	merges, err := hfMerges(f.Model.Merges)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	m.pairs, err = mergeTable(merges, v.ids, "model.merges", true)
-	return m, err
+	m.pairs = newPairTable(len(merges))
+	for rank, p := range merges {
+		if err := m.pairs.enter(rank, p[0], p[1], v.ids, "model.merges", true); err != nil {
+			return nil, nil, err
+		}
+	}
+	return m, raws, nil
 }
 
 // setUnknown reads what becomes of characters without a token.
-func (m *bpe) setUnknown(f *hfFile, v *vocabulary) error {
+func (m *bpe) setUnknown(f *hfFile, v *vocabulary, raws []string) error {
 	if name := f.Model.Unk; name != nil {
-		id, ok := v.ids[*name]
+		id, ok := v.ids.find(*name)
 		if !ok {
 			return fail("model.unk_token", "%.40q is not in the vocabulary", *name)
 		}
@@ -194,14 +213,14 @@ func (m *bpe) setUnknown(f *hfFile, v *vocabulary) error {
 	if f.Model.ByteFallback && !m.bytes {
 		m.fallback = true
 		for c := range m.first {
-			id, ok := v.ids[byteName(byte(c))]
+			id, ok := v.ids.find(byteName(byte(c)))
 			if !ok {
 				m.fallback = false // as the reference does: then all go to unk
 				break
 			}
 			m.first[c] = id
-			if v.tokens[id].kind == normal {
-				v.tokens[id].kind, v.tokens[id].raw = byteTok, string([]byte{byte(c)})
+			if v.kinds[id] == normal {
+				v.kinds[id], raws[id] = byteTok, string([]byte{byte(c)})
 			}
 		}
 	}
@@ -266,20 +285,17 @@ func hfMerges(raw json.RawMessage) ([][2]string, error) {
 	return out, nil
 }
 
-// mergeTable resolves merges to ids. replace says whether a pair that comes
-// twice takes its last rank (Hugging Face) or its first (llama.cpp).
-func mergeTable(merges [][2]string, ids map[string]int32, field string, replace bool) (*pairTable, error) {
-	p := newPairTable(len(merges))
-	for rank, m := range merges {
-		a, okA := ids[m[0]]
-		b, okB := ids[m[1]]
-		merged, okM := ids[m[0]+m[1]]
-		if !okA || !okB || !okM {
-			return nil, fail(field, "merge %d (%.40q + %.40q): both and %.40q must be in the vocabulary", rank, m[0], m[1], m[0]+m[1])
-		}
-		p.add(a, b, uint32(rank), merged, replace)
+// enter resolves a merge to ids. replace says whether a pair that comes twice takes
+// its last rank (Hugging Face) or its first (llama.cpp).
+func (p *pairTable) enter(rank int, left, right string, ids *index, field string, replace bool) error {
+	a, okA := ids.find(left)
+	b, okB := ids.find(right)
+	merged, okM := ids.find(left + right)
+	if !okA || !okB || !okM {
+		return fail(field, "merge %d (%.40q + %.40q): both and %.40q must be in the vocabulary", rank, left, right, left+right)
 	}
-	return p, nil
+	p.add(a, b, uint32(rank), merged, replace)
+	return nil
 }
 
 // hfAddedTokens enters the added tokens in the two matchers.

@@ -121,7 +121,7 @@ func (p *preTokenizer) simple(c *component, field string) error {
 // readDecoder finds out whether names are spelled as bytes or with "▁", and
 // sets the text of the model's tokens. Of the decoders' freedom, the
 // combinations that exist are taken and others refused.
-func (t *Tokenizer) readDecoder(raw json.RawMessage, byteLevel bool, v *vocabulary) error {
+func (t *Tokenizer) readDecoder(raw json.RawMessage, byteLevel bool, v *vocabulary, raws []string) error {
 	d := decoder{}
 	if err := d.read(raw, 0); err != nil {
 		return err
@@ -139,13 +139,12 @@ func (t *Tokenizer) readDecoder(raw json.RawMessage, byteLevel bool, v *vocabula
 		return unsupported("decoder", "ByteLevel without such a pre-tokenizer")
 	}
 	t.trim = d.trim
-	for i := range v.tokens {
-		tok := &v.tokens[i]
-		if tok.kind != normal {
+	for i, k := range v.kinds {
+		if k != normal {
 			continue
 		}
 		for _, r := range d.replace {
-			tok.raw = strings.ReplaceAll(tok.raw, r[0], r[1])
+			raws[i] = strings.ReplaceAll(raws[i], r[0], r[1])
 		}
 	}
 	return nil

@@ -198,7 +198,7 @@ func (s sideFiles) apply(t *Tokenizer, v *vocabulary) specials {
 	}
 	guess := func(to **int32, names ...string) {
 		for _, name := range names {
-			if id, ok := v.ids[name]; ok && *to == nil && v.tokens[id].kind == control {
+			if id, ok := v.ids.find(name); ok && *to == nil && v.kinds[id] == control {
 				*to = &id
 			}
 		}
@@ -230,7 +230,7 @@ func (s sideFiles) id(v *vocabulary, raw json.RawMessage) *int32 {
 		}
 		name = obj.Content
 	}
-	if id, ok := v.ids[name]; ok && name != "" {
+	if id, ok := v.ids.find(name); ok && name != "" {
 		return &id
 	}
 	return nil

@@ -191,13 +191,15 @@ func TestSplitTimeLimit(t *testing.T) {
 
 // TestMergesAgree compares the heap with the scan for short words.
 func TestMergesAgree(t *testing.T) {
-	m := &bpe{bytes: true, text: map[string]int32{}, unk: -1}
+	words := newTexts(13)
+	m := &bpe{bytes: true, text: newIndex(words, 13), unk: -1}
 	for c := range m.first {
 		m.first[c] = -1
 	}
 	r := rand.New(rand.NewPCG(7, 8))
 	for i, s := range []string{"a", "b", "c", "aa", "ab", "ba", "abc", "aab", "cc", "ccc", "aaaa", "bab", "caa"} {
-		m.text[s] = int32(i)
+		words.add(s)
+		m.text.add(int32(i))
 		m.max = max(m.max, len(s))
 		if len(s) == 1 {
 			m.first[s[0]] = int32(i)

@@ -232,7 +232,7 @@ func (t *Tokenizer) scored(pieces []spmPiece, fallback bool, unk int32, field st
 	if err != nil {
 		return nil, err
 	}
-	m := &bpe{text: make(map[string]int32, len(pieces)), rank: make([]uint32, len(pieces)), unk: -1, fuse: true}
+	m := &bpe{text: newIndex(v.names, len(pieces)), rank: make([]uint32, len(pieces)), unk: -1, fuse: true}
 	order := make([]int32, 0, len(pieces))
 	for c := range m.first {
 		m.first[c] = -1
@@ -245,31 +245,32 @@ func (t *Tokenizer) scored(pieces []spmPiece, fallback bool, unk int32, field st
 		if math.IsNaN(float64(p.score)) {
 			return nil, fail(fmt.Sprintf("%s[%d]", field, i), "the score is not a number")
 		}
-		if old, ok := v.ids[p.text]; ok {
+		if old, ok := v.ids.find(p.text); ok {
 			return nil, fail(fmt.Sprintf("%s[%d]", field, i), "%.40q is also token %d", p.text, old)
 		}
-		v.ids[p.text] = id
-		v.tokens[i] = token{name: p.text, raw: p.text, kind: p.kind}
+		raw := p.text
 		switch p.kind {
-		case normal, unused:
-			v.tokens[i].raw = strings.ReplaceAll(p.text, spaceMark, " ")
-			m.text[p.text] = id
-			m.max = max(m.max, len(p.text))
-			order = append(order, id)
-			if p.kind == unused {
-				if m.unused == nil {
-					m.unused = make([]bool, len(pieces))
-				}
-				m.unused[i] = true
-			}
-		case user:
-			v.tokens[i].raw = strings.ReplaceAll(p.text, spaceMark, " ")
+		case normal, unused, user:
+			raw = strings.ReplaceAll(p.text, spaceMark, " ")
 		case byteTok:
 			c, ok := byteOf(p.text)
 			if !ok {
 				return nil, fail(fmt.Sprintf("%s[%d]", field, i), "the byte token is spelled %.40q, expected <0x00> to <0xFF>", p.text)
 			}
-			m.first[c], v.tokens[i].raw = id, string([]byte{c})
+			m.first[c], raw = id, string([]byte{c})
+		}
+		v.add(p.text, raw, p.kind)
+		if p.kind != normal && p.kind != unused {
+			continue
+		}
+		m.text.add(id)
+		m.max = max(m.max, len(p.text))
+		order = append(order, id)
+		if p.kind == unused {
+			if m.unused == nil {
+				m.unused = make([]bool, len(pieces))
+			}
+			m.unused[i] = true
 		}
 	}
 	// Equal scores get equal ranks, so that the leftmost wins.

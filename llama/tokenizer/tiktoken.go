@@ -32,9 +32,11 @@ func llama3Special(i int) string {
 // merging; Llama 3's control tokens and split follow.
 func fromRanks(data []byte) (*Tokenizer, error) {
 	n := bytes.Count(data, []byte{'\n'}) + 1
-	v := &vocabulary{tokens: make([]token, 0, n+llama3Specials), ids: make(map[string]int32, n+llama3Specials)}
-	m := &bpe{bytes: true, whole: true, text: make(map[string]int32, n), unk: -1}
-	raws := make([]string, 0, n)
+	v, err := newVocabulary(int64(n+llama3Specials), n+llama3Specials, "")
+	if err != nil {
+		return nil, err
+	}
+	m := &bpe{bytes: true, whole: true, text: newIndex(v.names, n), unk: -1}
 	for line, no := []byte(nil), 1; len(data) > 0; no++ {
 		line, data, _ = bytes.Cut(data, []byte{'\n'})
 		line = bytes.TrimSpace(line)
@@ -45,24 +47,19 @@ func fromRanks(data []byte) (*Tokenizer, error) {
 		if err != nil {
 			return nil, err
 		}
-		if rank != len(raws) {
-			return nil, fail(fmt.Sprintf("line %d", no), "rank %d, expected %d: ranks must be 0, 1, 2 and so on", rank, len(raws))
+		if next := len(v.kinds); rank != next {
+			return nil, fail(fmt.Sprintf("line %d", no), "rank %d, expected %d: ranks must be 0, 1, 2 and so on", rank, next)
 		}
-		if old, ok := m.text[raw]; ok {
+		if old, ok := m.text.find(raw); ok {
 			return nil, fail(fmt.Sprintf("line %d", no), "the token of rank %d again", old)
 		}
-		m.text[raw] = int32(rank)
+		v.add(raw, raw, normal)
+		m.text.add(int32(rank))
+		m.rank = append(m.rank, uint32(rank))
 		m.max = max(m.max, len(raw))
-		raws = append(raws, raw)
-	}
-	m.rank = make([]uint32, len(raws))
-	for i, raw := range raws {
-		m.rank[i] = uint32(i)
-		v.tokens = append(v.tokens, token{name: raw, raw: raw, kind: normal})
-		v.ids[raw] = int32(i)
 	}
 	for c := range m.first {
-		id, ok := m.text[string([]byte{byte(c)})]
+		id, ok := m.text.find(string([]byte{byte(c)}))
 		if !ok {
 			return nil, fail("", "no token for byte 0x%02X: this is not a byte-level rank file", c)
 		}
@@ -72,9 +69,8 @@ func fromRanks(data []byte) (*Tokenizer, error) {
 	t.split = []step{llama3Split}
 	var sp specials
 	for i := range llama3Specials {
-		id, name := int32(len(v.tokens)), llama3Special(i)
-		v.tokens = append(v.tokens, token{name: name, raw: name, kind: control})
-		v.ids[name] = id
+		id, name := int32(len(v.kinds)), llama3Special(i)
+		v.add(name, name, control)
 		if err := t.added.add(name, addedToken{id: id, special: true}); err != nil {
 			return nil, err
 		}

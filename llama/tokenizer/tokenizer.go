@@ -3,7 +3,6 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -62,18 +61,10 @@ const (
 	byteTok kind = 6
 )
 
-// token is one entry of the vocabulary.
-type token struct {
-	name string // as the file spells it
-	raw  string // the bytes it stands for in running text
-	kind kind
-}
-
 // Tokenizer is a vocabulary and its rules. It is immutable and safe for
 // concurrent use.
 type Tokenizer struct {
-	tokens []token          // by id
-	ids    map[string]int32 // name to id
+	*vocabulary
 
 	added      *matcher // added tokens, looked for in the text as it is
 	normalize  []editor // applied to each segment between added tokens
@@ -135,7 +126,7 @@ func (t *Tokenizer) Info() Info {
 }
 
 // VocabSize returns the number of ids, holes included.
-func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
+func (t *Tokenizer) VocabSize() int { return len(t.kinds) }
 
 // BOS returns the token that starts a text.
 func (t *Tokenizer) BOS() (int32, bool) { return t.bos, t.bos >= 0 }
@@ -158,35 +149,34 @@ func (t *Tokenizer) AddsEOS() bool { return len(t.after) > 0 }
 // IsSpecial reports whether id is a control or unknown token. Those are what
 // DecodeOptions.SkipSpecial leaves out.
 func (t *Tokenizer) IsSpecial(id int32) bool {
-	if id < 0 || int(id) >= len(t.tokens) {
+	if id < 0 || int(id) >= len(t.kinds) {
 		return false
 	}
-	k := t.tokens[id].kind
+	k := t.kinds[id]
 	return k == control || k == unknown
 }
 
 // ID returns the id of the token that the vocabulary spells as name
 // ("<|eot_id|>", "Ġthe", "▁the", "<0x0A>").
 func (t *Tokenizer) ID(name string) (int32, bool) {
-	id, ok := t.ids[name]
-	return id, ok
+	return t.ids.find(name)
 }
 
 // Name returns how the vocabulary spells a token; empty for ids it lacks.
 func (t *Tokenizer) Name(id int32) string {
-	if id < 0 || int(id) >= len(t.tokens) {
+	if id < 0 || int(id) >= len(t.kinds) {
 		return ""
 	}
-	return t.tokens[id].name
+	return t.names.at(id)
 }
 
 // TokenBytes returns the bytes of one token as it appears inside a text; for a
 // control token its name, for an id outside the vocabulary nothing.
 func (t *Tokenizer) TokenBytes(id int32) []byte {
-	if id < 0 || int(id) >= len(t.tokens) {
+	if id < 0 || int(id) >= len(t.kinds) {
 		return nil
 	}
-	return []byte(t.tokens[id].raw)
+	return []byte(t.raws.at(id))
 }
 
 // maxText is the largest text in bytes; offsets are int32.
@@ -294,7 +284,7 @@ func (t *Tokenizer) words(dst []int32, text string, s *scratch) ([]int32, error)
 	}
 	from := valid
 	for _, id := range dst[last:] {
-		from -= len(t.tokens[id].raw)
+		from -= len(t.raws.at(id))
 	}
 	if from < 0 { // unknown tokens do not give back their bytes
 		last, from = len(dst), valid
@@ -303,7 +293,7 @@ func (t *Tokenizer) words(dst []int32, text string, s *scratch) ([]int32, error)
 }
 
 // blank reports whether a token is only spaces, tabs and newlines.
-func (t *Tokenizer) blank(id int32) bool { return strings.Trim(t.tokens[id].raw, " \n\t") == "" }
+func (t *Tokenizer) blank(id int32) bool { return strings.Trim(t.raws.at(id), " \n\t") == "" }
 
 // validPrefix returns the length of the longest prefix of s that is UTF-8.
 func validPrefix(s string) int {
@@ -403,35 +393,15 @@ func (t *Tokenizer) putScratch(s *scratch) {
 	}
 }
 
-// vocabulary collects tokens while a file is read.
-type vocabulary struct {
-	tokens []token
-	ids    map[string]int32
-}
-
-// maxHoles is how many ids a vocabulary may leave out: some files pad the ids
-// of added tokens, and memory must stay in proportion to the file.
-const maxHoles = 1 << 16
-
-// newVocabulary makes room for ids 0..size-1, of which count are given.
-func newVocabulary(size int64, count int, field string) (*vocabulary, error) {
-	if size > math.MaxInt32 || size > int64(count)+maxHoles {
-		return nil, fail(field, "id %d is far outside a vocabulary of %d tokens", size-1, count)
-	}
-	if count == 0 {
-		return nil, fail(field, "the vocabulary is empty")
-	}
-	return &vocabulary{tokens: make([]token, size), ids: make(map[string]int32, count)}, nil
-}
-
 // finish turns what was collected into a Tokenizer: the special ids, the stop
 // tokens, the summary.
 func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, error) {
-	t.tokens, t.ids, t.mark = v.tokens, v.ids, splitMark(t.split)
+	v.share(t.model.text)
+	t.vocabulary, t.mark = v, splitMark(t.split)
 	for _, ids := range [][]int32{t.before, t.after} {
 		for _, id := range ids {
-			if id < 0 || int(id) >= len(t.tokens) {
-				return nil, fail("post_processor", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
+			if id < 0 || int(id) >= len(t.kinds) {
+				return nil, fail("post_processor", "id %d is outside the vocabulary of %d tokens", id, len(t.kinds))
 			}
 		}
 	}
@@ -442,20 +412,20 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 	}{{"bos", sp.bos, &t.bos}, {"eos", sp.eos, &t.eos}, {"eot", sp.eot, &t.eot}} {
 		*s.at = -1
 		if s.id != nil && *s.id != -1 {
-			if *s.id < 0 || int(*s.id) >= len(t.tokens) {
-				return nil, fail(s.name+"_token_id", "id %d is outside the vocabulary of %d tokens", *s.id, len(t.tokens))
+			if *s.id < 0 || int(*s.id) >= len(t.kinds) {
+				return nil, fail(s.name+"_token_id", "id %d is outside the vocabulary of %d tokens", *s.id, len(t.kinds))
 			}
 			*s.at = *s.id
 		}
 	}
 	for _, id := range sp.stop {
-		if id < 0 || int(id) >= len(t.tokens) {
-			return nil, fail("eos_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.tokens))
+		if id < 0 || int(id) >= len(t.kinds) {
+			return nil, fail("eos_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.kinds))
 		}
 	}
 	if t.eot < 0 {
 		for _, name := range turnNames {
-			if id, ok := t.ids[name]; ok {
+			if id, ok := t.ids.find(name); ok {
 				t.eot = id
 				break
 			}
@@ -464,7 +434,7 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 	t.eog = append(t.eog, sp.stop...)
 	if len(sp.stop) == 0 {
 		for _, name := range stopNames {
-			if id, ok := t.ids[name]; ok && t.tokens[id].kind == control {
+			if id, ok := t.ids.find(name); ok && t.kinds[id] == control {
 				t.eog = append(t.eog, id)
 			}
 		}
@@ -477,8 +447,8 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 	slices.Sort(t.eog)
 	t.eog = slices.Compact(t.eog)
 	t.info = info
-	t.info.Tokens = len(t.tokens)
-	for i := range t.tokens {
+	t.info.Tokens = len(t.kinds)
+	for i := range t.kinds {
 		if t.IsSpecial(int32(i)) {
 			t.info.Special++
 		}
