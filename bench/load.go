@@ -182,6 +182,9 @@ func memoryOnce(ctx context.Context, b *cpu.Backend, path string) (any, error) {
 	}
 	h := &session{m: m, s: s, ids: randomIDs(memoryRoom, m.Config().Vocab)}
 	defer s.Close()
+	if _, err := s.Logits(ctx, h.ids[:memoryRoom-memoryTokens]); err != nil { // takes the memory of a prefill
+		return nil, err
+	}
 	if _, err := h.measure(ctx, work{"decode", memoryTokens, memoryRoom - memoryTokens}); err != nil {
 		return nil, err
 	}
