@@ -78,22 +78,27 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 // one layer allocate, and a block of logits.
 func scratch(c Config, rows int) int64 {
 	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
-	common := r * (1 + d + int64(c.HeadDim))                       // ids, residual, rotations
-	attend, feed := r*(3*d+3*q+3*kv), r*(3*d+3*int64(c.HiddenDim)) // one gives its memory back to the other
-	if c.AttentionBias {
-		attend += r * (q + 2*kv)
-	}
+	h := int64(c.HiddenDim)
+	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
+	// Each half of a layer gives its memory back: the norm, products, and beside them
+	// a copy of a product's input.
+	attend := r * (d + 2*q + 2*kv + input(max(d, q)))
+	f := min(r, feedRows)
+	feed := f * (d + h + input(max(d, h)))
 	if c.AttentionOutputBias {
 		attend += r * d
 	}
 	if c.MLPBias {
-		feed += r * (2*int64(c.HiddenDim) + d)
+		feed += f * (2*h + d)
 	}
 	n := min(r, logitRows)
 	output := 2*r*d + n*int64(c.Vocab)
 	// The host's copy of the logits comes on top.
 	return 4 * (common + max(attend, feed, output) + n*int64(c.Vocab))
 }
+
+// input is the width of the copy of rows that a product makes, lines longer.
+func input(width int64) int64 { return width + width/8 + 64 }
 
 // kv is the geometry of the pages of keys and values.
 func (c *checkpoint) kv(o Options) backend.KV {

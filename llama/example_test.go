@@ -247,7 +247,7 @@ func ExampleModel() {
 	// Output:
 	// 131072 positions, 768 tokens
 	// stops at [513 520 521]
-	// 6 MiB on the cpu
+	// 5 MiB on the cpu
 }
 
 // Sessions of one model run at the same time.

@@ -58,6 +58,10 @@ func newTransformer(c Config) *transformer {
 // smallDim is the width of models up to some 400 million weights.
 const smallDim = 1024
 
+// feedRows are the rows that go through a feed-forward layer at once: what lies between
+// its products is the widest of a step.
+const feedRows = 256
+
 // hidden runs the layers and returns the normalised residual stream of the
 // rows that the layout wants logits of, [len(Logits), D].
 func (t *transformer) hidden(c *tensor.Context, ids []int32) *tensor.Tensor {
@@ -71,8 +75,11 @@ func (t *transformer) hidden(c *tensor.Context, ids []int32) *tensor.Tensor {
 			x = tensor.Gather(c, x, want)
 			mark = c.Mark()
 		}
-		x = l.FFN.AddTo(c, x, l.FFNNorm.Forward(c, x))
-		c.Release(mark)
+		for from := 0; from < x.Rows(); from += feedRows {
+			part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
+			l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part))
+			c.Release(mark)
+		}
 	}
 	return t.Norm.Forward(c, x)
 }

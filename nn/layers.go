@@ -47,7 +47,7 @@ func project(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear
 	ys := tensor.MatMuls(c, x, ws)
 	for i, l := range ls {
 		if l != nil && l.Bias != nil {
-			ys[i] = tensor.Add(c, ys[i], l.Bias.Value())
+			ys[i] = tensor.AddTo(c, ys[i], l.Bias.Value())
 		}
 	}
 	return ys
@@ -138,8 +138,8 @@ func (l *Attention) AddTo(c *tensor.Context, y, x, rope *tensor.Tensor, layer in
 // heads is what the heads attend to [R,H*hd].
 func (l *Attention) heads(c *tensor.Context, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
 	p := project(c, x, [backend.MaxWeights]*Linear{l.WQ, l.WK, l.WV})
-	q := tensor.RoPE(c, p[0], rope) // [R, H*hd]
-	k := tensor.RoPE(c, p[1], rope) // [R, G*hd]
+	q := tensor.RoPETo(c, p[0], rope) // [R, H*hd]
+	k := tensor.RoPETo(c, p[1], rope) // [R, G*hd]
 	scale := float32(1 / math.Sqrt(float64(l.HeadDim)))
 	return tensor.Attention(c, q, k, p[2], layer, scale)
 }

@@ -106,6 +106,7 @@ func TestStale(t *testing.T) {
 				"Embedding":    func() { tensor.Embedding(c, x, w) },
 				"RoPE":         func() { tensor.RoPE(c, x, fresh) },
 				"its table":    func() { tensor.RoPE(c, fresh, x) },
+				"RoPETo":       func() { tensor.RoPETo(c, x, fresh) },
 				"Attention":    func() { tensor.Attention(c, x, fresh, fresh, 0, 1) },
 				"its keys":     func() { tensor.Attention(c, fresh, x, fresh, 0, 1) },
 				"its values":   func() { tensor.Attention(c, fresh, fresh, x, 0, 1) },

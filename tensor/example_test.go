@@ -228,6 +228,15 @@ func ExampleParam_BindWeight() {
 	// Output: true backend: BindWeight: parameter [2 3], weight [3 2]
 }
 
+func ExampleRoPETo() {
+	table := []float32{0, 1} // cos and sin of a right angle
+	run(nil, backend.KV{}, func(c *tensor.Context) {
+		x := tensor.RoPETo(c, write(c, []float32{3, 4}, 1, 2), write(c, table, 1, 2))
+		fmt.Println(read(c, x))
+	})
+	// Output: [-4 3]
+}
+
 func ExampleMatMulAdd() {
 	w := matrix(cpu.Default(), []float32{1, 2, 3, 4}, 2, 2)
 	run(nil, backend.KV{}, func(c *tensor.Context) {

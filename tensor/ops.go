@@ -114,7 +114,15 @@ func RoPETable(c *Context, freqs *Param) *Tensor {
 
 // RoPE rotates the heads of x [R,H*hd] by a table [R,hd].
 func RoPE(c *Context, x, table *Tensor) *Tensor {
-	y := c.New(backend.F32, x.Shape())
+	return rotate(c, c.New(backend.F32, x.Shape()), x, table)
+}
+
+// RoPETo is RoPE; without a tape the result takes the place of x, which must not be
+// used again but as the result.
+func RoPETo(c *Context, x, table *Tensor) *Tensor { return rotate(c, c.place(x), x, table) }
+
+// rotate writes the rotated heads of x to y.
+func rotate(c *Context, y, x, table *Tensor) *Tensor {
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(table), c.use(y)
 	c.exec.Run(backend.RoPE, a)
