@@ -34,7 +34,7 @@ var (
 
 	fusedCall, fusedOut      = reg.R11, reg.RDI
 	fusedStride, fusedPanels = reg.RBX, reg.RDX
-	fusedAhead               = reg.R15
+	fusedNext                = reg.R15
 )
 
 // fused writes products of a number of rows and, one after the other, types.
@@ -95,7 +95,7 @@ func (f *fused) fn(p packing) {
 	g.MOVQ(at(fusedCall, callBlocks), reg.RCX)
 	g.Label("block")
 	if f.wide {
-		f.ahead(at(f.src, fetchAhead), p.size(), p.inputs)
+		f.ahead(at(f.src, 0), fusedAhead, p.size(), p.inputs)
 		if p.typ() == "Q8_0" {
 			f.lines = 0 // so few instructions a line that the processor itself reads far ahead, and farther
 		}

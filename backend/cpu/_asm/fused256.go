@@ -43,7 +43,7 @@ func (f *fused) room256() (room []reg.VecPhysical) {
 }
 
 func (f *fused) start256() {
-	f.MOVQ(f.src, fusedAhead)
+	f.MOVQ(f.src, fusedNext)
 	f.XORL(f.half.As32(), f.half.As32())
 	if f.depth() == 0 {
 		f.VPCMPEQW(ones256, ones256, ones256)
@@ -56,9 +56,9 @@ func (f *fused) start256() {
 func (f *fused) halves256() {
 	f.scales256()
 	f.Label("half")
-	f.ahead(at(fusedAhead, fetchAhead), f.size()/2, f.inputs)
+	f.ahead(at(fusedNext, 0), fusedAhead, f.size()/2, f.inputs)
 	f.block(func() {})
-	f.ADDQ(U32(f.size()/2), fusedAhead)
+	f.ADDQ(U32(f.size()/2), fusedNext)
 	f.XORQ(U8(8), f.half)
 	f.JNE(LabelRef("half"))
 }

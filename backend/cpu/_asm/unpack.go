@@ -23,8 +23,9 @@ type unpacker struct {
 	n                  int // float32 vectors of a sub-block: scales, or scales and minima
 	table              Mem
 
-	ask                      Mem // where lines are asked for
-	lines, asked, outs, done int // of a block: to be asked for, asked for, stores or products, those done
+	ask                      Mem   // where lines are asked for
+	distances                []int // ahead of there
+	lines, asked, outs, done int   // of a block: to be asked for, asked for, stores or products, those done
 
 	// Where product is set, codes are multiplied as they come instead of stored: by
 	// avx2 one half of all words after the other, which this register says times 8.
@@ -233,7 +234,7 @@ func (u *unpacker) fn(p packing) {
 	u.mask(15, u.r(15))
 	p.constants()
 	g.Label("loop")
-	u.ahead(at(u.src, fetchAhead), p.size(), p.inputs)
+	u.ahead(at(u.src, 0), []int{fetchAhead}, p.size(), p.inputs)
 	p.spreadScales()
 	p.spreadCodes()
 	g.ADDQ(U32(p.size()), u.src)
@@ -249,17 +250,26 @@ func (u *unpacker) fn(p packing) {
 // second-level cache: what memory gives in the time that it takes to answer.
 const fetchAhead = 8192
 
+// fusedAhead are the same for products that only wait for memory. A request that finds
+// the queue full is lost, so a line is asked for more than once: three times at these
+// distances read 92 and 85 % of what two cores of a Zen 4 can, on one die and on two,
+// once 83 and 66.
+var fusedAhead = []int{10240, 6144, 4096}
+
 // ahead begins a block of so many bytes and inputs. As many lines are asked for one
 // at a time between its stores or products: all at once they would fill the queue
 // of what is under way, and everything would wait.
-func (u *unpacker) ahead(from Mem, size, inputs int) {
-	u.ask, u.lines, u.asked, u.outs, u.done = from, (size+63)/64, 0, inputs/4*u.halves(), 0
+func (u *unpacker) ahead(from Mem, distances []int, size, inputs int) {
+	u.ask, u.distances = from, distances
+	u.lines, u.asked, u.outs, u.done = (size+63)/64, 0, inputs/4*u.halves(), 0
 }
 
 // fetch is called at every store or product of a block.
 func (u *unpacker) fetch() {
 	for u.done++; u.asked*u.outs < u.done*u.lines; u.asked++ {
-		u.PREFETCHT1(u.ask.Offset(64 * u.asked))
+		for _, d := range u.distances {
+			u.PREFETCHT1(u.ask.Offset(d + 64*u.asked))
+		}
 	}
 }
 
