@@ -3,6 +3,8 @@ package llama_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log"
 	"math"
 	"testing"
 
@@ -65,4 +67,19 @@ func TestFillRandom(t *testing.T) {
 			t.Errorf("%v: an id outside the vocabulary is taken", kv)
 		}
 	}
+}
+
+// What a session costs at a depth, without computing the tokens before.
+func ExampleSession_FillRandom() {
+	model, session := openSmall()
+	defer model.Close()
+	ids := make([]int32, 300)
+	if err := session.FillRandom(context.Background(), ids[:299]); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := session.Logits(context.Background(), ids); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(session.Len(), "positions,", session.Usage().PrefillTokens, "computed")
+	// Output: 300 positions, 1 computed
 }

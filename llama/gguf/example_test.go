@@ -91,3 +91,47 @@ func ExampleWriter() {
 	// gguf: tensor "codes": cannot be written: backend: a row of 33 elements is not a whole number of Q4_0 blocks of 32
 	// 64 <nil>
 }
+
+// A long list, of a vocabulary for one, need not be in memory as strings.
+func ExampleFile_StringList() {
+	var w gguf.Writer
+	if err := w.Set("tokenizer.ggml.tokens", []string{"a", "bc"}); err != nil {
+		log.Fatal(err)
+	}
+	var out bytes.Buffer
+	if _, err := w.WriteTo(&out); err != nil {
+		log.Fatal(err)
+	}
+	f, err := gguf.New(bytes.NewReader(out.Bytes()), int64(out.Len()), "tokens.gguf")
+	if err != nil {
+		log.Fatal(err)
+	}
+	list, err := f.StringList("tokenizer.ggml.tokens")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i, s := range list.All() {
+		fmt.Println(i, s)
+	}
+	fmt.Println(list.Len(), "strings,", list.Bytes(), "bytes")
+	// Output:
+	// 0 a
+	// 1 bc
+	// 2 strings, 3 bytes
+}
+
+func ExampleListOf() {
+	fmt.Println(gguf.ListOf([]string{"a", "bc"}).Bytes())
+	// Output: 3
+}
+
+func ExampleFile_WithoutMetadata() {
+	b := small()
+	f, err := gguf.New(bytes.NewReader(b), int64(len(b)), "small.gguf")
+	if err != nil {
+		log.Fatal(err)
+	}
+	f = f.WithoutMetadata()
+	fmt.Println(len(f.Keys()), "keys,", len(f.Tensors()), "tensor")
+	// Output: 0 keys, 1 tensor
+}
