@@ -24,8 +24,8 @@ func benchmark[X, W float32 | uint16](b *testing.B, unit, bytes int, call func(s
 			b.Run(fmt.Sprintf("%s/%dx%d", v.Name, n.panels, n.rows), func(b *testing.B) {
 				b.SetBytes(int64(bytes * n.panels * k * Panel))
 				for b.Loop() {
-					for i := 0; i < k; i += 256 { // as MatMul has it
-						call(v.Set, n.panels, out, n.panels*Panel, x[i:], k+16, w[i*Panel:], Panel*unit, k*Panel, n.rows, 256, i > 0)
+					for i := 0; i < k; i += 2048 { // as MatMul has it
+						call(v.Set, n.panels, out, n.panels*Panel, x[i:], k+16, w[i*Panel:], Panel*unit, k*Panel, n.rows, 2048, i > 0)
 					}
 				}
 				b.ReportMetric(float64(b.N)*2*Panel*float64(k*n.rows*n.panels)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
