@@ -166,22 +166,72 @@ func (w *packed) pack(k *kernel.Set, p, rows []byte) {
 		for r := 0; at < w.rowBytes && r < panel; r++ {
 			exchange(w.typ, p[panel*at:], r, row(r, at, w.rowBytes-at), true)
 		}
-	case int(w.typ) >= len(fields) || fields[w.typ] == nil || size < 4:
+	case int(w.typ) >= len(fields) || fields[w.typ] == nil:
 		for r := range panel {
 			exchange(w.typ, p, r, row(r, 0, w.rowBytes), true)
 		}
 	default:
 		at, blocks := 0, w.rowBytes/size
 		for _, f := range fields[w.typ] {
-			if f.unit == 4 {
-				k.PackWords(p[panel*at:], rows[at:], w.rowBytes, f.bytes/4, blocks, panel*size, size)
-			}
-			for b := 0; f.unit < 4 && b < blocks; b++ {
-				for r := range panel {
-					swap(p[panel*(b*size+at):][:panel*f.bytes], r, row(r, b*size+at, f.bytes), f.unit, true)
+			switch to, from := p[panel*at:], rows[at:]; f.unit {
+			case 4:
+				k.PackWords(to, from, w.rowBytes, f.bytes/4, blocks, panel*size, size)
+			case 2:
+				done := 0
+				if size == 2 {
+					done = packMatrix(to, from, w.rowBytes, blocks)
 				}
+				packHalves(to[panel*size*done:], from[size*done:], w.rowBytes, blocks-done, panel*size, size)
+			default:
+				packBytes(to, from, w.rowBytes, f.bytes, blocks, panel*size, size)
 			}
 			at += f.bytes
+		}
+	}
+}
+
+// packHalves interleaves 16 bits of each of 16 rows, block by block.
+func packHalves(p, rows []byte, rowBytes, blocks, pStep, step int) {
+	for b := range blocks {
+		to, from := (*[2 * panel]byte)(p[b*pStep:]), rows[b*step:]
+		for r := range panel {
+			binary.LittleEndian.PutUint16(to[2*r:], binary.LittleEndian.Uint16(from[r*rowBytes:]))
+		}
+	}
+}
+
+// packMatrix is packHalves where nothing lies between the blocks, of most of them:
+// it returns how many. It takes a cache line of 4 rows at a time, since rows a power
+// of two apart compete for the same lines.
+func packMatrix(p, rows []byte, rowBytes, blocks int) (done int) {
+	const line = 32
+	for ; done+line <= blocks; done += line {
+		for r := 0; r < panel; r += 4 {
+			from := rows[2*done+r*rowBytes:]
+			x0, x1, x2, x3 := from[:2*line], from[rowBytes:][:2*line], from[2*rowBytes:][:2*line], from[3*rowBytes:][:2*line]
+			to := p[2*(panel*done+r):]
+			for i := 0; i < 2*line; i += 8 { // 4 of each row
+				a, b := binary.LittleEndian.Uint64(x0[i:]), binary.LittleEndian.Uint64(x1[i:])
+				c, d := binary.LittleEndian.Uint64(x2[i:]), binary.LittleEndian.Uint64(x3[i:])
+				y := (*[6*panel + 8]byte)(to[panel*i:])
+				for j := range 4 {
+					binary.LittleEndian.PutUint64(y[2*panel*j:], a&0xffff|b&0xffff<<16|c&0xffff<<32|d<<48)
+					a, b, c, d = a>>16, b>>16, c>>16, d>>16
+				}
+			}
+		}
+	}
+	return done
+}
+
+// packBytes interleaves n bytes of each of 16 rows, block by block.
+func packBytes(p, rows []byte, rowBytes, n, blocks, pStep, step int) {
+	for b := range blocks {
+		to, from := p[b*pStep:][:panel*n], rows[b*step:]
+		for r := range panel {
+			for i, x := range from[r*rowBytes:][:n] {
+				to[panel*i+r] = x
+			}
 		}
 	}
 }
