@@ -70,7 +70,8 @@ type WeightSource struct {
 	Type       DType
 	Rows, Cols int
 	// ReadRows fills dst with rows [row, row+n) in the file's own encoding of
-	// the row, n * Type.RowBytes(Cols) bytes. It is called concurrently.
+	// the row, n * Type.RowBytes(Cols) bytes, and keeps dst no longer than the call. It
+	// is called concurrently.
 	ReadRows func(dst []byte, row, n int) error
 	// Progress, where set, is told the bytes read since the last call. It is
 	// called concurrently.

@@ -30,18 +30,16 @@ func (s *Session) FillRandom(ctx context.Context, ids []int32) error {
 	defer s.m.steps.Done()
 	s.truncate(0)
 	rng := rand.New(rand.NewPCG(1, 2))
-	for len(s.ids) < len(ids) {
+	for held := 0; held < len(ids); held += backend.PageLen {
 		p, err := s.m.pages.get()
 		if err == nil {
 			s.pages, s.bufs = append(s.pages, p), append(s.bufs, p.buf)
-			s.ids = ids[:min(len(s.ids)+backend.PageLen, len(ids))]
 			err = fillPage(p.buf.Bytes(), s.m.pages.kv, rng)
 		}
 		if err == nil {
 			err = cause(call, call.Err())
 		}
 		if err != nil {
-			s.ids = nil
 			s.truncate(0)
 			return err
 		}
@@ -55,6 +53,7 @@ func fillPage(mem []byte, kv backend.KV, rng *rand.Rand) error {
 	if mem == nil {
 		return fmt.Errorf("llama: random keys and values where the host cannot write are %w", ErrUnsupported)
 	}
+	mem = mem[:kv.PageBytes()]
 	if kv.Type == backend.Q8_0 { // codes of each block, then its scales
 		one := make([]byte, 2)
 		block.Encode(backend.F16, one, []float32{1.0 / 128})
@@ -76,9 +75,9 @@ func fillPage(mem []byte, kv backend.KV, rng *rand.Rand) error {
 	for i := range numbers {
 		block.Encode(kv.Type, numbers[i][:size], []float32{float32(int8(i)) / 128})
 	}
-	for r := uint64(0); len(mem) >= size; mem, r = mem[size:], r>>8 {
-		if r == 0 {
-			r = rng.Uint64() | 1<<63
+	for i, r := 0, uint64(0); len(mem) >= size; i, mem, r = i+1, mem[size:], r>>8 {
+		if i%8 == 0 {
+			r = rng.Uint64()
 		}
 		copy(mem[:size], numbers[byte(r)][:size])
 	}

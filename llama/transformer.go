@@ -77,7 +77,9 @@ func (t *transformer) hidden(c *tensor.Context, ids []int32) *tensor.Tensor {
 		}
 		for from := 0; from < x.Rows(); from += feedRows {
 			part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
-			l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part))
+			if l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part)) != part {
+				panic("llama: what a layer adds is not in the residual stream")
+			}
 			c.Release(mark)
 		}
 	}

@@ -161,12 +161,26 @@ func (c *Context) use(x *Tensor) backend.View {
 	return x.view
 }
 
-// place is where a sum goes that takes the place of x. Numbers of a parameter stay.
-func (c *Context) place(x *Tensor) *Tensor {
-	if x.param {
+// place is where a result of x and other goes that takes the place of x: a new tensor
+// where x is of a parameter, whose numbers stay, or in the memory of other.
+func (c *Context) place(x, other *Tensor) *Tensor {
+	if x.param || x.held || overlap(&x.view, &other.view) {
 		return c.New(backend.F32, x.Shape())
 	}
 	return x
+}
+
+// overlap reports whether the stretches of memory from the first to the last element
+// of two views of F32 have a part in common.
+func overlap(a, b *backend.View) bool {
+	end := func(v *backend.View) int {
+		n := v.Off + 1
+		for i, d := range v.Shape.Dim[:v.Shape.Rank] {
+			n += max(d-1, 0) * v.Stride[i]
+		}
+		return n
+	}
+	return a.Buf == b.Buf && a.Off < end(b) && b.Off < end(a)
 }
 
 // StaleError is the value of the panic when a tensor is used that was released,

@@ -79,7 +79,10 @@ func TestAddTo(t *testing.T) {
 				}
 				p := vector(t, b, []float32{1, 2}, 1)
 				tensor.AddTo(c, p.Value(), p.Value())
+				tensor.AddTo(c, tensor.SliceRows(c, p.Value(), 1, 1), tensor.SliceRows(c, p.Value(), 0, 1))
 				compare(t, "a parameter", read(c, p.Value()), []number{exact(1), exact(2)})
+				w, y := pack(t, b, []float32{0, 1, 1, 0}, 2, 2), write(c, []float32{1, 2}, 1, 2)
+				compare(t, "a product added to its input", read(c, tensor.MatMulAdd(c, y, y, w)), []number{exact(3), exact(3)})
 			})
 			peak[i] = c.Scratch()
 		}

@@ -45,7 +45,7 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 // MatMulAdd returns y + x W^T for y [R,N], x [R,K] and a matrix W [N,K]. Without a
 // tape the sum takes the place of y, which must not be used again but as the result.
 func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
-	z, round := c.place(y), c.rounding(w)
+	z, round := c.place(y, x), c.rounding(w)
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
 	a.W[0], a.Round = w.weight, round
@@ -119,7 +119,7 @@ func RoPE(c *Context, x, table *Tensor) *Tensor {
 
 // RoPETo is RoPE; without a tape the result takes the place of x, which must not be
 // used again but as the result.
-func RoPETo(c *Context, x, table *Tensor) *Tensor { return rotate(c, c.place(x), x, table) }
+func RoPETo(c *Context, x, table *Tensor) *Tensor { return rotate(c, c.place(x, table), x, table) }
 
 // rotate writes the rotated heads of x to y.
 func rotate(c *Context, y, x, table *Tensor) *Tensor {
@@ -165,7 +165,7 @@ func Add(c *Context, x, y *Tensor) *Tensor { return add(c, c.New(backend.F32, x.
 
 // AddTo is Add; without a tape the sum takes the place of x, which must not be used
 // again but as the result.
-func AddTo(c *Context, x, y *Tensor) *Tensor { return add(c, c.place(x), x, y) }
+func AddTo(c *Context, x, y *Tensor) *Tensor { return add(c, c.place(x, y), x, y) }
 
 // add writes x + y to z.
 func add(c *Context, z, x, y *Tensor) *Tensor {
@@ -203,6 +203,6 @@ func Gather(c *Context, x *Tensor, idx []int32) *Tensor {
 // SliceRows returns rows [from, from+n) of a matrix, in the same memory.
 func SliceRows(c *Context, x *Tensor, from, n int) *Tensor {
 	y := c.tensor()
-	y.view = c.use(x).Slice(0, from, n)
+	y.view, y.held = c.use(x).Slice(0, from, n), x.param || x.held
 	return y
 }

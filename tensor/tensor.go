@@ -11,6 +11,7 @@ type Tensor struct {
 	ctx   *Context
 	step  uint64
 	param bool // outlives steps
+	held  bool // numbers of a parameter
 }
 
 // View is the memory behind the tensor.

@@ -3,7 +3,7 @@ package cpu
 // decoded multiplies with a panel that is decoded tile by tile, once for all
 // rows.
 func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packed, i int) {
-	n := m.tileCols() // whole blocks
+	n := min(m.tileCols(), 2*tileLen) // whole blocks, some microseconds each
 	tile, tmp := slice[float32](&w.scratch, n*panel), slice[float32](&w.scratch, n*panel)
 	for col := 0; col < m.k; col += n {
 		if col > 0 && w.pause() {

@@ -28,7 +28,7 @@ type exec struct {
 // run on package ref.
 var native = [...]func(*exec, *backend.Args){
 	backend.MatMul:       (*exec).matMul,
-	backend.MatMulAdd:    (*exec).matMul,
+	backend.MatMulAdd:    (*exec).matMulAdd,
 	backend.MatMulSwiGLU: (*exec).matMulSwiGLU,
 	backend.RMSNorm:      (*exec).rmsNorm,
 	backend.RoPETable:    (*exec).ropeTable,

@@ -26,6 +26,7 @@ func (e *exec) logProb(a *backend.Args) {
 	for r := 0; r < rows; r += logProbRows {
 		n := min(logProbRows, rows-r)
 		b := &e.inner
+		b.Reset()
 		b.In[0], b.W[0], b.Round = x.Slice(0, r, n), w, a.Round
 		b.Out[0] = e.Alloc(backend.F32, backend.Dims(n, w.Rows()))
 		e.matMul(b)

@@ -86,26 +86,25 @@ type matmulPart struct {
 	dot    bool           // the weight takes bfloat16
 }
 
-// matMul is MatMul, and MatMulAdd where there is a second input.
-func (e *exec) matMul(a *backend.Args) { e.product(a, false) }
-
-func (e *exec) matMulSwiGLU(a *backend.Args) { e.product(a, true) }
+func (e *exec) matMul(a *backend.Args)       { e.product(a, false, false) }
+func (e *exec) matMulAdd(a *backend.Args)    { e.product(a, true, false) }
+func (e *exec) matMulSwiGLU(a *backend.Args) { e.product(a, false, true) }
 
 // product takes so many rows at a time that a block of their columns and the outputs
 // of some panels stay in the second-level cache.
-func (e *exec) product(a *backend.Args, gated bool) {
+func (e *exec) product(a *backend.Args, add, gated bool) {
 	const most = 512
 	rows := a.In[0].Rows()
 	for from := 0; from < rows; from += most {
-		e.productRows(a, gated, from, min(most, rows-from))
+		e.productRows(a, add, gated, from, min(most, rows-from))
 	}
 }
 
-func (e *exec) productRows(a *backend.Args, gated bool, from, rows int) {
+func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 	m := &e.matmul
 	in := &a.In[0]
 	m.rows, m.k, m.gated = rows, in.Cols(), gated
-	if a.In[1].Present() {
+	if add {
 		m.addStride = a.In[1].RowStride()
 		m.add = elems[float32](&a.In[1])[from*m.addStride:]
 	}
@@ -180,7 +179,11 @@ func (m *matmulTask) divide(workers int) {
 	const most = 1 << 12 // rows of panels
 	m.perChunk = max(1, m.panels/(32*workers))
 	if m.rows >= kernel.MaxRows {
-		m.perChunk = min(m.perChunk, max(most/m.rows, 1))
+		rows := m.rows
+		if m.gated {
+			rows *= 2
+		}
+		m.perChunk = min(m.perChunk, max(most/rows, 1))
 	}
 	if m.rows <= 2 {
 		bytes := int64(0)

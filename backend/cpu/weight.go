@@ -132,14 +132,14 @@ func (b *Backend) reading(n int) []byte {
 // fill claims panels, some at a time, and packs them until none is left.
 func (w *packed) fill(ctx context.Context, b *Backend, src *backend.WeightSource, next *atomic.Int64) error {
 	some := max(min(readBytes/(panel*w.rowBytes), panels(w.rows)/(8*len(b.pool.workers))), 1)
-	rows := b.reading(some * panel * w.rowBytes)
-	defer func() { b.reads.Put(&rows) }()
+	rows := b.reading(some * panel * w.rowBytes) // dropped where ReadRows panics, which may keep it
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		i := (int(next.Add(1)) - 1) * some
 		if i >= panels(w.rows) {
+			b.reads.Put(&rows)
 			return nil
 		}
 		n := min(some*panel, w.rows-i*panel)

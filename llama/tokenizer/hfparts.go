@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // preTokenizer collects the steps of a tokenizer.json pre_tokenizer.
@@ -174,6 +175,9 @@ func (d *decoder) read(raw json.RawMessage, depth int) error {
 		d.bytes = true
 	case "ByteFallback", "Fuse":
 	case "Metaspace":
+		if utf8.RuneCountInString(c.Replacement) != 1 {
+			return fail(field, "replacement %.20q is not one character", c.Replacement)
+		}
 		d.replace = append(d.replace, [2]string{c.Replacement, " "})
 		d.trim = c.PrependScheme != "never" && (c.AddPrefixSpace == nil || *c.AddPrefixSpace)
 	case "Replace":

@@ -70,6 +70,9 @@ func fromRanks(data []byte) (*Tokenizer, error) {
 	var sp specials
 	for i := range llama3Specials {
 		id, name := int32(len(v.kinds)), llama3Special(i)
+		if old, ok := v.ids.find(name); ok {
+			return nil, fail("", "rank %d is spelled as the special token %s", old, name)
+		}
 		v.add(name, name, control)
 		if err := t.added.add(name, addedToken{id: id, special: true}); err != nil {
 			return nil, err
