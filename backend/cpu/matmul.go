@@ -388,7 +388,7 @@ func (m *matmulTask) together(p *matmulPart, i, n int) int {
 	switch {
 	case !ok || p.meta == nil && !weight.typ.Float():
 		return min(n, 1)
-	case p.meta != nil && m.rows*m.codes <= 2 && p.format.Fused():
+	case p.meta != nil && m.fused(p):
 		return min(n, max(callWork/8/m.k, 1))
 	case p.meta != nil:
 		return min(n, p.format.Panels())
@@ -397,6 +397,9 @@ func (m *matmulTask) together(p *matmulPart, i, n int) int {
 	}
 	return min(n, kernel.Pair)
 }
+
+// fused reports whether the codes of a weight are multiplied as they are read.
+func (m *matmulTask) fused(p *matmulPart) bool { return p.format.Fused() && m.q.rows <= 2 }
 
 // panel multiplies all rows with n panels of a weight from i on.
 func (m *matmulTask) panel(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
@@ -456,7 +459,7 @@ func (m *matmulTask) integer(w *worker, p *matmulPart, i, n int, out []float32, 
 	if m.codes == 2 {
 		dst, dstStride = slice[float32](&w.scratch, rows*n*panel), n*panel
 	}
-	if f.Fused() && rows <= 2 {
+	if m.fused(p) {
 		scales := slice[float32](&w.scratch, f.Scales(f.Block))
 		f.ProductRows(&w.call, n, dst, dstStride, m.q.s, m.q.stride, p.meta, m.k/f.Sub, weight.mem[i*weight.panelBytes():], scales, rows, m.k)
 	} else if !m.spread(w, p, i, n, dst, dstStride) {

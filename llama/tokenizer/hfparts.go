@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 )
 
 // preTokenizer collects the steps of a tokenizer.json pre_tokenizer.
@@ -175,8 +174,8 @@ func (d *decoder) read(raw json.RawMessage, depth int) error {
 		d.bytes = true
 	case "ByteFallback", "Fuse":
 	case "Metaspace":
-		if utf8.RuneCountInString(c.Replacement) != 1 {
-			return fail(field, "replacement %.20q is not one character", c.Replacement)
+		if err := c.oneMark(field); err != nil {
+			return err
 		}
 		d.replace = append(d.replace, [2]string{c.Replacement, " "})
 		d.trim = c.PrependScheme != "never" && (c.AddPrefixSpace == nil || *c.AddPrefixSpace)

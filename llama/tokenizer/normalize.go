@@ -196,13 +196,21 @@ func replaceEditor(c *component, field string) ([]editor, error) {
 	}}, nil
 }
 
+// oneMark refuses a replacement of Metaspace that is not one character.
+func (c *component) oneMark(field string) error {
+	if utf8.RuneCountInString(c.Replacement) != 1 {
+		return fail(field, "replacement %.20q is not one character", c.Replacement)
+	}
+	return nil
+}
+
 // metaspace is the Metaspace pre-tokenizer: spaces become the replacement, and
 // one is put in front unless there is one.
 func metaspace(c *component) (edit editor, cut step, err error) {
 	const field = "pre_tokenizer.Metaspace"
 	mark, scheme := c.Replacement, c.PrependScheme
-	if mark == "" || utf8.RuneCountInString(mark) != 1 {
-		return nil, nil, fail(field, "replacement %.20q is not one character", mark)
+	if err := c.oneMark(field); err != nil {
+		return nil, nil, err
 	}
 	switch scheme {
 	case "": // before prepend_scheme there was add_prefix_space

@@ -5,11 +5,9 @@ import "github.com/herd-ml/herd/backend/block"
 // WidenF16 widens float16 exactly, as many as dst has.
 func (s *Set) WidenF16(dst []float32, src []uint16) {
 	src = src[:len(dst)]
-	n := 0
-	if s.vector {
-		if n = len(dst) &^ 7; n > 0 {
-			widenF16AVX2(dst, src[:n])
-		}
+	n := s.whole(len(dst), 8)
+	if n > 0 {
+		widenF16AVX2(dst, src[:n])
 	}
 	for i := n; i < len(src); i++ {
 		dst[i] = block.F16ToF32(src[i])
@@ -19,11 +17,9 @@ func (s *Set) WidenF16(dst []float32, src []uint16) {
 // WidenBF16 widens bfloat16 exactly, as many as dst has.
 func (s *Set) WidenBF16(dst []float32, src []uint16) {
 	src = src[:len(dst)]
-	n := 0
-	if s.vector {
-		if n = len(dst) &^ 7; n > 0 {
-			widenBF16AVX2(dst, src[:n])
-		}
+	n := s.whole(len(dst), 8)
+	if n > 0 {
+		widenBF16AVX2(dst, src[:n])
 	}
 	for i := n; i < len(src); i++ {
 		dst[i] = block.BF16ToF32(src[i])
@@ -52,11 +48,9 @@ func (s *Set) WidenPairs(dst []float32, src []uint16) {
 // RoundF16 rounds to float16, to nearest even, as many as x has.
 func (s *Set) RoundF16(dst []uint16, x []float32) {
 	dst = dst[:len(x)]
-	n := 0
-	if s.vector {
-		if n = len(x) &^ 7; n > 0 {
-			roundF16AVX2(dst, x[:n])
-		}
+	n := s.whole(len(x), 8)
+	if n > 0 {
+		roundF16AVX2(dst, x[:n])
 	}
 	for i := n; i < len(x); i++ {
 		dst[i] = block.F32ToF16(x[i])
@@ -66,11 +60,9 @@ func (s *Set) RoundF16(dst []uint16, x []float32) {
 // RoundBF16 rounds to bfloat16, to nearest even, as many as x has.
 func (s *Set) RoundBF16(dst []uint16, x []float32) {
 	dst = dst[:len(x)]
-	n := 0
-	if s.vector {
-		if n = len(x) &^ 15; n > 0 {
-			roundBF16AVX2(dst, x[:n])
-		}
+	n := s.whole(len(x), 16)
+	if n > 0 {
+		roundBF16AVX2(dst, x[:n])
 	}
 	for i := n; i < len(x); i++ {
 		dst[i] = block.F32ToBF16(x[i])

@@ -61,10 +61,7 @@ func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
 	for i := range m {
 		m[i] = float32(math.Inf(-1))
 	}
-	n := 0 // done by assembly
-	if s.vector {
-		n = len(x) &^ (half - 1)
-	}
+	n := s.whole(len(x), half)
 	for i := 0; i < min(n, lanes); i += half {
 		scaleMaxAVX2(x[i:n], scale, &m[i])
 	}
@@ -87,12 +84,26 @@ func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
 		x[i] = Exp(x[i] - top)
 		t[i%lanes] += x[i]
 	}
+	return top, total(&t)
+}
+
+// total adds the lanes up by halves, and spoils them.
+func total[T float32 | float64](t *[lanes]T) T {
 	for n := lanes / 2; n > 0; n /= 2 {
 		for i := range n {
 			t[i] += t[n+i]
 		}
 	}
-	return top, t[0]
+	return t[0]
+}
+
+// whole is how many of n elements assembly takes, step of them at a time; without
+// assembly none.
+func (s *Set) whole(n, step int) int {
+	if !s.vector {
+		return 0
+	}
+	return n / step * step
 }
 
 // SwiGLU is y = gate / (1 + exp(-gate)) * up, all of the length of y.
@@ -102,11 +113,9 @@ func (s *Set) SwiGLU(y, gate, up []float32) {
 		swigluAVX512(y, gate, up)
 		return
 	}
-	n := 0
-	if s.vector {
-		if n = len(y) &^ (half - 1); n > 0 {
-			swigluAVX2(y[:n], gate, up)
-		}
+	n := s.whole(len(y), half)
+	if n > 0 {
+		swigluAVX2(y[:n], gate, up)
 	}
 	for i := n; i < len(y); i++ {
 		z := gate[i]
@@ -117,11 +126,9 @@ func (s *Set) SwiGLU(y, gate, up []float32) {
 // Add is y = a + b, all of the length of y.
 func (s *Set) Add(y, a, b []float32) {
 	a, b = a[:len(y)], b[:len(y)]
-	n := 0
-	if s.vector {
-		if n = len(y) &^ (half - 1); n > 0 {
-			addAVX2(y[:n], a, b)
-		}
+	n := s.whole(len(y), half)
+	if n > 0 {
+		addAVX2(y[:n], a, b)
 	}
 	for i := n; i < len(y); i++ {
 		y[i] = a[i] + b[i]
@@ -131,11 +138,9 @@ func (s *Set) Add(y, a, b []float32) {
 // Mix is y = y*p + x*q, products rounded, all of the length of y.
 func (s *Set) Mix(y, x []float32, p, q float32) {
 	x = x[:len(y)]
-	n := 0
-	if s.vector {
-		if n = len(y) &^ (half - 1); n > 0 {
-			mixAVX2(y[:n], x, p, q)
-		}
+	n := s.whole(len(y), half)
+	if n > 0 {
+		mixAVX2(y[:n], x, p, q)
 	}
 	for i := n; i < len(y); i++ {
 		y[i] = float32(y[i]*p) + float32(x[i]*q)

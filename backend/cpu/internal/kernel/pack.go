@@ -14,10 +14,7 @@ func (s *Set) PackWords(dst, src []byte, stride, words, blocks, dstStep, srcStep
 	if stride < 0 || dstStep < 0 || srcStep < 0 || len(dst) < (blocks-1)*dstStep+64*words || len(src) < (blocks-1)*srcStep+15*stride+4*words {
 		panic("kernel: PackWords operands too short")
 	}
-	whole := 0
-	if s.vector {
-		whole = words &^ 3
-	}
+	whole := s.whole(words, 4)
 	for at := 0; at < whole; at += packChunk {
 		n := min(packChunk, whole-at)
 		for b, m := 0, packChunk/n; b < blocks; b += m {

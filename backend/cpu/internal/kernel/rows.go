@@ -17,22 +17,15 @@ func (s *Set) SumSquares(x []float32) float64 {
 	for i, v := range x[n:] {
 		t[i] += float64(float64(v) * float64(v))
 	}
-	for n := lanes / 2; n > 0; n /= 2 {
-		for i := range n {
-			t[i] += t[n+i]
-		}
-	}
-	return t[0]
+	return total(&t)
 }
 
 // Scaled is y = x * scale * w, all of the length of y.
 func (s *Set) Scaled(y, x, w []float32, scale float32) {
 	x, w = x[:len(y)], w[:len(y)]
-	n := 0
-	if s.vector {
-		if n = len(y) &^ (half - 1); n > 0 {
-			scaledAVX2(y[:n], x, w, scale)
-		}
+	n := s.whole(len(y), half)
+	if n > 0 {
+		scaledAVX2(y[:n], x, w, scale)
 	}
 	for i := n; i < len(y); i++ {
 		y[i] = x[i] * scale * w[i]
