@@ -38,6 +38,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.SwiGLU:       (*exec).swiGLU,
 	backend.Embedding:    (*exec).embedding,
 	backend.LogProb:      (*exec).logProb,
+	backend.CrossEntropy: nil,
 	backend.RoundI8:      (*exec).roundI8,
 	backend.RoundBF16:    (*exec).copy,
 	backend.Add:          (*exec).add,
