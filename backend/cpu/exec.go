@@ -22,30 +22,52 @@ type exec struct {
 	round  roundTask
 	attend attendTask
 	inner  backend.Args // of the MatMul in LogProb
+	norm   normTask
+	reduce reduceTask
+	batch  batchTask
 }
 
 // native are the operations that run on the pool, indexed by Op; the others
 // run on package ref.
 var native = [...]func(*exec, *backend.Args){
-	backend.MatMul:       (*exec).matMul,
-	backend.MatMulAdd:    (*exec).matMulAdd,
-	backend.MatMulSwiGLU: (*exec).matMulSwiGLU,
-	backend.RMSNorm:      (*exec).rmsNorm,
-	backend.RoPETable:    (*exec).ropeTable,
-	backend.RoPE:         (*exec).rope,
-	backend.KVAppend:     (*exec).kvAppend,
-	backend.Attention:    (*exec).attention,
-	backend.SwiGLU:       (*exec).swiGLU,
-	backend.Embedding:    (*exec).embedding,
-	backend.LogProb:      (*exec).logProb,
-	backend.CrossEntropy: nil,
-	backend.RoundI8:      (*exec).roundI8,
-	backend.RoundBF16:    (*exec).copy,
-	backend.Add:          (*exec).add,
-	backend.Mul:          (*exec).mul,
-	backend.Softmax:      (*exec).softmax,
-	backend.Gather:       (*exec).gather,
-	backend.Copy:         (*exec).copy,
+	backend.MatMul:            (*exec).matMul,
+	backend.MatMulAdd:         (*exec).matMulAdd,
+	backend.MatMulSwiGLU:      (*exec).matMulSwiGLU,
+	backend.RMSNorm:           (*exec).rmsNorm,
+	backend.RoPETable:         (*exec).ropeTable,
+	backend.RoPE:              (*exec).rope,
+	backend.KVAppend:          (*exec).kvAppend,
+	backend.Attention:         (*exec).attention,
+	backend.SwiGLU:            (*exec).swiGLU,
+	backend.Embedding:         (*exec).embedding,
+	backend.LogProb:           (*exec).logProb,
+	backend.CrossEntropy:      nil,
+	backend.RoundI8:           (*exec).roundI8,
+	backend.RoundBF16:         (*exec).copy,
+	backend.Add:               (*exec).add,
+	backend.Mul:               (*exec).mul,
+	backend.Softmax:           (*exec).softmax,
+	backend.Gather:            (*exec).gather,
+	backend.Copy:              (*exec).copy,
+	backend.RMSNormBackward:   (*exec).rmsNormBackward,
+	backend.RoPEBackward:      (*exec).ropeBackward,
+	backend.SwiGLUBackward:    (*exec).swiGLUBackward,
+	backend.EmbeddingBackward: (*exec).embeddingBackward,
+	backend.Exp:               (*exec).exp,
+	backend.Log:               (*exec).log,
+	backend.LogBackward:       (*exec).logBackward,
+	backend.Sigmoid:           (*exec).sigmoid,
+	backend.SigmoidBackward:   (*exec).sigmoidBackward,
+	backend.Tanh:              (*exec).tanh,
+	backend.TanhBackward:      (*exec).tanhBackward,
+	backend.GELU:              (*exec).gelu,
+	backend.GELUBackward:      (*exec).geluBackward,
+	backend.Sum:               (*exec).sum,
+	backend.Max:               (*exec).max,
+	backend.MaxBackward:       (*exec).maxBackward,
+	backend.SoftmaxBackward:   (*exec).softmaxBackward,
+	backend.BatchMatMul:       (*exec).batchMatMul,
+	backend.ScatterAdd:        (*exec).scatterAdd,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }

@@ -16,10 +16,26 @@ func (l *line) unit() bool           { return l.stride == 1 }
 func (l *line) at(i int) float32     { return l.s[i*l.stride] }
 func (l *line) set(i int, v float32) { l.s[i*l.stride] = v }
 
+// lines are lines of the operands of an element-wise operation: outputs y and z,
+// inputs p, q and r. Those that are absent have no elements.
+type lines struct{ y, z, p, q, r line }
+
+// unit reports whether the elements of all are side by side.
+func (l *lines) unit() bool {
+	for _, o := range [...]*line{&l.y, &l.z, &l.p, &l.q, &l.r} {
+		if o.n > 0 && !o.unit() {
+			return false
+		}
+	}
+	return true
+}
+
 // lineTask is an element-wise operation of views of one shape: chunks are runs
 // of lines.
 type lineTask struct {
-	fn             func(w *worker, y, p, q line)
+	fn             func(w *worker, l lines)
+	one            func(p float32) float32    // in the place of fn
+	two            func(p, q float32) float32 // in the place of fn
 	a              *backend.Args
 	lines, perLine int // perLine is 0 for lines as the views have them
 	perChunk       int
@@ -31,31 +47,73 @@ const flatLine = 1 << 10
 
 // eachLine runs fn over all elements. cost is that of an element, 1 for an
 // addition. cut allows lines shorter than the last axis.
-func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(w *worker, y, p, q line)) {
-	n, lines := a.Out[0].Cols(), a.Out[0].Rows()
+func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(w *worker, l lines)) {
+	e.lines = lineTask{fn: fn, a: a}
+	e.runLines(cost, cut)
+}
+
+// each1 is eachLine of a function of an input, each2 of two.
+func (e *exec) each1(a *backend.Args, cost int, f func(p float32) float32) {
+	e.lines = lineTask{one: f, a: a}
+	e.runLines(cost, true)
+}
+
+func (e *exec) each2(a *backend.Args, cost int, f func(p, q float32) float32) {
+	e.lines = lineTask{two: f, a: a}
+	e.runLines(cost, true)
+}
+
+func (e *exec) runLines(cost int, cut bool) {
 	t := &e.lines
-	*t = lineTask{fn: fn, a: a, lines: lines}
-	if cut && a.Out[0].IsContiguous() && a.In[0].IsContiguous() && (!a.In[1].Present() || a.In[1].IsContiguous()) {
+	n := t.a.Out[0].Cols()
+	t.lines = t.a.Out[0].Rows()
+	if cut && t.contiguous() {
 		t.perLine = flatLine
-		n, t.lines = flatLine, (lines*n+flatLine-1)/flatLine
+		n, t.lines = flatLine, (t.lines*n+flatLine-1)/flatLine
 	}
 	t.perChunk = max(1, chunkElems/max(cost*n, 1))
 	e.b.pool.run(t, (t.lines+t.perChunk-1)/t.perChunk)
 	*t = lineTask{}
 }
 
+// contiguous reports whether no operand has gaps.
+func (t *lineTask) contiguous() bool {
+	for i := range t.a.Out {
+		if o := &t.a.Out[i]; o.Present() && !o.IsContiguous() {
+			return false
+		}
+	}
+	for i := range t.a.In {
+		if o := &t.a.In[i]; o.Present() && !o.IsContiguous() {
+			return false
+		}
+	}
+	return true
+}
+
 func (t *lineTask) run(w *worker, chunk int) {
 	for l := chunk * t.perChunk; l < min((chunk+1)*t.perChunk, t.lines); l++ {
-		var q line
-		if t.a.In[1].Present() {
-			q = t.line(&t.a.In[1], l)
+		o := lines{t.line(&t.a.Out[0], l), t.line(&t.a.Out[1], l), t.line(&t.a.In[0], l), t.line(&t.a.In[1], l), t.line(&t.a.In[2], l)}
+		switch {
+		case t.one != nil:
+			for i := range o.y.n {
+				o.y.set(i, t.one(o.p.at(i)))
+			}
+		case t.two != nil:
+			for i := range o.y.n {
+				o.y.set(i, t.two(o.p.at(i), o.q.at(i)))
+			}
+		default:
+			t.fn(w, o)
 		}
-		t.fn(w, t.line(&t.a.Out[0], l), t.line(&t.a.In[0], l), q)
 	}
 }
 
 // line is line l of a view.
 func (t *lineTask) line(v *backend.View, l int) line {
+	if !v.Present() || v.Shape.Elems() == 0 {
+		return line{}
+	}
 	s := elems[float32](v)
 	if t.perLine > 0 {
 		n := min(t.perLine, v.Shape.Elems()-l*t.perLine)
@@ -92,18 +150,19 @@ func lineStart(v *backend.View, l int) int {
 }
 
 func (e *exec) copy(a *backend.Args) {
-	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
 		for l := from; l < to; l++ {
-			copyLine(&a.Out[0], &a.In[0], l)
+			w.copyLine(&a.Out[0], &a.In[0], l)
 		}
 	})
 }
 
 // copyLine copies line l, rounding to the type of dst.
-func copyLine(dst, src *backend.View, l int) {
+func (w *worker) copyLine(dst, src *backend.View, l int) {
 	n, ds := lastAxis(dst)
 	_, ss := lastAxis(src)
 	d, s := lineStart(dst, l), lineStart(src, l)
+	unit := ds == 1 && ss == 1
 	switch {
 	case dst.Type == src.Type && dst.Type.BlockBytes() == 4:
 		move(elems[int32](dst)[d:], ds, elems[int32](src)[s:], ss, n)
@@ -111,13 +170,26 @@ func copyLine(dst, src *backend.View, l int) {
 		move(elems[uint16](dst)[d:], ds, elems[uint16](src)[s:], ss, n)
 	case src.Type == backend.F32:
 		in, out := elems[float32](src)[s:], elems[uint16](dst)[d:]
-		if dst.Type == backend.F16 {
+		switch {
+		case unit && dst.Type == backend.F16:
+			w.kernels.RoundF16(out, in[:n])
+		case unit:
+			w.kernels.RoundBF16(out, in[:n])
+		case dst.Type == backend.F16:
 			convert(out, ds, in, ss, n, block.F32ToF16)
-		} else {
+		default:
 			convert(out, ds, in, ss, n, block.F32ToBF16)
 		}
 	case dst.Type == backend.F32:
-		convert(elems[float32](dst)[d:], ds, elems[uint16](src)[s:], ss, n, widen(src.Type))
+		in, out := elems[uint16](src)[s:], elems[float32](dst)[d:]
+		switch {
+		case unit && src.Type == backend.F16:
+			w.kernels.WidenF16(out[:n], in)
+		case unit:
+			w.kernels.WidenBF16(out[:n], in)
+		default:
+			convert(out, ds, in, ss, n, widen(src.Type))
+		}
 	case dst.Type == backend.F16:
 		convert(elems[uint16](dst)[d:], ds, elems[uint16](src)[s:], ss, n,
 			func(h uint16) uint16 { return block.F32ToF16(block.BF16ToF32(h)) })

@@ -63,61 +63,67 @@ func (e *exec) ropeTable(a *backend.Args) {
 
 func (e *exec) rope(a *backend.Args) {
 	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
-		in, table, out := elems[float32](&a.In[0]), elems[float32](&a.In[1]), elems[float32](&a.Out[0])
-		d, hd := a.In[0].Cols(), a.In[1].Cols()
-		half := hd / 2
-		for r := from; r < to; r++ {
-			t := row(table, r, a.In[1].RowStride(), hd)
-			for h := 0; h < d; h += hd {
-				w.kernels.Rotate(out[r*a.Out[0].RowStride()+h:][:hd], in[r*a.In[0].RowStride()+h:][:hd], t[:half], t[half:])
-			}
-		}
+		rotate(w.kernels.Rotate, a, from, to)
 	})
+}
+
+// rotate turns the heads of rows [from, to) by the angles of the table.
+func rotate(turn func(y, x, cos, sin []float32), a *backend.Args, from, to int) {
+	in, table, out := elems[float32](&a.In[0]), elems[float32](&a.In[1]), elems[float32](&a.Out[0])
+	d, hd := a.In[0].Cols(), a.In[1].Cols()
+	half := hd / 2
+	for r := from; r < to; r++ {
+		t := row(table, r, a.In[1].RowStride(), hd)
+		for h := 0; h < d; h += hd {
+			turn(out[r*a.Out[0].RowStride()+h:][:hd], in[r*a.In[0].RowStride()+h:][:hd], t[:half], t[half:])
+		}
+	}
 }
 
 func (e *exec) swiGLU(a *backend.Args) {
 	// Any strides are allowed; the model's are rows.
-	e.eachLine(a, 4, true, func(w *worker, y, gate, up line) {
-		if y.unit() && gate.unit() && up.unit() {
-			w.kernels.SwiGLU(y.s, gate.s, up.s)
+	e.eachLine(a, 4, true, func(w *worker, l lines) {
+		if l.unit() {
+			w.kernels.SwiGLU(l.y.s, l.p.s, l.q.s)
 			return
 		}
-		for i := range y.n {
-			z := gate.at(i)
-			y.set(i, z/(1+kernel.Exp(-z))*up.at(i))
+		for i := range l.y.n {
+			z := l.p.at(i)
+			l.y.set(i, z/(1+kernel.Exp(-z))*l.q.at(i))
 		}
 	})
 }
 
 func (e *exec) add(a *backend.Args) {
-	e.eachLine(a, 1, true, func(w *worker, y, p, q line) {
-		if y.unit() && p.unit() && q.unit() {
-			w.kernels.Add(y.s, p.s, q.s)
+	e.eachLine(a, 1, true, func(w *worker, l lines) {
+		if l.unit() {
+			w.kernels.Add(l.y.s, l.p.s, l.q.s)
 			return
 		}
-		for i := range y.n {
-			y.set(i, p.at(i)+q.at(i))
+		for i := range l.y.n {
+			l.y.set(i, l.p.at(i)+l.q.at(i))
 		}
 	})
 }
 
 func (e *exec) mul(a *backend.Args) {
-	e.eachLine(a, 1, true, func(_ *worker, y, p, q line) {
-		if y.unit() && p.unit() && q.unit() {
-			q, y := q.s[:len(p.s)], y.s[:len(p.s)]
-			for i, v := range p.s {
+	e.eachLine(a, 1, true, func(_ *worker, l lines) {
+		if l.unit() {
+			p, q, y := l.p.s, l.q.s[:len(l.p.s)], l.y.s[:len(l.p.s)]
+			for i, v := range p {
 				y[i] = v * q[i]
 			}
 			return
 		}
-		for i := range y.n {
-			y.set(i, p.at(i)*q.at(i))
+		for i := range l.y.n {
+			l.y.set(i, l.p.at(i)*l.q.at(i))
 		}
 	})
 }
 
 func (e *exec) softmax(a *backend.Args) {
-	e.eachLine(a, 4, false, func(_ *worker, y, x, _ line) {
+	e.eachLine(a, 4, false, func(_ *worker, l lines) {
+		x, y := &l.p, &l.y
 		m := float32(math.Inf(-1))
 		for i := range x.n {
 			m = max(m, x.at(i))

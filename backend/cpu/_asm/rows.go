@@ -9,7 +9,8 @@ import (
 func (e elementwise) rows() {
 	e.sumSquares()
 	e.scaled()
-	e.rotate()
+	e.rotate("rotateAVX2", "y[i] = x[i] cos[i] - x[n+i] sin[i] and", "y[n+i] = x[n+i] cos[i] + x[i] sin[i]", e.VSUBPS, e.VADDPS)
+	e.rotate("rotateBackAVX2", "y[i] = x[i] cos[i] + x[n+i] sin[i] and", "y[n+i] = x[n+i] cos[i] - x[i] sin[i]", e.VADDPS, e.VSUBPS)
 }
 
 func (e elementwise) sumSquares() {
@@ -47,24 +48,26 @@ func (e elementwise) scaled() {
 	}, nothing)
 }
 
-func (e elementwise) rotate() {
-	e.begin("rotateAVX2", "func(cos, sin, y, x []float32)",
-		"rotateAVX2 is, with n = len(cos), a multiple of 8, more than 0, y[i] = x[i] cos[i] - x[n+i] sin[i] and",
-		"y[n+i] = x[n+i] cos[i] + x[i] sin[i], products rounded. y may be x.")
+// rotate writes the rotation whose halves are made by first and second from the
+// products.
+func (e elementwise) rotate(name, low, high string, first, second func(ops ...Op)) {
+	e.begin(name, "func(cos, sin, y, x []float32)",
+		name+" is, with n = len(cos), a multiple of 8, more than 0, "+low,
+		high+", products rounded. y may be x.")
 	cos, sin, y, x, n := reg.RDI, reg.RSI, reg.RDX, reg.R8, reg.R9
-	high := func(r reg.GPPhysical) Mem { return Mem{Base: r, Index: n, Scale: 4} }
+	upper := func(r reg.GPPhysical) Mem { return Mem{Base: r, Index: n, Scale: 4} }
 	e.each(8, func() { e.MOVQ(reg.RCX, n) }, []walked{{"cos", cos}, {"sin", sin}, {"y", y}, {"x", x}}, func() {
 		e.VMOVUPS(at(cos, 0), reg.Y0)
 		e.VMOVUPS(at(sin, 0), reg.Y1)
 		e.VMOVUPS(at(x, 0), reg.Y2)
-		e.VMOVUPS(high(x), reg.Y3)
+		e.VMOVUPS(upper(x), reg.Y3)
 		e.VMULPS(reg.Y0, reg.Y2, reg.Y4)
 		e.VMULPS(reg.Y1, reg.Y3, reg.Y5)
-		e.VSUBPS(reg.Y5, reg.Y4, reg.Y4)
+		first(reg.Y5, reg.Y4, reg.Y4)
 		e.VMULPS(reg.Y0, reg.Y3, reg.Y6)
 		e.VMULPS(reg.Y1, reg.Y2, reg.Y7)
-		e.VADDPS(reg.Y7, reg.Y6, reg.Y6)
+		second(reg.Y7, reg.Y6, reg.Y6)
 		e.VMOVUPS(reg.Y4, at(y, 0))
-		e.VMOVUPS(reg.Y6, high(y))
+		e.VMOVUPS(reg.Y6, upper(y))
 	}, nothing)
 }

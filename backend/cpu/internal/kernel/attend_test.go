@@ -87,6 +87,31 @@ func TestElements(t *testing.T) {
 			clear(y[2*half:])
 			s.Rotate(y[:2*half], a, b[:half], b[len(b)-half:])
 		}},
+		{"RotateBack", func(s *Set, y, a, b []float32) {
+			half := len(y) / 2
+			clear(y[2*half:])
+			s.RotateBack(y[:2*half], a, b[:half], b[len(b)-half:])
+		}},
+		{"NormSums", func(s *Set, y, a, b []float32) {
+			for i := range y {
+				squares, dot := s.NormSums(a[i:], b, b[i:])
+				y[i] = float32(squares - dot)
+			}
+		}},
+		{"NormBackward dx", func(s *Set, y, a, b []float32) {
+			s.NormBackward(y, append([]float32(nil), b...), a, b, a, 0.7, -1.3)
+		}},
+		{"NormBackward dw", func(s *Set, y, a, b []float32) {
+			copy(y, b)
+			s.NormBackward(make([]float32, len(y)), y, a, a, b, 0.7, -1.3)
+		}},
+		{"SwiGLUBackward dgate", func(s *Set, y, a, b []float32) {
+			copy(y, a) // in place
+			s.SwiGLUBackward(y, make([]float32, len(y)), y, b, b)
+		}},
+		{"SwiGLUBackward dup", func(s *Set, y, a, b []float32) {
+			s.SwiGLUBackward(make([]float32, len(y)), y, a, b, b)
+		}},
 		{"Mix", func(s *Set, y, a, b []float32) { copy(y, b); s.Mix(y, a, 0.7, -1.3) }},
 	} {
 		forAll(t, func(t *testing.T, s *Set) {

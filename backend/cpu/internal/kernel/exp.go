@@ -123,6 +123,30 @@ func (s *Set) SwiGLU(y, gate, up []float32) {
 	}
 }
 
+// SwiGLUBackward is, with s = 1 / (1 + exp(-gate)), dup = dy*gate*s and dgate =
+// dy*up*s * (1 + gate*(1-s)), all of the length of gate. dgate may be gate.
+func (s *Set) SwiGLUBackward(dgate, dup, gate, up, dy []float32) {
+	n := len(gate)
+	dgate, dup, up, dy = dgate[:n], dup[:n], up[:n], dy[:n]
+	whole := s.whole(n, half)
+	switch {
+	case s.wide && n > 0:
+		swigluBackwardAVX512(dgate, dup, gate, up, dy)
+		return
+	case whole > 0:
+		swigluBackwardAVX2(dgate[:whole], dup, gate, up, dy)
+	}
+	for i := whole; i < n; i++ {
+		dgate[i], dup[i] = SwiGLUBackward(gate[i], up[i], dy[i])
+	}
+}
+
+// SwiGLUBackward is that of one element.
+func SwiGLUBackward(gate, up, dy float32) (dgate, dup float32) {
+	s := 1 / (1 + Exp(-gate))
+	return float32(float32(dy*up)*s) * (1 + float32(gate*(1-s))), float32(dy*gate) * s
+}
+
 // Add is y = a + b, all of the length of y.
 func (s *Set) Add(y, a, b []float32) {
 	a, b = a[:len(y)], b[:len(y)]

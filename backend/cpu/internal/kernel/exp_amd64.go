@@ -47,6 +47,38 @@ func scaledAVX2(y []float32, x []float32, w []float32, s float32)
 //go:noescape
 func rotateAVX2(cos []float32, sin []float32, y []float32, x []float32)
 
+// rotateBackAVX2 is, with n = len(cos), a multiple of 8, more than 0, y[i] = x[i] cos[i] + x[n+i] sin[i] and
+// y[n+i] = x[n+i] cos[i] - x[i] sin[i], products rounded. y may be x.
+//
+//go:noescape
+func rotateBackAVX2(cos []float32, sin []float32, y []float32, x []float32)
+
+// swigluBackwardAVX2 is, with s = 1 / (1 + exp(-gate)), dup = dy*gate*s and
+// dgate = dy*up*s * (1 + gate*(1-s)), all products and sums rounded. dgate may be gate.
+// For a multiple of 8 elements, more than none.
+//
+//go:noescape
+func swigluBackwardAVX2(dgate []float32, dup []float32, gate []float32, up []float32, dy []float32)
+
+// swigluBackwardAVX512 is, with s = 1 / (1 + exp(-gate)), dup = dy*gate*s and
+// dgate = dy*up*s * (1 + gate*(1-s)), all products and sums rounded. dgate may be gate.
+// For more than no elements.
+//
+//go:noescape
+func swigluBackwardAVX512(dgate []float32, dup []float32, gate []float32, up []float32, dy []float32)
+
+// normSumsAVX2 adds the square of element i of x, of a multiple of 16 elements, more than none, to
+// sums[i%16], and x[i] * float32(w[i]*dy[i]) to sums[16+i%16].
+//
+//go:noescape
+func normSumsAVX2(x []float32, w []float32, dy []float32, sums *float64)
+
+// normBackwardAVX2 is dx = w*dy*s - x*c and dw += dy*x*s, products rounded, for a multiple of 8 elements,
+// more than none.
+//
+//go:noescape
+func normBackwardAVX2(dx []float32, dw []float32, x []float32, w []float32, dy []float32, s float32, c float32)
+
 // expSumAVX512 replaces x, more than no elements, by exp(x-top) and returns their sum: element i
 // is added to lane i%16, then of each two halves of the lanes the second to the first.
 //

@@ -415,6 +415,341 @@ loop:
 	VZEROUPPER
 	RET
 
+// func rotateBackAVX2(cos []float32, sin []float32, y []float32, x []float32)
+// Requires: AVX
+TEXT ·rotateBackAVX2(SB), NOSPLIT, $0-96
+	MOVQ cos_len+8(FP), CX
+	MOVQ cos_base+0(FP), DI
+	MOVQ sin_base+24(FP), SI
+	MOVQ y_base+48(FP), DX
+	MOVQ x_base+72(FP), R8
+	MOVQ CX, R9
+
+loop:
+	VMOVUPS (DI), Y0
+	VMOVUPS (SI), Y1
+	VMOVUPS (R8), Y2
+	VMOVUPS (R8)(R9*4), Y3
+	VMULPS  Y0, Y2, Y4
+	VMULPS  Y1, Y3, Y5
+	VADDPS  Y5, Y4, Y4
+	VMULPS  Y0, Y3, Y6
+	VMULPS  Y1, Y2, Y7
+	VSUBPS  Y7, Y6, Y6
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y6, (DX)(R9*4)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, DX
+	ADDQ    $0x20, R8
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
+// func swigluBackwardAVX2(dgate []float32, dup []float32, gate []float32, up []float32, dy []float32)
+// Requires: AVX, AVX2
+TEXT ·swigluBackwardAVX2(SB), NOSPLIT, $0-120
+	MOVQ dgate_len+8(FP), CX
+	MOVQ dgate_base+0(FP), DI
+	MOVQ dup_base+24(FP), SI
+	MOVQ gate_base+48(FP), DX
+	MOVQ up_base+72(FP), R8
+	MOVQ dy_base+96(FP), R9
+
+loop:
+	VMOVUPS   (DX), Y7
+	VMOVUPS   (R9), Y8
+	VMOVUPS   expTable<>+384(SB), Y9
+	VXORPS    expTable<>+480(SB), Y7, Y0
+	VCMPPS    $0x03, Y0, Y0, Y6
+	VCMPPS    $0x1e, expTable<>+0(SB), Y0, Y5
+	VCMPPS    $0x11, expTable<>+32(SB), Y0, Y4
+	VMULPS    expTable<>+64(SB), Y0, Y1
+	VADDPS    expTable<>+96(SB), Y1, Y1
+	VSUBPS    expTable<>+96(SB), Y1, Y1
+	VMULPS    expTable<>+128(SB), Y1, Y2
+	VSUBPS    Y2, Y0, Y2
+	VMULPS    expTable<>+160(SB), Y1, Y3
+	VSUBPS    Y3, Y2, Y2
+	VMULPS    expTable<>+192(SB), Y2, Y3
+	VADDPS    expTable<>+224(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+256(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+288(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+320(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+352(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    Y2, Y3, Y3
+	VADDPS    expTable<>+384(SB), Y3, Y3
+	VBLENDVPS Y6, Y0, Y3, Y3
+	VBLENDVPS Y5, expTable<>+416(SB), Y3, Y3
+	VANDNPS   Y3, Y4, Y3
+
+	// 2^n as the product of its halves
+	VCVTTPS2DQ Y1, Y1
+	VPSRAD     $0x01, Y1, Y2
+	VPSUBD     Y2, Y1, Y1
+	VPADDD     expTable<>+448(SB), Y2, Y2
+	VPSLLD     $0x17, Y2, Y2
+	VPADDD     expTable<>+448(SB), Y1, Y1
+	VPSLLD     $0x17, Y1, Y1
+
+	// Where x is outside, n is too: the factors are 1 there.
+	VORPS     Y4, Y5, Y5
+	VORPS     Y6, Y5, Y5
+	VBLENDVPS Y5, expTable<>+384(SB), Y2, Y2
+	VBLENDVPS Y5, expTable<>+384(SB), Y1, Y1
+	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y0
+	VADDPS    Y9, Y0, Y0
+	VDIVPS    Y0, Y9, Y0
+	VMULPS    Y7, Y8, Y1
+	VMULPS    Y0, Y1, Y1
+	VMULPS    (R8), Y8, Y2
+	VMULPS    Y0, Y2, Y2
+	VSUBPS    Y0, Y9, Y3
+	VMULPS    Y7, Y3, Y3
+	VADDPS    Y9, Y3, Y3
+	VMULPS    Y3, Y2, Y2
+	VMOVUPS   Y2, (DI)
+	VMOVUPS   Y1, (SI)
+	ADDQ      $0x20, DI
+	ADDQ      $0x20, SI
+	ADDQ      $0x20, DX
+	ADDQ      $0x20, R8
+	ADDQ      $0x20, R9
+	SUBQ      $0x08, CX
+	JG        loop
+	VZEROUPPER
+	RET
+
+// func swigluBackwardAVX512(dgate []float32, dup []float32, gate []float32, up []float32, dy []float32)
+// Requires: AVX, AVX512F
+TEXT ·swigluBackwardAVX512(SB), NOSPLIT, $0-120
+	MOVQ         dgate_len+8(FP), CX
+	MOVQ         dgate_base+0(FP), DI
+	MOVQ         dup_base+24(FP), SI
+	MOVQ         gate_base+48(FP), DX
+	MOVQ         up_base+72(FP), R8
+	MOVQ         dy_base+96(FP), R9
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (DX), Z7
+	VMOVUPS   (R9), Z8
+	VPXORD    Z29, Z7, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VADDPS    Z28, Z0, Z0
+	VDIVPS    Z0, Z28, Z0
+	VMULPS    Z7, Z8, Z1
+	VMULPS    Z0, Z1, Z1
+	VMOVUPS   (R8), Z2
+	VMULPS    Z2, Z8, Z2
+	VMULPS    Z0, Z2, Z2
+	VSUBPS    Z0, Z28, Z3
+	VMULPS    Z7, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VMULPS    Z3, Z2, Z2
+	VMOVUPS   Z2, (DI)
+	VMOVUPS   Z1, (SI)
+	ADDQ      $0x40, DI
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, DX
+	ADDQ      $0x40, R8
+	ADDQ      $0x40, R9
+	SUBQ      $0x10, CX
+	JAE       loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (DX), K1, Z7
+	VMOVUPS.Z (R9), K1, Z8
+	VPXORD    Z29, Z7, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VADDPS    Z28, Z0, Z0
+	VDIVPS    Z0, Z28, Z0
+	VMULPS    Z7, Z8, Z1
+	VMULPS    Z0, Z1, Z1
+	VMOVUPS.Z (R8), K1, Z2
+	VMULPS    Z2, Z8, Z2
+	VMULPS    Z0, Z2, Z2
+	VSUBPS    Z0, Z28, Z3
+	VMULPS    Z7, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VMULPS    Z3, Z2, Z2
+	VMOVUPS   Z2, K1, (DI)
+	VMOVUPS   Z1, K1, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normSumsAVX2(x []float32, w []float32, dy []float32, sums *float64)
+// Requires: AVX, FMA3
+TEXT ·normSumsAVX2(SB), NOSPLIT, $0-80
+	MOVQ    x_len+8(FP), CX
+	MOVQ    x_base+0(FP), SI
+	MOVQ    w_base+24(FP), DX
+	MOVQ    dy_base+48(FP), R8
+	MOVQ    sums+72(FP), DI
+	VMOVUPD (DI), Y8
+	VMOVUPD 128(DI), Y12
+	VMOVUPD 32(DI), Y9
+	VMOVUPD 160(DI), Y13
+	VMOVUPD 64(DI), Y10
+	VMOVUPD 192(DI), Y14
+	VMOVUPD 96(DI), Y11
+	VMOVUPD 224(DI), Y15
+
+loop:
+	// Products of two float32 are exact in float64.
+	VCVTPS2PD   (SI), Y0
+	VMOVUPS     (DX), X4
+	VMULPS      (R8), X4, X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y0, Y0, Y8
+	VFMADD231PD Y4, Y0, Y12
+	VCVTPS2PD   16(SI), Y1
+	VMOVUPS     16(DX), X5
+	VMULPS      16(R8), X5, X5
+	VCVTPS2PD   X5, Y5
+	VFMADD231PD Y1, Y1, Y9
+	VFMADD231PD Y5, Y1, Y13
+	VCVTPS2PD   32(SI), Y2
+	VMOVUPS     32(DX), X6
+	VMULPS      32(R8), X6, X6
+	VCVTPS2PD   X6, Y6
+	VFMADD231PD Y2, Y2, Y10
+	VFMADD231PD Y6, Y2, Y14
+	VCVTPS2PD   48(SI), Y3
+	VMOVUPS     48(DX), X7
+	VMULPS      48(R8), X7, X7
+	VCVTPS2PD   X7, Y7
+	VFMADD231PD Y3, Y3, Y11
+	VFMADD231PD Y7, Y3, Y15
+	ADDQ        $0x40, SI
+	ADDQ        $0x40, DX
+	ADDQ        $0x40, R8
+	SUBQ        $0x10, CX
+	JG          loop
+	VMOVUPD     Y8, (DI)
+	VMOVUPD     Y12, 128(DI)
+	VMOVUPD     Y9, 32(DI)
+	VMOVUPD     Y13, 160(DI)
+	VMOVUPD     Y10, 64(DI)
+	VMOVUPD     Y14, 192(DI)
+	VMOVUPD     Y11, 96(DI)
+	VMOVUPD     Y15, 224(DI)
+	VZEROUPPER
+	RET
+
+// func normBackwardAVX2(dx []float32, dw []float32, x []float32, w []float32, dy []float32, s float32, c float32)
+// Requires: AVX
+TEXT ·normBackwardAVX2(SB), NOSPLIT, $0-128
+	MOVQ         x_len+56(FP), CX
+	MOVQ         x_base+48(FP), DX
+	MOVQ         dx_base+0(FP), DI
+	MOVQ         dw_base+24(FP), SI
+	MOVQ         w_base+72(FP), R8
+	MOVQ         dy_base+96(FP), R9
+	VBROADCASTSS s+120(FP), Y8
+	VBROADCASTSS c+124(FP), Y9
+
+loop:
+	VMOVUPS (DX), Y0
+	VMOVUPS (R9), Y1
+	VMULPS  (R8), Y1, Y2
+	VMULPS  Y8, Y2, Y2
+	VMULPS  Y9, Y0, Y3
+	VSUBPS  Y3, Y2, Y2
+	VMOVUPS Y2, (DI)
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y8, Y1, Y1
+	VADDPS  (SI), Y1, Y1
+	VMOVUPS Y1, (SI)
+	ADDQ    $0x20, DX
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, R8
+	ADDQ    $0x20, R9
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
 // func expSumAVX512(x []float32, top float32) (sum float32)
 // Requires: AVX, AVX512DQ, AVX512F, SSE
 TEXT ·expSumAVX512(SB), NOSPLIT, $0-36

@@ -35,7 +35,14 @@ func mixAVX2(_, _ []float32, _, _ float32)             { panic(errNoasm) }
 func sumSquaresAVX2([]float32, *float64)               { panic(errNoasm) }
 func scaledAVX2(_, _, _ []float32, _ float32)          { panic(errNoasm) }
 func rotateAVX2(_, _, _, _ []float32)                  { panic(errNoasm) }
-func widenF16AVX2([]float32, []uint16)                 { panic(errNoasm) }
-func widenPairsAVX2([]float32, []uint16)               { panic(errNoasm) }
-func roundBF16AVX2([]uint16, []float32)                { panic(errNoasm) }
-func packWordsAVX2(_, _ *byte, _, _, _, _, _ int)      { panic(errNoasm) }
+func rotateBackAVX2(_, _, _, _ []float32)              { panic(errNoasm) }
+func swigluBackwardAVX2(_, _, _, _, _ []float32)       { panic(errNoasm) }
+func swigluBackwardAVX512(_, _, _, _, _ []float32)     { panic(errNoasm) }
+func normSumsAVX2(_, _, _ []float32, _ *float64)       { panic(errNoasm) }
+func normBackwardAVX2(_, _, _, _, _ []float32, _, _ float32) {
+	panic(errNoasm)
+}
+func widenF16AVX2([]float32, []uint16)            { panic(errNoasm) }
+func widenPairsAVX2([]float32, []uint16)          { panic(errNoasm) }
+func roundBF16AVX2([]uint16, []float32)           { panic(errNoasm) }
+func packWordsAVX2(_, _ *byte, _, _, _, _, _ int) { panic(errNoasm) }
