@@ -21,6 +21,7 @@ type exec struct {
 	matmul matmulTask
 	round  roundTask
 	attend attendTask
+	sum    sumTask
 	inner  backend.Args // of the MatMul in LogProb
 }
 
@@ -45,6 +46,8 @@ var native = [...]func(*exec, *backend.Args){
 	backend.Softmax:      (*exec).softmax,
 	backend.Gather:       (*exec).gather,
 	backend.Copy:         (*exec).copy,
+	backend.AdamW:        (*exec).adamW,
+	backend.SumSquares:   (*exec).sumSquares,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }

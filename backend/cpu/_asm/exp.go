@@ -68,6 +68,7 @@ func exponents(g gen) {
 	e.add()
 	e.mix()
 	e.rows()
+	e.adamW()
 	e.wide()
 }
 
