@@ -36,6 +36,9 @@ type Param struct {
 	Fine   bool
 	weight backend.Weight
 	value  Tensor
+	// numbers is what the weight is a view of, where it may be changed.
+	numbers backend.View
+	grad    backend.View
 }
 
 // NewParam returns a parameter without numbers.
@@ -49,6 +52,24 @@ func (p *Param) BindWeight(w backend.Weight) {
 	p.weight = w
 }
 
+// BindMatrix is BindWeight for a mutable float weight whose numbers are the view.
+func (p *Param) BindMatrix(w backend.Weight, v backend.View) {
+	p.BindWeight(w)
+	if w.Packed() || p.Shape != v.Shape {
+		panic(&backend.ShapeError{Op: "BindMatrix", Detail: "a packed weight, or one of " + v.Shape.String() + " for a parameter of " + p.Shape.String()})
+	}
+	p.numbers = v
+}
+
+// Numbers is the memory of the parameter: of a vector, or of a matrix that was given by
+// BindMatrix; else absent. Who changes it calls Weight.Changed of a matrix.
+func (p *Param) Numbers() backend.View {
+	if p.Matrix() {
+		return p.numbers
+	}
+	return p.value.view
+}
+
 // BindValue gives a vector its numbers.
 func (p *Param) BindValue(v backend.View) {
 	if p.Shape != v.Shape {
@@ -56,6 +77,18 @@ func (p *Param) BindValue(v backend.View) {
 	}
 	p.value = Tensor{view: v, param: true}
 }
+
+// BindGrad gives a parameter memory that gradients are added to, F32 of its shape. An
+// absent view freezes it.
+func (p *Param) BindGrad(v backend.View) {
+	if v.Present() && (v.Shape != p.Shape || v.Type != backend.F32) {
+		panic(&backend.ShapeError{Op: "BindGrad", Detail: "parameter " + p.Shape.String() + ", gradient " + v.Shape.String() + " of " + v.Type.String()})
+	}
+	p.grad = v
+}
+
+// Grad is the memory of the gradient, absent where the parameter is frozen.
+func (p *Param) Grad() backend.View { return p.grad }
 
 // Matrix reports whether the parameter is a matrix.
 func (p *Param) Matrix() bool { return p.Shape.Rank == 2 }

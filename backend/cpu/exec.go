@@ -21,6 +21,7 @@ type exec struct {
 	matmul matmulTask
 	round  roundTask
 	attend attendTask
+	sum    sumTask
 	inner  backend.Args // of the MatMul in LogProb
 	norm   normTask
 	reduce reduceTask
@@ -68,6 +69,8 @@ var native = [...]func(*exec, *backend.Args){
 	backend.SoftmaxBackward:   (*exec).softmaxBackward,
 	backend.BatchMatMul:       (*exec).batchMatMul,
 	backend.ScatterAdd:        (*exec).scatterAdd,
+	backend.AdamW:             (*exec).adamW,
+	backend.SumSquares:        (*exec).sumSquares,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }

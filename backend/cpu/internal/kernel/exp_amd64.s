@@ -750,6 +750,58 @@ loop:
 	VZEROUPPER
 	RET
 
+// func adamWAVX2(w []float32, m []float32, v []float32, g []float32, p *float32)
+// Requires: AVX
+TEXT ·adamWAVX2(SB), NOSPLIT, $0-104
+	MOVQ         w_len+8(FP), CX
+	MOVQ         w_base+0(FP), DI
+	MOVQ         m_base+24(FP), SI
+	MOVQ         v_base+48(FP), DX
+	MOVQ         g_base+72(FP), R8
+	MOVQ         p+96(FP), R9
+	VBROADCASTSS (R9), Y7
+	VBROADCASTSS 4(R9), Y8
+	VBROADCASTSS 8(R9), Y9
+	VBROADCASTSS 12(R9), Y10
+	VBROADCASTSS 16(R9), Y11
+	VBROADCASTSS 20(R9), Y12
+	VBROADCASTSS 24(R9), Y13
+	VBROADCASTSS 28(R9), Y14
+	VBROADCASTSS 32(R9), Y15
+
+loop:
+	VMOVUPS (R8), Y0
+	VMOVUPS (SI), Y2
+	VMOVUPS (DX), Y3
+	VMOVUPS (DI), Y1
+	VMULPS  Y7, Y0, Y0
+	VMULPS  Y8, Y2, Y2
+	VMULPS  Y9, Y0, Y4
+	VADDPS  Y4, Y2, Y2
+	VMULPS  Y10, Y3, Y3
+	VMULPS  Y11, Y0, Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  Y4, Y3, Y3
+	VSQRTPS Y3, Y4
+	VMULPS  Y12, Y4, Y4
+	VADDPS  Y13, Y4, Y4
+	VDIVPS  Y4, Y2, Y4
+	VMULPS  Y14, Y4, Y4
+	VMULPS  Y15, Y1, Y0
+	VSUBPS  Y0, Y1, Y1
+	VSUBPS  Y4, Y1, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y3, (DX)
+	VMOVUPS Y1, (DI)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, DX
+	ADDQ    $0x20, R8
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
 // func expSumAVX512(x []float32, top float32) (sum float32)
 // Requires: AVX, AVX512DQ, AVX512F, SSE
 TEXT ·expSumAVX512(SB), NOSPLIT, $0-36
@@ -1016,6 +1068,93 @@ tail:
 	VMOVUPS.Z (DX), K1, Z7
 	VMULPS    Z7, Z0, Z0
 	VMOVUPS   Z0, K1, (DI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamWAVX512(w []float32, m []float32, v []float32, g []float32, p *float32)
+// Requires: AVX, AVX512F
+TEXT ·adamWAVX512(SB), NOSPLIT, $0-104
+	MOVQ         w_len+8(FP), CX
+	MOVQ         w_base+0(FP), DI
+	MOVQ         m_base+24(FP), SI
+	MOVQ         v_base+48(FP), DX
+	MOVQ         g_base+72(FP), R8
+	MOVQ         p+96(FP), R9
+	VBROADCASTSS (R9), Z16
+	VBROADCASTSS 4(R9), Z17
+	VBROADCASTSS 8(R9), Z18
+	VBROADCASTSS 12(R9), Z19
+	VBROADCASTSS 16(R9), Z20
+	VBROADCASTSS 20(R9), Z21
+	VBROADCASTSS 24(R9), Z22
+	VBROADCASTSS 28(R9), Z23
+	VBROADCASTSS 32(R9), Z24
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS (R8), Z0
+	VMOVUPS (SI), Z2
+	VMOVUPS (DX), Z3
+	VMOVUPS (DI), Z1
+	VMULPS  Z16, Z0, Z0
+	VMULPS  Z17, Z2, Z2
+	VMULPS  Z18, Z0, Z4
+	VADDPS  Z4, Z2, Z2
+	VMULPS  Z19, Z3, Z3
+	VMULPS  Z20, Z0, Z4
+	VMULPS  Z0, Z4, Z4
+	VADDPS  Z4, Z3, Z3
+	VSQRTPS Z3, Z4
+	VMULPS  Z21, Z4, Z4
+	VADDPS  Z22, Z4, Z4
+	VDIVPS  Z4, Z2, Z4
+	VMULPS  Z23, Z4, Z4
+	VMULPS  Z24, Z1, Z0
+	VSUBPS  Z0, Z1, Z1
+	VSUBPS  Z4, Z1, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z1, (DI)
+	ADDQ    $0x40, DI
+	ADDQ    $0x40, SI
+	ADDQ    $0x40, DX
+	ADDQ    $0x40, R8
+	SUBQ    $0x10, CX
+	JAE     loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (R8), K1, Z0
+	VMOVUPS.Z (SI), K1, Z2
+	VMOVUPS.Z (DX), K1, Z3
+	VMOVUPS.Z (DI), K1, Z1
+	VMULPS    Z16, Z0, Z0
+	VMULPS    Z17, Z2, Z2
+	VMULPS    Z18, Z0, Z4
+	VADDPS    Z4, Z2, Z2
+	VMULPS    Z19, Z3, Z3
+	VMULPS    Z20, Z0, Z4
+	VMULPS    Z0, Z4, Z4
+	VADDPS    Z4, Z3, Z3
+	VSQRTPS   Z3, Z4
+	VMULPS    Z21, Z4, Z4
+	VADDPS    Z22, Z4, Z4
+	VDIVPS    Z4, Z2, Z4
+	VMULPS    Z23, Z4, Z4
+	VMULPS    Z24, Z1, Z0
+	VSUBPS    Z0, Z1, Z1
+	VSUBPS    Z4, Z1, Z1
+	VMOVUPS   Z2, K1, (SI)
+	VMOVUPS   Z3, K1, (DX)
+	VMOVUPS   Z1, K1, (DI)
 
 done:
 	VZEROUPPER

@@ -34,6 +34,8 @@ func addAVX2(_, _, _ []float32)                        { panic(errNoasm) }
 func mixAVX2(_, _ []float32, _, _ float32)             { panic(errNoasm) }
 func sumSquaresAVX2([]float32, *float64)               { panic(errNoasm) }
 func scaledAVX2(_, _, _ []float32, _ float32)          { panic(errNoasm) }
+func adamWAVX2(_, _, _, _ []float32, _ *float32)       { panic(errNoasm) }
+func adamWAVX512(_, _, _, _ []float32, _ *float32)     { panic(errNoasm) }
 func rotateAVX2(_, _, _, _ []float32)                  { panic(errNoasm) }
 func rotateBackAVX2(_, _, _, _ []float32)              { panic(errNoasm) }
 func swigluBackwardAVX2(_, _, _, _, _ []float32)       { panic(errNoasm) }

@@ -1,0 +1,27 @@
+package tensor
+
+import "github.com/herd-ml/herd/backend"
+
+// The functions below change parameters. A tape does not record them.
+
+// AdamW changes the numbers of a parameter and the running means m and v of its
+// gradient by the gradient, as Op AdamW says. Parameters without numbers that change
+// or without a gradient panic.
+func AdamW(c *Context, p *Param, m, v backend.View, step backend.AdamWArgs) {
+	a := c.begin()
+	a.In[0], a.Out[0], a.Out[1], a.Out[2] = p.grad, p.Numbers(), m, v
+	a.AdamW = step
+	c.exec.Run(backend.AdamW, a)
+	if p.weight != nil {
+		p.weight.Changed()
+	}
+}
+
+// SumSquares returns the sum of the squares of a view without gaps, [1].
+func SumSquares(c *Context, x backend.View) *Tensor {
+	y := c.New(backend.F32, backend.Dims(1))
+	a := c.begin()
+	a.In[0], a.Out[0] = x, c.use(y)
+	c.exec.Run(backend.SumSquares, a)
+	return y
+}
