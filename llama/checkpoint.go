@@ -156,6 +156,12 @@ func (c *checkpoint) forget() {
 	c.gguf = nil
 }
 
+// source is what Save needs of the files beside the tensors.
+func (c *checkpoint) source() *checkpoint {
+	return &checkpoint{format: c.format, path: c.path, config: c.config, tok: c.tok, eos: c.eos, sampling: c.sampling,
+		chat: c.chat, dir: c.dir, vectorTypes: c.vectorTypes, ropeHint: c.ropeHint}
+}
+
 func (c *checkpoint) problem(format string, a ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, a...))
 }

@@ -51,7 +51,10 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 			return Memory{}, err
 		}
 		n := int64(t.rows()) * 4 // a vector, kept as F32
-		if p.Param.Matrix() {
+		switch {
+		case p.Param.Matrix() && o.Trainable:
+			n = 4 * int64(t.rows()) * int64(t.cols()) // below 2^62: the configuration is bounded
+		case p.Param.Matrix():
 			n = int64(ceilDiv(t.rows(), 16)) * 16 * int64(t.rowBytes())
 		}
 		if m.Weights > math.MaxInt64-n {
@@ -105,7 +108,7 @@ func (c *checkpoint) kv(o Options) backend.KV {
 	t := o.KVType
 	if t == backend.Invalid {
 		t = backend.F16
-		if w := c.tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || w != nil && w.dtype == backend.F32 {
+		if w := c.tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || o.Trainable || w != nil && w.dtype == backend.F32 {
 			t = backend.F32
 		}
 	}

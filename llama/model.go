@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herd-ml/herd/backend"
@@ -35,6 +36,8 @@ type Model struct {
 	formatErr error
 	warnings  []string
 	loader    *loader
+	source    *checkpoint   // without tensors, for Save
+	version   atomic.Uint64 // of the weights
 	estimate  Memory
 	pages     pagePool
 	loadTime  time.Duration
@@ -100,6 +103,7 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 		m.Close()
 		return nil, err
 	}
+	m.source = c.source()
 	m.loadTime = time.Since(start)
 	m.log().Info("model loaded", "path", c.path, "format", string(c.format), "params", c.config.Params(),
 		"memory", m.estimate.Weights, "seconds", m.loadTime.Seconds(), "backend", m.b.Describe().String())
@@ -128,7 +132,7 @@ func newModel(o Options, c *checkpoint) (*Model, error) {
 	m := &Model{
 		config: c.config, opts: o, b: o.Backend, net: newTransformer(c.config), cx: cx, tok: c.tok,
 		sampling: c.sampling, estimate: est, warnings: c.problems,
-		loader: &loader{b: o.Backend, progress: o.Progress},
+		loader: &loader{b: o.Backend, trainable: o.Trainable, progress: o.Progress},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = pagePool{m: m, kv: c.kv(o)}

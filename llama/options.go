@@ -43,6 +43,9 @@ type Options struct {
 	// together; 0 is no limit. A model that cannot fit with one full session is
 	// refused before it is loaded, and a page that would go above it is too.
 	MemoryLimit int64
+	// Trainable keeps the weights as float32 numbers that may be changed, quantised
+	// ones decoded: see Model.Params. Four bytes a weight, and slower than packed ones.
+	Trainable bool
 	// Progress is told how loading goes, from one goroutine at a time.
 	Progress func(Progress)
 	// Logger is told what a user may want to know; nil is silent.

@@ -162,12 +162,18 @@ func NewFeedForward(dim, hidden int, bias bool) *FeedForward {
 
 // Forward keeps the shape [R,D].
 func (l *FeedForward) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
-	return l.Down.Forward(c, l.gated(c, x))
+	h := l.gated(c, x)
+	y := l.Down.Forward(c, h)
+	c.Drop(h)
+	return y
 }
 
 // AddTo is Forward added to y [R,D], as Linear.AddTo.
 func (l *FeedForward) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
-	return l.Down.AddTo(c, y, l.gated(c, x))
+	h := l.gated(c, x)
+	y = l.Down.AddTo(c, y, h)
+	c.Drop(h)
+	return y
 }
 
 // gated is silu(gate(x)) * up(x) [R,F].

@@ -12,6 +12,16 @@ type Tensor struct {
 	step  uint64
 	param bool // outlives steps
 	held  bool // numbers of a parameter
+
+	// With a tape.
+	owner   *Param  // of a parameter's value
+	node    *node   // what computed it
+	grad    *Tensor // the gradient so far
+	bytes   int64   // of the arena, if they are its own
+	needs   bool    // a gradient is wanted
+	kept    bool    // backward reads the numbers
+	watched bool    // stays after Backward
+	dropped bool    // is computed again when backward needs it
 }
 
 // View is the memory behind the tensor.
@@ -75,7 +85,7 @@ func (p *Param) BindValue(v backend.View) {
 	if p.Shape != v.Shape {
 		panic(&backend.ShapeError{Op: "BindValue", Detail: "parameter " + p.Shape.String() + ", value " + v.Shape.String()})
 	}
-	p.value = Tensor{view: v, param: true}
+	p.value = Tensor{view: v, param: true, owner: p}
 }
 
 // BindGrad gives a parameter memory that gradients are added to, F32 of its shape. An

@@ -16,16 +16,16 @@ type exec struct {
 	closed bool
 	arena  arena
 
-	rows   rowTask
-	lines  lineTask
-	matmul matmulTask
-	round  roundTask
-	attend attendTask
-	sum    sumTask
-	inner  backend.Args // of the MatMul in LogProb
-	norm   normTask
-	reduce reduceTask
-	batch  batchTask
+	rows    rowTask
+	lines   lineTask
+	matmul  matmulTask
+	round   roundTask
+	attend  attendTask
+	squares sumTask
+	inner   backend.Args // of the MatMul in LogProb
+	norm    normTask
+	reduce  reduceTask
+	batch   batchTask
 }
 
 // native are the operations that run on the pool, indexed by Op; the others

@@ -29,7 +29,7 @@ func (e *exec) sumSquares(a *backend.Args) {
 	n := a.In[0].Shape.Elems()
 	mark := e.arena.mark()
 	defer e.arena.release(mark)
-	t := &e.sum
+	t := &e.squares
 	*t = sumTask{x: elems[float32](&a.In[0])[:n], sums: slice[float64](&e.arena, (n+chunkElems-1)/chunkElems)}
 	e.b.pool.run(t, len(t.sums))
 	var total float64
