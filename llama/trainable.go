@@ -166,6 +166,9 @@ func (m *Model) NewContext(o tensor.Options) (*tensor.Context, error) {
 	return tensor.NewContext(m.b, o)
 }
 
+// Backend is what the model runs on.
+func (m *Model) Backend() backend.Backend { return m.b }
+
 // KV is the geometry of keys and values that a step of Forward begins with: without
 // pages its heads only.
 func (m *Model) KV() backend.KV { return m.pages.kv }
