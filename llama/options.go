@@ -43,6 +43,8 @@ type Options struct {
 	// together; 0 is no limit. A model that cannot fit with one full session is
 	// refused before it is loaded, and a page that would go above it is too.
 	MemoryLimit int64
+	// Adapters change the model's matrices, in this order.
+	Adapters []Adapter
 	// Progress is told how loading goes, from one goroutine at a time.
 	Progress func(Progress)
 	// Logger is told what a user may want to know; nil is silent.
@@ -82,7 +84,7 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("llama: %s is %d, want at most %d", f.name, f.value, f.most))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
 }
 
 func checkKVType(t backend.DType) error {
