@@ -35,6 +35,7 @@ type checkpoint struct {
 	arch     string                 // as the files name it
 	problems []string
 	closers  []io.Closer
+	adapters []*opened
 
 	// For Convert: the folder or the file behind the checkpoint, the types that
 	// vectors had before they were made F32, and the settings behind RoPE factors.

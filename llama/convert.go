@@ -21,6 +21,8 @@ type ConvertOptions struct {
 	// Type is what matrices and, outside GGUF, vectors are stored as: F32, F16 or
 	// BF16. Zero keeps the file's type; quantised matrices become F32.
 	Type backend.DType
+	// Adapters are merged into the matrices, in this order.
+	Adapters []Adapter
 	// Progress is told how it goes.
 	Progress func(Progress)
 }
@@ -36,20 +38,21 @@ func (o ConvertOptions) Validate() error {
 	if o.Type != backend.Invalid && !o.Type.Float() {
 		errs = append(errs, fmt.Errorf("llama: convert to type %v: want F32, F16 or BF16", o.Type))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
 }
 
 // ConvertReport says what was written.
 type ConvertReport struct {
 	Tensors  []TensorInfo
-	Warnings []string // what the target cannot say
+	Warnings []string     // what the target cannot say
+	Merged   []MergeError // of each matrix that adapters were merged into
 }
 
 // Convert writes a model in another format: a .gguf file, a Hugging Face folder
 // or a Meta folder, which must not exist yet. Float tensors keep every value
 // and their type, unless Type says otherwise; in GGUF, where vectors are F32,
 // their type travels in metadata and comes back. Quantised tensors are decoded
-// exactly. A file is replaced, and a folder appears, only when it is complete.
+// exactly. Matrices that have adapters are merged in float64. A file is replaced, and a folder appears, only when it is complete.
 func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {
 	if err := o.Validate(); err != nil {
 		return ConvertReport{}, err
@@ -60,6 +63,12 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 		return ConvertReport{}, err
 	}
 	defer c.close()
+	if err := c.openAdapters(o.Adapters); err != nil {
+		return ConvertReport{}, err
+	}
+	if err := c.checkMerge(); err != nil {
+		return ConvertReport{}, err
+	}
 	if _, err := c.estimate(Options{}); err != nil { // every tensor is there
 		return ConvertReport{}, err
 	}
@@ -153,7 +162,7 @@ func (v *converter) outputs() ([]output, error) {
 			return nil, err
 		}
 		out := output{name: p.Name, hf: p.Name, dtype: v.outType(p, t), shape: t.shape}
-		out.data = &converted{v: v, t: t, out: out.dtype}
+		out.data = &converted{v: v, t: t, out: out.dtype, merge: v.c.mergeOf(p.Name, t.shape)}
 		if names != nil {
 			var ok bool
 			if out.name, ok = names.name(p.Name); !ok {
@@ -181,6 +190,7 @@ type converted struct {
 	t     *fileTensor
 	out   backend.DType
 	order func(int) int // row of t that row i of the output is, or nil
+	merge *merge        // or nil
 
 	raw    []byte
 	values []float32
@@ -231,13 +241,42 @@ func (r *converted) fill(row, size int) error {
 	}
 	r.v.progress.add(int64(n * in))
 	r.from, r.rows = row, n
-	if r.out == r.t.dtype {
+	if r.out == r.t.dtype && r.merge == nil {
 		r.buf = append(r.buf[:0], r.raw...)
 		return nil
 	}
 	r.values, r.buf = grow(r.values, n*r.t.cols()), grow(r.buf, n*size)
 	block.Decode(r.t.dtype, r.values, r.raw)
+	if r.merge == nil {
+		block.Encode(r.out, r.buf, r.values)
+		return nil
+	}
+	return r.fillMerged()
+}
+
+// fillMerged encodes the rows in values with adapters merged into them.
+func (r *converted) fillMerged() error {
+	err := r.merge.apply(r.values, func(i int) int {
+		if r.order != nil {
+			return r.order(r.from + i)
+		}
+		return r.from + i
+	})
+	if err != nil {
+		return err
+	}
 	block.Encode(r.out, r.buf, r.values)
+	if r.from < r.merge.rows {
+		return nil // read again
+	}
+	block.Decode(r.out, r.values, r.buf)
+	if err := r.merge.compare(r.values, r.out); err != nil {
+		return err
+	}
+	if r.merge.rows == r.t.rows() {
+		r.v.report.Merged = append(r.v.report.Merged, r.merge.result())
+		r.merge.free()
+	}
 	return nil
 }
 

@@ -52,7 +52,7 @@ type Model struct {
 
 // Open loads a model: a .gguf file (or the first part of a split one), a
 // Hugging Face folder or a Meta folder. ctx cancels loading only. Errors of the
-// files are *gguf.Error, *safetensors.Error, *pth.Error or *FileError.
+// files are *gguf.Error, *safetensors.Error, *pth.Error *peft.Error or *FileError.
 func Open(ctx context.Context, path string, o Options) (*Model, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, &FileError{File: path, Reason: "cannot be opened", Err: errors.Unwrap(err)}
@@ -92,6 +92,9 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 		return nil, err
 	}
 	defer c.close()
+	if err := c.openAdapters(o.Adapters); err != nil {
+		return nil, err
+	}
 	start := time.Now()
 	m, err := newModel(o, c)
 	if err != nil {
@@ -99,7 +102,11 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 	}
 	c.forget()
 	m.loader.total = c.bytes()
-	if err := m.loader.load(ctx, c, m.net, m.cx); err != nil {
+	err = m.loader.load(ctx, c, m.net, m.cx)
+	if err == nil {
+		err = m.loader.adapt(ctx, c, m.net, m.cx)
+	}
+	if err != nil {
 		m.Close()
 		return nil, err
 	}

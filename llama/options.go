@@ -46,6 +46,8 @@ type Options struct {
 	// Trainable keeps the weights as float32 numbers that may be changed, quantised
 	// ones decoded: see Model.Params. Four bytes a weight, and slower than packed ones.
 	Trainable bool
+	// Adapters change the model's matrices, in this order.
+	Adapters []Adapter
 	// Progress is told how loading goes, from one goroutine at a time.
 	Progress func(Progress)
 	// Logger is told what a user may want to know; nil is silent.
@@ -85,7 +87,7 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("llama: %s is %d, want at most %d", f.name, f.value, f.most))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
 }
 
 func checkKVType(t backend.DType) error {
