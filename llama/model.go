@@ -38,6 +38,7 @@ type Model struct {
 	loader    *loader
 	source    *checkpoint   // without tensors, for Save
 	version   atomic.Uint64 // of the weights
+	training  *trained      // the adapter that training changes, or nil
 	estimate  Memory
 	pages     pagePool
 	loadTime  time.Duration

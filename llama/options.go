@@ -87,6 +87,9 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("llama: %s is %d, want at most %d", f.name, f.value, f.most))
 		}
 	}
+	if o.Trainable && len(o.Adapters) > 0 {
+		errs = append(errs, errors.New("llama: Trainable beside Adapters: merge them first, or train an adapter"))
+	}
 	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
 }
 
