@@ -10,6 +10,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/tokenizer"
 	"github.com/herd-ml/herd/nn"
 )
@@ -78,7 +79,7 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 	if o.To == string(formatGGUF) {
 		err = v.writeGGUF(out)
 	} else {
-		err = writeFolder(out, func(dir string) error {
+		err = vfs.WriteFolder(out, func(dir string) error {
 			if o.To == string(formatMeta) {
 				return v.writeMeta(dir)
 			}
@@ -99,32 +100,6 @@ type converter struct {
 
 func (v *converter) warn(format string, a ...any) {
 	v.report.Warnings = append(v.report.Warnings, fmt.Sprintf(format, a...))
-}
-
-// writeFolder fills a new folder beside out and moves it there.
-func writeFolder(out string, fill func(dir string) error) (err error) {
-	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: exists and is not an empty folder", out)
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(dir)
-		}
-	}()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	if err := fill(dir); err != nil {
-		return err
-	}
-	if err := os.Remove(out); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Rename(dir, out)
 }
 
 // outType is the type a tensor is stored as.

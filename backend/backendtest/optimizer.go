@@ -55,7 +55,7 @@ func sumSquaresCase(name string, p place, fill fill, dims ...int) *testCase {
 // adamWRule: m and v are sums of two products, whose factors 1-Beta and Scale g are
 // rounded too: 4 roundings, and 8 to spare a factor of two; those of m go into w with
 // the size of its terms, which may cancel. v does not cancel: its root, Eps and the
-// divisions are off by 8 roundings, of the whole step.
+// divisions are off by 8 roundings, of the whole step. w is rounded twice.
 func adamWRule(_ *testCase, x, a *ref.Values) bound {
 	p := &x.Args.AdamW
 	lr, b1, scale := float64(p.LR), float64(p.Beta1), float64(p.Scale)
@@ -69,6 +69,6 @@ func adamWRule(_ *testCase, x, a *ref.Values) bound {
 		}
 		w := math.Abs(a.Out[0][i])
 		root := math.Sqrt(x.Out[2][i]/float64(p.Correct2)) + float64(p.Eps)
-		return u * (2*w + 4*lr*float64(p.Decay)*w + 24*lr*terms/float64(p.Correct1)/root)
+		return u * (4*w + 4*lr*float64(p.Decay)*w + 24*lr*terms/float64(p.Correct1)/root)
 	}
 }
