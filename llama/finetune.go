@@ -9,6 +9,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/peft"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/nn"
@@ -202,7 +203,7 @@ func (m *Model) SaveTrained(ctx context.Context, dir string) error {
 		}
 		modules = append(modules, mod)
 	}
-	return writeFolder(dir, func(dir string) error { return peft.Write(dir, m.training.config, modules) })
+	return vfs.WriteFolder(dir, func(dir string) error { return peft.Write(dir, m.training.config, modules) })
 }
 
 // source is a parameter's numbers, to be written.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/tokenizer"
 	"github.com/herd-ml/herd/nn"
 	"github.com/herd-ml/herd/tensor"
@@ -216,7 +217,7 @@ func (m *Model) Save(ctx context.Context, dir string, o SaveOptions) error {
 	if err := v.o.Validate(); err != nil {
 		return err
 	}
-	return writeFolder(dir, v.writeHF)
+	return vfs.WriteFolder(dir, v.writeHF)
 }
 
 // snapshot is the model as a checkpoint whose tensors are read from memory.

@@ -1,4 +1,4 @@
-// Package train is the training loop: packed documents in, checkpoints and metrics out.
+// Package train trains the models of package llama on text.
 //
-// Experimental: this interface may change with any release.
+// Experimental: names may change.
 package train
