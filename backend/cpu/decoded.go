@@ -11,7 +11,7 @@ func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packe
 		}
 		cols := min(n, m.k-col)
 		weight.tile(tile, tmp, i, col, cols)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols, col > 0)
 	}
 }
 
@@ -52,6 +52,6 @@ func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []f
 		}
 		n := min(length, m.k-col)
 		gather(tile, &weight.v, i*panel, col, n)
-		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
+		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n, col > 0)
 	}
 }

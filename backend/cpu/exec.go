@@ -26,6 +26,11 @@ type exec struct {
 	norm    normTask
 	reduce  reduceTask
 	batch   batchTask
+	gemm    gemm
+
+	rowPanels rowPanels
+	colPanels colPanels
+	turned    turned
 }
 
 // native are the operations that run on the pool, indexed by Op; the others
@@ -71,6 +76,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.ScatterAdd:        (*exec).scatterAdd,
 	backend.AdamW:             (*exec).adamW,
 	backend.SumSquares:        (*exec).sumSquares,
+	backend.MatMulBackward:    (*exec).matMulBackward,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }

@@ -58,7 +58,10 @@ func reduceLogits(_ *worker, a *backend.Args, from, to int) {
 		for _, x := range z {
 			sum += float64(kernel.Exp(x - top))
 		}
-		l := float64(top) + math.Log(sum)
+		l := float64(top)
+		if !math.IsInf(l, 0) {
+			l += math.Log(sum)
+		}
 		lse[r], logp[r] = float32(l), float32(float64(z[ids[r]])-l)
 	}
 }

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
@@ -33,47 +32,6 @@ type matmulTask struct {
 	gated   bool      // MatMulSwiGLU
 
 	parts, panels, perChunk, addStride int
-}
-
-// input is the rows of a MatMul in blocks of columns [k/cols][rows][stride], each
-// block without gaps: what a panel is multiplied with then lies together. cols is k
-// where there is one block.
-type input[T number] struct {
-	s            []T
-	cols, stride int
-	rows         int
-}
-
-// newInput takes room for rows of k columns, in blocks of at most cols, whole groups,
-// where there are enough rows for that to matter. Rows are a cache line longer, since
-// those a power of two apart compete for the same lines of the first-level cache. An
-// odd k is made even by zeros, as pairs want it.
-func newInput[T number](a *arena, rows, k, cols, group int) input[T] {
-	var one T
-	in := input[T]{cols: k + k%2, rows: rows}
-	if rows >= kernel.MaxRows { // blocks of about the same size, whole groups of codes
-		n := (k + cols - 1) / cols
-		in.cols = min(in.cols, ((k+n-1)/n+group-1)/group*group)
-	}
-	in.stride = in.cols + 64/int(unsafe.Sizeof(one))
-	in.s = slice[T](a, in.blocks(k)*rows*in.stride)
-	return in
-}
-
-// at is row r from column col on, which reaches to the end of its block.
-func (in *input[T]) at(r, col int) []T {
-	return in.s[(col/in.cols*in.rows+r)*in.stride+col%in.cols:]
-}
-
-// blocks is the number of blocks of k columns.
-func (in *input[T]) blocks(k int) int { return (k + in.cols - 1) / in.cols }
-
-// set copies a row.
-func (in *input[T]) set(r int, x []T) {
-	for col := 0; col < len(x); col += in.cols {
-		y := in.at(r, col)[:in.cols]
-		clear(y[copy(y, x[col:]):])
-	}
 }
 
 // matmulPart is one weight of a MatMul.
@@ -168,7 +126,7 @@ func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 func (m *matmulTask) prepare(e *exec, pairs bool) {
 	t := &e.round
 	if t.round == backend.RoundNone && m.rows < kernel.MaxRows && !(pairs && m.k%2 == 1) {
-		m.x = input[float32]{t.in, m.k, t.stride, m.rows}
+		m.x = input[float32]{t.in, m.k, t.stride, m.rows, m.rows}
 		*t = roundTask{}
 		return
 	}
@@ -213,102 +171,6 @@ func (m *matmulTask) divide(workers int) {
 	if m.rows*m.k*m.panels < smallOp/panel {
 		m.perChunk = m.panels
 	}
-}
-
-// roundTask rounds the input of a MatMul: chunks are runs of rows.
-type roundTask struct {
-	m        *matmulTask
-	round    backend.Rounding
-	in       []float32 // [rows, stride]
-	stride   int
-	perChunk int
-	codes    bool // fill m.q and the parts' meta
-	dot      bool // fill m.b
-	values   bool // fill m.x
-}
-
-func (t *roundTask) run(w *worker, chunk int) {
-	m, from := t.m, chunk*t.perChunk
-	for r := from; r < min(from+t.perChunk, m.rows); r++ {
-		x := t.in[r*t.stride:][:m.k]
-		mark := w.scratch.mark()
-		switch {
-		case t.round == backend.RoundNone:
-			m.x.set(r, x)
-		case t.round == backend.RoundToBF16:
-			t.bf16(w, r, x)
-		default:
-			var sum []float32
-			if t.values {
-				sum = slice[float32](&w.scratch, m.k)
-				clear(sum)
-			}
-			for i := range m.codes {
-				x = t.code(w, r, i, x, sum)
-			}
-			if sum != nil {
-				m.x.set(r, sum)
-			}
-		}
-		w.scratch.release(mark)
-	}
-}
-
-// bf16 rounds row r to bfloat16.
-func (t *roundTask) bf16(w *worker, r int, x []float32) {
-	if b := &t.m.b; t.dot {
-		for col := 0; col < len(x); col += b.cols {
-			y, n := b.at(r, col)[:b.cols], min(b.cols, len(x)-col)
-			w.kernels.RoundBF16(y, x[col:][:n])
-			clear(y[n:])
-		}
-	}
-	if t.values {
-		b, y := slice[uint16](&w.scratch, len(x)), slice[float32](&w.scratch, len(x))
-		w.kernels.RoundBF16(b, x)
-		w.kernels.WidenBF16(y, b)
-		t.m.x.set(r, y)
-	}
-}
-
-// code rounds x, which is row r or, where i is 1, what its first codes leave. It
-// returns what these leave, and adds to sum, unless nil, what they stand for.
-func (t *roundTask) code(w *worker, r, i int, x, sum []float32) []float32 {
-	m, group := t.m, t.round.Group()
-	length := m.k
-	if t.codes {
-		length = m.q.cols
-	}
-	d, sums := slice[float32](&w.scratch, length/group), slice[int32](&w.scratch, length/16)
-	q, at := slice[int8](&w.scratch, length), r*m.codes+i
-	var rest []float32
-	if i < m.codes-1 {
-		rest = slice[float32](&w.scratch, m.k)
-	}
-	for col := 0; col < m.k; col += length {
-		n := min(length, m.k-col)
-		if t.codes {
-			q = m.q.at(at, col)
-		}
-		q, x := q[:n], x[col:][:n]
-		w.kernels.RoundI8(q, d, sums, x, group)
-		for i := range m.part[:m.parts] {
-			if p := &m.part[i]; p.meta != nil {
-				p.format.Metas(p.metas(&m.q, at, col)[:n/p.format.Sub], sums, d)
-			}
-		}
-		if sum != nil {
-			for i, c := range q {
-				sum[col+i] += float32(float32(c) * d[i/group])
-			}
-		}
-		if rest != nil {
-			for i, v := range x {
-				rest[col+i] = v - float32(float32(q[i])*d[i/group])
-			}
-		}
-	}
-	return rest
 }
 
 // metas is what belongs to row r of q from column col on, to the end of its block.
@@ -458,7 +320,7 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n, col > 0)
 	}
 }
 
@@ -518,17 +380,18 @@ func (m *matmulTask) addCodes(out []float32, stride int, both []float32, wide in
 type kernelFunc[X, W number] = func(panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)
 
 // multiply adds the product of columns [col, col+n) of the input with panels of w to
-// out, or writes it where col is 0, block by block.
-func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int) {
+// out, or writes it unless accumulate, block by block.
+func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int, accumulate bool) {
 	for end := col + n; col < end; {
 		n := min(x.cols-col%x.cols, end-col)
 		step := rowsPerCall(n * panels)
-		for r := 0; r < x.rows; r += step {
+		for r := 0; r < x.n; r += step {
 			if (r > 0 || col > 0) && wk.pause() {
 				return
 			}
-			f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.rows-r), n, col > 0)
+			f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.n-r), n, accumulate)
 		}
+		accumulate = true
 		if col += n; col < end {
 			w = w[n/unit*wStride:]
 		}
@@ -541,15 +404,15 @@ func (m *matmulTask) floats(w *worker, p *matmulPart, i, n int, out []float32, s
 	mem, step := weight.mem[i*weight.panelBytes():], weight.panelBytes()/2
 	switch {
 	case p.dot:
-		multiply(w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2*panel, step, 2, 0, k+k%2)
+		multiply(w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2*panel, step, 2, 0, k+k%2, false)
 	case weight.typ == backend.F32:
-		multiply(w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), panel, step/2, 1, 0, k)
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), panel, step/2, 1, 0, k, false)
 	case m.rows >= kernel.MaxRows:
 		m.widened(w, weight, mem, n, out, stride)
 	case weight.typ == backend.F16:
-		multiply(w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), panel, step, 1, 0, k)
+		multiply(w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), panel, step, 1, 0, k, false)
 	default:
-		multiply(w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2*panel, step, 2, 0, k+k%2)
+		multiply(w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2*panel, step, 2, 0, k+k%2, false)
 	}
 }
 
@@ -572,6 +435,6 @@ func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out [
 				w.kernels.WidenPairs(to, from)
 			}
 		}
-		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols)
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols, col > 0)
 	}
 }
