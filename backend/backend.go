@@ -108,7 +108,8 @@ type Weight interface {
 	Free()
 }
 
-// Rounding says how MatMul rounds its activations before it multiplies.
+// Rounding says how MatMul rounds its activations, and RoundBothBF16 its weights,
+// before it multiplies.
 type Rounding uint8
 
 const (
@@ -125,11 +126,14 @@ const (
 	RoundI16x32
 	// RoundI16x256 is the same with groups of 256.
 	RoundI16x256
+	// RoundBothBF16 rounds the input and the weight to bfloat16, to nearest even:
+	// training in mixed precision, whose weights are F32.
+	RoundBothBF16
 )
 
 // String names the rounding.
 func (r Rounding) String() string {
-	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16", "int16 per 32", "int16 per 256"}[r]
+	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16", "int16 per 32", "int16 per 256", "bf16, weight too"}[r]
 }
 
 // Group is the number of elements that share a scale, 0 where there is none.

@@ -126,6 +126,7 @@ func checkMatMulSwiGLU(a *Args, name string) {
 func checkMatMulBackward(a *Args, name string) {
 	r, k := a.In[0].Rows(), a.In[0].Cols()
 	matrix(name, "x", &a.In[0], F32, r, k)
+	checkGradientRound(a, name)
 	n := checkWeights(a, name, k)
 	optional(name, "dx", &a.Out[0], F32, r, k)
 	for i := range n {
@@ -277,28 +278,57 @@ func checkEmbeddingBackward(a *Args, name string) {
 	matrix(name, "dW", &a.Out[0], F32, a.Out[0].Rows(), a.Out[0].Cols())
 }
 
-func checkLogProb(a *Args, name string) {
-	r, k := a.In[0].Rows(), a.In[0].Cols()
-	matrix(name, "x", &a.In[0], F32, r, k)
-	vector(name, "ids", &a.In[1], I32, r)
-	if checkWeights(a, name, k) != 1 {
-		panic(shapeErr(name, "%d weights", a.Weights()))
+// checkGradientRound refuses what products of gradients cannot be rounded to.
+func checkGradientRound(a *Args, name string) {
+	if a.Round != RoundNone && a.Round != RoundBothBF16 {
+		panic(shapeErr(name, "rounding %v, not %v or %v", a.Round, RoundNone, RoundBothBF16))
 	}
+}
+
+// checkLogits checks the operands of logits and returns the rows.
+func checkLogits(a *Args, name string) int {
+	r, n := checkProduct(a, name)
+	if n != 1 {
+		panic(shapeErr(name, "%d weights", n))
+	}
+	vector(name, "ids", &a.In[1], I32, r)
+	return r
+}
+
+func checkLogProb(a *Args, name string) {
+	r := checkLogits(a, name)
 	vector(name, "logp", &a.Out[0], F32, r)
 	vector(name, "lse", &a.Out[1], F32, r)
+	if a.Out[2].Present() {
+		vector(name, "entropy", &a.Out[2], F32, r)
+	}
 }
 
 func checkLogProbBackward(a *Args, name string) {
-	r, k := a.In[0].Rows(), a.In[0].Cols()
-	matrix(name, "x", &a.In[0], F32, r, k)
-	vector(name, "ids", &a.In[1], I32, r)
+	r, k := checkLogits(a, name), a.In[0].Cols()
+	checkGradientRound(a, name)
 	vector(name, "lse", &a.In[2], F32, r)
 	vector(name, "dlogp", &a.In[3], F32, r)
-	if checkWeights(a, name, k) != 1 {
-		panic(shapeErr(name, "%d weights", a.Weights()))
+	for i, what := range [...]string{"dlse", "dentropy"} {
+		if a.In[4+i].Present() {
+			vector(name, what, &a.In[4+i], F32, r)
+		}
 	}
 	optional(name, "dx", &a.Out[0], F32, r, k)
 	optional(name, "dW", &a.Out[1], F32, a.W[0].Rows(), k)
+}
+
+func checkCrossEntropy(a *Args, name string) {
+	r, k := checkLogits(a, name), a.In[0].Cols()
+	checkGradientRound(a, name)
+	vector(name, "c", &a.In[2], F32, r)
+	if a.In[3].Present() {
+		vector(name, "zc", &a.In[3], F32, r)
+	}
+	vector(name, "logp", &a.Out[0], F32, r)
+	vector(name, "lse", &a.Out[1], F32, r)
+	optional(name, "dx", &a.Out[2], F32, r, k)
+	optional(name, "dW", &a.Out[3], F32, a.W[0].Rows(), k)
 }
 
 func checkRoundI8(a *Args, name string) {

@@ -21,12 +21,13 @@ const (
 
 	// MatMul: Out[i][r,n] = sum_k round(In[0])[r,k] * W[i][n,k], for one input
 	// and up to MaxWeights weights. In[0] [R,K], W[i] [N_i,K], Out[i] [R,N_i].
-	// Round says how the input is rounded. Each sum runs over k in ascending
-	// order, whatever R is.
+	// Round says how the input is rounded, and the weight where it is
+	// RoundBothBF16. Each sum runs over k in ascending order, whatever R is.
 	MatMul
 	// MatMulBackward: Out[0] dx[r,k] = sum_i sum_n dy_i[r,n] W[i][n,k],
 	// Out[1+i] dW_i[n,k] += sum_r dy_i[r,n] x[r,k].
-	// In[0] x [R,K], In[1+i] dy_i [R,N_i].
+	// In[0] x [R,K], In[1+i] dy_i [R,N_i]. Round is RoundNone, or RoundBothBF16:
+	// x, dy and W are rounded to bfloat16 before each product.
 	MatMulBackward
 	// MatMulAdd adds one product to In[1] [R,N], and MatMulSwiGLU is SwiGLU of two:
 	// Out[0] = In[1] + y_0 and Out[0] = silu(y_0) * y_1, y_i what MatMul gives for
@@ -87,14 +88,27 @@ const (
 	// EmbeddingBackward: Out[0] dW[ids[r]] += dy[r]. In ids I32 [R], dy [R,D].
 	EmbeddingBackward
 
-	// LogProb is a linear layer and the log-probability of one id a row, the
-	// logits never in memory: with z[r] = W[0] x[r], Out[1] lse[r] = log sum_v
-	// exp z[r,v], Out[0][r] = z[r,ids[r]] - lse[r]. In[0] x [R,K], In[1] ids
-	// I32 [R], Out [R].
+	// LogProb is a linear layer and the log-probability of one id a row, R rows of
+	// V logits never in memory: with z[r] = W[0] x[r], as MatMul computes it,
+	// Out[1] lse[r] = log sum_v exp z[r,v], Out[0] logp[r] = z[r,ids[r]] - lse[r],
+	// and optional Out[2] entropy[r] = lse[r] - sum_v p z, p = exp(z - lse), where
+	// p = 0 adds nothing. In[0] x [R,K], In[1] ids I32 [R], Out [R].
 	LogProb
-	// LogProbBackward: In x, ids, lse, dlogp [R]. With p = exp(z - lse):
-	// dz = dlogp (1[v=id] - p), Out[0] dx = dz W, Out[1] dW += dz^T x.
+	// LogProbBackward: In x, ids, lse, dlogp [R], optional In[4] dlse and In[5]
+	// dentropy [R]. With p = exp(z - lse) and H the entropy: dz = dlogp (1[v=id] -
+	// p) + dlse p - dentropy p (z - lse + H), Out[0] dx = dz W, Out[1] dW += dz^T x,
+	// each optional. Round is as in MatMulBackward, with dz in the place of dy; z is
+	// computed with it too. A row whose gradients are all 0 adds nothing, whatever
+	// its logits are.
 	LogProbBackward
+	// CrossEntropy is LogProb and its gradient in one pass, for a loss whose weights
+	// are known beforehand: sum_r -c[r] logp[r] + zc[r] lse[r]^2 (the second term
+	// https://arxiv.org/abs/2204.02311, section 5). In[0] x [R,K], In[1] ids I32 [R],
+	// In[2] c [R], In[3] zc [R], optional. Out[0] logp, Out[1] lse [R]; with dz =
+	// c (p - 1[v=id]) + 2 zc lse p, Out[2] dx [R,K] = dz W and Out[3] dW [V,K] +=
+	// dz^T x, each optional. Round is as in LogProbBackward. A row whose c and zc are 0
+	// adds nothing to the gradients.
+	CrossEntropy
 
 	// RoundI8 rounds groups of Round.Group() elements of a row to -127..127:
 	// with m = max |x| in the group and d = m/127, code = x*(127/m) rounded to
@@ -217,6 +231,7 @@ var ops = [numOps]struct {
 	EmbeddingBackward: {"EmbeddingBackward", checkEmbeddingBackward, nil},
 	LogProb:           {"LogProb", checkLogProb, []Op{LogProbBackward}},
 	LogProbBackward:   {"LogProbBackward", checkLogProbBackward, nil},
+	CrossEntropy:      {"CrossEntropy", checkCrossEntropy, nil},
 	RoundI8:           {"RoundI8", checkRoundI8, []Op{Copy}},
 	RoundBF16:         {"RoundBF16", checkRoundBF16, []Op{Copy}},
 	Add:               {"Add", same(2, 1), []Op{Copy, Sum}},

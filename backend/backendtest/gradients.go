@@ -12,7 +12,7 @@ import (
 func gradients() []*gradient {
 	return []*gradient{
 		matMulGradient(), matMulAddGradient(), matMulSwiGLUGradient(), rmsNormGradient(), ropeGradient(), ropeBackGradient(), attentionGradient(),
-		swiGLUGradient(), embeddingGradient(), logProbGradient(), addGradient(), mulGradient(),
+		swiGLUGradient(), embeddingGradient(), logProbGradient(), crossEntropyGradient(), addGradient(), mulGradient(),
 		unaryGradient(backend.Exp, normals, func(g *tape) {
 			g.run(backend.Mul, []backend.View{g.out[0], g.dy[0]}, g.dx(0))
 		}),
@@ -111,15 +111,6 @@ func embeddingGradient() *gradient {
 	c.weights = []*matrix{c.floatWeight(backend.F32, gaps, 4, 5)}
 	return &gradient{c, func(g *tape) {
 		g.run(backend.EmbeddingBackward, []backend.View{g.in[0], g.dy[0]}, g.dw(0))
-	}}
-}
-
-func logProbGradient() *gradient {
-	c := newCase(backend.LogProb, "gradient")
-	c.logProb(dense, 5, c.floatWeight(backend.F32, gaps, 11, 6))
-	c.out[0], c.out[1] = fresh(backend.F32, dense, 5), fresh(backend.F32, dense, 5)
-	return &gradient{c, func(g *tape) {
-		g.run(backend.LogProbBackward, []backend.View{g.in[0], g.in[1], g.out[1], g.dy[0]}, g.dx(0), g.dw(0))
 	}}
 }
 

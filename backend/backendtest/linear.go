@@ -23,7 +23,7 @@ func weightTypes() []backend.DType {
 
 // roundings are the ways to round an input of k columns.
 func roundings(k int) []backend.Rounding {
-	rs := []backend.Rounding{backend.RoundNone, backend.RoundToBF16}
+	rs := []backend.Rounding{backend.RoundNone, backend.RoundToBF16, backend.RoundBothBF16}
 	for _, r := range []backend.Rounding{backend.RoundI8x32, backend.RoundI8x256, backend.RoundI16x32, backend.RoundI16x256} {
 		if k%r.Group() == 0 {
 			rs = append(rs, r)
@@ -135,8 +135,10 @@ func matMulCases() (cs []*testCase) {
 				cs = append(cs, c.matMul(round, place(i%3), c.normal, r, c.weight(t, n, k)))
 			}
 			if t == backend.F32 || t == backend.BF16 {
-				c := newCase(backend.MatMul, "float %v/%dx%dx%d", t, r, n, k)
-				cs = append(cs, c.matMul(backend.RoundNone, place(i%3), c.normal, r, c.floatWeight(t, place(i%3), n, k)))
+				for _, round := range []backend.Rounding{backend.RoundNone, backend.RoundBothBF16} {
+					c := newCase(backend.MatMul, "float %v/%dx%dx%d/round %v", t, r, n, k, round)
+					cs = append(cs, c.matMul(round, place(i%3), c.normal, r, c.floatWeight(t, place(i%3), n, k)))
+				}
 			}
 		}
 	}
@@ -155,8 +157,10 @@ func longMatMulCases() (cs []*testCase) {
 	for _, t := range []backend.DType{backend.F32, backend.BF16} {
 		odd := newCase(backend.MatMul, "long and odd %v", t)
 		cs = append(cs, odd.matMul(backend.RoundToBF16, 0, odd.normal, r, odd.weight(t, n, k+3)))
-		float := newCase(backend.MatMul, "long float %v", t)
-		cs = append(cs, float.matMul(backend.RoundNone, 0, float.normal, r, float.floatWeight(t, 0, n, k)))
+		for _, round := range []backend.Rounding{backend.RoundNone, backend.RoundBothBF16} {
+			float := newCase(backend.MatMul, "long float %v/round %v", t, round)
+			cs = append(cs, float.matMul(round, 0, float.normal, r, float.floatWeight(t, gaps, n, k+3)))
+		}
 	}
 	return cs
 }
@@ -196,6 +200,19 @@ func edgeMatMulCases() (cs []*testCase) {
 				return c.rng.NormFloat64()
 			}
 			cs = append(cs, c.matMul(round, dense, x, len(edges), c.weight(t, 17, 64)))
+		}
+		for _, round := range []backend.Rounding{backend.RoundNone, backend.RoundBothBF16} {
+			if t == backend.F16 {
+				continue
+			}
+			c := newCase(backend.MatMul, "float %v of edges/round %v", t, round)
+			w := c.floatWeight(t, gaps, len(edges), 64)
+			x := read(w.float.view)
+			for i, e := range edges {
+				x[64*i+i] = e
+			}
+			write(w.float.view, x)
+			cs = append(cs, c.matMul(round, dense, c.normal, 13, w))
 		}
 		c := newCase(backend.MatMul, "%v with infinity, NaN and zero", t)
 		w := c.weight(t, 20, 33)
@@ -237,81 +254,12 @@ func brokenBlock(rng *rand.Rand, t backend.DType) []byte {
 	return pools()[t][0]
 }
 
-func matMulBackwardCases() (cs []*testCase) {
-	for _, t := range weightTypes() {
-		for i, k := range inputs(t) {
-			r, n := rowCounts[i%len(rowCounts)], outputs[i%len(outputs)]
-			c := newCase(backend.MatMulBackward, "%v/%dx%dx%d", t, r, n, k)
-			cs = append(cs, c.matMulBackward(place(i%3), r, i%4 != 3, t.Float() && i%3 > 0, c.weight(t, n, k)))
-			if t == backend.F32 || t == backend.BF16 {
-				c := newCase(backend.MatMulBackward, "float %v/%dx%dx%d", t, r, n, k)
-				cs = append(cs, c.matMulBackward(place(i%3), r, i%4 != 3, true, c.floatWeight(t, place(i%3), n, k)))
-			}
-		}
-	}
-	c := newCase(backend.MatMulBackward, "q, k, v")
-	f := func(n int) *matrix { return c.floatWeight(backend.F32, gaps, n, 64) }
-	cs = append(cs, c.matMulBackward(gaps, 19, true, true, f(64), f(16), f(17)))
-	c = newCase(backend.MatMulBackward, "frozen base of mixed types")
-	return append(cs, c.matMulBackward(odd, 19, true, false, c.weight(backend.Q4_K, 33, 256), c.weight(backend.BF16, 16, 256)))
-}
-
-func (c *testCase) matMulBackward(p place, rows int, dx, dw bool, weights ...*matrix) *testCase {
-	k := weights[0].cols
-	c.weights = weights
-	c.in[0] = newOperand(backend.F32, p, c.normal, rows, k)
-	if dx {
-		c.out[0] = fresh(backend.F32, p, rows, k)
-	}
-	for i, w := range weights {
-		c.in[1+i] = newOperand(backend.F32, p, c.normal, rows, w.rows)
-		if dw {
-			c.out[1+i] = newOperand(backend.F32, p, c.normal, w.rows, k)
-		}
-	}
-	return c
-}
-
-func logProbCases() (cs []*testCase) {
-	for _, t := range weightTypes() {
-		for i, k := range inputs(t) {
-			r, vocab := rowCounts[i%len(rowCounts)], outputs[i%len(outputs)]
-			c := newCase(backend.LogProb, "%v/%d rows, %dx%d", t, r, vocab, k)
-			c.logProb(place(i%3), r, c.weight(t, vocab, k))
-			c.out[0], c.out[1] = fresh(backend.F32, place(i%2), r), fresh(backend.F32, place(i%2), r)
-			cs = append(cs, c)
-
-			c = newCase(backend.LogProbBackward, "%v/%d rows, %dx%d", t, r, vocab, k)
-			w := c.weight(t, vocab, k)
-			c.logProb(place(i%3), r, w)
-			lse := c.output(backend.LogProb, r, r)
-			c.in[2] = newOperand(backend.F32, place(i%2), func(i int) float64 { return lse[i] }, r)
-			c.in[3] = newOperand(backend.F32, place(i%2), c.normal, r)
-			if i%4 != 3 {
-				c.out[0] = fresh(backend.F32, place(i%3), r, k)
-			}
-			if t.Float() {
-				c.out[1] = newOperand(backend.F32, place(i%3), c.normal, vocab, k)
-			}
-			cs = append(cs, c)
-		}
-	}
-	return cs
-}
-
-func (c *testCase) logProb(p place, rows int, w *matrix) {
-	c.weights = []*matrix{w}
-	size := 2 / math.Sqrt(float64(w.cols))
-	c.in[0] = newOperand(backend.F32, p, func(int) float64 { return size * c.rng.NormFloat64() }, rows, w.cols)
-	c.in[1] = newOperand(backend.I32, dense, c.below(w.rows), rows)
-}
-
 func roundCases() (cs []*testCase) {
 	for i, k := range []int{32, 64, 96, 256, 320, 512} {
 		for f, fill := range []func(*testCase) func(int) float64{normals, allEdges, halves} {
 			r := rowCounts[i]
-			for _, round := range roundings(k)[2:] {
-				if round.Twice() {
+			for _, round := range roundings(k) {
+				if round.Group() == 0 || round.Twice() {
 					continue
 				}
 				c := newCase(backend.RoundI8, "%dx%d/round %v/fill %d", r, k, round, f)

@@ -171,6 +171,47 @@ func TestMutants(t *testing.T) {
 			}
 			write(a.Out[0], x)
 		})},
+		{"weight not rounded", backend.MatMul, on(backend.MatMul, func(a *backend.Args) {
+			b := *a
+			if b.Round == backend.RoundBothBF16 {
+				b.Round = backend.RoundToBF16
+			}
+			ref.Run(backend.MatMul, &b)
+		})},
+		{"gradients not rounded", backend.MatMulBackward, on(backend.MatMulBackward, func(a *backend.Args) {
+			b := *a
+			b.Round = backend.RoundNone
+			ref.Run(backend.MatMulBackward, &b)
+		})},
+		{"gradient of lse forgotten", backend.LogProbBackward, on(backend.LogProbBackward, func(a *backend.Args) {
+			b := *a
+			b.In[4] = backend.View{}
+			ref.Run(backend.LogProbBackward, &b)
+		})},
+		{"gradient of the entropy forgotten", backend.LogProbBackward, on(backend.LogProbBackward, func(a *backend.Args) {
+			b := *a
+			b.In[5] = backend.View{}
+			ref.Run(backend.LogProbBackward, &b)
+		})},
+		{"square of lse forgotten", backend.CrossEntropy, on(backend.CrossEntropy, func(a *backend.Args) {
+			b := *a
+			b.In[3] = backend.View{}
+			ref.Run(backend.CrossEntropy, &b)
+		})},
+		{"gradient of logits not rounded", backend.CrossEntropy, on(backend.CrossEntropy, func(a *backend.Args) {
+			b := *a
+			b.Round = backend.RoundNone
+			ref.Run(backend.CrossEntropy, &b)
+		})},
+		{"rows without weight counted", backend.CrossEntropy, on(backend.CrossEntropy, func(a *backend.Args) {
+			ref.Run(backend.CrossEntropy, a)
+			c, bad := read(a.In[2]), read(a.Out[1])
+			for r, v := range c {
+				if k := a.In[0].Cols(); v == 0 && math.IsNaN(bad[r]) && a.Out[2].Present() {
+					write(a.Out[2].Slice(0, r, 1), slices.Repeat(bad[r:r+1], k))
+				}
+			}
+		})},
 		{"weight gradient overwritten", backend.MatMulBackward, on(backend.MatMulBackward, func(a *backend.Args) {
 			if a.Out[1].Present() {
 				write(a.Out[1], make([]float64, a.Out[1].Shape.Elems()))
@@ -197,6 +238,9 @@ func TestMutants(t *testing.T) {
 		all := cs
 		if m.name == "NaN lost" {
 			all = edgeMatMulCases()
+		}
+		if m.op == backend.LogProbBackward || m.op == backend.CrossEntropy {
+			all = append(logProbCases(), crossEntropyCases()...)
 		}
 		if m.op == backend.Attention || m.op == backend.RMSNorm {
 			all = append(attentionCases(), rmsNormCases()...)
@@ -272,7 +316,9 @@ func TestMutantsOfGradients(t *testing.T) {
 	for _, g := range gradients() {
 		b := newMutant(func(op backend.Op, a *backend.Args) {
 			ref.Run(op, a)
-			change(a.Out[0], true, func(x float64) float64 { return x + 1e-2 })
+			for _, v := range a.Out {
+				change(v, true, func(x float64) float64 { return x + 1e-2 })
+			}
 		})
 		if err := g.check(b); err == nil {
 			t.Errorf("a wrong gradient of %v is not found", g.c.op)

@@ -153,67 +153,6 @@ func swiGLUBackwardRule(_ *testCase, _, a *ref.Values) bound {
 	}
 }
 
-// logProbRule: a logit is off by K+8 roundings of its condition, the largest of
-// which bounds the error of lse; the sum over V adds V+16 roundings of 1.
-func logProbRule(_ *testCase, x, a *ref.Values) bound {
-	cond, k, vocab := logitConditions(a), a.Args.In[0].Cols(), a.Args.W[0].Rows()
-	return func(out, i int) float64 {
-		n := 2*float64(k+8)*cond[i] + float64(vocab+16)
-		return u * (n + 2*math.Abs(x.Out[1][i]) + 2*math.Abs(x.Out[0][i]))
-	}
-}
-
-// logitConditions is the largest sum |x| |w| of each row.
-func logitConditions(a *ref.Values) []float64 {
-	magnitudes(a)
-	k := a.Args.In[0].Cols()
-	cond := make([]float64, a.Args.In[0].Rows())
-	for v := range a.Args.W[0].Rows() {
-		w := a.W[0](v)
-		for r := range cond {
-			cond[r] = max(cond[r], absDot(a.In[0][r*k:][:k], w))
-		}
-	}
-	return cond
-}
-
-// logProbBackwardRule: p is off by the error of its logit, as a fraction; the
-// sums over V or R follow.
-func logProbBackwardRule(_ *testCase, _, a *ref.Values) bound {
-	rows, k, vocab := a.Args.In[0].Rows(), a.Args.In[0].Cols(), a.Args.W[0].Rows()
-	e := [2][]float64{make([]float64, rows*k), make([]float64, vocab*k)}
-	p := make([]float64, rows*vocab)
-	for v := range vocab {
-		w := a.W[0](v)
-		for r := range rows {
-			z := -a.In[2][r]
-			for i, x := range a.In[0][r*k:][:k] {
-				z += x * w[i]
-			}
-			p[r*vocab+v] = math.Exp(z)
-		}
-	}
-	cond, n := logitConditions(a), float64(max(rows, vocab)+16)
-	for v := range vocab {
-		w := a.W[0](v)
-		for r := range rows {
-			dz := p[r*vocab+v] * (2*float64(k+8)*cond[r] + 2*a.In[2][r] + n)
-			if v == int(a.In[1][r]) {
-				dz += n
-			}
-			dz *= u * a.In[3][r]
-			for i := range k {
-				e[0][r*k+i] += dz * w[i]
-				e[1][v*k+i] += dz * a.In[0][r*k+i]
-			}
-		}
-	}
-	for i, v := range a.Out[1] {
-		e[1][i] += n * u * v
-	}
-	return func(out, i int) float64 { return e[out][i] }
-}
-
 // softmaxRule: exp of a difference that is off by a rounding of its size, a sum
 // of n terms, a quotient.
 func softmaxRule(_ *testCase, x, a *ref.Values) bound {

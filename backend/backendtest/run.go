@@ -15,7 +15,7 @@ import (
 // not changed, so that many backends can be checked.
 var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
-		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), roundCases(),
+		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), crossEntropyCases(), roundCases(),
 		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(),
 		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(),
 	)

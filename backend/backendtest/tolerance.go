@@ -64,6 +64,7 @@ var tolerances = [...]rule{
 	backend.EmbeddingBackward: sumOf(func(a *backend.Args, _ int) int { return a.In[1].Rows() + 1 }),
 	backend.LogProb:           logProbRule,
 	backend.LogProbBackward:   logProbBackwardRule,
+	backend.CrossEntropy:      crossEntropyRule,
 	// Exact by formula.
 	backend.RoundI8:   exact,
 	backend.RoundBF16: exact,

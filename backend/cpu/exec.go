@@ -45,6 +45,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.Embedding:         (*exec).embedding,
 	backend.EmbeddingBackward: (*exec).embeddingBackward,
 	backend.LogProb:           (*exec).logProb,
+	backend.CrossEntropy:      nil,
 	backend.RoundI8:           (*exec).roundI8,
 	backend.RoundBF16:         (*exec).copy,
 	backend.Add:               (*exec).add,

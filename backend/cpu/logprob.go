@@ -5,6 +5,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
+	"github.com/herd-ml/herd/backend/ref"
 )
 
 // logProbRows is how many rows of logits are in memory at once.
@@ -12,6 +13,10 @@ const logProbRows = 32
 
 // logProb runs MatMul for a few rows at a time and reduces their logits.
 func (e *exec) logProb(a *backend.Args) {
+	if a.Out[2].Present() || a.Round == backend.RoundBothBF16 {
+		ref.Run(backend.LogProb, a)
+		return
+	}
 	rows, w := a.In[0].Rows(), a.W[0]
 	x := a.In[0]
 	if x.Shape.Rank != 2 {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
+	"github.com/herd-ml/herd/backend/ref"
 )
 
 const (
@@ -94,6 +95,16 @@ func (e *exec) matMulSwiGLU(a *backend.Args) { e.product(a, false, true) }
 // of some panels stay in the second-level cache.
 func (e *exec) product(a *backend.Args, add, gated bool) {
 	const most = 512
+	if a.Round == backend.RoundBothBF16 {
+		op := backend.MatMul
+		if add {
+			op = backend.MatMulAdd
+		} else if gated {
+			op = backend.MatMulSwiGLU
+		}
+		ref.Run(op, a)
+		return
+	}
 	rows := a.In[0].Rows()
 	for from := 0; from < rows; from += most {
 		e.productRows(a, add, gated, from, min(most, rows-from))

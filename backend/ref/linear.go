@@ -35,7 +35,7 @@ func (x *Values) product(out, in []float64, i int) {
 	a := x.Args
 	rows, k, cols := a.In[0].Rows(), a.In[0].Cols(), a.W[i].Rows()
 	for n := range cols {
-		w := x.W[i](n)
+		w := x.weight(i, n)
 		for r := range rows {
 			out[r*cols+n] = dot(in[r*k:][:k], w)
 		}
@@ -60,26 +60,36 @@ func matMulSwiGLU(x *Values) {
 func matMulBackward(x *Values) {
 	a := x.Args
 	rows, k := a.In[0].Rows(), a.In[0].Cols()
-	dx := x.Out[0]
+	in, dx := rounded(x.In[0], k, a.Round), x.Out[0]
 	clear(dx)
 	for i := range a.Weights() {
-		dy, dw, cols := x.In[1+i], x.Out[1+i], a.W[i].Rows()
+		dw, cols := x.Out[1+i], a.W[i].Rows()
+		dy := rounded(x.In[1+i], cols, a.Round)
 		for n := range cols {
-			w := x.W[i](n)
+			w := x.weight(i, n)
 			for r := range rows {
 				g := dy[r*cols+n]
 				if dx != nil {
 					axpy(dx[r*k:][:k], g, w)
 				}
 				if dw != nil {
-					axpy(dw[n*k:][:k], g, x.In[0][r*k:][:k])
+					axpy(dw[n*k:][:k], g, in[r*k:][:k])
 				}
 			}
 		}
 	}
 }
 
-// rounded returns the rows of k elements in x as MatMul sees them.
+// weight is row n of weight i as a product sees it.
+func (x *Values) weight(i, n int) []float64 {
+	w := x.W[i](n)
+	if x.Args.Round == backend.RoundBothBF16 {
+		w = rounded(w, len(w), backend.RoundBothBF16)
+	}
+	return w
+}
+
+// rounded returns the rows of k elements in x as products see them.
 func rounded(x []float64, k int, how backend.Rounding) []float64 {
 	out := make([]float64, len(x))
 	switch group := how.Group(); {
@@ -101,7 +111,7 @@ func rounded(x []float64, k int, how backend.Rounding) []float64 {
 				out[i+j] += float64(c) * float64(d)
 			}
 		}
-	case how == backend.RoundToBF16:
+	case how == backend.RoundToBF16, how == backend.RoundBothBF16:
 		for i, v := range x {
 			out[i] = float64(block.BF16ToF32(block.F32ToBF16(float32(v))))
 		}
@@ -159,63 +169,5 @@ func scatterInto(x *Values) {
 	d, rows := x.Args.Out[0].Cols(), x.Args.Out[0].Rows()
 	for r, id := range x.In[0] {
 		axpy(x.Out[0][index(backend.EmbeddingBackward, id, rows)*d:][:d], 1, x.In[1][r*d:][:d])
-	}
-}
-
-func logProb(x *Values) {
-	a := x.Args
-	rows, k, vocab := a.In[0].Rows(), a.In[0].Cols(), a.W[0].Rows()
-	logp, lse := x.Out[0], x.Out[1]
-	for r := range rows {
-		index(backend.LogProb, x.In[1][r], vocab)
-	}
-	top, total := make([]float64, rows), make([]float64, rows)
-	for v := range vocab {
-		w := x.W[0](v)
-		for r := range rows {
-			z := dot(x.In[0][r*k:][:k], w)
-			if v == 0 {
-				top[r], total[r] = z, 1
-			} else if z > top[r] {
-				total[r] = total[r]*math.Exp(top[r]-z) + 1
-				top[r] = z
-			} else {
-				total[r] += math.Exp(z - top[r])
-			}
-			if v == int(x.In[1][r]) {
-				logp[r] = z
-			}
-		}
-	}
-	for r := range rows {
-		lse[r] = top[r] + math.Log(total[r])
-		logp[r] -= lse[r]
-	}
-}
-
-func logProbBackward(x *Values) {
-	a := x.Args
-	rows, k, vocab := a.In[0].Rows(), a.In[0].Cols(), a.W[0].Rows()
-	dx, dw := x.Out[0], x.Out[1]
-	clear(dx)
-	for r := range rows {
-		index(backend.LogProbBackward, x.In[1][r], vocab)
-	}
-	for v := range vocab {
-		w := x.W[0](v)
-		for r := range rows {
-			in := x.In[0][r*k:][:k]
-			g := -math.Exp(dot(in, w) - x.In[2][r])
-			if v == int(x.In[1][r]) {
-				g++
-			}
-			g *= x.In[3][r]
-			if dx != nil {
-				axpy(dx[r*k:][:k], g, w)
-			}
-			if dw != nil {
-				axpy(dw[v*k:][:k], g, in)
-			}
-		}
 	}
 }

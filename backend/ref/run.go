@@ -40,6 +40,7 @@ var kernels = [...]func(*Values){
 	backend.EmbeddingBackward: scatterInto,
 	backend.LogProb:           logProb,
 	backend.LogProbBackward:   logProbBackward,
+	backend.CrossEntropy:      crossEntropy,
 	backend.RoundI8:           roundI8,
 	backend.RoundBF16:         copyOf,
 	backend.Add:               add,

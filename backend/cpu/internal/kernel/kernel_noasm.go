@@ -42,7 +42,9 @@ func normSumsAVX2(_, _, _ []float32, _ *float64)       { panic(errNoasm) }
 func normBackwardAVX2(_, _, _, _, _ []float32, _, _ float32) {
 	panic(errNoasm)
 }
-func widenF16AVX2([]float32, []uint16)            { panic(errNoasm) }
-func widenPairsAVX2([]float32, []uint16)          { panic(errNoasm) }
-func roundBF16AVX2([]uint16, []float32)           { panic(errNoasm) }
-func packWordsAVX2(_, _ *byte, _, _, _, _, _ int) { panic(errNoasm) }
+func widenF16AVX2([]float32, []uint16)                 { panic(errNoasm) }
+func widenPairsAVX2([]float32, []uint16)               { panic(errNoasm) }
+func roundBF16AVX2([]uint16, []float32)                { panic(errNoasm) }
+func transposeWordsAVX2(_, _ *byte, _, _, _ int)       { panic(errNoasm) }
+func roundPairsAVX2(_ *byte, _, _ *float32, _, _ int)  { panic(errNoasm) }
+func packWordsAVX2(_, _ *byte, _, _, _, _, _ int)      { panic(errNoasm) }
