@@ -16,15 +16,16 @@ type exec struct {
 	closed bool
 	arena  arena
 
-	rows   rowTask
-	lines  lineTask
-	matmul matmulTask
-	round  roundTask
-	attend attendTask
-	inner  backend.Args // of the MatMul in LogProb
-	norm   normTask
-	reduce reduceTask
-	batch  batchTask
+	rows       rowTask
+	lines      lineTask
+	matmul     matmulTask
+	round      roundTask
+	attend     attendTask
+	attendRows rowAttention
+	inner      backend.Args // of the MatMul in LogProb
+	norm       normTask
+	reduce     reduceTask
+	batch      batchTask
 }
 
 // native are the operations that run on the pool, indexed by Op; the others
@@ -40,6 +41,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.RoPEBackward:      (*exec).ropeBackward,
 	backend.KVAppend:          (*exec).kvAppend,
 	backend.Attention:         (*exec).attention,
+	backend.AttentionBackward: (*exec).attentionBackward,
 	backend.SwiGLU:            (*exec).swiGLU,
 	backend.SwiGLUBackward:    (*exec).swiGLUBackward,
 	backend.Embedding:         (*exec).embedding,

@@ -87,3 +87,21 @@ func (s *Set) ScoreGrads16(p, g []uint16, scores, ds, lse, d []float32) {
 		p[i], g[i] = block.F32ToBF16(v), block.F32ToBF16(ds[i])
 	}
 }
+
+// Dot is the sum of the products of a and b, of the length of a, rounded: sums of every
+// sixteenth.
+func (s *Set) Dot(a, b []float32) float32 {
+	var t [lanes]float32
+	b = b[:len(a)]
+	n := len(a) &^ (lanes - 1)
+	for i := 0; i < n; i += lanes {
+		x, y := (*[lanes]float32)(a[i:]), (*[lanes]float32)(b[i:])
+		for j := range x {
+			t[j] += float32(x[j] * y[j])
+		}
+	}
+	for i, v := range a[n:] {
+		t[i] += float32(v * b[n+i])
+	}
+	return total(&t)
+}
