@@ -18,6 +18,8 @@ var table = sync.OnceValue(func() []*testCase {
 		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), crossEntropyCases(), roundCases(),
 		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(),
 		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
+		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(),
+		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(),
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })
 	return cs

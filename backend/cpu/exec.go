@@ -28,9 +28,10 @@ type exec struct {
 	batch   batchTask
 	gemm    gemm
 
-	rowPanels rowPanels
-	colPanels colPanels
-	turned    turned
+	rowPanels  rowPanels
+	colPanels  colPanels
+	turned     turned
+	attendRows rowAttention
 }
 
 // native are the operations that run on the pool, indexed by Op; the others
@@ -44,6 +45,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.RoPE:              (*exec).rope,
 	backend.KVAppend:          (*exec).kvAppend,
 	backend.Attention:         (*exec).attention,
+	backend.AttentionBackward: (*exec).attentionBackward,
 	backend.SwiGLU:            (*exec).swiGLU,
 	backend.Embedding:         (*exec).embedding,
 	backend.LogProb:           (*exec).logProb,

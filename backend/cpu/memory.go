@@ -72,6 +72,12 @@ func as[T number](b []byte) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(t)))
 }
 
+// bytesOf is the memory of numbers.
+func bytesOf[T number](s []T) []byte {
+	var t T
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(t)))
+}
+
 // elems returns the buffer of a view from the view's first element on.
 func elems[T number](v *backend.View) []T { return as[T](v.Buf.Bytes())[v.Off:] }
 

@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"unsafe"
-
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
@@ -34,12 +32,6 @@ func (f format) step(k int) int {
 		return (k + k%2) * panel * 2
 	}
 	return k * panel * 4
-}
-
-// bytesOf reads numbers as memory.
-func bytesOf[T number](s []T) []byte {
-	var t T
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(t)))
 }
 
 // source is a matrix whose rows are packed: F32 in memory, or a weight that is decoded.

@@ -802,6 +802,493 @@ loop:
 	VZEROUPPER
 	RET
 
+// func mulAVX2(y []float32, a []float32, b []float32)
+// Requires: AVX
+TEXT ·mulAVX2(SB), NOSPLIT, $0-72
+	MOVQ y_len+8(FP), CX
+	MOVQ y_base+0(FP), DI
+	MOVQ a_base+24(FP), SI
+	MOVQ b_base+48(FP), DX
+
+loop:
+	VMOVUPS (SI), Y0
+	VMULPS  (DX), Y0, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	ADDQ    $0x20, DX
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
+// func maxIntoAVX2(m []float32, x []float32)
+// Requires: AVX
+TEXT ·maxIntoAVX2(SB), NOSPLIT, $0-48
+	MOVQ m_len+8(FP), CX
+	MOVQ m_base+0(FP), DI
+	MOVQ x_base+24(FP), SI
+
+loop:
+	VMOVUPS (SI), Y0
+	VMAXPS  (DI), Y0, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
+// func expIntoAVX2(x []float32, m []float32, sum []float32)
+// Requires: AVX, AVX2
+TEXT ·expIntoAVX2(SB), NOSPLIT, $0-72
+	MOVQ x_len+8(FP), CX
+	MOVQ x_base+0(FP), DI
+	MOVQ m_base+24(FP), SI
+	MOVQ sum_base+48(FP), DX
+
+loop:
+	VMOVUPS   (DI), Y0
+	VSUBPS    (SI), Y0, Y0
+	VCMPPS    $0x03, Y0, Y0, Y6
+	VCMPPS    $0x1e, expTable<>+0(SB), Y0, Y5
+	VCMPPS    $0x11, expTable<>+32(SB), Y0, Y4
+	VMULPS    expTable<>+64(SB), Y0, Y1
+	VADDPS    expTable<>+96(SB), Y1, Y1
+	VSUBPS    expTable<>+96(SB), Y1, Y1
+	VMULPS    expTable<>+128(SB), Y1, Y2
+	VSUBPS    Y2, Y0, Y2
+	VMULPS    expTable<>+160(SB), Y1, Y3
+	VSUBPS    Y3, Y2, Y2
+	VMULPS    expTable<>+192(SB), Y2, Y3
+	VADDPS    expTable<>+224(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+256(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+288(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+320(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+352(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    Y2, Y3, Y3
+	VADDPS    expTable<>+384(SB), Y3, Y3
+	VBLENDVPS Y6, Y0, Y3, Y3
+	VBLENDVPS Y5, expTable<>+416(SB), Y3, Y3
+	VANDNPS   Y3, Y4, Y3
+
+	// 2^n as the product of its halves
+	VCVTTPS2DQ Y1, Y1
+	VPSRAD     $0x01, Y1, Y2
+	VPSUBD     Y2, Y1, Y1
+	VPADDD     expTable<>+448(SB), Y2, Y2
+	VPSLLD     $0x17, Y2, Y2
+	VPADDD     expTable<>+448(SB), Y1, Y1
+	VPSLLD     $0x17, Y1, Y1
+
+	// Where x is outside, n is too: the factors are 1 there.
+	VORPS     Y4, Y5, Y5
+	VORPS     Y6, Y5, Y5
+	VBLENDVPS Y5, expTable<>+384(SB), Y2, Y2
+	VBLENDVPS Y5, expTable<>+384(SB), Y1, Y1
+	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y0
+	VMOVUPS   Y0, (DI)
+	VADDPS    (DX), Y0, Y0
+	VMOVUPS   Y0, (DX)
+	ADDQ      $0x20, DI
+	ADDQ      $0x20, SI
+	ADDQ      $0x20, DX
+	SUBQ      $0x08, CX
+	JG        loop
+	VZEROUPPER
+	RET
+
+// func expIntoAVX512(x []float32, m []float32, sum []float32)
+// Requires: AVX, AVX512F
+TEXT ·expIntoAVX512(SB), NOSPLIT, $0-72
+	MOVQ         x_len+8(FP), CX
+	MOVQ         x_base+0(FP), DI
+	MOVQ         m_base+24(FP), SI
+	MOVQ         sum_base+48(FP), DX
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (DI), Z0
+	VMOVUPS   (SI), Z7
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS   (DX), Z7
+	VMOVUPS   Z0, (DI)
+	VADDPS    Z7, Z0, Z7
+	VMOVUPS   Z7, (DX)
+	ADDQ      $0x40, DI
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, DX
+	SUBQ      $0x10, CX
+	JAE       loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (DI), K1, Z0
+	VMOVUPS.Z (SI), K1, Z7
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS.Z (DX), K1, Z7
+	VMOVUPS   Z0, K1, (DI)
+	VADDPS    Z7, Z0, Z7
+	VMOVUPS   Z7, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func scoreGradsAVX2(s []float32, ds []float32, lse []float32, d []float32)
+// Requires: AVX, AVX2
+TEXT ·scoreGradsAVX2(SB), NOSPLIT, $0-96
+	MOVQ s_len+8(FP), CX
+	MOVQ s_base+0(FP), DI
+	MOVQ ds_base+24(FP), SI
+	MOVQ lse_base+48(FP), DX
+	MOVQ d_base+72(FP), R8
+
+loop:
+	VMOVUPS   (DI), Y0
+	VSUBPS    (DX), Y0, Y0
+	VCMPPS    $0x03, Y0, Y0, Y6
+	VCMPPS    $0x1e, expTable<>+0(SB), Y0, Y5
+	VCMPPS    $0x11, expTable<>+32(SB), Y0, Y4
+	VMULPS    expTable<>+64(SB), Y0, Y1
+	VADDPS    expTable<>+96(SB), Y1, Y1
+	VSUBPS    expTable<>+96(SB), Y1, Y1
+	VMULPS    expTable<>+128(SB), Y1, Y2
+	VSUBPS    Y2, Y0, Y2
+	VMULPS    expTable<>+160(SB), Y1, Y3
+	VSUBPS    Y3, Y2, Y2
+	VMULPS    expTable<>+192(SB), Y2, Y3
+	VADDPS    expTable<>+224(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+256(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+288(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+320(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    expTable<>+352(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    Y2, Y3, Y3
+	VADDPS    expTable<>+384(SB), Y3, Y3
+	VBLENDVPS Y6, Y0, Y3, Y3
+	VBLENDVPS Y5, expTable<>+416(SB), Y3, Y3
+	VANDNPS   Y3, Y4, Y3
+
+	// 2^n as the product of its halves
+	VCVTTPS2DQ Y1, Y1
+	VPSRAD     $0x01, Y1, Y2
+	VPSUBD     Y2, Y1, Y1
+	VPADDD     expTable<>+448(SB), Y2, Y2
+	VPSLLD     $0x17, Y2, Y2
+	VPADDD     expTable<>+448(SB), Y1, Y1
+	VPSLLD     $0x17, Y1, Y1
+
+	// Where x is outside, n is too: the factors are 1 there.
+	VORPS     Y4, Y5, Y5
+	VORPS     Y6, Y5, Y5
+	VBLENDVPS Y5, expTable<>+384(SB), Y2, Y2
+	VBLENDVPS Y5, expTable<>+384(SB), Y1, Y1
+	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y0
+	VMOVUPS   (SI), Y1
+	VSUBPS    (R8), Y1, Y1
+	VMULPS    Y0, Y1, Y1
+	VMOVUPS   Y0, (DI)
+	VMOVUPS   Y1, (SI)
+	ADDQ      $0x20, DI
+	ADDQ      $0x20, SI
+	ADDQ      $0x20, DX
+	ADDQ      $0x20, R8
+	SUBQ      $0x08, CX
+	JG        loop
+	VZEROUPPER
+	RET
+
+// func scoreGradsAVX512(s []float32, ds []float32, lse []float32, d []float32)
+// Requires: AVX, AVX512F
+TEXT ·scoreGradsAVX512(SB), NOSPLIT, $0-96
+	MOVQ         s_len+8(FP), CX
+	MOVQ         s_base+0(FP), DI
+	MOVQ         ds_base+24(FP), SI
+	MOVQ         lse_base+48(FP), DX
+	MOVQ         d_base+72(FP), R8
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (DI), Z0
+	VMOVUPS   (DX), Z7
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS   (SI), Z4
+	VMOVUPS   (R8), Z7
+	VSUBPS    Z7, Z4, Z4
+	VMULPS    Z0, Z4, Z4
+	VMOVUPS   Z4, (SI)
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x40, DI
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, DX
+	ADDQ      $0x40, R8
+	SUBQ      $0x10, CX
+	JAE       loop
+
+tail:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVL      $0x00000001, AX
+	SHLL      CL, AX
+	SUBL      $0x01, AX
+	KMOVW     AX, K1
+	VMOVUPS.Z (DI), K1, Z0
+	VMOVUPS.Z (DX), K1, Z7
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS.Z (SI), K1, Z4
+	VMOVUPS.Z (R8), K1, Z7
+	VSUBPS    Z7, Z4, Z4
+	VMULPS    Z0, Z4, Z4
+	VMOVUPS   Z4, K1, (SI)
+	VMOVUPS   Z0, K1, (DI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func scoreGrads16AVX512(p []uint16, g []uint16, s []float32, ds []float32, lse []float32, d []float32)
+// Requires: AVX, AVX512F
+TEXT ·scoreGrads16AVX512(SB), NOSPLIT, $0-144
+	MOVQ         s_len+56(FP), CX
+	MOVQ         s_base+48(FP), DI
+	MOVQ         ds_base+72(FP), SI
+	MOVQ         lse_base+96(FP), DX
+	MOVQ         d_base+120(FP), R8
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	MOVQ         p_base+0(FP), R9
+	MOVQ         g_base+24(FP), R10
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (DI), Z0
+	VMOVUPS   (DX), Z7
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VMOVUPS   (SI), Z4
+	VMOVUPS   (R8), Z7
+	VSUBPS    Z7, Z4, Z4
+	VMULPS    Z0, Z4, Z4
+	VMOVUPS   Z4, (SI)
+
+	// VCVTNEPS2BF16 Z0, Y0
+	LONG $0x487ef262
+	WORD $0xc072
+
+	// VCVTNEPS2BF16 Z4, Y4
+	LONG    $0x487ef262
+	WORD    $0xe472
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y4, (R10)
+	ADDQ    $0x20, R9
+	ADDQ    $0x20, R10
+	ADDQ    $0x40, DI
+	ADDQ    $0x40, SI
+	ADDQ    $0x40, DX
+	ADDQ    $0x40, R8
+	SUBQ    $0x10, CX
+	JAE     loop
+
+tail:
+	ADDQ  $0x10, CX
+	JE    done
+	MOVL  $0x00000001, AX
+	SHLL  CL, AX
+	SUBL  $0x01, AX
+	KMOVW AX, K1
+
+done:
+	VZEROUPPER
+	RET
+
 // func expSumAVX512(x []float32, top float32) (sum float32)
 // Requires: AVX, AVX512DQ, AVX512F, SSE
 TEXT ·expSumAVX512(SB), NOSPLIT, $0-36

@@ -1,0 +1,107 @@
+package kernel
+
+import "github.com/herd-ml/herd/backend/block"
+
+// The functions of attention whose elements are scores of one key with a query each.
+
+// Mul is y = a * b, all of the length of y.
+func (s *Set) Mul(y, a, b []float32) {
+	a, b = a[:len(y)], b[:len(y)]
+	n := s.whole(len(y), half)
+	if n > 0 {
+		mulAVX2(y[:n], a, b)
+	}
+	for i := n; i < len(y); i++ {
+		y[i] = a[i] * b[i]
+	}
+}
+
+// MaxInto makes m the larger of m and x, elements of the length of x that are NaN
+// being none.
+func (s *Set) MaxInto(m, x []float32) {
+	m = m[:len(x)]
+	n := s.whole(len(x), half)
+	if n > 0 {
+		maxIntoAVX2(m[:n], x)
+	}
+	for i := n; i < len(x); i++ {
+		if x[i] > m[i] {
+			m[i] = x[i]
+		}
+	}
+}
+
+// ExpInto is x = exp(x - m), sum += x, all of the length of x.
+func (s *Set) ExpInto(x, m, sum []float32) {
+	m, sum = m[:len(x)], sum[:len(x)]
+	if s.wide && len(x) > 0 {
+		expIntoAVX512(x, m, sum)
+		return
+	}
+	n := s.whole(len(x), half)
+	if n > 0 {
+		expIntoAVX2(x[:n], m, sum)
+	}
+	for i := n; i < len(x); i++ {
+		x[i] = Exp(x[i] - m[i])
+		sum[i] += x[i]
+	}
+}
+
+// ScoreGrads is s = exp(s - lse), the probabilities, and ds = s * (ds - d), all of
+// the length of s.
+func (s *Set) ScoreGrads(scores, ds, lse, d []float32) {
+	n := len(scores)
+	ds, lse, d = ds[:n], lse[:n], d[:n]
+	if s.wide && n > 0 {
+		scoreGradsAVX512(scores, ds, lse, d)
+		return
+	}
+	whole := s.whole(n, half)
+	if whole > 0 {
+		scoreGradsAVX2(scores[:whole], ds, lse, d)
+	}
+	for i := whole; i < n; i++ {
+		scores[i] = Exp(scores[i] - lse[i])
+		ds[i] = scores[i] * (ds[i] - d[i])
+	}
+}
+
+// ScoreGrads16 is ScoreGrads that rounds to bfloat16: the probabilities to p, ds to g.
+// ds gets what it does there, scores have no value afterwards. Denormal numbers may be
+// zeros in p and g. The length of scores is a multiple of 16.
+func (s *Set) ScoreGrads16(p, g []uint16, scores, ds, lse, d []float32) {
+	n := len(scores)
+	p, g, ds, lse, d = p[:n], g[:n], ds[:n], lse[:n], d[:n]
+	if n%Panel != 0 {
+		panic("kernel: ScoreGrads16 of half a panel")
+	}
+	if s.wide && s.HasBF16Dot() {
+		if n > 0 {
+			scoreGrads16AVX512(p, g, scores, ds, lse, d)
+		}
+		return
+	}
+	s.ScoreGrads(scores, ds, lse, d)
+	for i, v := range scores {
+		p[i], g[i] = block.F32ToBF16(v), block.F32ToBF16(ds[i])
+	}
+}
+
+// Dot is the sum of the products of a and b, of the length of a, rounded: sums of every
+// sixteenth.
+func (s *Set) Dot(a, b []float32) float32 {
+	var t [lanes]float32
+	b = b[:len(a)]
+	n := len(a) &^ (lanes - 1)
+	for i := 0; i < n; i += lanes {
+		x, y := (*[lanes]float32)(a[i:]), (*[lanes]float32)(b[i:])
+		for j := range x {
+			t[j] += float32(x[j] * y[j])
+		}
+	}
+	for i, v := range a[n:] {
+		t[i] += float32(v * b[n+i])
+	}
+	return total(&t)
+}

@@ -1,0 +1,71 @@
+package kernel
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/herd-ml/herd/backend/block"
+)
+
+// TestColumns wants the bits of plain Go from all variants.
+func TestColumns(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(21, 22))
+	for _, f := range []struct {
+		name string
+		step int // lengths are multiples of it
+		run  func(s *Set, x [6][]float32)
+	}{
+		{"Mul", 1, func(s *Set, x [6][]float32) { s.Mul(x[0], x[1], x[2]) }},
+		{"MaxInto", 1, func(s *Set, x [6][]float32) { s.MaxInto(x[0], x[1]) }},
+		{"ExpInto", 1, func(s *Set, x [6][]float32) { s.ExpInto(x[0], x[1], x[2]) }},
+		{"ScoreGrads", 1, func(s *Set, x [6][]float32) { s.ScoreGrads(x[0], x[1], x[2], x[3]) }},
+		{"ScoreGrads16", 16, func(s *Set, x [6][]float32) {
+			p, g := make([]uint16, len(x[0])), make([]uint16, len(x[0]))
+			s.ScoreGrads16(p, g, x[0], x[1], x[2], x[3])
+			clear(x[0])
+			for i := range p {
+				x[4][i], x[5][i] = zeroed(p[i]), zeroed(g[i])
+			}
+		}},
+	} {
+		forAll(t, func(t *testing.T, s *Set) {
+			for n := 0; n < 100; n += f.step {
+				v := values(rnd, true)
+				var got, whole, want [6][]float32
+				for i := range got {
+					got[i], whole[i] = guarded(n, v)
+					if i < 2 {
+						poison(rnd, got[i])
+					}
+					want[i] = append([]float32(nil), got[i]...)
+				}
+				before := whole
+				for i := range before {
+					before[i] = append([]float32(nil), whole[i]...)
+				}
+				f.run(s, got)
+				f.run(Generic(), want)
+				for i := range got {
+					for j := range got[i] {
+						if !same(got[i][j], want[i][j]) {
+							t.Fatalf("%s of %d: element %d of operand %d is %g, want %g", f.name, n, j, i, got[i][j], want[i][j])
+						}
+					}
+					for j := range guard {
+						if end := len(whole[i]) - 1 - j; !same(whole[i][j], before[i][j]) || !same(whole[i][end], before[i][end]) {
+							t.Fatalf("%s of %d: written outside of operand %d", f.name, n, i)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// zeroed widens bfloat16; denormal numbers, which may be zeros, are.
+func zeroed(h uint16) float32 {
+	if h&0x7f80 == 0 {
+		return 0
+	}
+	return block.BF16ToF32(h)
+}
