@@ -113,3 +113,42 @@ func bindNumbers(t *testing.T, p *tensor.Param, values []float32) {
 	}
 	p.BindWeight(w)
 }
+
+// TestAdapterScratch: as TestScratch, with adapters on every matrix.
+func TestAdapterScratch(t *testing.T) {
+	for _, dora := range []bool{false, true} {
+		config := Config135M()
+		config.Layers, config.Vocab = 2, 320
+		net := newTransformer(config)
+		c := peft.Config{Rank: 32, Alpha: 24, DoRA: dora, TargetPattern: "all-linear"}
+		list, err := net.newAdapters(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		zeros := func(p *tensor.Param) []float32 { return make([]float32, p.Shape.Elems()) }
+		if err := peft.Write(dir, c, adapterModules(list, zeros)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := NewRandom(context.Background(), config, backend.Q8_0, Options{Adapters: []Adapter{{Path: dir}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		s, err := m.NewSession(SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Score(context.Background(), make([]int32, 600), func(int, []float32) {}); err != nil {
+			t.Fatal(err)
+		}
+		used, most, weights := m.cx.Scratch(), m.Memory().Scratch, int64(0)
+		for _, w := range m.loader.weights {
+			weights += w.Bytes()
+		}
+		t.Logf("%d of %d bytes of scratch, %d of %d of matrices", used, most, weights, m.Memory().Weights)
+		if used > most*3/2 || used < most/2 || weights > m.Memory().Weights {
+			t.Errorf("a step takes %d bytes, %d were estimated; matrices %d of %d", used, most, weights, m.Memory().Weights)
+		}
+	}
+}
