@@ -122,6 +122,7 @@ type Data struct {
 	before      []int32 // each document
 	after       []int32
 	settings    string // fingerprint
+	bufferBytes int    // of documents, at which the shuffle buffer is full
 }
 
 // OpenData finds and checks the files of c. Documents are read later, as they
@@ -130,7 +131,7 @@ func OpenData(c DataConfig, tok *tokenizer.Tokenizer) (*Data, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Data{c: c.withDefaults(), tok: tok}
+	d := &Data{c: c.withDefaults(), tok: tok, bufferBytes: shuffleBytes}
 	train, trainErr := corpus.Find(c.Files)
 	eval, evalErr := corpus.Find(c.EvalFiles)
 	tokenErr := d.findTokens()

@@ -192,17 +192,22 @@ func mixed(t testing.TB, documents int) string {
 // TestResume saves the position at every batch of a run, through JSON, and wants
 // the same rest from there.
 func TestResume(t *testing.T) {
-	for _, c := range []DataConfig{
-		{Epochs: 3, ShuffleBuffer: 7},
-		{Epochs: 2, Ordered: true},
-		{Epochs: 2, ShuffleBuffer: 1000, Holdout: 0.3},
-		{Epochs: 2, ShuffleBuffer: 5, WholeDocuments: true},
+	for _, c := range []struct {
+		DataConfig
+		bytes int // of the buffer
+	}{
+		{DataConfig{Epochs: 3, ShuffleBuffer: 7}, shuffleBytes},
+		{DataConfig{Epochs: 2, Ordered: true}, shuffleBytes},
+		{DataConfig{Epochs: 2, ShuffleBuffer: 1000, Holdout: 0.3}, shuffleBytes},
+		{DataConfig{Epochs: 2, ShuffleBuffer: 5, WholeDocuments: true}, shuffleBytes},
+		{DataConfig{Epochs: 2, MaxDocument: 60}, 50}, // full after two or three documents
 	} {
 		c.Files, c.Separator = []string{mixed(t, 60)}, "\n"
-		d, err := OpenData(c, letters(t, "</s>"))
+		d, err := OpenData(c.DataConfig, letters(t, "</s>"))
 		if err != nil {
 			t.Fatal(err)
 		}
+		d.bufferBytes = c.bytes
 		it, err := d.Train(2, 45, 5)
 		if err != nil {
 			t.Fatal(err)
@@ -537,4 +542,66 @@ func FuzzPosition(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestConcurrent: one Data serves iterators of several goroutines.
+func TestConcurrent(t *testing.T) {
+	d, err := OpenData(DataConfig{Files: []string{mixed(t, 60)}, Separator: "\n", Holdout: 0.2, Epochs: 2}, letters(t, "</s>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := make(chan []*Batch)
+	for i := range 4 {
+		go func() {
+			it, err := d.Train(1, 32, 1)
+			if i >= 2 {
+				it, err = d.Eval(1, 32)
+			}
+			var all []*Batch
+			for err == nil {
+				var b *Batch
+				if b, err = it.Next(context.Background()); err == nil {
+					all = append(all, b)
+				}
+			}
+			results <- all
+		}()
+	}
+	sizes := map[int]int{}
+	for range 4 {
+		sizes[len(<-results)]++
+	}
+	if len(sizes) != 2 || sizes[0] > 0 {
+		t.Errorf("batches of four iterators: %v", sizes)
+	}
+}
+
+// TestBufferMemory: documents of 96 MiB altogether, in a buffer of 1024 documents
+// that holds 64 MiB and in one that holds four documents.
+func TestBufferMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads 96 MiB several times")
+	}
+	var content strings.Builder
+	for range 96 {
+		content.WriteString(strings.Repeat("a", 1<<20) + "\n")
+	}
+	dir := folder(t, map[string]string{"a.txt": content.String()})
+	content.Reset()
+	for _, c := range []struct{ buffer, most int }{{1024, 64 << 20}, {4, 4 << 20}} {
+		d, err := OpenData(DataConfig{Files: []string{dir}, Separator: "\n", ShuffleBuffer: c.buffer}, letters(t, "</s>"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newDocuments(d, d.train, false, 1)
+		defer s.close()
+		for range 200 {
+			if _, err := s.next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if s.bytes > c.most {
+				t.Fatalf("%d bytes in a buffer of %d", s.bytes, c.most)
+			}
+		}
+	}
 }

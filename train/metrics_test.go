@@ -192,10 +192,6 @@ func TestDrawLoss(t *testing.T) {
 		}
 		f.Close()
 	}
-	if keep := os.Getenv("HERD_KEEP"); keep != "" {
-		b, _ := os.ReadFile(figure)
-		os.WriteFile(keep, b, 0o644)
-	}
 }
 
 // TestCurve: the points of a curve are bounded, and those of a straight line lie on
