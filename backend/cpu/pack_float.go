@@ -12,7 +12,7 @@ import (
 // processor multiplies such, else F32.
 
 const (
-	packBytes8M = 8 << 20 // of panels that are packed at once: a part of the last cache
+	windowBytes = 8 << 20 // of panels that are packed at once: a part of the last cache
 	packLen     = 1024    // numbers of 16 rows that are rounded before they become panels: 32 KiB
 )
 
