@@ -27,32 +27,38 @@ type exec struct {
 	colPanels colPanels
 	turned    turned
 
+	operandRows operandRows
+
+	loss     loss
+	lossRows lossRows
+
 	inner backend.Args // of the MatMul in LogProb
 }
 
 // native are the operations that run on the pool, indexed by Op; the others
 // run on package ref.
 var native = [...]func(*exec, *backend.Args){
-	backend.MatMul:         (*exec).matMul,
-	backend.MatMulBackward: (*exec).matMulBackward,
-	backend.MatMulAdd:      (*exec).matMulAdd,
-	backend.MatMulSwiGLU:   (*exec).matMulSwiGLU,
-	backend.RMSNorm:        (*exec).rmsNorm,
-	backend.RoPETable:      (*exec).ropeTable,
-	backend.RoPE:           (*exec).rope,
-	backend.KVAppend:       (*exec).kvAppend,
-	backend.Attention:      (*exec).attention,
-	backend.SwiGLU:         (*exec).swiGLU,
-	backend.Embedding:      (*exec).embedding,
-	backend.LogProb:        (*exec).logProb,
-	backend.CrossEntropy:   nil,
-	backend.RoundI8:        (*exec).roundI8,
-	backend.RoundBF16:      (*exec).copy,
-	backend.Add:            (*exec).add,
-	backend.Mul:            (*exec).mul,
-	backend.Softmax:        (*exec).softmax,
-	backend.Gather:         (*exec).gather,
-	backend.Copy:           (*exec).copy,
+	backend.MatMul:          (*exec).matMul,
+	backend.MatMulBackward:  (*exec).matMulBackward,
+	backend.MatMulAdd:       (*exec).matMulAdd,
+	backend.MatMulSwiGLU:    (*exec).matMulSwiGLU,
+	backend.RMSNorm:         (*exec).rmsNorm,
+	backend.RoPETable:       (*exec).ropeTable,
+	backend.RoPE:            (*exec).rope,
+	backend.KVAppend:        (*exec).kvAppend,
+	backend.Attention:       (*exec).attention,
+	backend.SwiGLU:          (*exec).swiGLU,
+	backend.Embedding:       (*exec).embedding,
+	backend.LogProb:         (*exec).logProb,
+	backend.LogProbBackward: (*exec).logProbBackward,
+	backend.CrossEntropy:    (*exec).crossEntropy,
+	backend.RoundI8:         (*exec).roundI8,
+	backend.RoundBF16:       (*exec).copy,
+	backend.Add:             (*exec).add,
+	backend.Mul:             (*exec).mul,
+	backend.Softmax:         (*exec).softmax,
+	backend.Gather:          (*exec).gather,
+	backend.Copy:            (*exec).copy,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }
