@@ -41,17 +41,3 @@ func transpose[T number](dst, src []T, n, stride int) {
 		y[4], y[5], y[6], y[7] = r4[k], r5[k], r6[k], r7[k]
 	}
 }
-
-// tiles multiplies with a panel of a float weight that is packed tile by tile.
-func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []float32, stride int, weight *float, i int) {
-	length := m.tileCols()
-	tile := slice[W](&w.scratch, length*panel)
-	for col := 0; col < m.k; col += length {
-		if col > 0 && w.pause() {
-			return
-		}
-		n := min(length, m.k-col)
-		gather(tile, &weight.v, i*panel, col, n)
-		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n, col > 0)
-	}
-}

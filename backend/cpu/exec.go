@@ -22,16 +22,19 @@ type exec struct {
 	round   roundTask
 	attend  attendTask
 	squares sumTask
-	inner   backend.Args // of the MatMul in LogProb
 	norm    normTask
 	reduce  reduceTask
 	batch   batchTask
 	gemm    gemm
 
-	rowPanels  rowPanels
-	colPanels  colPanels
-	turned     turned
-	attendRows rowAttention
+	rowPanels   rowPanels
+	colPanels   colPanels
+	operandRows operandRows
+	turned      turned
+	attendRows  rowAttention
+	loss        loss
+	lossRows    lossRows
+	inner       backend.Args // of the MatMul in LogProb
 }
 
 // native are the operations that run on the pool, indexed by Op; the others
@@ -49,7 +52,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.SwiGLU:            (*exec).swiGLU,
 	backend.Embedding:         (*exec).embedding,
 	backend.LogProb:           (*exec).logProb,
-	backend.CrossEntropy:      nil,
+	backend.CrossEntropy:      (*exec).crossEntropy,
 	backend.RoundI8:           (*exec).roundI8,
 	backend.RoundBF16:         (*exec).copy,
 	backend.Add:               (*exec).add,
@@ -79,6 +82,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.AdamW:             (*exec).adamW,
 	backend.SumSquares:        (*exec).sumSquares,
 	backend.MatMulBackward:    (*exec).matMulBackward,
+	backend.LogProbBackward:   (*exec).logProbBackward,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
 // Operands of products that are packed on the fly: those of training, where no operand
@@ -10,7 +9,7 @@ import (
 // processor multiplies such, else F32.
 
 const (
-	packBytes8M = 8 << 20 // of panels that are packed at once: a part of the last cache
+	windowBytes = 8 << 20 // of panels that are packed at once: a part of the last cache
 	packLen     = 1024    // numbers of 16 rows that are rounded before they become panels: 32 KiB
 )
 
@@ -39,6 +38,7 @@ type source struct {
 	s      []float32 // nil where rows are decoded
 	stride int
 	w      backend.Weight
+	order  []int32 // row r is the one that this says, unless nil
 }
 
 func viewSource(v *backend.View) source { return source{s: elems[float32](v), stride: v.RowStride()} }
@@ -53,6 +53,9 @@ func weightSource(w backend.Weight) source {
 // row is columns [col, col+n) of row r, in buf where it is decoded. Columns of a weight
 // start at a multiple of 256 and end at another or the last: whole blocks.
 func (m *source) row(buf []float32, r, col, n int) []float32 {
+	if m.order != nil {
+		r = int(m.order[r])
+	}
 	if m.s != nil {
 		return m.s[r*m.stride+col:][:n]
 	}
@@ -248,7 +251,7 @@ func (t *turned) pairs(w *worker, r, rows, c, n int) {
 // values writes rows from r on, the missing ones of 16 as zeros.
 func (t *turned) values(w *worker, r, rows, c, n int) {
 	to, stride := bytesOf(t.to.x.at(c, r)), 4*t.to.x.stride
-	if rows == panel && t.src.s != nil && !t.round {
+	if rows == panel && t.src.s != nil && t.src.order == nil && !t.round {
 		w.kernels.TransposeWords(to, stride, bytesOf(t.src.s[(t.from+r)*t.src.stride+t.col+c:]), 4*t.src.stride, n)
 		return
 	}
@@ -263,141 +266,3 @@ func (t *turned) values(w *worker, r, rows, c, n int) {
 	}
 	w.kernels.TransposeWords(to, stride, bytesOf(f), 4*wide, n)
 }
-
-// operand is the rows that panels are multiplied with.
-type operand struct {
-	b input[uint16]  // pairs of bfloat16
-	x input[float32] // or F32
-}
-
-// newOperand takes room for rows of k columns, one block of them.
-func (e *exec) newOperand(f format, rows, k int) (o operand) {
-	if f.dot {
-		o.b = newInput[uint16](&e.arena, rows, k, k+k%2, 32)
-	} else {
-		o.x = newInput[float32](&e.arena, rows, k, k+k%2, 1)
-	}
-	return o
-}
-
-// rowsOf packs columns [col, col+cols) of rows of F32 as an operand.
-func (e *exec) rowsOf(f format, src source, from, n, col, cols int) operand {
-	o, m, t := e.newOperand(f, n, cols), &e.matmul, &e.round
-	m.rows, m.k, m.b, m.x = n, cols, o.b, o.x
-	*t = roundTask{m: m, in: src.s[from*src.stride+col:], stride: src.stride, perChunk: max(1, chunkElems/cols), dot: f.dot, values: !f.dot}
-	if f.dot || f.round {
-		t.round = backend.RoundToBF16
-	}
-	e.b.pool.run(t, (n+t.perChunk-1)/t.perChunk)
-	*t, *m = roundTask{}, matmulTask{}
-	return o
-}
-
-// columnsOf packs columns of rows of F32 as an operand's rows.
-func (e *exec) columnsOf(f format, src source, from, n, col, cols int) operand {
-	o := e.newOperand(f, cols, n)
-	e.turned = turned{f, src, from, n, col, cols, o}
-	e.b.pool.run(&e.turned, (n+rowsTogether-1)/rowsTogether)
-	e.turned = turned{}
-	return o
-}
-
-// panelsOf packs rows of a matrix as panels of its columns.
-func (e *exec) panelsOf(f format, src source, from, n, col, cols int) (mem []byte, step int) {
-	step = f.padded(n)
-	mem = slice[byte](&e.arena, panels(cols)*step)
-	e.colPanels = colPanels{f, src, from, n, col, cols, mem, step}
-	e.b.pool.run(&e.colPanels, (n+rowsTogether-1)/rowsTogether)
-	e.colPanels = colPanels{}
-	return mem, step
-}
-
-// rowPanelsOf packs panels of rows of a weight into mem.
-func (e *exec) rowPanelsOf(f format, w backend.Weight, first, n int, mem []byte) {
-	t := &e.rowPanels
-	*t = rowPanels{format: f, src: weightSource(w), rows: w.Rows(), k: w.Cols(), first: first, n: n, mem: mem, step: f.step(w.Cols())}
-	t.perChunk = max(1, chunkElems/(panel*t.k))
-	e.b.pool.run(t, (n+t.perChunk-1)/t.perChunk)
-	*t = rowPanels{}
-}
-
-// gemm is a product of rows and panels: out [rows, cols] = x [rows, k] by panels, or
-// added to it. Chunks are blocks of rows, each with some panels.
-type gemm struct {
-	format
-	x                operand
-	mem              []byte
-	step             int
-	out              []float32
-	stride           int
-	rows, cols, k    int
-	accumulate       bool
-	rowsPer, perCols int // of a chunk, perCols in panels
-	finish           func(w *worker, g *gemm, row, rows, col, cols int)
-}
-
-const (
-	gemmBytes = 1 << 19 // of rows that stay in the second-level cache
-	gemmWork  = 1 << 24 // multiplications of a chunk
-)
-
-// multiply runs a product whose operands are set.
-func (e *exec) multiply(g *gemm) {
-	size := 4
-	if g.dot {
-		size = 2
-	}
-	most := max(gemmBytes/(size*g.k)/kernel.MaxRows, 1)
-	blocks := (g.rows + most*kernel.MaxRows - 1) / (most * kernel.MaxRows)
-	if blocks == 0 {
-		return
-	}
-	g.rowsPer = ((g.rows+blocks-1)/blocks + kernel.MaxRows - 1) / kernel.MaxRows * kernel.MaxRows
-	if g.perCols == 0 {
-		g.perCols = max(gemmWork/(g.rowsPer*g.k*panel)/kernel.Pair, 1) * kernel.Pair
-	}
-	e.b.pool.run(g, (g.rows+g.rowsPer-1)/g.rowsPer*g.across())
-}
-
-// across is the number of chunks that share rows.
-func (g *gemm) across() int { return (panels(g.cols) + g.perCols - 1) / g.perCols }
-
-func (g *gemm) run(w *worker, chunk int) {
-	row, first := chunk/g.across()*g.rowsPer, chunk%g.across()*g.perCols
-	rows, end := min(g.rowsPer, g.rows-row), min(first+g.perCols, panels(g.cols))
-	part := operand{g.x.b.part(row, rows), g.x.x.part(row, rows)}
-	for p := first; p < end; {
-		n := max(min(kernel.Pair, end-p, g.cols/panel-p), 1)
-		out, stride := g.out[row*g.stride+p*panel:], g.stride
-		mark := w.scratch.mark()
-		cols := min(n*panel, g.cols-p*panel)
-		if cols < n*panel && !g.wide() { // kernels write whole panels
-			stride = n * panel
-			out = slice[float32](&w.scratch, rows*stride)
-			for r := 0; r < rows && g.accumulate; r++ {
-				copy(out[r*stride:][:cols], g.out[(row+r)*g.stride+p*panel:])
-			}
-		}
-		if g.dot {
-			multiply(w, w.kernels.BF16Dot, n, out, stride, &part.b, as[uint16](g.mem[p*g.step:]), 2*panel, g.step/2, 2, 0, g.k+g.k%2, g.accumulate)
-		} else {
-			multiply(w, w.kernels.F32, n, out, stride, &part.x, as[float32](g.mem[p*g.step:]), panel, g.step/4, 1, 0, g.k, g.accumulate)
-		}
-		if cols < n*panel && !g.wide() {
-			for r := range rows {
-				copy(g.out[(row+r)*g.stride+p*panel:][:cols], out[r*stride:])
-			}
-		}
-		w.scratch.release(mark)
-		p += n
-		if w.pause() {
-			return
-		}
-	}
-	if g.finish != nil {
-		g.finish(w, g, row, rows, first*panel, min(end*panel, g.cols)-first*panel)
-	}
-}
-
-// wide reports whether out has room for whole panels.
-func (g *gemm) wide() bool { return g.stride >= panels(g.cols)*panel && g.finish != nil }

@@ -17,7 +17,7 @@ func (e *exec) matMulBackward(a *backend.Args) {
 
 // window is the columns of which panels of k inputs are packed at once.
 func (f format) window(k int) int {
-	return max(packBytes8M/f.padded(k)/16, 1) * 16 * panel // whole blocks of any type
+	return max(windowBytes/f.padded(k)/16, 1) * 16 * panel // whole blocks of any type
 }
 
 // inputGradient is dx of some rows: sums over the outputs of all weights.
