@@ -243,7 +243,7 @@ func (t *rowAttention) run(w *worker, chunk int) {
 	g, i := chunk%t.a.KV.Heads, chunk/t.a.KV.Heads
 	switch {
 	case t.phase == attendCols:
-		t.attend(w, g, i)
+		t.attend(w, g, len(t.blocks)-1-i) // those that see most first
 	case t.phase == stripeBack:
 		t.backStripe(w, g, i)
 	case t.phase == combineDQ:
@@ -291,12 +291,15 @@ func (t *rowAttention) packBlock(w *worker, words, rows operand, at int, v *back
 		x = slice[float32](&w.scratch, b.all*t.wide)
 	}
 	in, rs, n := elems[float32](v), v.RowStride(), b.n*t.heads
-	for c := range n {
-		row := x[c*t.wide:][:t.wide]
-		for d, e := range in[(b.row+c/t.heads)*rs+(g*t.heads+c%t.heads)*t.hd:][:t.hd] {
-			row[d] = e * scale
+	for c := 0; c < n; {
+		m := 1 // heads of a row that lie as they are wanted
+		if t.wide == t.hd {
+			m = t.heads
 		}
-		clear(row[t.hd:])
+		row := x[c*t.wide:][:m*t.wide]
+		w.kernels.Scale(row[:m*t.hd], in[(b.row+c/t.heads)*rs+(g*t.heads+c%t.heads)*t.hd:], scale)
+		clear(row[m*t.hd:])
+		c += m
 	}
 	clear(x[n*t.wide:])
 	if !t.bf16 {

@@ -9,9 +9,12 @@ import (
 // one query each.
 func (e elementwise) columns() {
 	e.binary("mulAVX2", "y is a * b", e.VMULPS)
+	e.scale()
+	e.dot()
 	e.maxInto()
 	e.expInto()
 	e.expInto512()
+	e.expPairs512()
 	e.scoreGrads()
 	e.scoreGrads512("scoreGradsAVX512", false)
 	e.scoreGrads512("scoreGrads16AVX512", true)
@@ -25,6 +28,71 @@ func (e elementwise) binary(name, doc string, op func(ops ...Op)) {
 		e.VMOVUPS(at(a, 0), reg.Y0)
 		op(at(b, 0), reg.Y0, reg.Y0)
 		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
+}
+
+func (e elementwise) scale() {
+	e.begin("scaleAVX2", "func(y, x []float32, s float32)", "scaleAVX2: y is x * s for a multiple of 8 elements, more than none.")
+	y, x := reg.RDI, reg.RSI
+	e.each(8, func() { e.VBROADCASTSS(e.paramAddr("s"), reg.Y8) }, []walked{{"y", y}, {"x", x}}, func() {
+		e.VMULPS(at(x, 0), reg.Y8, reg.Y0)
+		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
+}
+
+func (e elementwise) dot() {
+	e.begin("dotAVX2", "func(a, b []float32, sums *float32)",
+		"dotAVX2 adds the product, rounded, of elements i of a and b, of a multiple of 16, more than none, to sums[i%16].")
+	a, b, sums := reg.RDI, reg.RSI, reg.RDX
+	acc := []reg.VecPhysical{reg.Y8, reg.Y9}
+	e.each(16, func() {
+		e.arg("sums", sums)
+		for i, y := range acc {
+			e.VMOVUPS(at(sums, 32*i), y)
+		}
+	}, []walked{{"a", a}, {"b", b}}, func() {
+		for i, y := range acc {
+			v := []reg.VecPhysical{reg.Y0, reg.Y1}[i]
+			e.VMOVUPS(at(a, 32*i), v)
+			e.VMULPS(at(b, 32*i), v, v)
+			e.VADDPS(v, y, y)
+		}
+	}, func() {
+		for i, y := range acc {
+			e.VMOVUPS(y, at(sums, 32*i))
+		}
+	})
+}
+
+// expPairs512 takes two rows whose elements it puts side by side.
+func (e elementwise) expPairs512() {
+	e.begin("expPairsAVX512", "func(pairs []uint16, a, b, m, sum []float32)",
+		"expPairsAVX512 rounds exp(a - m) and exp(b - m) to bfloat16, denormal numbers to zero, and puts elements i at",
+		"pairs[2*i] and pairs[2*i+1]; both, not rounded, are added to sum. For a multiple of 16 elements, more than none.")
+	a, b, m, sum, pairs := reg.RDI, reg.RSI, reg.RDX, reg.R8, reg.R9
+	e.each512(func() {
+		e.constants512()
+		e.arg("pairs", pairs)
+	}, []walked{{"a", a}, {"b", b}, {"m", m}, {"sum", sum}}, func(tail bool) {
+		if tail {
+			return
+		}
+		e.VMOVUPS(at(m, 0), reg.Z7)
+		e.VMOVUPS(at(sum, 0), reg.Z8)
+		for i, x := range []reg.GPPhysical{a, b} {
+			e.VMOVUPS(at(x, 0), reg.Z0)
+			e.VSUBPS(reg.Z7, reg.Z0, reg.Z0)
+			e.exp512(reg.Z0)
+			e.VADDPS(reg.Z0, reg.Z8, reg.Z8)
+			half := []reg.VecPhysical{reg.Y4, reg.Y5}[i]
+			e.roundBF16(reg.Z0, half)
+			e.VPMOVZXWD(half, half.AsZ())
+		}
+		e.VMOVUPS(reg.Z8, at(sum, 0))
+		e.VPSLLD(U8(16), reg.Z5, reg.Z5)
+		e.VPORD(reg.Z5, reg.Z4, reg.Z4)
+		e.VMOVUPS(reg.Z4, at(pairs, 0))
+		e.ADDQ(U8(64), pairs)
 	}, nothing)
 }
 

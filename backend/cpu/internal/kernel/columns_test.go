@@ -17,6 +17,21 @@ func TestColumns(t *testing.T) {
 	}{
 		{"Mul", 1, func(s *Set, x [6][]float32) { s.Mul(x[0], x[1], x[2]) }},
 		{"MaxInto", 1, func(s *Set, x [6][]float32) { s.MaxInto(x[0], x[1]) }},
+		{"Scale", 1, func(s *Set, x [6][]float32) { s.Scale(x[0], x[1], -1.3) }},
+		{"Dot", 1, func(s *Set, x [6][]float32) {
+			for i := range x[0] {
+				x[2][i] = s.Dot(x[0][i:], x[1][i:])
+			}
+		}},
+		{"ExpPairs", 16, func(s *Set, x [6][]float32) {
+			pairs := make([]uint16, 2*len(x[0]))
+			s.ExpPairs(pairs, x[0], x[1], x[2], x[3])
+			clear(x[0])
+			clear(x[1])
+			for i := range x[0] {
+				x[4][i], x[5][i] = zeroed(pairs[2*i]), zeroed(pairs[2*i+1])
+			}
+		}},
 		{"ExpInto", 1, func(s *Set, x [6][]float32) { s.ExpInto(x[0], x[1], x[2]) }},
 		{"ScoreGrads", 1, func(s *Set, x [6][]float32) { s.ScoreGrads(x[0], x[1], x[2], x[3]) }},
 		{"ScoreGrads16", 16, func(s *Set, x [6][]float32) {

@@ -770,6 +770,50 @@ loop:
 	VZEROUPPER
 	RET
 
+// func scaleAVX2(y []float32, x []float32, s float32)
+// Requires: AVX
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-52
+	MOVQ         y_len+8(FP), CX
+	MOVQ         y_base+0(FP), DI
+	MOVQ         x_base+24(FP), SI
+	VBROADCASTSS s+48(FP), Y8
+
+loop:
+	VMULPS  (SI), Y8, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ    $0x20, DI
+	ADDQ    $0x20, SI
+	SUBQ    $0x08, CX
+	JG      loop
+	VZEROUPPER
+	RET
+
+// func dotAVX2(a []float32, b []float32, sums *float32)
+// Requires: AVX
+TEXT ·dotAVX2(SB), NOSPLIT, $0-56
+	MOVQ    a_len+8(FP), CX
+	MOVQ    a_base+0(FP), DI
+	MOVQ    b_base+24(FP), SI
+	MOVQ    sums+48(FP), DX
+	VMOVUPS (DX), Y8
+	VMOVUPS 32(DX), Y9
+
+loop:
+	VMOVUPS (DI), Y0
+	VMULPS  (SI), Y0, Y0
+	VADDPS  Y0, Y8, Y8
+	VMOVUPS 32(DI), Y1
+	VMULPS  32(SI), Y1, Y1
+	VADDPS  Y1, Y9, Y9
+	ADDQ    $0x40, DI
+	ADDQ    $0x40, SI
+	SUBQ    $0x10, CX
+	JG      loop
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	VZEROUPPER
+	RET
+
 // func maxIntoAVX2(m []float32, x []float32)
 // Requires: AVX
 TEXT ·maxIntoAVX2(SB), NOSPLIT, $0-48
@@ -956,6 +1000,125 @@ tail:
 	VMOVUPS   Z0, K1, (DI)
 	VADDPS    Z7, Z0, Z7
 	VMOVUPS   Z7, K1, (DX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func expPairsAVX512(pairs []uint16, a []float32, b []float32, m []float32, sum []float32)
+// Requires: AVX, AVX512F
+TEXT ·expPairsAVX512(SB), NOSPLIT, $0-120
+	MOVQ         a_len+32(FP), CX
+	MOVQ         a_base+24(FP), DI
+	MOVQ         b_base+48(FP), SI
+	MOVQ         m_base+72(FP), DX
+	MOVQ         sum_base+96(FP), R8
+	MOVL         $0x42b40000, AX
+	VPBROADCASTD AX, Z16
+	MOVL         $0xc2d20000, AX
+	VPBROADCASTD AX, Z17
+	VBROADCASTSS expTable<>+64(SB), Z18
+	VBROADCASTSS expTable<>+96(SB), Z19
+	VBROADCASTSS expTable<>+128(SB), Z20
+	VBROADCASTSS expTable<>+160(SB), Z21
+	VBROADCASTSS expTable<>+192(SB), Z22
+	VBROADCASTSS expTable<>+224(SB), Z23
+	VBROADCASTSS expTable<>+256(SB), Z24
+	VBROADCASTSS expTable<>+288(SB), Z25
+	VBROADCASTSS expTable<>+320(SB), Z26
+	VBROADCASTSS expTable<>+352(SB), Z27
+	VBROADCASTSS expTable<>+384(SB), Z28
+	VBROADCASTSS expTable<>+480(SB), Z29
+	MOVQ         pairs_base+0(FP), R9
+	SUBQ         $0x10, CX
+	JB           tail
+
+loop:
+	VMOVUPS   (DX), Z7
+	VMOVUPS   (R8), Z8
+	VMOVUPS   (DI), Z0
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VADDPS    Z0, Z8, Z8
+
+	// VCVTNEPS2BF16 Z0, Y4
+	LONG      $0x487ef262
+	WORD      $0xe072
+	VPMOVZXWD Y4, Z4
+	VMOVUPS   (SI), Z0
+	VSUBPS    Z7, Z0, Z0
+	VMINPS    Z0, Z16, Z0
+	VMAXPS    Z0, Z17, Z0
+	VMULPS    Z18, Z0, Z1
+	VADDPS    Z19, Z1, Z1
+	VSUBPS    Z19, Z1, Z1
+	VMULPS    Z20, Z1, Z2
+	VSUBPS    Z2, Z0, Z2
+	VMULPS    Z21, Z1, Z3
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z22, Z2, Z3
+	VADDPS    Z23, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z24, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z25, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z26, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z27, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VMULPS    Z2, Z3, Z3
+	VADDPS    Z2, Z3, Z3
+	VADDPS    Z28, Z3, Z3
+	VSCALEFPS Z1, Z3, Z0
+	VADDPS    Z0, Z8, Z8
+
+	// VCVTNEPS2BF16 Z0, Y5
+	LONG      $0x487ef262
+	WORD      $0xe872
+	VPMOVZXWD Y5, Z5
+	VMOVUPS   Z8, (R8)
+	VPSLLD    $0x10, Z5, Z5
+	VPORD     Z5, Z4, Z4
+	VMOVUPS   Z4, (R9)
+	ADDQ      $0x40, R9
+	ADDQ      $0x40, DI
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, DX
+	ADDQ      $0x40, R8
+	SUBQ      $0x10, CX
+	JAE       loop
+
+tail:
+	ADDQ  $0x10, CX
+	JE    done
+	MOVL  $0x00000001, AX
+	SHLL  CL, AX
+	SUBL  $0x01, AX
+	KMOVW AX, K1
 
 done:
 	VZEROUPPER
