@@ -70,29 +70,33 @@ func (e elementwise) expPairs512() {
 		"expPairsAVX512 rounds exp(a - m) and exp(b - m) to bfloat16, denormal numbers to zero, and puts elements i at",
 		"pairs[2*i] and pairs[2*i+1]; both, not rounded, are added to sum. For a multiple of 16 elements, more than none.")
 	a, b, m, sum, pairs := reg.RDI, reg.RSI, reg.RDX, reg.R8, reg.R9
-	e.each512(func() {
+	e.many512(expVectors/2, func() {
 		e.constants512()
 		e.arg("pairs", pairs)
-	}, []walked{{"a", a}, {"b", b}, {"m", m}, {"sum", sum}}, func(tail bool) {
+	}, []walked{{"a", a}, {"b", b}, {"m", m}, {"sum", sum}}, func(vectors int, tail bool) {
 		if tail {
 			return
 		}
-		e.VMOVUPS(at(m, 0), reg.Z7)
-		e.VMOVUPS(at(sum, 0), reg.Z8)
-		for i, x := range []reg.GPPhysical{a, b} {
-			e.VMOVUPS(at(x, 0), reg.Z0)
-			e.VSUBPS(reg.Z7, reg.Z0, reg.Z0)
-			e.exp512(reg.Z0)
-			e.VADDPS(reg.Z0, reg.Z8, reg.Z8)
-			half := []reg.VecPhysical{reg.Y4, reg.Y5}[i]
-			e.roundBF16(reg.Z0, half)
-			e.VPMOVZXWD(half, half.AsZ())
+		vs := expOf(2 * vectors) // of a, of b, of a, ...
+		for i, v := range vs {
+			e.VMOVUPS(at([]reg.GPPhysical{a, b}[i%2], 64*(i/2)), v)
+			e.VSUBPS(at(m, 64*(i/2)), v, v)
 		}
-		e.VMOVUPS(reg.Z8, at(sum, 0))
-		e.VPSLLD(U8(16), reg.Z5, reg.Z5)
-		e.VPORD(reg.Z5, reg.Z4, reg.Z4)
-		e.VMOVUPS(reg.Z4, at(pairs, 0))
-		e.ADDQ(U8(64), pairs)
+		e.exps512(vs)
+		for i := range vectors {
+			x, y, t := vs[2*i], vs[2*i+1], zmm[8*i+1]
+			e.VADDPS(at(sum, 64*i), x, t)
+			e.VADDPS(y, t, t)
+			e.VMOVUPS(t, at(sum, 64*i))
+			for _, v := range []reg.VecPhysical{x, y} {
+				e.roundBF16(v, v)
+				e.VPMOVZXWD(v.AsY(), v)
+			}
+			e.VPSLLD(U8(16), y, y)
+			e.VPORD(y, x, x)
+			e.VMOVUPS(x, at(pairs, 64*i))
+		}
+		e.ADDQ(U32(64*vectors), pairs)
 	}, nothing)
 }
 
@@ -125,15 +129,20 @@ func (e elementwise) expInto() {
 func (e elementwise) expInto512() {
 	e.begin("expIntoAVX512", "func(x, m, sum []float32)", "expIntoAVX512 "+expIntoDoc+" for more than no elements.")
 	x, m, sum := reg.RDI, reg.RSI, reg.RDX
-	e.each512(e.constants512, []walked{{"x", x}, {"m", m}, {"sum", sum}}, func(tail bool) {
-		e.load512(tail, at(x, 0), reg.Z0)
-		e.load512(tail, at(m, 0), reg.Z7)
-		e.VSUBPS(reg.Z7, reg.Z0, reg.Z0)
-		e.exp512(reg.Z0)
-		e.load512(tail, at(sum, 0), reg.Z7)
-		e.store512(tail, reg.Z0, at(x, 0))
-		e.VADDPS(reg.Z7, reg.Z0, reg.Z7)
-		e.store512(tail, reg.Z7, at(sum, 0))
+	e.many512(expVectors, e.constants512, []walked{{"x", x}, {"m", m}, {"sum", sum}}, func(vectors int, tail bool) {
+		vs := expOf(vectors)
+		for i, v := range vs {
+			e.load512(tail, at(x, 64*i), v)
+			e.load512(tail, at(m, 64*i), zmm[4*i+1])
+			e.VSUBPS(zmm[4*i+1], v, v)
+		}
+		e.exps512(vs)
+		for i, v := range vs {
+			e.load512(tail, at(sum, 64*i), zmm[4*i+1])
+			e.store512(tail, v, at(x, 64*i))
+			e.VADDPS(zmm[4*i+1], v, v)
+			e.store512(tail, v, at(sum, 64*i))
+		}
 	}, nothing)
 }
 
@@ -167,34 +176,42 @@ func (e elementwise) scoreGrads512(name string, rounded bool) {
 	} else {
 		e.begin(name, "func(s, ds, lse, d []float32)", name+" "+scoreGradsDoc, "for more than no elements.")
 	}
-	e.each512(func() {
+	e.many512(expVectors, func() {
 		e.constants512()
 		if rounded {
 			e.arg("p", p)
 			e.arg("g", g)
 		}
-	}, operands, func(tail bool) {
+	}, operands, func(vectors int, tail bool) {
 		if tail && rounded {
 			return
 		}
-		e.load512(tail, at(s, 0), reg.Z0)
-		e.load512(tail, at(lse, 0), reg.Z7)
-		e.VSUBPS(reg.Z7, reg.Z0, reg.Z0)
-		e.exp512(reg.Z0)
-		e.load512(tail, at(ds, 0), reg.Z4)
-		e.load512(tail, at(d, 0), reg.Z7)
-		e.VSUBPS(reg.Z7, reg.Z4, reg.Z4)
-		e.VMULPS(reg.Z0, reg.Z4, reg.Z4)
-		e.store512(tail, reg.Z4, at(ds, 0))
-		if !rounded {
-			e.store512(tail, reg.Z0, at(s, 0))
-			return
+		vs := expOf(vectors)
+		for i, v := range vs {
+			e.load512(tail, at(s, 64*i), v)
+			e.load512(tail, at(lse, 64*i), zmm[4*i+1])
+			e.VSUBPS(zmm[4*i+1], v, v)
 		}
-		e.roundBF16(reg.Z0, reg.Y0)
-		e.roundBF16(reg.Z4, reg.Y4)
-		e.VMOVUPS(reg.Y0, at(p, 0))
-		e.VMOVUPS(reg.Y4, at(g, 0))
-		e.ADDQ(U8(32), p)
-		e.ADDQ(U8(32), g)
+		e.exps512(vs)
+		for i, v := range vs {
+			grad := zmm[4*i+1]
+			e.load512(tail, at(ds, 64*i), grad)
+			e.load512(tail, at(d, 64*i), zmm[4*i+2])
+			e.VSUBPS(zmm[4*i+2], grad, grad)
+			e.VMULPS(v, grad, grad)
+			e.store512(tail, grad, at(ds, 64*i))
+			if !rounded {
+				e.store512(tail, v, at(s, 64*i))
+				continue
+			}
+			e.roundBF16(v, v)
+			e.roundBF16(grad, grad)
+			e.VMOVUPS(v.AsY(), at(p, 32*i))
+			e.VMOVUPS(grad.AsY(), at(g, 32*i))
+		}
+		if rounded {
+			e.ADDQ(U32(32*vectors), p)
+			e.ADDQ(U32(32*vectors), g)
+		}
 	}, nothing)
 }
