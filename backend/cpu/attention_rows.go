@@ -337,30 +337,26 @@ func (t *rowAttention) packKeys(w *worker, g, from int) {
 	}
 }
 
-// turn makes n rows of x columns.
+// turn makes n rows of x columns, n at most keyRows.
 func (t *rowAttention) turn(w *worker, to operand, x []float32, stride, n int) {
-	var last []float32
-	if n%panel != 0 { // whole panels
-		last = slice[float32](&w.scratch, panel*t.hd)
-		clear(last)
+	cols, wide := to.f, t.turned
+	if t.bf16 {
+		cols, wide = slice[float32](&w.scratch, t.hd*keyRows), keyRows
 	}
-	cols := slice[float32](&w.scratch, panel*t.hd)
 	for r := 0; r < n; r += panel {
 		from, rs := x[min(r*stride, len(x)):], stride
-		if n-r < panel {
+		if n-r < panel { // whole panels
+			last := slice[float32](&w.scratch, panel*t.hd)
+			clear(last)
 			for i := range n - r {
 				copy(last[i*t.hd:][:t.hd], from[i*stride:])
 			}
 			from, rs = last, t.hd
 		}
-		if !t.bf16 {
-			w.kernels.TransposeWords(bytesOf(to.f[r:]), 4*t.turned, bytesOf(from), 4*rs, t.hd)
-			continue
-		}
-		w.kernels.TransposeWords(bytesOf(cols), 4*panel, bytesOf(from), 4*rs, t.hd)
-		for i := range t.hd {
-			w.kernels.RoundBF16(to.h[i*t.turned+r:], cols[i*panel:][:panel])
-		}
+		w.kernels.TransposeWords(bytesOf(cols[r:]), 4*wide, bytesOf(from), 4*rs, t.hd)
+	}
+	for i := 0; t.bf16 && i < t.hd; i++ {
+		w.kernels.RoundBF16(to.h[i*t.turned:], cols[i*keyRows:][:panels(n)*panel])
 	}
 }
 
