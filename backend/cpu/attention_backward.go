@@ -142,8 +142,6 @@ func (t *rowAttention) writeRows(w *worker, o *backend.View, g int, b *queryBloc
 	out, rs := elems[float32](o), o.RowStride()
 	for c := range b.n * t.heads {
 		to := out[(b.row+c/t.heads)*rs+(g*t.heads+c%t.heads)*t.hd:][:t.hd]
-		for d, v := range rows[c*t.wide:][:t.hd] {
-			to[d] = v * scale
-		}
+		w.kernels.Scale(to, rows[c*t.wide:], scale)
 	}
 }

@@ -75,12 +75,8 @@ func (t *rowAttention) attend(w *worker, g, i int) {
 			}
 		}
 		t.rescale(w, &c, old, room)
-		for i := range p.n {
-			from := t.seen(b, p, i-i%p.step())
-			w.kernels.ExpInto(s[i*b.all+from:][:b.all-from], c.top[from:], c.sum[from:])
-		}
+		t.exps(w, &c, p16, s, b, p)
 		if c.out != nil {
-			t.pairs(w, p16, s, b, p, 0, p.n)
 			t.addColumns(w, c.out, t.valuesT, g, b, p, t.weights(p16, s), pad)
 		}
 		return true
@@ -121,18 +117,22 @@ func (t *rowAttention) weights(pairs []uint16, rows []float32) mixed {
 	return mixed{f: rows}
 }
 
-// pairs rounds rows [i, i+n) of a piece, i even, to pairs. A missing last one is zeros.
-func (t *rowAttention) pairs(w *worker, to []uint16, rows []float32, b *queryBlock, p keyPiece, i, n int) {
-	if !t.bf16 {
-		return
-	}
-	for end := i + n; i < end; i += 2 {
+// exps turns the scores of a piece into weights, by pairs where rounded. A missing last
+// one of a pair is zeros.
+func (t *rowAttention) exps(w *worker, c *columnSums, pairs []uint16, s []float32, b *queryBlock, p keyPiece) {
+	for i := 0; i < p.n; i += t.unit {
 		from := t.seen(b, p, i-i%p.step())
-		even, odd := rows[i*b.all+from:][:b.all-from], rows[(i+1)*b.all+from:][:b.all-from]
-		if i+1 == end {
-			clear(odd)
+		row := func(i int) []float32 { return s[i*b.all+from : (i+1)*b.all] }
+		switch {
+		case !t.bf16:
+			w.kernels.ExpInto(row(i), c.top[from:], c.sum[from:])
+			continue
+		case i+1 == p.n:
+			for c := from; c < b.all; c++ {
+				row(i + 1)[c-from] = float32(math.Inf(-1))
+			}
 		}
-		w.kernels.RoundPairs(to[i*b.all+2*from:], 2*panel, even, odd)
+		w.kernels.ExpPairs(pairs[i*b.all+2*from:], row(i), row(i+1), c.top[from:], c.sum[from:])
 	}
 }
 

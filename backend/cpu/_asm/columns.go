@@ -9,9 +9,12 @@ import (
 // one query each.
 func (e elementwise) columns() {
 	e.binary("mulAVX2", "y is a * b", e.VMULPS)
+	e.scale()
+	e.dot()
 	e.maxInto()
 	e.expInto()
 	e.expInto512()
+	e.expPairs512()
 	e.scoreGrads()
 	e.scoreGrads512("scoreGradsAVX512", false)
 	e.scoreGrads512("scoreGrads16AVX512", true)
@@ -25,6 +28,75 @@ func (e elementwise) binary(name, doc string, op func(ops ...Op)) {
 		e.VMOVUPS(at(a, 0), reg.Y0)
 		op(at(b, 0), reg.Y0, reg.Y0)
 		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
+}
+
+func (e elementwise) scale() {
+	e.begin("scaleAVX2", "func(y, x []float32, s float32)", "scaleAVX2: y is x * s for a multiple of 8 elements, more than none.")
+	y, x := reg.RDI, reg.RSI
+	e.each(8, func() { e.VBROADCASTSS(e.paramAddr("s"), reg.Y8) }, []walked{{"y", y}, {"x", x}}, func() {
+		e.VMULPS(at(x, 0), reg.Y8, reg.Y0)
+		e.VMOVUPS(reg.Y0, at(y, 0))
+	}, nothing)
+}
+
+func (e elementwise) dot() {
+	e.begin("dotAVX2", "func(a, b []float32, sums *float32)",
+		"dotAVX2 adds the product, rounded, of elements i of a and b, of a multiple of 16, more than none, to sums[i%16].")
+	a, b, sums := reg.RDI, reg.RSI, reg.RDX
+	acc := []reg.VecPhysical{reg.Y8, reg.Y9}
+	e.each(16, func() {
+		e.arg("sums", sums)
+		for i, y := range acc {
+			e.VMOVUPS(at(sums, 32*i), y)
+		}
+	}, []walked{{"a", a}, {"b", b}}, func() {
+		for i, y := range acc {
+			v := []reg.VecPhysical{reg.Y0, reg.Y1}[i]
+			e.VMOVUPS(at(a, 32*i), v)
+			e.VMULPS(at(b, 32*i), v, v)
+			e.VADDPS(v, y, y)
+		}
+	}, func() {
+		for i, y := range acc {
+			e.VMOVUPS(y, at(sums, 32*i))
+		}
+	})
+}
+
+// expPairs512 takes two rows whose elements it puts side by side.
+func (e elementwise) expPairs512() {
+	e.begin("expPairsAVX512", "func(pairs []uint16, a, b, m, sum []float32)",
+		"expPairsAVX512 rounds exp(a - m) and exp(b - m) to bfloat16, denormal numbers to zero, and puts elements i at",
+		"pairs[2*i] and pairs[2*i+1]; both, not rounded, are added to sum. For a multiple of 16 elements, more than none.")
+	a, b, m, sum, pairs := reg.RDI, reg.RSI, reg.RDX, reg.R8, reg.R9
+	e.many512(expVectors/2, func() {
+		e.constants512()
+		e.arg("pairs", pairs)
+	}, []walked{{"a", a}, {"b", b}, {"m", m}, {"sum", sum}}, func(vectors int, tail bool) {
+		if tail {
+			return
+		}
+		vs := expOf(2 * vectors) // of a, of b, of a, ...
+		for i, v := range vs {
+			e.VMOVUPS(at([]reg.GPPhysical{a, b}[i%2], 64*(i/2)), v)
+			e.VSUBPS(at(m, 64*(i/2)), v, v)
+		}
+		e.exps512(vs)
+		for i := range vectors {
+			x, y, t := vs[2*i], vs[2*i+1], zmm[8*i+1]
+			e.VADDPS(at(sum, 64*i), x, t)
+			e.VADDPS(y, t, t)
+			e.VMOVUPS(t, at(sum, 64*i))
+			for _, v := range []reg.VecPhysical{x, y} {
+				e.roundBF16(v, v)
+				e.VPMOVZXWD(v.AsY(), v)
+			}
+			e.VPSLLD(U8(16), y, y)
+			e.VPORD(y, x, x)
+			e.VMOVUPS(x, at(pairs, 64*i))
+		}
+		e.ADDQ(U32(64*vectors), pairs)
 	}, nothing)
 }
 
@@ -57,15 +129,20 @@ func (e elementwise) expInto() {
 func (e elementwise) expInto512() {
 	e.begin("expIntoAVX512", "func(x, m, sum []float32)", "expIntoAVX512 "+expIntoDoc+" for more than no elements.")
 	x, m, sum := reg.RDI, reg.RSI, reg.RDX
-	e.each512(e.constants512, []walked{{"x", x}, {"m", m}, {"sum", sum}}, func(tail bool) {
-		e.load512(tail, at(x, 0), reg.Z0)
-		e.load512(tail, at(m, 0), reg.Z7)
-		e.VSUBPS(reg.Z7, reg.Z0, reg.Z0)
-		e.exp512(reg.Z0)
-		e.load512(tail, at(sum, 0), reg.Z7)
-		e.store512(tail, reg.Z0, at(x, 0))
-		e.VADDPS(reg.Z7, reg.Z0, reg.Z7)
-		e.store512(tail, reg.Z7, at(sum, 0))
+	e.many512(expVectors, e.constants512, []walked{{"x", x}, {"m", m}, {"sum", sum}}, func(vectors int, tail bool) {
+		vs := expOf(vectors)
+		for i, v := range vs {
+			e.load512(tail, at(x, 64*i), v)
+			e.load512(tail, at(m, 64*i), zmm[4*i+1])
+			e.VSUBPS(zmm[4*i+1], v, v)
+		}
+		e.exps512(vs)
+		for i, v := range vs {
+			e.load512(tail, at(sum, 64*i), zmm[4*i+1])
+			e.store512(tail, v, at(x, 64*i))
+			e.VADDPS(zmm[4*i+1], v, v)
+			e.store512(tail, v, at(sum, 64*i))
+		}
 	}, nothing)
 }
 
@@ -99,34 +176,42 @@ func (e elementwise) scoreGrads512(name string, rounded bool) {
 	} else {
 		e.begin(name, "func(s, ds, lse, d []float32)", name+" "+scoreGradsDoc, "for more than no elements.")
 	}
-	e.each512(func() {
+	e.many512(expVectors, func() {
 		e.constants512()
 		if rounded {
 			e.arg("p", p)
 			e.arg("g", g)
 		}
-	}, operands, func(tail bool) {
+	}, operands, func(vectors int, tail bool) {
 		if tail && rounded {
 			return
 		}
-		e.load512(tail, at(s, 0), reg.Z0)
-		e.load512(tail, at(lse, 0), reg.Z7)
-		e.VSUBPS(reg.Z7, reg.Z0, reg.Z0)
-		e.exp512(reg.Z0)
-		e.load512(tail, at(ds, 0), reg.Z4)
-		e.load512(tail, at(d, 0), reg.Z7)
-		e.VSUBPS(reg.Z7, reg.Z4, reg.Z4)
-		e.VMULPS(reg.Z0, reg.Z4, reg.Z4)
-		e.store512(tail, reg.Z4, at(ds, 0))
-		if !rounded {
-			e.store512(tail, reg.Z0, at(s, 0))
-			return
+		vs := expOf(vectors)
+		for i, v := range vs {
+			e.load512(tail, at(s, 64*i), v)
+			e.load512(tail, at(lse, 64*i), zmm[4*i+1])
+			e.VSUBPS(zmm[4*i+1], v, v)
 		}
-		e.roundBF16(reg.Z0, reg.Y0)
-		e.roundBF16(reg.Z4, reg.Y4)
-		e.VMOVUPS(reg.Y0, at(p, 0))
-		e.VMOVUPS(reg.Y4, at(g, 0))
-		e.ADDQ(U8(32), p)
-		e.ADDQ(U8(32), g)
+		e.exps512(vs)
+		for i, v := range vs {
+			grad := zmm[4*i+1]
+			e.load512(tail, at(ds, 64*i), grad)
+			e.load512(tail, at(d, 64*i), zmm[4*i+2])
+			e.VSUBPS(zmm[4*i+2], grad, grad)
+			e.VMULPS(v, grad, grad)
+			e.store512(tail, grad, at(ds, 64*i))
+			if !rounded {
+				e.store512(tail, v, at(s, 64*i))
+				continue
+			}
+			e.roundBF16(v, v)
+			e.roundBF16(grad, grad)
+			e.VMOVUPS(v.AsY(), at(p, 32*i))
+			e.VMOVUPS(grad.AsY(), at(g, 32*i))
+		}
+		if rounded {
+			e.ADDQ(U32(32*vectors), p)
+			e.ADDQ(U32(32*vectors), g)
+		}
 	}, nothing)
 }

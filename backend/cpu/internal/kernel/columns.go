@@ -93,15 +93,47 @@ func (s *Set) ScoreGrads16(p, g []uint16, scores, ds, lse, d []float32) {
 func (s *Set) Dot(a, b []float32) float32 {
 	var t [lanes]float32
 	b = b[:len(a)]
-	n := len(a) &^ (lanes - 1)
-	for i := 0; i < n; i += lanes {
-		x, y := (*[lanes]float32)(a[i:]), (*[lanes]float32)(b[i:])
-		for j := range x {
-			t[j] += float32(x[j] * y[j])
-		}
+	n := s.whole(len(a), lanes)
+	if n > 0 {
+		dotAVX2(a[:n], b, &t[0])
 	}
-	for i, v := range a[n:] {
-		t[i] += float32(v * b[n+i])
+	for i := n; i < len(a); i++ {
+		t[i%lanes] += float32(a[i] * b[i])
 	}
 	return total(&t)
+}
+
+// Scale is y = x * scale, all of the length of y.
+func (s *Set) Scale(y, x []float32, scale float32) {
+	x = x[:len(y)]
+	n := s.whole(len(y), half)
+	if n > 0 {
+		scaleAVX2(y[:n], x, scale)
+	}
+	for i := n; i < len(y); i++ {
+		y[i] = x[i] * scale
+	}
+}
+
+// ExpPairs is ExpInto of two rows, which it rounds to bfloat16 and puts side by side:
+// pairs[2*i] and pairs[2*i+1] are exp(a[i] - m[i]) and exp(b[i] - m[i]), a and b have no
+// value afterwards. Denormal numbers may be zeros. The length of a, a multiple of 16, is
+// that of all others, half that of pairs.
+func (s *Set) ExpPairs(pairs []uint16, a, b, m, sum []float32) {
+	n := len(a)
+	pairs, b, m, sum = pairs[:2*n], b[:n], m[:n], sum[:n]
+	if n%Panel != 0 {
+		panic("kernel: ExpPairs of half a panel")
+	}
+	if s.wide && s.HasBF16Dot() {
+		if n > 0 {
+			expPairsAVX512(pairs, a, b, m, sum)
+		}
+		return
+	}
+	s.ExpInto(a, m, sum)
+	s.ExpInto(b, m, sum)
+	for i, v := range a {
+		pairs[2*i], pairs[2*i+1] = block.F32ToBF16(v), block.F32ToBF16(b[i])
+	}
 }

@@ -17,6 +17,21 @@ func TestColumns(t *testing.T) {
 	}{
 		{"Mul", 1, func(s *Set, x [6][]float32) { s.Mul(x[0], x[1], x[2]) }},
 		{"MaxInto", 1, func(s *Set, x [6][]float32) { s.MaxInto(x[0], x[1]) }},
+		{"Scale", 1, func(s *Set, x [6][]float32) { s.Scale(x[0], x[1], -1.3) }},
+		{"Dot", 1, func(s *Set, x [6][]float32) {
+			for i := range x[0] {
+				x[2][i] = s.Dot(x[0][i:], x[1][i:])
+			}
+		}},
+		{"ExpPairs", 16, func(s *Set, x [6][]float32) {
+			pairs := make([]uint16, 2*len(x[0]))
+			s.ExpPairs(pairs, x[0], x[1], x[2], x[3])
+			clear(x[0])
+			clear(x[1])
+			for i := range x[0] {
+				x[4][i], x[5][i] = zeroed(pairs[2*i]), zeroed(pairs[2*i+1])
+			}
+		}},
 		{"ExpInto", 1, func(s *Set, x [6][]float32) { s.ExpInto(x[0], x[1], x[2]) }},
 		{"ScoreGrads", 1, func(s *Set, x [6][]float32) { s.ScoreGrads(x[0], x[1], x[2], x[3]) }},
 		{"ScoreGrads16", 16, func(s *Set, x [6][]float32) {
@@ -68,4 +83,30 @@ func zeroed(h uint16) float32 {
 		return 0
 	}
 	return block.BF16ToF32(h)
+}
+
+// BenchmarkColumns is what attention does with a row of scores in the cache.
+func BenchmarkColumns(b *testing.B) {
+	s := Best()
+	var x [6][]float32
+	for i := range x {
+		x[i] = make([]float32, 192)
+	}
+	p, g := make([]uint16, 192), make([]uint16, 384)
+	for name, f := range map[string]func(){
+		"ExpInto":      func() { s.ExpInto(x[0], x[1], x[2]) },
+		"ExpPairs":     func() { s.ExpPairs(g, x[0], x[3], x[1], x[2]) },
+		"ScoreGrads":   func() { s.ScoreGrads(x[0], x[1], x[2], x[3]) },
+		"ScoreGrads16": func() { s.ScoreGrads16(p, g, x[0], x[1], x[2], x[3]) },
+		"RoundPairs":   func() { s.RoundPairs(g, 2*Panel, x[0], x[1]) },
+		"RoundBF16":    func() { s.RoundBF16(g, x[0]) },
+		"MaxInto":      func() { s.MaxInto(x[0], x[1]) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.N*192)/b.Elapsed().Seconds()/1e9, "G/s")
+		})
+	}
 }

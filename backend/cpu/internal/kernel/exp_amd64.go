@@ -95,6 +95,16 @@ func adamWAVX2(w []float32, m []float32, v []float32, g []float32, p *float32)
 //go:noescape
 func mulAVX2(y []float32, a []float32, b []float32)
 
+// scaleAVX2: y is x * s for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func scaleAVX2(y []float32, x []float32, s float32)
+
+// dotAVX2 adds the product, rounded, of elements i of a and b, of a multiple of 16, more than none, to sums[i%16].
+//
+//go:noescape
+func dotAVX2(a []float32, b []float32, sums *float32)
+
 // maxIntoAVX2: m becomes x where that is larger, for a multiple of 8 elements, more than none.
 //
 //go:noescape
@@ -109,6 +119,12 @@ func expIntoAVX2(x []float32, m []float32, sum []float32)
 //
 //go:noescape
 func expIntoAVX512(x []float32, m []float32, sum []float32)
+
+// expPairsAVX512 rounds exp(a - m) and exp(b - m) to bfloat16, denormal numbers to zero, and puts elements i at
+// pairs[2*i] and pairs[2*i+1]; both, not rounded, are added to sum. For a multiple of 16 elements, more than none.
+//
+//go:noescape
+func expPairsAVX512(pairs []uint16, a []float32, b []float32, m []float32, sum []float32)
 
 // scoreGradsAVX2 is s = exp(s - lse) and ds = s * (ds - d), differences and products rounded,
 // for a multiple of 8 elements, more than none.

@@ -58,3 +58,6 @@ func expIntoAVX512(_, _, _ []float32)                        { panic(errNoasm) }
 func scoreGradsAVX2(_, _, _, _ []float32)                    { panic(errNoasm) }
 func scoreGradsAVX512(_, _, _, _ []float32)                  { panic(errNoasm) }
 func scoreGrads16AVX512(_, _ []uint16, _, _, _, _ []float32) { panic(errNoasm) }
+func scaleAVX2(_, _ []float32, _ float32)                    { panic(errNoasm) }
+func dotAVX2(_, _ []float32, _ *float32)                     { panic(errNoasm) }
+func expPairsAVX512(_ []uint16, _, _, _, _ []float32)        { panic(errNoasm) }
