@@ -161,7 +161,10 @@ func (t *rowAttention) take(m *arena) {
 	}
 	t.queries, t.lse = numbers(t.cols*t.k), slice[float32](m, g*t.cols)
 	if t.bf16 {
-		t.keys, t.values = numbers(t.rows*t.k), numbers(t.rows*t.k)
+		t.keys = numbers(t.rows * t.k)
+		if t.back {
+			t.values = numbers(t.rows * t.k)
+		}
 	}
 	if !t.back {
 		t.valuesT = numbers(t.hd * t.turned)
@@ -284,38 +287,50 @@ func (t *rowAttention) packQueries(w *worker, g, i int) {
 // packBlock lays out the columns of a block of v: for scores, and where there is room
 // as rows.
 func (t *rowAttention) packBlock(w *worker, words, rows operand, at int, v *backend.View, b *queryBlock, g int, scale float32) {
+	if t.bf16 {
+		half := slice[uint16](&w.scratch, b.all*t.wide)
+		gatherBlock(t, w, half, v, b, g, w.kernels.ScaleBF16, scale)
+		for c := 0; c < b.all; c += panel {
+			w.kernels.PackWords(bytesOf(words.h[c*t.k:]), bytesOf(half[c*t.wide:]), 2*t.wide, t.k/2, 1, 0, 0)
+		}
+		for c := 0; rows.h != nil && c < b.all; c += 2 {
+			w.kernels.Interleave(rows.h[(at+c)*t.wide:], half[c*t.wide:][:t.wide], half[(c+1)*t.wide:])
+		}
+		return
+	}
 	var x []float32
 	if rows.f != nil {
 		x = rows.f[at*t.wide:][:b.all*t.wide]
 	} else {
 		x = slice[float32](&w.scratch, b.all*t.wide)
 	}
-	in, rs, n := elems[float32](v), v.RowStride(), b.n*t.heads
-	for c := 0; c < n; {
-		m := 1 // heads of a row that lie as they are wanted
-		if t.wide == t.hd {
-			m = t.heads
-		}
-		row := x[c*t.wide:][:m*t.wide]
-		w.kernels.Scale(row[:m*t.hd], in[(b.row+c/t.heads)*rs+(g*t.heads+c%t.heads)*t.hd:], scale)
-		clear(row[m*t.hd:])
-		c += m
-	}
-	clear(x[n*t.wide:])
-	if !t.bf16 {
-		for c := 0; c < b.all; c += panel {
-			w.kernels.PackWords(bytesOf(words.f[c*t.k:]), bytesOf(x[c*t.wide:]), 4*t.wide, t.k, 1, 0, 0)
-		}
-		return
-	}
-	half := slice[uint16](&w.scratch, b.all*t.wide)
-	w.kernels.RoundBF16(half, x)
+	gatherBlock(t, w, x, v, b, g, w.kernels.Scale, scale)
 	for c := 0; c < b.all; c += panel {
-		w.kernels.PackWords(bytesOf(words.h[c*t.k:]), bytesOf(half[c*t.wide:]), 2*t.wide, t.k/2, 1, 0, 0)
+		w.kernels.PackWords(bytesOf(words.f[c*t.k:]), bytesOf(x[c*t.wide:]), 4*t.wide, t.k, 1, 0, 0)
 	}
-	for c := 0; rows.h != nil && c < b.all; c += 2 {
-		w.kernels.RoundPairs(rows.h[(at+c)*t.wide:], 2*panel, x[c*t.wide:][:t.wide], x[(c+1)*t.wide:][:t.wide])
+}
+
+// gatherBlock makes rows [all][wide] of the columns of a block of v, times scale, with
+// zeros around them.
+func gatherBlock[T number](t *rowAttention, w *worker, to []T, v *backend.View, b *queryBlock, g int, convert func(y []T, x []float32, scale float32), scale float32) {
+	in, rs, n := elems[float32](v), v.RowStride(), b.n*t.heads
+	whole := 1 // heads of a row that lie as they are wanted
+	var pad []float32
+	if t.wide == t.hd {
+		whole = t.heads
+	} else {
+		pad = slice[float32](&w.scratch, t.wide)
+		clear(pad)
 	}
+	for c := 0; c < n; c += whole {
+		x := in[(b.row+c/t.heads)*rs+(g*t.heads+c%t.heads)*t.hd:][:whole*t.hd]
+		if pad != nil {
+			copy(pad, x)
+			x = pad
+		}
+		convert(to[c*t.wide:][:whole*t.wide], x, scale)
+	}
+	clear(to[n*t.wide : b.all*t.wide])
 }
 
 // packKeys lays out keys and values of keyRows rows from a row on.
@@ -324,10 +339,13 @@ func (t *rowAttention) packKeys(w *worker, g, from int) {
 	for i, p := range [2]struct{ rows, turned operand }{{t.keys, t.keysT}, {t.values, t.valuesT}} {
 		in := &t.a.In[1+i]
 		x, rs := elems[float32](in)[from*in.RowStride()+g*t.hd:], in.RowStride()
-		if t.bf16 {
+		if p.rows.h != nil {
+			to := p.rows.h[(g*t.rows+from)*t.k:]
 			for r := range n {
-				to := p.rows.h[(g*t.rows+from+r)*t.k:][:t.k]
-				w.kernels.RoundBF16(to, x[r*rs:][:t.hd])
+				to, x := to[r*t.k:][:t.k], x[r*rs:][:t.hd]
+				m := t.hd / panel * panel
+				w.kernels.ScaleBF16(to, x[:m], 1)
+				w.kernels.RoundBF16(to[m:], x[m:])
 				clear(to[t.hd:])
 			}
 		}
@@ -356,7 +374,7 @@ func (t *rowAttention) turn(w *worker, to operand, x []float32, stride, n int) {
 		w.kernels.TransposeWords(bytesOf(cols[r:]), 4*wide, bytesOf(from), 4*rs, t.hd)
 	}
 	for i := 0; t.bf16 && i < t.hd; i++ {
-		w.kernels.RoundBF16(to.h[i*t.turned:], cols[i*keyRows:][:panels(n)*panel])
+		w.kernels.ScaleBF16(to.h[i*t.turned:], cols[i*keyRows:][:panels(n)*panel], 1)
 	}
 }
 
