@@ -53,7 +53,7 @@ type attendSegment struct {
 }
 
 func (e *exec) attention(a *backend.Args) {
-	if e.asRows(a) {
+	if e.asColumns(a) {
 		e.attentionRows(a)
 		return
 	}

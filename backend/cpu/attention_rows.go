@@ -83,10 +83,15 @@ type rowAttention struct {
 	kept            []float32 // [columns of a slot][wide] turned
 }
 
-// asRows reports whether rowAttention computes it: keys and values in rows that are
-// rounded.
-func (e *exec) asRows(a *backend.Args) bool {
-	return a.Round == backend.RoundBothBF16 && e.b.kernels.HasBF16Dot() && a.Layout.Segments[0].Pages == nil
+// asColumns reports whether Attention is a rowAttention: where it rounds and all keys and
+// values are rows of the step. Not rounded it has the bits of a step with pages.
+func (e *exec) asColumns(a *backend.Args) bool {
+	for i := range a.Layout.Segments {
+		if a.Layout.Segments[i].Pages != nil {
+			return false
+		}
+	}
+	return a.Round == backend.RoundBothBF16 && e.b.kernels.HasBF16Dot()
 }
 
 // attentionRows is Attention of rows, rounded.

@@ -15,9 +15,78 @@ func (e elementwise) columns() {
 	e.expInto()
 	e.expInto512()
 	e.expPairs512()
+	e.scale16()
+	e.interleave()
 	e.scoreGrads()
 	e.scoreGrads512("scoreGradsAVX512", false)
 	e.scoreGrads512("scoreGrads16AVX512", true)
+}
+
+// fastExps512 is exps512 with fused operations and a polynomial whose halves are computed
+// side by side: half the latency, other bits. x is at most 89. It clobbers Z16 and Z29 to
+// Z31, too.
+func (e elementwise) fastExps512(xs []reg.VecPhysical) {
+	c, second := expWide, []reg.VecPhysical{expWide[expHigh], expWide[expSign], reg.Z30, reg.Z31}
+	step := func(f func(x, n, r, p, q reg.VecPhysical)) {
+		for i, x := range xs {
+			f(x, zmm[4*i+1], zmm[4*i+2], zmm[4*i+3], second[i])
+		}
+	}
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VMAXPS(x, c[expLow], x) }) // a NaN stays
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VMOVAPS(x, n); e.VFMADD213PS(c[expRound], c[expLog2e], n) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VSUBPS(c[expRound], n, n); e.VMOVAPS(x, r) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VFNMADD231PS(c[expLn2Hi], n, r) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VFNMADD231PS(c[expLn2Lo], n, r) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VMOVAPS(c[exp7], p); e.VFMADD213PS(c[exp6], r, p) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VMOVAPS(c[exp5], q); e.VFMADD213PS(c[exp4], r, q) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VMULPS(r, r, x) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VFMADD213PS(q, x, p) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VMOVAPS(c[exp3], q); e.VFMADD213PS(c[exp2], r, q) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VFMADD213PS(q, x, p) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VFMADD213PS(r, x, p) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VADDPS(c[expOne], p, p) })
+	step(func(x, n, r, p, q reg.VecPhysical) { e.VSCALEFPS(n, p, x) })
+}
+
+// scale16 and interleave lay out what products of bfloat16 take.
+func (e elementwise) scale16() {
+	e.begin("scale16AVX512", "func(x []float32, y []uint16, s float32)",
+		"scale16AVX512 rounds x * s to bfloat16, denormal numbers to zero, for a multiple of 16 elements, more than none.")
+	x, y := reg.RSI, reg.RDI
+	e.each512(func() {
+		e.VBROADCASTSS(e.paramAddr("s"), reg.Z8)
+		e.arg("y", y)
+	}, []walked{{"x", x}}, func(tail bool) {
+		if tail {
+			return
+		}
+		e.VMULPS(at(x, 0), reg.Z8, reg.Z0)
+		e.roundBF16(reg.Z0, reg.Z0)
+		e.VMOVUPS(reg.Y0, at(y, 0))
+		e.ADDQ(U8(32), y)
+	}, nothing)
+}
+
+func (e elementwise) interleave() {
+	e.begin("interleaveAVX512", "func(a, b, y []uint16)",
+		"interleaveAVX512: y[2*i] is a[i] and y[2*i+1] b[i] for a multiple of 16 elements of a, more than none.")
+	a, b, y := reg.RSI, reg.RDX, reg.RDI
+	e.each512(func() {
+		e.arg("b", b)
+		e.arg("y", y)
+	}, []walked{{"a", a}}, func(tail bool) {
+		if tail {
+			return
+		}
+		e.VPMOVZXWD(at(a, 0), reg.Z0)
+		e.VPMOVZXWD(at(b, 0), reg.Z1)
+		e.VPSLLD(U8(16), reg.Z1, reg.Z1)
+		e.VPORD(reg.Z1, reg.Z0, reg.Z0)
+		e.VMOVUPS(reg.Z0, at(y, 0))
+		e.SUBQ(U8(32), a) // each512 takes them for float32
+		e.ADDQ(U8(32), b)
+		e.ADDQ(U8(64), y)
+	}, nothing)
 }
 
 // binary writes a function of two slices.
@@ -82,7 +151,7 @@ func (e elementwise) expPairs512() {
 			e.VMOVUPS(at([]reg.GPPhysical{a, b}[i%2], 64*(i/2)), v)
 			e.VSUBPS(at(m, 64*(i/2)), v, v)
 		}
-		e.exps512(vs)
+		e.fastExps512(vs)
 		for i := range vectors {
 			x, y, t := vs[2*i], vs[2*i+1], zmm[8*i+1]
 			e.VADDPS(at(sum, 64*i), x, t)
@@ -136,7 +205,7 @@ func (e elementwise) expInto512() {
 			e.load512(tail, at(m, 64*i), zmm[4*i+1])
 			e.VSUBPS(zmm[4*i+1], v, v)
 		}
-		e.exps512(vs)
+		e.fastExps512(vs)
 		for i, v := range vs {
 			e.load512(tail, at(sum, 64*i), zmm[4*i+1])
 			e.store512(tail, v, at(x, 64*i))
@@ -192,7 +261,7 @@ func (e elementwise) scoreGrads512(name string, rounded bool) {
 			e.load512(tail, at(lse, 64*i), zmm[4*i+1])
 			e.VSUBPS(zmm[4*i+1], v, v)
 		}
-		e.exps512(vs)
+		e.fastExps512(vs)
 		for i, v := range vs {
 			grad := zmm[4*i+1]
 			e.load512(tail, at(ds, 64*i), grad)

@@ -3,6 +3,7 @@ package kernel
 import "github.com/herd-ml/herd/backend/block"
 
 // The functions of attention whose elements are scores of one key with a query each.
+// Their exponentials are those of Exp to a few ulp, of arguments up to 89.
 
 // Mul is y = a * b, all of the length of y.
 func (s *Set) Mul(y, a, b []float32) {
@@ -135,5 +136,40 @@ func (s *Set) ExpPairs(pairs []uint16, a, b, m, sum []float32) {
 	s.ExpInto(b, m, sum)
 	for i, v := range a {
 		pairs[2*i], pairs[2*i+1] = block.F32ToBF16(v), block.F32ToBF16(b[i])
+	}
+}
+
+// ScaleBF16 rounds x * scale, all of the length of x, a multiple of 16, to bfloat16 for
+// BF16Dot: denormal numbers may be zeros.
+func (s *Set) ScaleBF16(y []uint16, x []float32, scale float32) {
+	y = y[:len(x)]
+	if len(x)%Panel != 0 {
+		panic("kernel: ScaleBF16 of half a panel")
+	}
+	if s.wide && s.HasBF16Dot() {
+		if len(x) > 0 {
+			scale16AVX512(x, y, scale)
+		}
+		return
+	}
+	for i, v := range x {
+		y[i] = block.F32ToBF16(v * scale)
+	}
+}
+
+// Interleave is y[2*i] = a[i], y[2*i+1] = b[i], for all of a, a multiple of 16.
+func (s *Set) Interleave(y, a, b []uint16) {
+	y, b = y[:2*len(a)], b[:len(a)]
+	if len(a)%Panel != 0 {
+		panic("kernel: Interleave of half a panel")
+	}
+	if s.wide {
+		if len(a) > 0 {
+			interleaveAVX512(a, b, y)
+		}
+		return
+	}
+	for i, v := range a {
+		y[2*i], y[2*i+1] = v, b[i]
 	}
 }

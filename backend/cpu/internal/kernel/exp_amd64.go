@@ -126,6 +126,16 @@ func expIntoAVX512(x []float32, m []float32, sum []float32)
 //go:noescape
 func expPairsAVX512(pairs []uint16, a []float32, b []float32, m []float32, sum []float32)
 
+// scale16AVX512 rounds x * s to bfloat16, denormal numbers to zero, for a multiple of 16 elements, more than none.
+//
+//go:noescape
+func scale16AVX512(x []float32, y []uint16, s float32)
+
+// interleaveAVX512: y[2*i] is a[i] and y[2*i+1] b[i] for a multiple of 16 elements of a, more than none.
+//
+//go:noescape
+func interleaveAVX512(a []uint16, b []uint16, y []uint16)
+
 // scoreGradsAVX2 is s = exp(s - lse) and ds = s * (ds - d), differences and products rounded,
 // for a multiple of 8 elements, more than none.
 //

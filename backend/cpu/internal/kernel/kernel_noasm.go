@@ -61,3 +61,5 @@ func scoreGrads16AVX512(_, _ []uint16, _, _, _, _ []float32) { panic(errNoasm) }
 func scaleAVX2(_, _ []float32, _ float32)                    { panic(errNoasm) }
 func dotAVX2(_, _ []float32, _ *float32)                     { panic(errNoasm) }
 func expPairsAVX512(_ []uint16, _, _, _, _ []float32)        { panic(errNoasm) }
+func scale16AVX512(_ []float32, _ []uint16, _ float32)       { panic(errNoasm) }
+func interleaveAVX512(_, _, _ []uint16)                      { panic(errNoasm) }
