@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/train"
 )
@@ -194,10 +195,16 @@ func TestSameSeed(t *testing.T) {
 // of one that is not, of models and of adapters.
 func TestResume(t *testing.T) {
 	base := run(t, tiny(t, 3), train.Options{}).Checkpoint
+	bf16 := golden.Committed("models/tied-rope8/model.gguf")
 	for name, change := range map[string]func(*train.Config){
 		"model": func(*train.Config) {},
 		"bf16":  func(c *train.Config) { c.Precision = "bf16" },
-		"lora":  func(c *train.Config) { c.Model = train.ModelConfig{Path: base}; c.LoRA.Rank = 4 },
+		"packed": func(c *train.Config) {
+			c.Model = train.ModelConfig{Path: bf16}
+			c.LoRA.Rank = 4
+			c.Precision = "bf16"
+		},
+		"lora": func(c *train.Config) { c.Model = train.ModelConfig{Path: base}; c.LoRA.Rank = 4 },
 		"dora": func(c *train.Config) {
 			c.Model = train.ModelConfig{Path: base}
 			c.LoRA = train.LoRAConfig{Rank: 2, DoRA: true, RSLoRA: true, Targets: []string{"q_proj", "down_proj"}}
@@ -210,22 +217,28 @@ func TestResume(t *testing.T) {
 			parts := c
 			parts.Out = filepath.Join(t.TempDir(), "parts")
 			for stop := 2; stop <= 6; stop += 4 {
-				ctx, cancel := context.WithCancel(t.Context())
-				r, err := train.Run(ctx, parts, train.Options{Resume: true, Progress: func(p train.Progress) {
-					if p.Step == stop {
-						cancel()
-					}
-				}})
-				cancel()
-				if !errors.Is(err, context.Canceled) || r.Steps != stop || r.Checkpoint == "" {
-					t.Fatalf("stopped with %v, %+v", err, r)
-				}
+				stopAt(t, parts, stop)
 			}
 			sameFiles(t, name, whole.Checkpoint, run(t, parts, train.Options{Resume: true}).Checkpoint)
 			if a, b := losses(t, c.Out), losses(t, parts.Out); !slices.Equal(a, b) {
 				t.Errorf("metrics %v, want %v", b, a)
 			}
 		})
+	}
+}
+
+// stopAt runs, or goes on, to a step and cancels.
+func stopAt(t *testing.T, c train.Config, step int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := train.Run(ctx, c, train.Options{Resume: true, Progress: func(p train.Progress) {
+		if p.Step == step {
+			cancel()
+		}
+	}})
+	if !errors.Is(err, context.Canceled) || r.Steps != step || r.Checkpoint == "" {
+		t.Fatalf("stopped with %v, %+v", err, r)
 	}
 }
 

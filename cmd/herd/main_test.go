@@ -67,7 +67,7 @@ func writeAdapter(dir, model string) error {
 }
 
 // TestScripts runs testdata/script. In them $MODEL, $HF and $META are a
-// committed model in three formats, $VOCAB a vocabulary, $GREEDY the file of
+// committed model in three formats, $VOCAB a vocabulary, $TOKENIZER one of bytes, $GREEDY the file of
 // what the model generates, $IDS the prompt there and $N the number of tokens.
 // $LORA is an adapter of the model.
 // A condition such as [amx] says that this kernel runs here.
@@ -77,6 +77,10 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("no committed vocabulary: %v", err)
 	}
 	dir := committedCase(t)
+	byteTokens, err := filepath.Abs("../../examples/train/bytes/tokenizer.json")
+	if err != nil {
+		t.Fatal(err)
+	}
 	greedy := filepath.Join(dir, "greedy.json")
 	var reference struct{ Prompt, Tokens []int32 }
 	golden.JSON(t, greedy, &reference)
@@ -89,6 +93,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("META", filepath.Join(dir, "meta"))
 			e.Setenv("LORA", filepath.Join(e.WorkDir, "lora"))
 			e.Setenv("VOCAB", vocab[0])
+			e.Setenv("TOKENIZER", byteTokens)
 			e.Setenv("GREEDY", greedy)
 			e.Setenv("IDS", ids)
 			e.Setenv("N", strconv.Itoa(len(reference.Tokens)))
