@@ -171,15 +171,14 @@ const (
 	PrecisionAuto Precision = iota
 	// PrecisionF32 never rounds activations.
 	PrecisionF32
+	// PrecisionBF16 is mixed precision, for training: products with float weights,
+	// and those of attention and of gradients, round both operands to bfloat16; the
+	// rest is PrecisionAuto.
+	PrecisionBF16
 )
 
-// String is "auto" or "f32".
-func (p Precision) String() string {
-	if p == PrecisionF32 {
-		return "f32"
-	}
-	return "auto"
-}
+// String is "auto", "f32" or "bf16".
+func (p Precision) String() string { return [...]string{"auto", "f32", "bf16"}[p] }
 
 // Description says which device and kernels run here.
 type Description struct {

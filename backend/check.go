@@ -419,3 +419,22 @@ func checkCopy(a *Args, name string) {
 		panic(shapeErr(name, "%v into %v", a.In[0].Type, a.Out[0].Type))
 	}
 }
+
+func checkAdamW(a *Args, name string) {
+	for _, v := range [4]*View{&a.In[0], &a.Out[0], &a.Out[1], &a.Out[2]} {
+		dense(name, v, a.In[0].Shape)
+	}
+}
+
+func checkSumSquares(a *Args, name string) {
+	dense(name, &a.In[0], a.In[0].Shape)
+	vector(name, "the sum", &a.Out[0], F32, 1)
+}
+
+// dense is sameShape for an operand without gaps.
+func dense(name string, v *View, shape Shape) {
+	sameShape(name, "operand", v, shape)
+	if !v.IsContiguous() {
+		panic(shapeErr(name, "an operand of %v has gaps", v.Shape))
+	}
+}

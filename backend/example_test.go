@@ -201,3 +201,10 @@ func ExampleCheck() {
 	})
 	// Output: backend: Add: an input is [3 2], the first input [2 3]
 }
+
+// Two documents of 3 and 2 tokens in one step of five rows.
+func ExampleDocuments() {
+	l := backend.Documents(3, 2)
+	fmt.Println(l.Rows(), l.Pos, l.Segments[1].Row)
+	// Output: 5 [0 1 2 0 1] 3
+}

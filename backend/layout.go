@@ -139,3 +139,20 @@ func (l *Layout) check(op string, rows int) {
 		panic(shapeErr(op, "segments cover %d of %d rows", next, rows))
 	}
 }
+
+// Documents is the layout of documents of these lengths that lie one after the other in
+// the rows of a step, without pages: each sees itself alone, positions start anew, and
+// logits of all rows are wanted (https://arxiv.org/abs/2407.21783, section 3.2: the mask
+// between documents).
+func Documents(lengths ...int) *Layout {
+	l := &Layout{}
+	for i, n := range lengths {
+		row := len(l.Pos)
+		l.Segments = append(l.Segments, Segment{Row: row, Rows: n, Seq: i, Spans: []Span{{Start: row, Len: n}}})
+		for j := range n {
+			l.Pos = append(l.Pos, int32(j))
+			l.Logits = append(l.Logits, int32(row+j))
+		}
+	}
+	return l
+}

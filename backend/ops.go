@@ -176,6 +176,18 @@ const (
 	// nearest even. Concatenation, slices and transposes are views and Copy.
 	Copy
 
+	// AdamW changes numbers w, of which m and v are the running means of the
+	// gradient and of its square: Out[0] w, Out[1] m, Out[2] v, In[0] g, of one
+	// shape without gaps. With the numbers of Args.AdamW and s = Scale g,
+	// m = Beta1 m + (1-Beta1) s, v = Beta2 v + (1-Beta2) s^2, rounded to F32 as
+	// they are stored, and then w = w - LR Decay w - LR (m/Correct1) /
+	// (sqrt(v/Correct2) + Eps) (https://arxiv.org/abs/1711.05101, algorithm 2). It
+	// has no backward.
+	AdamW
+	// SumSquares: Out[0] [1] = the sum of the squares of In[0], without gaps, added
+	// up in float64 and cut at fixed places. It has no backward.
+	SumSquares
+
 	numOps
 )
 
@@ -198,6 +210,19 @@ type Args struct {
 	Eps    float32 // RMSNorm
 	Scale  float32 // Attention
 	Axis   int     // Sum, Max
+	AdamW  AdamWArgs
+}
+
+// AdamWArgs are the numbers of Op AdamW.
+type AdamWArgs struct {
+	LR           float32 // learning rate of the step
+	Beta1, Beta2 float32 // how much of each running mean is kept
+	Eps          float32
+	Decay        float32 // of the weight, a fraction of LR
+	Scale        float32 // of the gradient; below 1 where it is clipped
+	// Correct1 and Correct2 are 1-Beta1^t and 1-Beta2^t at step t = 1, 2, ...: what
+	// the means, which start as zeros, have seen.
+	Correct1, Correct2 float32
 }
 
 // Reset makes all fields zero, so that an Args can be used again.
@@ -260,6 +285,8 @@ var ops = [numOps]struct {
 	Gather:            {"Gather", checkGather, []Op{ScatterAdd}},
 	ScatterAdd:        {"ScatterAdd", checkScatterAdd, []Op{Gather}},
 	Copy:              {"Copy", checkCopy, []Op{Copy}},
+	AdamW:             {"AdamW", checkAdamW, nil},
+	SumSquares:        {"SumSquares", checkSumSquares, nil},
 }
 
 // String is the operation's name.

@@ -136,7 +136,7 @@ func (h *harness) itself(ctx context.Context, word, path string, answer any) err
 func once(do func(ctx context.Context, b *cpu.Backend, path string) (any, error)) func(context.Context, *settings, io.Writer) error {
 	return func(ctx context.Context, s *settings, w io.Writer) error {
 		if len(s.args) != 1 {
-			return fmt.Errorf("%s takes one model", s.mode)
+			return fmt.Errorf("%s takes one file", s.mode)
 		}
 		b, err := cpu.New(cpu.Options{Workers: s.threads, Variant: s.kernel})
 		if err != nil {

@@ -188,16 +188,25 @@ func memoryOnce(ctx context.Context, b *cpu.Backend, path string) (any, error) {
 	if _, err := h.measure(ctx, work{"decode", memoryTokens, memoryRoom - memoryTokens}); err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile("/proc/self/status")
+	text, err := status()
 	if err != nil {
-		return nil, fmt.Errorf("only Linux says how much is resident: %w", err)
-	}
-	r := resident{Weights: m.Memory().Weights, Session: m.Memory().Session}
-	if r.Peak, err = statusBytes(string(text), "VmHWM"); err != nil {
 		return nil, err
 	}
-	r.Anonymous, err = statusBytes(string(text), "RssAnon")
+	r := resident{Weights: m.Memory().Weights, Session: m.Memory().Session}
+	if r.Peak, err = statusBytes(text, "VmHWM"); err != nil {
+		return nil, err
+	}
+	r.Anonymous, err = statusBytes(text, "RssAnon")
 	return r, err
+}
+
+// status is what the system says about this process.
+func status() (string, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return "", fmt.Errorf("only Linux says how much is resident: %w", err)
+	}
+	return string(text), nil
 }
 
 // statusBytes reads a field of /proc/PID/status, which has kB.

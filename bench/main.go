@@ -17,6 +17,7 @@ import (
 // settings are the flags and the words after them.
 type settings struct {
 	python, kernel, out, vocab, text    string
+	loraModel                           string
 	pairs, threads, decode, size, probe int
 	prefill, depth                      numbers
 	repeat                              time.Duration
@@ -39,10 +40,13 @@ func modes() []mode {
 		{"tokenize", "", "one thread beside tiktoken and tokenizers; needs -vocab", measuring((*harness).tokenize)},
 		{"load", "MODEL.gguf...", "from opening the file to the 32nd token, beside llama.cpp", measuring((*harness).load)},
 		{"memory", "MODEL...", "what is resident after decoding at 2048 positions", measuring((*harness).memory)},
+		{"train", "[15m-bf16|...|lora]...", "steps of training beside PyTorch, torch.compile and PEFT", measuring((*harness).train)},
+		{"trainmemory", "[15m-bf16|...|lora]...", "what is resident at most in three steps, beside PyTorch", measuring((*harness).trainMemory)},
 		{"table", "RESULTS.json...", "print results as a table", printTable},
 		{"plot", "RESULTS.json... OUT.png", "draw the ratios", drawPlot},
 		{"load-once", "MODEL", "", once(loadOnce)},
 		{"memory-once", "MODEL", "", once(memoryOnce)},
+		{"trainmemory-once", "REQUEST", "", once(trainMemoryOnce)},
 	}
 }
 
@@ -87,11 +91,12 @@ func parse(args []string, w io.Writer) (*settings, mode, error) {
 	f.DurationVar(&s.repeat, "repeat", 300*time.Millisecond, "gemm: repeat a product for `D` in a measurement")
 	f.StringVar(&s.vocab, "vocab", "", "tokenize: `FILE` with the vocabulary, Llama 3's tokenizer.model")
 	f.StringVar(&s.text, "text", "", "tokenize: `FILE` of text (default: the comments in Go's own source)")
+	f.StringVar(&s.loraModel, "lora-model", "", "train: `FILE` in GGUF of the model that an adapter is trained on")
 	f.Usage = func() {
 		fmt.Fprintln(w, "usage: go run ./bench [flags] MODE ...")
 		for _, m := range modes() {
 			if m.does != "" {
-				fmt.Fprintf(w, "  %-29s %s\n", strings.TrimSpace(m.word+" "+m.args), m.does)
+				fmt.Fprintf(w, "  %-35s %s\n", strings.TrimSpace(m.word+" "+m.args), m.does)
 			}
 		}
 		f.PrintDefaults()

@@ -31,6 +31,8 @@ type answer struct {
 	Missing string  `json:"missing"` // in the first line, of a peer that is not installed
 	Rate    float64 `json:"rate"`
 	Tokens  int     `json:"tokens"`
+	Loss    float64 `json:"loss"`
+	Peak    int64   `json:"peak"` // bytes
 }
 
 // missingError says that a peer is not installed.

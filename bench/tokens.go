@@ -190,15 +190,9 @@ func costOf(ctx context.Context, path string, m *llama.Model, positions int) (co
 		return cost{}, err
 	}
 	pages := (positions + backend.PageLen - 1) / backend.PageLen
-	c := m.Config()
-	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
-	k := cost{
-		weights: float64(info.BytesPerToken),
-		kv:      float64(m.Memory().Session) / float64(pages*backend.PageLen),
-		layers:  float64(c.Layers) * float64(c.Dim*(2*q+2*kv)+3*c.Dim*c.HiddenDim),
-		output:  float64(c.Dim) * float64(c.Vocab),
-		pair:    float64(c.Layers) * 4 * float64(q),
-	}
+	k := shapeCost(m.Config())
+	k.weights = float64(info.BytesPerToken)
+	k.kv = float64(m.Memory().Session) / float64(pages*backend.PageLen)
 	bytes := map[backend.DType]int64{}
 	for _, t := range info.Tensors {
 		bytes[t.Type] += t.Bytes
@@ -209,6 +203,16 @@ func costOf(ctx context.Context, path string, m *llama.Model, positions int) (co
 		}
 	}
 	return k, nil
+}
+
+// shapeCost is what follows from the shape alone.
+func shapeCost(c llama.Config) cost {
+	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	return cost{
+		layers: float64(c.Layers) * float64(c.Dim*(2*q+2*kv)+3*c.Dim*c.HiddenDim),
+		output: float64(c.Dim) * float64(c.Vocab),
+		pair:   float64(c.Layers) * 4 * float64(q),
+	}
 }
 
 // decode is the bytes that a token reads on average when n are decoded after
@@ -222,4 +226,14 @@ func (c cost) decode(n, depth int) float64 {
 func (c cost) prefill(n int) float64 {
 	t := float64(n)
 	return 2*c.layers*t + 2*c.output + c.pair*t*(t+1)/2
+}
+
+// training is the operations of a step on a row of n tokens, forward and backward.
+// With an adapter of so many weights the others have no gradient of their own.
+func (c cost) training(n, adapter int) float64 {
+	t, products := float64(n), 6.0
+	if adapter > 0 {
+		products = 4
+	}
+	return (products*(c.layers+c.output)+6*float64(adapter))*t + 3*c.pair*t*(t+1)/2
 }

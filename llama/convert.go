@@ -10,6 +10,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/tokenizer"
 	"github.com/herd-ml/herd/nn"
 )
@@ -21,6 +22,8 @@ type ConvertOptions struct {
 	// Type is what matrices and, outside GGUF, vectors are stored as: F32, F16 or
 	// BF16. Zero keeps the file's type; quantised matrices become F32.
 	Type backend.DType
+	// Adapters are merged into the matrices, in this order.
+	Adapters []Adapter
 	// Progress is told how it goes.
 	Progress func(Progress)
 }
@@ -36,20 +39,21 @@ func (o ConvertOptions) Validate() error {
 	if o.Type != backend.Invalid && !o.Type.Float() {
 		errs = append(errs, fmt.Errorf("llama: convert to type %v: want F32, F16 or BF16", o.Type))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
 }
 
 // ConvertReport says what was written.
 type ConvertReport struct {
 	Tensors  []TensorInfo
-	Warnings []string // what the target cannot say
+	Warnings []string     // what the target cannot say
+	Merged   []MergeError // of each matrix that adapters were merged into
 }
 
 // Convert writes a model in another format: a .gguf file, a Hugging Face folder
 // or a Meta folder, which must not exist yet. Float tensors keep every value
 // and their type, unless Type says otherwise; in GGUF, where vectors are F32,
 // their type travels in metadata and comes back. Quantised tensors are decoded
-// exactly. A file is replaced, and a folder appears, only when it is complete.
+// exactly. Matrices that have adapters are merged in float64. A file is replaced, and a folder appears, only when it is complete.
 func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {
 	if err := o.Validate(); err != nil {
 		return ConvertReport{}, err
@@ -60,6 +64,12 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 		return ConvertReport{}, err
 	}
 	defer c.close()
+	if err := c.openAdapters(o.Adapters); err != nil {
+		return ConvertReport{}, err
+	}
+	if err := c.checkMerge(); err != nil {
+		return ConvertReport{}, err
+	}
 	if _, err := c.estimate(Options{}); err != nil { // every tensor is there
 		return ConvertReport{}, err
 	}
@@ -69,7 +79,7 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 	if o.To == string(formatGGUF) {
 		err = v.writeGGUF(out)
 	} else {
-		err = writeFolder(out, func(dir string) error {
+		err = vfs.WriteFolder(out, func(dir string) error {
 			if o.To == string(formatMeta) {
 				return v.writeMeta(dir)
 			}
@@ -90,32 +100,6 @@ type converter struct {
 
 func (v *converter) warn(format string, a ...any) {
 	v.report.Warnings = append(v.report.Warnings, fmt.Sprintf(format, a...))
-}
-
-// writeFolder fills a new folder beside out and moves it there.
-func writeFolder(out string, fill func(dir string) error) (err error) {
-	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: exists and is not an empty folder", out)
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(dir)
-		}
-	}()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	if err := fill(dir); err != nil {
-		return err
-	}
-	if err := os.Remove(out); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Rename(dir, out)
 }
 
 // outType is the type a tensor is stored as.
@@ -153,7 +137,7 @@ func (v *converter) outputs() ([]output, error) {
 			return nil, err
 		}
 		out := output{name: p.Name, hf: p.Name, dtype: v.outType(p, t), shape: t.shape}
-		out.data = &converted{v: v, t: t, out: out.dtype}
+		out.data = &converted{v: v, t: t, out: out.dtype, merge: v.c.mergeOf(p.Name, t.shape)}
 		if names != nil {
 			var ok bool
 			if out.name, ok = names.name(p.Name); !ok {
@@ -181,6 +165,7 @@ type converted struct {
 	t     *fileTensor
 	out   backend.DType
 	order func(int) int // row of t that row i of the output is, or nil
+	merge *merge        // or nil
 
 	raw    []byte
 	values []float32
@@ -231,13 +216,42 @@ func (r *converted) fill(row, size int) error {
 	}
 	r.v.progress.add(int64(n * in))
 	r.from, r.rows = row, n
-	if r.out == r.t.dtype {
+	if r.out == r.t.dtype && r.merge == nil {
 		r.buf = append(r.buf[:0], r.raw...)
 		return nil
 	}
 	r.values, r.buf = grow(r.values, n*r.t.cols()), grow(r.buf, n*size)
 	block.Decode(r.t.dtype, r.values, r.raw)
+	if r.merge == nil {
+		block.Encode(r.out, r.buf, r.values)
+		return nil
+	}
+	return r.fillMerged()
+}
+
+// fillMerged encodes the rows in values with adapters merged into them.
+func (r *converted) fillMerged() error {
+	err := r.merge.apply(r.values, func(i int) int {
+		if r.order != nil {
+			return r.order(r.from + i)
+		}
+		return r.from + i
+	})
+	if err != nil {
+		return err
+	}
 	block.Encode(r.out, r.buf, r.values)
+	if r.from < r.merge.rows {
+		return nil // read again
+	}
+	block.Decode(r.out, r.values, r.buf)
+	if err := r.merge.compare(r.values, r.out); err != nil {
+		return err
+	}
+	if r.merge.rows == r.t.rows() {
+		r.v.report.Merged = append(r.v.report.Merged, r.merge.result())
+		r.merge.free()
+	}
 	return nil
 }
 
@@ -271,7 +285,12 @@ func (v *converter) vocabulary(what string, export func(*tokenizer.Tokenizer) ([
 // copyFiles copies the source folder's files that exist.
 func (v *converter) copyFiles(dir string, names ...string) error {
 	for _, name := range names {
-		b, err := fs.ReadFile(v.c.dir, name)
+		b, err := v.c.small[name], error(nil)
+		if v.c.small == nil {
+			b, err = fs.ReadFile(v.c.dir, name)
+		} else if b == nil {
+			continue
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

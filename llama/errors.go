@@ -15,6 +15,8 @@ var (
 	ErrBusy = errors.New("llama: the session is busy with another call")
 	// ErrContextFull is returned when a prompt does not fit the session's context.
 	ErrContextFull = errors.New("llama: the context is full")
+	// ErrStale is returned when a generation goes on after the weights have changed.
+	ErrStale = errors.New("llama: the weights have changed since the session's positions were computed")
 	// ErrUnsupported is wrapped by errors about what is not built or not
 	// possible here.
 	ErrUnsupported = backend.ErrUnsupported

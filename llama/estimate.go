@@ -10,7 +10,7 @@ import (
 
 // Memory is what a model takes, in bytes.
 type Memory struct {
-	Weights int64 `json:"weights"`     // packed
+	Weights int64 `json:"weights"`     // packed, those of adapters too
 	Session int64 `json:"per_session"` // keys and values of a full session
 	Scratch int64 `json:"scratch"`     // of a step, shared by all sessions
 }
@@ -35,6 +35,9 @@ func Estimate(path string, o Options) (Memory, error) {
 		return Memory{}, err
 	}
 	defer c.close()
+	if err := c.openAdapters(o.Adapters); err != nil {
+		return Memory{}, err
+	}
 	return c.estimate(o)
 }
 
@@ -51,7 +54,10 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 			return Memory{}, err
 		}
 		n := int64(t.rows()) * 4 // a vector, kept as F32
-		if p.Param.Matrix() {
+		switch {
+		case p.Param.Matrix() && o.Trainable:
+			n = 4 * int64(t.rows()) * int64(t.cols()) // below 2^62: the configuration is bounded
+		case p.Param.Matrix():
 			n = int64(ceilDiv(t.rows(), 16)) * 16 * int64(t.rowBytes())
 		}
 		if m.Weights > math.MaxInt64-n {
@@ -59,6 +65,11 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 		}
 		m.Weights += n
 	}
+	_, adapters := c.adapterBytes()
+	if m.Weights > math.MaxInt64-adapters {
+		return Memory{}, fileErr(c.path, "", "the sum of the tensors does not fit 63 bits")
+	}
+	m.Weights += adapters
 	var ok bool
 	positions := o.context(c.config, 0)
 	if err := c.kv(o).Err(); err != nil {
@@ -67,7 +78,7 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), c.kv(o).PageBytes()); !ok {
 		return Memory{}, fileErr(c.path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
-	m.Scratch = scratch(c.config, o.batchRows())
+	m.Scratch = c.scratch(o.batchRows())
 	if m.Session > math.MaxInt64-m.Weights || m.Scratch > math.MaxInt64-m.Weights-m.Session {
 		return Memory{}, fileErr(c.path, "", "%v do not fit 63 bits together", m)
 	}
@@ -76,7 +87,8 @@ func (c *checkpoint) estimate(o Options) (Memory, error) {
 
 // scratch is the arena of a prefill step of r rows: what transformer.hidden and
 // one layer allocate, and a block of logits.
-func scratch(c Config, rows int) int64 {
+func (p *checkpoint) scratch(rows int) int64 {
+	c := p.config
 	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
 	h := int64(c.HiddenDim)
 	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
@@ -91,8 +103,12 @@ func scratch(c Config, rows int) int64 {
 	if c.MLPBias {
 		feed += f * (2*h + d)
 	}
+	attend += r * p.adapterWidth("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+	if w := p.adapterWidth("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"); w > 0 {
+		feed += f * (w + 2*h + d) // gate and up are two products
+	}
 	n := min(r, logitRows)
-	output := 2*r*d + n*int64(c.Vocab)
+	output := 2*r*d + n*(int64(c.Vocab)+p.adapterWidth("lm_head"))
 	// The host's copy of the logits comes on top.
 	return 4 * (common + max(attend, feed, output) + n*int64(c.Vocab))
 }
@@ -105,7 +121,7 @@ func (c *checkpoint) kv(o Options) backend.KV {
 	t := o.KVType
 	if t == backend.Invalid {
 		t = backend.F16
-		if w := c.tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || w != nil && w.dtype == backend.F32 {
+		if w := c.tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || o.Trainable || w != nil && w.dtype == backend.F32 {
 			t = backend.F32
 		}
 	}
@@ -123,5 +139,6 @@ func (c *checkpoint) bytes() int64 {
 			n += 4 * int64(t.rows())
 		}
 	}
-	return n
+	adapters, _ := c.adapterBytes()
+	return n + adapters
 }

@@ -47,7 +47,10 @@ func ReadInfo(ctx context.Context, path string, o Options) (Info, error) {
 		i.Tokenizer = &t
 		i.Problems = append(i.Problems, t.Warnings...)
 	}
-	if i.Memory, err = c.estimate(o); err != nil {
+	if err = c.openAdapters(o.Adapters); err == nil {
+		i.Memory, err = c.estimate(o)
+	}
+	if err != nil {
 		i.Problems = append([]string{"cannot be loaded: " + err.Error()}, i.Problems...)
 		return i, nil
 	}

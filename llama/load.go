@@ -47,13 +47,14 @@ func (c *checkpoint) fileName(hf string) string {
 
 // loader packs a checkpoint's tensors into a network.
 type loader struct {
-	b        backend.Backend
-	weights  []backend.Weight // to free
-	buffers  []backend.Buffer
-	mu       sync.Mutex
-	done     int64
-	total    int64
-	progress func(Progress)
+	b         backend.Backend
+	trainable bool
+	weights   []backend.Weight // to free
+	buffers   []backend.Buffer
+	mu        sync.Mutex
+	done      int64
+	total     int64
+	progress  func(Progress)
 }
 
 // add counts bytes read; packing calls it from several goroutines.
@@ -87,6 +88,12 @@ func (l *loader) load(ctx context.Context, c *checkpoint, net *transformer, cx *
 		t, err := c.find(p)
 		if err != nil {
 			return err
+		}
+		if l.trainable {
+			if err := l.floatMatrix(ctx, p.Param, t); err != nil {
+				return fmt.Errorf("%s: %w", c.path, err)
+			}
+			continue
 		}
 		w, err := l.b.Pack(ctx, backend.WeightSource{
 			Name: t.name, Type: t.dtype, Rows: t.rows(), Cols: t.cols(), ReadRows: t.read, Progress: l.add,

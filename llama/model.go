@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herd-ml/herd/backend"
@@ -35,6 +36,9 @@ type Model struct {
 	formatErr error
 	warnings  []string
 	loader    *loader
+	source    *checkpoint   // without tensors, for Save; nil unless Trainable
+	version   atomic.Uint64 // of the weights
+	training  *trained      // the adapter that training changes, or nil
 	estimate  Memory
 	pages     pagePool
 	loadTime  time.Duration
@@ -49,7 +53,7 @@ type Model struct {
 
 // Open loads a model: a .gguf file (or the first part of a split one), a
 // Hugging Face folder or a Meta folder. ctx cancels loading only. Errors of the
-// files are *gguf.Error, *safetensors.Error, *pth.Error or *FileError.
+// files are *gguf.Error, *safetensors.Error, *pth.Error *peft.Error or *FileError.
 func Open(ctx context.Context, path string, o Options) (*Model, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, &FileError{File: path, Reason: "cannot be opened", Err: errors.Unwrap(err)}
@@ -89,6 +93,9 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 		return nil, err
 	}
 	defer c.close()
+	if err := c.openAdapters(o.Adapters); err != nil {
+		return nil, err
+	}
 	start := time.Now()
 	m, err := newModel(o, c)
 	if err != nil {
@@ -96,9 +103,19 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 	}
 	c.forget()
 	m.loader.total = c.bytes()
-	if err := m.loader.load(ctx, c, m.net, m.cx); err != nil {
+	err = m.loader.load(ctx, c, m.net, m.cx)
+	if err == nil {
+		err = m.loader.adapt(ctx, c, m.net, m.cx)
+	}
+	if err != nil {
 		m.Close()
 		return nil, err
+	}
+	if o.Trainable {
+		if m.source, err = c.source(); err != nil {
+			m.Close()
+			return nil, err
+		}
 	}
 	m.loadTime = time.Since(start)
 	m.log().Info("model loaded", "path", c.path, "format", string(c.format), "params", c.config.Params(),
@@ -128,7 +145,7 @@ func newModel(o Options, c *checkpoint) (*Model, error) {
 	m := &Model{
 		config: c.config, opts: o, b: o.Backend, net: newTransformer(c.config), cx: cx, tok: c.tok,
 		sampling: c.sampling, estimate: est, warnings: c.problems,
-		loader: &loader{b: o.Backend, progress: o.Progress},
+		loader: &loader{b: o.Backend, trainable: o.Trainable, progress: o.Progress},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = pagePool{m: m, kv: c.kv(o)}

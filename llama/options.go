@@ -43,6 +43,11 @@ type Options struct {
 	// together; 0 is no limit. A model that cannot fit with one full session is
 	// refused before it is loaded, and a page that would go above it is too.
 	MemoryLimit int64
+	// Trainable keeps the weights as float32 numbers that may be changed, quantised
+	// ones decoded: see Model.Params. Four bytes a weight, and slower than packed ones.
+	Trainable bool
+	// Adapters change the model's matrices, in this order.
+	Adapters []Adapter
 	// Progress is told how loading goes, from one goroutine at a time.
 	Progress func(Progress)
 	// Logger is told what a user may want to know; nil is silent.
@@ -82,7 +87,10 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("llama: %s is %d, want at most %d", f.name, f.value, f.most))
 		}
 	}
-	return errors.Join(errs...)
+	if o.Trainable && len(o.Adapters) > 0 {
+		errs = append(errs, errors.New("llama: Trainable beside Adapters: merge them first, or train an adapter"))
+	}
+	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
 }
 
 func checkKVType(t backend.DType) error {

@@ -28,6 +28,8 @@ type Session struct {
 	pages []*page
 	bufs  []backend.Buffer // of pages, in order: the page table
 
+	version uint64 // of the weights that the pages were computed with
+
 	step   step
 	seg    [1]backend.Segment
 	span   [1]backend.Span
@@ -170,7 +172,7 @@ func (s *Session) Fork() (*Session, error) {
 	}
 	defer leave()
 	f := s.m.newSession(s.limit)
-	f.ids = append(f.ids, s.ids...)
+	f.ids, f.version = append(f.ids, s.ids...), s.version
 	for _, p := range s.pages {
 		p.refs.Add(1)
 		f.pages = append(f.pages, p)
@@ -249,6 +251,12 @@ const (
 // and emits the results of the rows wanted; i counts rows of ids. On an error
 // the session holds what the finished steps computed.
 func (s *Session) extend(ctx context.Context, ids []int32, want rows, emit func(i int, values []float32)) error {
+	switch v := s.m.version.Load(); {
+	case len(s.ids) == 0:
+		s.version = v
+	case s.version != v:
+		return ErrStale
+	}
 	if len(s.ids)+len(ids) > s.limit {
 		return fmt.Errorf("%w: %d positions are held, %d more are asked for, the session has %d", ErrContextFull, len(s.ids), len(ids), s.limit)
 	}
@@ -301,6 +309,9 @@ func (s *Session) prefill(ctx context.Context, ids []int32) error {
 	}
 	if len(ids) > s.limit {
 		return fmt.Errorf("%w: the prompt has %d tokens, the session %d positions", ErrContextFull, len(ids), s.limit)
+	}
+	if s.version != s.m.version.Load() {
+		s.truncate(0)
 	}
 	n := 0
 	for n < len(ids)-1 && n < len(s.ids) && ids[n] == s.ids[n] {

@@ -46,7 +46,7 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 	for _, c := range s.copies {
 		m.cx.CopyPage(c.dst, c.src)
 	}
-	h := m.net.hidden(m.cx, s.ids) // [n, D]
+	h := m.net.hidden(m.cx, s.ids, false) // [n, D]
 	width := m.config.Vocab
 	if s.hidden {
 		width = m.config.Dim

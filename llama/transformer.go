@@ -63,25 +63,52 @@ const smallDim = 1024
 const feedRows = 256
 
 // hidden runs the layers and returns the normalised residual stream of the
-// rows that the layout wants logits of, [len(Logits), D].
-func (t *transformer) hidden(c *tensor.Context, ids []int32) *tensor.Tensor {
+// rows that the layout wants logits of, [len(Logits), D]. again makes a tape keep
+// nothing of a layer but its input.
+func (t *transformer) hidden(c *tensor.Context, ids []int32, again bool) *tensor.Tensor {
 	x := t.Embed.Forward(c, c.IDs(ids)) // [R, D]
 	rope := t.RoPE.Table(c)             // [R, hd]
-	want, mark := c.Layout().Logits, c.Mark()
+	want := c.Layout().Logits
+	if len(want) == len(ids) {
+		want = nil
+	}
 	for i, l := range t.Layers {
-		x = l.Attention.AddTo(c, x, l.AttnNorm.Forward(c, x), rope, i)
-		c.Release(mark)
-		if i == len(t.Layers)-1 && len(want) < len(ids) { // nothing looks at the other rows any more
-			x = tensor.Gather(c, x, want)
-			mark = c.Mark()
+		var rows []int32
+		if i == len(t.Layers)-1 {
+			rows = want // nothing looks at the other rows any more
 		}
-		for from := 0; from < x.Rows(); from += feedRows {
-			part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
-			if l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part)) != part {
-				panic("llama: what a layer adds is not in the residual stream")
-			}
-			c.Release(mark)
+		if again && c.Recording() {
+			x = tensor.Checkpoint(c, x, func(x *tensor.Tensor) *tensor.Tensor { return l.forward(c, x, rope, i, rows) })
+		} else {
+			x = l.forward(c, x, rope, i, rows)
 		}
 	}
 	return t.Norm.Forward(c, x)
+}
+
+// forward is layer i of rows, nil for all, of x [R, D].
+func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows []int32) *tensor.Tensor {
+	mark := c.Mark()
+	h := l.AttnNorm.Forward(c, x)
+	x = l.Attention.AddTo(c, x, h, rope, i)
+	c.Drop(h)
+	c.Release(mark)
+	if rows != nil {
+		x = tensor.Gather(c, x, rows)
+		mark = c.Mark()
+	}
+	if c.Recording() { // backward wants all rows at once
+		h := l.FFNNorm.Forward(c, x)
+		x = l.FFN.AddTo(c, x, h)
+		c.Drop(h)
+		return x
+	}
+	for from := 0; from < x.Rows(); from += feedRows {
+		part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
+		if l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part)) != part {
+			panic("llama: what a layer adds is not in the residual stream")
+		}
+		c.Release(mark)
+	}
+	return x
 }

@@ -1,5 +1,6 @@
 // Package nn holds the layers of a decoder-only transformer: Linear,
-// Embedding, RMSNorm, RoPE, Attention and FeedForward. The same layers serve
+// Embedding, RMSNorm, RoPE, Attention and FeedForward, and LoRA, the low-rank
+// adapter of a Linear. The same layers serve
 // prefill, decoding, scoring and training: a layer knows neither files nor
 // tokens nor whether a tape listens.
 //

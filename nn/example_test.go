@@ -194,3 +194,48 @@ func ExampleFeedForward_AddTo() {
 	})
 	// Output: [1 2] [10.36 20.97]
 }
+
+func ExampleLoRA() {
+	l := nn.NewLinear(2, 3, false)
+	load(cpu.Default(), l) // [[0 .1] [.2 .3] [.4 .5]]
+	a := nn.NewLoRA(2, 3, 1, false)
+	load(cpu.Default(), a) // A [[0 .1]], B [[0] [.1] [.2]]
+	a.Scale = 10           // alpha / r
+	l.Adapters = append(l.Adapters, a)
+	for _, p := range nn.Params(l) {
+		fmt.Println(p.Name, p.Param.Shape)
+	}
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor { return l.Forward(c, write(c, []float32{1, 2}, 1, 2)) })
+	// Output:
+	// weight [3 2]
+	// adapters.0.lora_A.weight [1 2]
+	// adapters.0.lora_B.weight [3 1]
+	// [1 3] [0.20 1.00 1.80]
+}
+
+func ExampleLinears() {
+	for _, l := range nn.Linears(nn.NewFeedForward(4, 6, false)) {
+		fmt.Println(l.Name, l.Linear.Weight.Shape)
+	}
+	// Output:
+	// gate_proj [6 4]
+	// up_proj [6 4]
+	// down_proj [4 6]
+}
+
+// DoRA divides by norms that Refresh computes.
+func ExampleRefresh() {
+	l := nn.NewLinear(2, 1, false)
+	load(cpu.Default(), l) // [[0 .1]]
+	a := nn.NewLoRA(2, 1, 1, true)
+	load(cpu.Default(), a) // A [[0 .1]], B [[0]], Magnitude [0]
+	load(cpu.Default(), struct {
+		N *tensor.Param `name:"n"`
+	}{a.InverseNorm})
+	l.Adapters = append(l.Adapters, a)
+	if err := nn.Refresh(context.Background(), cpu.Default(), l); err != nil {
+		fmt.Println(err)
+	}
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor { return tensor.Scale(c, a.InverseNorm.Value(), 1) })
+	// Output: [1] [10.00]
+}

@@ -7,10 +7,11 @@ import (
 	"github.com/herd-ml/herd/tensor"
 )
 
-// Linear is y = x W^T + b.
+// Linear is y = x W^T + b, W with what the adapters make of it.
 type Linear struct {
-	Weight *tensor.Param `name:"weight"` // [out, in]
-	Bias   *tensor.Param `name:"bias"`   // [out], or nil
+	Weight   *tensor.Param `name:"weight"`   // [out, in]
+	Bias     *tensor.Param `name:"bias"`     // [out], or nil
+	Adapters []*LoRA       `name:"adapters"` // in the order of their work
 }
 
 // NewLinear returns a layer without numbers.
@@ -30,13 +31,18 @@ func (l *Linear) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
 // AddTo returns y + x W^T + b for y [R,out] and x [R,in]. Without a tape the sum
 // takes the place of y, which must not be used again but as the result.
 func (l *Linear) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
-	if l.Bias != nil {
+	if l.Bias != nil || l.rescaled() {
 		return tensor.AddTo(c, y, l.Forward(c, x))
 	}
-	return tensor.MatMulAdd(c, y, x, l.Weight)
+	y = tensor.MatMulAdd(c, y, x, l.Weight)
+	for _, a := range l.Adapters {
+		y = a.add(c, y, tensor.MatMul(c, x, a.A))
+	}
+	return y
 }
 
-// project applies several layers to one input, their products in one dispatch.
+// project applies several layers to one input, their products in one dispatch
+// and the first factors of their adapters in another.
 func project(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear) [backend.MaxWeights]*tensor.Tensor {
 	var ws [backend.MaxWeights]*tensor.Param
 	for i, l := range ls {
@@ -45,6 +51,7 @@ func project(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear
 		}
 	}
 	ys := tensor.MatMuls(c, x, ws)
+	adapt(c, x, ls, &ys)
 	for i, l := range ls {
 		if l != nil && l.Bias != nil {
 			ys[i] = tensor.AddTo(c, ys[i], l.Bias.Value())
@@ -162,17 +169,23 @@ func NewFeedForward(dim, hidden int, bias bool) *FeedForward {
 
 // Forward keeps the shape [R,D].
 func (l *FeedForward) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
-	return l.Down.Forward(c, l.gated(c, x))
+	h := l.gated(c, x)
+	y := l.Down.Forward(c, h)
+	c.Drop(h)
+	return y
 }
 
 // AddTo is Forward added to y [R,D], as Linear.AddTo.
 func (l *FeedForward) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
-	return l.Down.AddTo(c, y, l.gated(c, x))
+	h := l.gated(c, x)
+	y = l.Down.AddTo(c, y, h)
+	c.Drop(h)
+	return y
 }
 
 // gated is silu(gate(x)) * up(x) [R,F].
 func (l *FeedForward) gated(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
-	if l.Gate.Bias == nil && l.Up.Bias == nil {
+	if l.Gate.plain() && l.Up.plain() {
 		return tensor.MatMulSwiGLU(c, x, l.Gate.Weight, l.Up.Weight)
 	}
 	p := project(c, x, [backend.MaxWeights]*Linear{l.Gate, l.Up})

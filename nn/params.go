@@ -18,41 +18,58 @@ type Named struct {
 // slices; fields without a tag are not looked at. A parameter that is shared
 // (tied embeddings) appears once, under its first name.
 func Params(model any) []Named {
-	w := walker{seen: map[*tensor.Param]bool{}}
-	w.walk(reflect.ValueOf(model), "")
-	return w.list
+	var list []Named
+	seen := map[*tensor.Param]bool{}
+	walk(reflect.ValueOf(model), "", paramType, func(v reflect.Value, name string) {
+		p := (*tensor.Param)(v.UnsafePointer()) // of an unexported field too
+		if !seen[p] {
+			seen[p] = true
+			list = append(list, Named{name, p})
+		}
+	})
+	return list
 }
 
-var paramType = reflect.TypeFor[*tensor.Param]()
-
-type walker struct {
-	list []Named
-	seen map[*tensor.Param]bool
+// NamedLinear is a linear layer and its dotted name, "layers.0.mlp.up_proj".
+type NamedLinear struct {
+	Name   string
+	Linear *Linear
 }
 
-func (w *walker) walk(v reflect.Value, name string) {
+// Linears lists the linear layers of a struct of layers, as Params does: those
+// that adapters go on.
+func Linears(model any) []NamedLinear {
+	var list []NamedLinear
+	walk(reflect.ValueOf(model), "", linearType, func(v reflect.Value, name string) {
+		list = append(list, NamedLinear{name, (*Linear)(v.UnsafePointer())})
+	})
+	return list
+}
+
+var (
+	paramType  = reflect.TypeFor[*tensor.Param]()
+	linearType = reflect.TypeFor[*Linear]()
+)
+
+// walk finds pointers of one type in tagged fields, and does not look into them.
+func walk(v reflect.Value, name string, t reflect.Type, found func(v reflect.Value, name string)) {
 	switch v.Kind() {
 	case reflect.Pointer:
-		if v.IsNil() {
-			return
+		switch {
+		case v.IsNil():
+		case v.Type() == t:
+			found(v, name)
+		default:
+			walk(v.Elem(), name, t, found)
 		}
-		if v.Type() == paramType {
-			p := (*tensor.Param)(v.UnsafePointer()) // of an unexported field too
-			if !w.seen[p] {
-				w.seen[p] = true
-				w.list = append(w.list, Named{name, p})
-			}
-			return
-		}
-		w.walk(v.Elem(), name)
 	case reflect.Slice:
 		for i := range v.Len() {
-			w.walk(v.Index(i), join(name, strconv.Itoa(i)))
+			walk(v.Index(i), join(name, strconv.Itoa(i)), t, found)
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if tag, ok := v.Type().Field(i).Tag.Lookup("name"); ok {
-				w.walk(v.Field(i), join(name, tag))
+				walk(v.Field(i), join(name, tag), t, found)
 			}
 		}
 	}

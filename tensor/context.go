@@ -23,6 +23,7 @@ type Context struct {
 	kv     backend.KV
 	step   uint64 // counts Begin and End, so that old tensors are recognised
 	args   backend.Args
+	tape   *Tape // of the step, or nil
 	// Tensors of this step and of the one before, which are kept apart so that
 	// using an old one is noticed and does not reach a new one.
 	slabs [2][][]Tensor
@@ -64,7 +65,7 @@ func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) e
 // results are not to be used.
 func (c *Context) End() error {
 	c.step++
-	c.ctx, c.layout = nil, &c.none
+	c.ctx, c.layout, c.tape = nil, &c.none, nil
 	return c.exec.End()
 }
 
@@ -80,7 +81,11 @@ func (c *Context) Close() { c.exec.Close() }
 // New returns a tensor of the step, contents undefined.
 func (c *Context) New(t backend.DType, s backend.Shape) *Tensor {
 	x := c.tensor()
-	x.view = c.exec.Alloc(t, s)
+	if c.tape != nil {
+		x.view, x.bytes = c.tape.take(t, s)
+	} else {
+		x.view = c.exec.Alloc(t, s)
+	}
 	return x
 }
 
@@ -127,6 +132,9 @@ type Mark struct {
 // Release gives back what was allocated since the mark. With a tape it does
 // nothing.
 func (c *Context) Release(m Mark) {
+	if c.tape != nil {
+		return
+	}
 	c.exec.Release(m.arena)
 	for i := m.tensors; i < c.used; i++ {
 		c.at(i).step = 0
@@ -155,19 +163,25 @@ func (c *Context) begin() *backend.Args {
 // use returns the view of a tensor and panics where the step it belongs to is
 // over.
 func (c *Context) use(x *Tensor) backend.View {
-	if !x.param && (x.ctx != c || x.step != c.step) {
+	if !x.param && (x.ctx != c || x.step != c.step || x.dropped) {
 		panic(&StaleError{Shape: x.view.Shape})
 	}
 	return x.view
 }
 
 // place is where a result of x and other goes that takes the place of x: a new tensor
-// where x is of a parameter, whose numbers stay, or in the memory of other.
+// where x is of a parameter, whose numbers stay, or needed by the tape, or in the memory
+// of other.
 func (c *Context) place(x, other *Tensor) *Tensor {
-	if x.param || x.held || overlap(&x.view, &other.view) {
+	if x.param || x.held || x.kept || overlap(&x.view, &other.view) {
 		return c.New(backend.F32, x.Shape())
 	}
-	return x
+	if !c.Recording() {
+		return x
+	}
+	y := c.tensor() // another tensor, as its gradient is another
+	y.view, y.bytes, x.bytes = c.use(x), x.bytes, 0
+	return y
 }
 
 // overlap reports whether the stretches of memory from the first to the last element

@@ -191,7 +191,7 @@ func TestShapes(t *testing.T) {
 			"SwiGLU":            {[]string{"SwiGLU", "[2 3]", "[3 2]"}, func() { tensor.SwiGLU(c, zeros(2, 3), zeros(3, 2)) }},
 			"Add":               {[]string{"Add", "[2 3]", "[3 2]"}, func() { tensor.Add(c, zeros(2, 3), zeros(3, 2)) }},
 			"Add, vector":       {[]string{"Add", "[2 4]", "[3]"}, func() { tensor.Add(c, zeros(2, 4), v.Value()) }},
-			"Add, rank":         {[]string{"Add", "[2 4]", "[3 2 4]"}, func() { tensor.Add(c, zeros(3, 2, 4), zeros(2, 4)) }},
+			"Add, rank":         {[]string{"Add", "[3 2 4]", "[2 4]"}, func() { tensor.Add(c, zeros(2, 4), zeros(3, 2, 4)) }},
 			"Gather":            {[]string{"Gather", "2 of 2"}, func() { tensor.Gather(c, zeros(2, 3), []int32{2}) }},
 			"SliceRows":         {[]string{"Slice", "[1:3]", "[2 4]"}, func() { tensor.SliceRows(c, zeros(2, 4), 1, 2) }},
 			"AddTo":             {[]string{"Add", "[2 4]", "[4 2]"}, func() { tensor.AddTo(c, zeros(2, 4), zeros(4, 2)) }},

@@ -3,7 +3,7 @@ package tensor
 import "github.com/herd-ml/herd/backend"
 
 // The functions below run one operation each; formulas and sources are with
-// the operation of the same name in package backend.
+// the operation of the same name in package backend, and so is the gradient.
 
 // MatMul returns x W^T [R,N] for x [R,K] and a matrix W [N,K].
 func MatMul(c *Context, x *Tensor, w *Param) *Tensor {
@@ -39,17 +39,24 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 		}
 		c.exec.Run(backend.MatMul, a)
 	}
+	if c.tape != nil {
+		c.recordMatMuls(x, w, y)
+	}
 	return y
 }
 
-// MatMulAdd returns y + x W^T for y [R,N], x [R,K] and a matrix W [N,K]. Without a
-// tape the sum takes the place of y, which must not be used again but as the result.
+// MatMulAdd returns y + x W^T for y [R,N], x [R,K] and a matrix W [N,K]. The sum takes
+// the place of y, which must not be used again but as the result, unless a tape needs
+// its numbers.
 func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
 	z, round := c.place(y, x), c.rounding(w)
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
 	a.W[0], a.Round = w.weight, round
 	c.exec.Run(backend.MatMulAdd, a)
+	if c.tape != nil {
+		c.recordMatMulAdd(z, y, x, w)
+	}
 	return z
 }
 
@@ -57,7 +64,7 @@ func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
 // [N,K].
 func MatMulSwiGLU(c *Context, x *Tensor, gate, up *Param) *Tensor {
 	round := c.rounding(gate)
-	if c.rounding(up) != round {
+	if c.rounding(up) != round || c.Recording() { // backward wants the products
 		y := MatMuls(c, x, [backend.MaxWeights]*Param{gate, up})
 		return SwiGLU(c, y[0], y[1])
 	}
@@ -66,13 +73,22 @@ func MatMulSwiGLU(c *Context, x *Tensor, gate, up *Param) *Tensor {
 	a.In[0], a.Out[0], a.Round = c.use(x), c.use(y), round
 	a.W[0], a.W[1] = gate.weight, up.weight
 	c.exec.Run(backend.MatMulSwiGLU, a)
+	if c.tape != nil {
+		y.needs = c.differentiable(x) || gate.grad.Present() || up.grad.Present()
+	}
 	return y
 }
 
+// rounding is how the input of a product with p is rounded.
 func (c *Context) rounding(p *Param) backend.Rounding {
 	w := p.bound("MatMul")
-	if c.opts.Precision == backend.PrecisionF32 {
+	switch c.opts.Precision {
+	case backend.PrecisionF32:
 		return backend.RoundNone
+	case backend.PrecisionBF16:
+		if !w.Packed() {
+			return backend.RoundBothBF16
+		}
 	}
 	r := c.exec.Backend().Rounding(w.Type())
 	if g := r.Group(); g > 0 && w.Cols()%g != 0 {
@@ -84,22 +100,42 @@ func (c *Context) rounding(p *Param) backend.Rounding {
 	return r
 }
 
+// roundingBack is how the operands of backward products are rounded, and those of
+// attention in training.
+func (c *Context) roundingBack() backend.Rounding {
+	if c.opts.Precision == backend.PrecisionBF16 {
+		return backend.RoundBothBF16
+	}
+	return backend.RoundNone
+}
+
 // Embedding returns the rows ids [R] of a matrix [V,D].
 func Embedding(c *Context, ids *Tensor, w *Param) *Tensor {
 	y := c.New(backend.F32, backend.Dims(ids.Cols(), w.Shape.Dim[1]))
 	a := c.begin()
 	a.In[0], a.W[0], a.Out[0] = c.use(ids), w.bound("Embedding"), c.use(y)
 	c.exec.Run(backend.Embedding, a)
+	if c.tape != nil {
+		c.recordEmbedding(y, ids, w)
+	}
 	return y
 }
 
 // RMSNorm normalises the rows of x [R,D] and multiplies with w [D].
 func RMSNorm(c *Context, x *Tensor, w *Param, eps float32) *Tensor {
 	y := c.New(backend.F32, x.Shape())
+	c.rmsNorm(y, x, w, eps)
+	if c.tape != nil {
+		c.recordRMSNorm(y, x, w, eps)
+	}
+	return y
+}
+
+// rmsNorm writes the normalised rows of x to y.
+func (c *Context) rmsNorm(y, x *Tensor, w *Param, eps float32) {
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0], a.Eps = c.use(x), c.use(w.Value()), c.use(y), eps
 	c.exec.Run(backend.RMSNorm, a)
-	return y
 }
 
 // RoPETable returns the rotations [R,hd] of the step's positions for the
@@ -117,16 +153,31 @@ func RoPE(c *Context, x, table *Tensor) *Tensor {
 	return rotate(c, c.New(backend.F32, x.Shape()), x, table)
 }
 
-// RoPETo is RoPE; without a tape the result takes the place of x, which must not be
-// used again but as the result.
+// RoPETo is RoPE; the result takes the place of x, which must not be used again but as
+// the result, unless a tape needs its numbers.
 func RoPETo(c *Context, x, table *Tensor) *Tensor { return rotate(c, c.place(x, table), x, table) }
 
 // rotate writes the rotated heads of x to y.
 func rotate(c *Context, y, x, table *Tensor) *Tensor {
-	a := c.begin()
-	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(table), c.use(y)
-	c.exec.Run(backend.RoPE, a)
+	c.run2(backend.RoPE, y, x, table)
+	if c.tape != nil {
+		c.recordRoPE(y, x, table)
+	}
 	return y
+}
+
+// run1 runs an operation of one input and one output.
+func (c *Context) run1(op backend.Op, y, x *Tensor) {
+	a := c.begin()
+	a.In[0], a.Out[0] = c.use(x), c.use(y)
+	c.exec.Run(op, a)
+}
+
+// run2 runs an operation of two inputs and one output.
+func (c *Context) run2(op backend.Op, z, x, y *Tensor) {
+	a := c.begin()
+	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
+	c.exec.Run(op, a)
 }
 
 // Attention attends from q [R,H*hd] to the keys the layout names. Where
@@ -147,56 +198,47 @@ func Attention(c *Context, q, k, v *Tensor, layer int, scale float32) *Tensor {
 	a := c.begin()
 	a.In[0], a.In[1], a.In[2], a.Out[0] = c.use(q), c.use(k), c.use(v), c.use(y)
 	a.Layout, a.KV, a.Layer, a.Scale = c.layout, c.kv, layer, scale
+	if !paged {
+		a.Round = c.roundingBack()
+	}
 	c.exec.Run(backend.Attention, a)
+	if c.tape != nil {
+		c.recordAttention(y, q, k, v, scale)
+	}
 	return y
 }
 
 // SwiGLU returns silu(gate) * up.
 func SwiGLU(c *Context, gate, up *Tensor) *Tensor {
 	y := c.New(backend.F32, gate.Shape())
-	a := c.begin()
-	a.In[0], a.In[1], a.Out[0] = c.use(gate), c.use(up), c.use(y)
-	c.exec.Run(backend.SwiGLU, a)
+	c.run2(backend.SwiGLU, y, gate, up)
+	if c.tape != nil {
+		c.recordSwiGLU(y, gate, up)
+	}
 	return y
-}
-
-// Add returns x + y; y may be a vector that is added to every row.
-func Add(c *Context, x, y *Tensor) *Tensor { return add(c, c.New(backend.F32, x.Shape()), x, y) }
-
-// AddTo is Add; without a tape the sum takes the place of x, which must not be used
-// again but as the result.
-func AddTo(c *Context, x, y *Tensor) *Tensor { return add(c, c.place(x, y), x, y) }
-
-// add writes x + y to z.
-func add(c *Context, z, x, y *Tensor) *Tensor {
-	a := c.begin()
-	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
-	if y.Shape().Rank < x.Shape().Rank {
-		a.In[1] = broadcast(a.In[1], x.Shape())
-	}
-	c.exec.Run(backend.Add, a)
-	return z
-}
-
-// broadcast repeats a vector over the rows of a shape.
-func broadcast(v backend.View, s backend.Shape) backend.View {
-	stride := v.Stride[v.Shape.Rank-1]
-	if v.Shape.Rank != 1 || v.Cols() != s.Dim[s.Rank-1] {
-		panic(&backend.ShapeError{Op: "Add", Detail: v.Shape.String() + " to " + s.String()})
-	}
-	v.Shape = s
-	v.Stride = [backend.MaxRank]int{}
-	v.Stride[s.Rank-1] = stride
-	return v
 }
 
 // Gather returns rows idx of x.
 func Gather(c *Context, x *Tensor, idx []int32) *Tensor {
 	y := c.New(backend.F32, backend.Dims(len(idx), x.Cols()))
 	ids := c.IDs(idx)
-	a := c.begin()
-	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(ids), c.use(y)
-	c.exec.Run(backend.Gather, a)
+	c.run2(backend.Gather, y, x, ids)
+	if c.tape != nil {
+		c.recordGather(y, x, ids)
+	}
+	return y
+}
+
+// ScatterAdd returns a matrix [n,D] whose row idx[r] is the sum of those rows r of x
+// [R,D].
+func ScatterAdd(c *Context, x *Tensor, idx []int32, n int) *Tensor {
+	y := c.New(backend.F32, backend.Dims(n, x.Cols()))
+	c.fill(y, 0)
+	ids := c.IDs(idx)
+	c.run2(backend.ScatterAdd, y, x, ids)
+	if c.tape != nil {
+		c.recordScatterAdd(y, x, ids)
+	}
 	return y
 }
 
@@ -204,5 +246,9 @@ func Gather(c *Context, x *Tensor, idx []int32) *Tensor {
 func SliceRows(c *Context, x *Tensor, from, n int) *Tensor {
 	y := c.tensor()
 	y.view, y.held = c.use(x).Slice(0, from, n), x.param || x.held
+	y.kept = c.Recording()
+	if c.tape != nil {
+		c.recordSlice("SliceRows", y, x, 0, from)
+	}
 	return y
 }

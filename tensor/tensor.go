@@ -12,6 +12,16 @@ type Tensor struct {
 	step  uint64
 	param bool // outlives steps
 	held  bool // numbers of a parameter
+
+	// With a tape.
+	owner   *Param  // of a parameter's value
+	node    *node   // what computed it
+	grad    *Tensor // the gradient so far
+	bytes   int64   // of the arena, if they are its own
+	needs   bool    // a gradient is wanted
+	kept    bool    // backward reads the numbers
+	watched bool    // stays after Backward
+	dropped bool    // is computed again when backward needs it
 }
 
 // View is the memory behind the tensor.
@@ -36,6 +46,9 @@ type Param struct {
 	Fine   bool
 	weight backend.Weight
 	value  Tensor
+	// numbers is what the weight is a view of, where it may be changed.
+	numbers backend.View
+	grad    backend.View
 }
 
 // NewParam returns a parameter without numbers.
@@ -49,13 +62,43 @@ func (p *Param) BindWeight(w backend.Weight) {
 	p.weight = w
 }
 
+// BindMatrix is BindWeight for a mutable float weight whose numbers are the view.
+func (p *Param) BindMatrix(w backend.Weight, v backend.View) {
+	p.BindWeight(w)
+	if w.Packed() || p.Shape != v.Shape {
+		panic(&backend.ShapeError{Op: "BindMatrix", Detail: "a packed weight, or one of " + v.Shape.String() + " for a parameter of " + p.Shape.String()})
+	}
+	p.numbers = v
+}
+
+// Numbers is the memory of the parameter: of a vector, or of a matrix that was given by
+// BindMatrix; else absent. Who changes it calls Weight.Changed of a matrix.
+func (p *Param) Numbers() backend.View {
+	if p.Matrix() {
+		return p.numbers
+	}
+	return p.value.view
+}
+
 // BindValue gives a vector its numbers.
 func (p *Param) BindValue(v backend.View) {
 	if p.Shape != v.Shape {
 		panic(&backend.ShapeError{Op: "BindValue", Detail: "parameter " + p.Shape.String() + ", value " + v.Shape.String()})
 	}
-	p.value = Tensor{view: v, param: true}
+	p.value = Tensor{view: v, param: true, owner: p}
 }
+
+// BindGrad gives a parameter memory that gradients are added to, F32 of its shape. An
+// absent view freezes it.
+func (p *Param) BindGrad(v backend.View) {
+	if v.Present() && (v.Shape != p.Shape || v.Type != backend.F32) {
+		panic(&backend.ShapeError{Op: "BindGrad", Detail: "parameter " + p.Shape.String() + ", gradient " + v.Shape.String() + " of " + v.Type.String()})
+	}
+	p.grad = v
+}
+
+// Grad is the memory of the gradient, absent where the parameter is frozen.
+func (p *Param) Grad() backend.View { return p.grad }
 
 // Matrix reports whether the parameter is a matrix.
 func (p *Param) Matrix() bool { return p.Shape.Rank == 2 }

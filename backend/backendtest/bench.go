@@ -38,6 +38,7 @@ func largeCases(b backend.Backend) (cs []*testCase) {
 		}
 		cs = append(cs, c)
 	}
+	cs = append(cs, adamWCase("large", dense, normals, 1, 1<<16+3), sumSquaresCase("large", dense, normals, 1<<16+3))
 	span := func(n int) []backend.Span { return []backend.Span{{Len: n}} }
 	for _, s := range []scene{
 		{"prefill 256", []int{256}, [][]backend.Span{span(256)}},

@@ -20,7 +20,7 @@ type testCase struct {
 	weights []*matrix
 	pages   []*operand               // pages of keys and values, each a whole buffer
 	tables  [][]int                  // per segment, indices into pages; nil without pages
-	args    backend.Args             // Round, Layout, KV, Layer, Eps, Scale, Axis
+	args    backend.Args             // Round, Layout, KV, Layer, Eps, Scale, Axis, AdamW
 	loose   bool                     // a value that is not finite may be any such value
 	rng     *rand.Rand               // numbers of the operands
 	answer  func() ([]wanted, error) // oracle, computed once

@@ -234,6 +234,27 @@ func TestMutants(t *testing.T) {
 			b.Eps = 0
 			ref.Run(backend.RMSNorm, &b)
 		})},
+		{"means from zero not corrected", backend.AdamW, on(backend.AdamW, func(a *backend.Args) {
+			b := *a
+			b.AdamW.Correct1, b.AdamW.Correct2 = 1, 1
+			ref.Run(backend.AdamW, &b)
+		})},
+		{"Eps ten times too large", backend.AdamW, on(backend.AdamW, func(a *backend.Args) {
+			b := *a
+			b.AdamW.Eps *= 10
+			ref.Run(backend.AdamW, &b)
+		})},
+		{"decay into the mean", backend.AdamW, on(backend.AdamW, func(a *backend.Args) {
+			b := *a
+			b.AdamW.Decay = 0
+			g, w := read(a.In[0]), read(a.Out[0])
+			for i := range g {
+				g[i] += float64(a.AdamW.Decay) * w[i]
+			}
+			b.In[0] = backend.Contiguous(make(host, 4*len(g)), backend.F32, 0, a.In[0].Shape)
+			write(b.In[0], g)
+			ref.Run(backend.AdamW, &b)
+		})},
 	} {
 		all := cs
 		if m.name == "NaN lost" {

@@ -12,7 +12,7 @@ type stripeGrads struct {
 	from, to int // key rows
 	dk, dv   []float32
 	s, ds    []float32
-	p, g     operand
+	p, g     mixed
 	pairs    []uint16
 	pad      []uint16
 }
@@ -52,11 +52,11 @@ func (c *stripeGrads) room(t *rowAttention, w *worker, b *queryBlock) {
 	sc := &w.scratch
 	if !t.bf16 { // products take what lies there
 		c.s, c.ds = slice[float32](sc, keyRows*b.all), slice[float32](sc, keyRows*b.all)
-		c.p, c.g = operand{f: c.s}, operand{f: c.ds}
+		c.p, c.g = mixed{f: c.s}, mixed{f: c.ds}
 		return
 	}
 	c.s, c.ds = slice[float32](sc, keyStep*b.all), slice[float32](sc, keyStep*b.all)
-	c.p, c.g = operand{h: slice[uint16](sc, keyRows*b.all)}, operand{h: slice[uint16](sc, keyRows*b.all)}
+	c.p, c.g = mixed{h: slice[uint16](sc, keyRows*b.all)}, mixed{h: slice[uint16](sc, keyRows*b.all)}
 	c.pairs, c.pad = t.pairRoom(w, b)
 }
 
@@ -113,7 +113,7 @@ func (t *rowAttention) backScores(w *worker, c *stripeGrads, g int, b *queryBloc
 }
 
 // keyGrads adds to n rows of gradients what the columns of x from column from on give.
-func (t *rowAttention) keyGrads(w *worker, out []float32, x, rows operand, b *queryBlock, n, from int) {
+func (t *rowAttention) keyGrads(w *worker, out []float32, x, rows mixed, b *queryBlock, n, from int) {
 	t.multiply(w, t.wide/panel, out, t.wide, x, b.all, rows, t.unit*t.wide, t.unit*panel, n, b.all-from, true)
 }
 

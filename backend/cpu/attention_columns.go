@@ -6,7 +6,7 @@ import (
 
 // scores multiplies keys (0) or values (1) [at, at+n) of a piece with the columns of a
 // block, those from column from on, a multiple of a panel. words are the queries or dy.
-func (t *rowAttention) scores(w *worker, out []float32, value, g int, b *queryBlock, words operand, at, n, from int) {
+func (t *rowAttention) scores(w *worker, out []float32, value, g int, b *queryBlock, words mixed, at, n, from int) {
 	x, stride := t.key(value, g, at)
 	c := g*t.cols + b.at + from
 	t.multiply(w, (b.all-from)/panel, out[from:], b.all, x, stride, words.from(c*t.k), t.unit*panel, t.k*panel, n, t.k, false)
@@ -110,11 +110,11 @@ func (t *rowAttention) pairRoom(w *worker, b *queryBlock) (pairs, pad []uint16) 
 }
 
 // weights are the rows of a piece as a product takes them.
-func (t *rowAttention) weights(pairs []uint16, rows []float32) operand {
+func (t *rowAttention) weights(pairs []uint16, rows []float32) mixed {
 	if t.bf16 {
-		return operand{h: pairs}
+		return mixed{h: pairs}
 	}
-	return operand{f: rows}
+	return mixed{f: rows}
 }
 
 // exps turns the scores of a piece into weights, by pairs where rounded. A missing last
@@ -138,7 +138,7 @@ func (t *rowAttention) exps(w *worker, c *columnSums, pairs []uint16, s []float3
 
 // addColumns adds to out [hd][all] what the keys of a piece hold, cols [hd][turned],
 // times their weights.
-func (t *rowAttention) addColumns(w *worker, out []float32, cols operand, g int, b *queryBlock, p keyPiece, weights operand, pad []uint16) {
+func (t *rowAttention) addColumns(w *worker, out []float32, cols mixed, g int, b *queryBlock, p keyPiece, weights mixed, pad []uint16) {
 	x, stride := cols.from(g*t.hd*t.turned+p.at), t.turned
 	if t.bf16 && p.n%2 != 0 {
 		n := p.n + 1 // the key after the last may hold anything
@@ -146,7 +146,7 @@ func (t *rowAttention) addColumns(w *worker, out []float32, cols operand, g int,
 			copy(pad[d*n:][:p.n], x.h[d*t.turned:])
 			pad[d*n+p.n] = 0
 		}
-		x, stride = operand{h: pad}, n
+		x, stride = mixed{h: pad}, n
 	}
 	for i := 0; i < p.n; i += p.step() {
 		end, from, to := min(i+p.step(), p.n), t.seen(b, p, i), b.all

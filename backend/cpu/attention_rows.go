@@ -35,17 +35,17 @@ const (
 	combineDQ                  // those of a block of queries
 )
 
-// operand is numbers in F32, or where h is set in bfloat16.
-type operand struct {
+// mixed is numbers in F32, or where h is set in bfloat16.
+type mixed struct {
 	f []float32
 	h []uint16
 }
 
-func (p operand) from(i int) operand {
+func (p mixed) from(i int) mixed {
 	if p.h != nil {
-		return operand{h: p.h[i:]}
+		return mixed{h: p.h[i:]}
 	}
-	return operand{f: p.f[i:]}
+	return mixed{f: p.f[i:]}
 }
 
 // queryBlock is rows of a segment, all their query heads of a key-value head: column
@@ -72,9 +72,9 @@ type rowAttention struct {
 
 	// By key-value head. Weights of products are panels of 16: queries [cols/16][k]
 	// for scores, queryRows [cols][wide] for gradients; grads and gradRows are of dy.
-	queries, queryRows, grads, gradRows operand
-	keys, values                        operand // [rows][k], bfloat16 only
-	keysT, valuesT                      operand // [hd][turned]
+	queries, queryRows, grads, gradRows mixed
+	keys, values                        mixed // [rows][k], bfloat16 only
+	keysT, valuesT                      mixed // [hd][turned]
 	lse, mean                           []float32
 
 	stripe, stripes int
@@ -158,11 +158,11 @@ func (t *rowAttention) keyChunks() int { return (t.rows + keyRows - 1) / keyRows
 // take takes memory for what is laid out.
 func (t *rowAttention) take(m *arena) {
 	g := t.a.KV.Heads
-	numbers := func(n int) operand {
+	numbers := func(n int) mixed {
 		if t.bf16 {
-			return operand{h: slice[uint16](m, g*n)}
+			return mixed{h: slice[uint16](m, g*n)}
 		}
-		return operand{f: slice[float32](m, g*n)}
+		return mixed{f: slice[float32](m, g*n)}
 	}
 	t.queries, t.lse = numbers(t.cols*t.k), slice[float32](m, g*t.cols)
 	if t.bf16 {
@@ -291,7 +291,7 @@ func (t *rowAttention) packQueries(w *worker, g, i int) {
 
 // packBlock lays out the columns of a block of v: for scores, and where there is room
 // as rows.
-func (t *rowAttention) packBlock(w *worker, words, rows operand, at int, v *backend.View, b *queryBlock, g int, scale float32) {
+func (t *rowAttention) packBlock(w *worker, words, rows mixed, at int, v *backend.View, b *queryBlock, g int, scale float32) {
 	if t.bf16 {
 		half := slice[uint16](&w.scratch, b.all*t.wide)
 		gatherBlock(t, w, half, v, b, g, w.kernels.ScaleBF16, scale)
@@ -341,7 +341,7 @@ func gatherBlock[T number](t *rowAttention, w *worker, to []T, v *backend.View, 
 // packKeys lays out keys and values of keyRows rows from a row on.
 func (t *rowAttention) packKeys(w *worker, g, from int) {
 	n := min(keyRows, t.rows-from)
-	for i, p := range [2]struct{ rows, turned operand }{{t.keys, t.keysT}, {t.values, t.valuesT}} {
+	for i, p := range [2]struct{ rows, turned mixed }{{t.keys, t.keysT}, {t.values, t.valuesT}} {
 		in := &t.a.In[1+i]
 		x, rs := elems[float32](in)[from*in.RowStride()+g*t.hd:], in.RowStride()
 		if p.rows.h != nil {
@@ -361,7 +361,7 @@ func (t *rowAttention) packKeys(w *worker, g, from int) {
 }
 
 // turn makes n rows of x columns, n at most keyRows.
-func (t *rowAttention) turn(w *worker, to operand, x []float32, stride, n int) {
+func (t *rowAttention) turn(w *worker, to mixed, x []float32, stride, n int) {
 	cols, wide := to.f, t.turned
 	if t.bf16 {
 		cols, wide = slice[float32](&w.scratch, t.hd*keyRows), keyRows
@@ -384,10 +384,10 @@ func (t *rowAttention) turn(w *worker, to operand, x []float32, stride, n int) {
 }
 
 // key is the rows of keys or values from a row on, and their stride.
-func (t *rowAttention) key(value, g, at int) (operand, int) {
+func (t *rowAttention) key(value, g, at int) (mixed, int) {
 	switch in := &t.a.In[1+value]; {
 	case !t.bf16:
-		return operand{f: elems[float32](in)[at*in.RowStride()+g*t.hd:]}, in.RowStride()
+		return mixed{f: elems[float32](in)[at*in.RowStride()+g*t.hd:]}, in.RowStride()
 	case value == 0:
 		return t.keys.from((g*t.rows + at) * t.k), t.k
 	default:
@@ -396,7 +396,7 @@ func (t *rowAttention) key(value, g, at int) (operand, int) {
 }
 
 // multiply multiplies rows of x with panels of p.
-func (t *rowAttention) multiply(w *worker, panels int, out []float32, outStride int, x operand, xStride int, p operand, stride, step, rows, k int, accumulate bool) {
+func (t *rowAttention) multiply(w *worker, panels int, out []float32, outStride int, x mixed, xStride int, p mixed, stride, step, rows, k int, accumulate bool) {
 	if t.bf16 {
 		w.kernels.BF16Dot(panels, out, outStride, x.h, xStride, p.h, stride, step, rows, k, accumulate)
 		return

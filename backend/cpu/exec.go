@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/ref"
 )
 
 // exec is a backend.Exec. The tasks are fields so that a step allocates none.
@@ -16,42 +15,53 @@ type exec struct {
 	closed bool
 	arena  arena
 
-	rows       rowTask
-	lines      lineTask
-	matmul     matmulTask
-	round      roundTask
-	attend     attendTask
-	attendRows rowAttention
-	inner      backend.Args // of the MatMul in LogProb
-	norm       normTask
-	reduce     reduceTask
-	batch      batchTask
+	rows    rowTask
+	lines   lineTask
+	matmul  matmulTask
+	round   roundTask
+	attend  attendTask
+	squares sumTask
+	norm    normTask
+	reduce  reduceTask
+	batch   batchTask
+	gemm    gemm
+
+	rowPanels   rowPanels
+	colPanels   colPanels
+	operandRows operandRows
+	turned      turned
+	attendRows  rowAttention
+	loss        loss
+	lossRows    lossRows
+	inner       backend.Args // of the MatMul in LogProb
 }
 
-// native are the operations that run on the pool, indexed by Op; the others
-// run on package ref.
+// native are the operations, all that there are, indexed by Op.
 var native = [...]func(*exec, *backend.Args){
 	backend.MatMul:            (*exec).matMul,
 	backend.MatMulAdd:         (*exec).matMulAdd,
 	backend.MatMulSwiGLU:      (*exec).matMulSwiGLU,
 	backend.RMSNorm:           (*exec).rmsNorm,
-	backend.RMSNormBackward:   (*exec).rmsNormBackward,
 	backend.RoPETable:         (*exec).ropeTable,
 	backend.RoPE:              (*exec).rope,
-	backend.RoPEBackward:      (*exec).ropeBackward,
 	backend.KVAppend:          (*exec).kvAppend,
 	backend.Attention:         (*exec).attention,
 	backend.AttentionBackward: (*exec).attentionBackward,
 	backend.SwiGLU:            (*exec).swiGLU,
-	backend.SwiGLUBackward:    (*exec).swiGLUBackward,
 	backend.Embedding:         (*exec).embedding,
-	backend.EmbeddingBackward: (*exec).embeddingBackward,
 	backend.LogProb:           (*exec).logProb,
-	backend.CrossEntropy:      nil,
+	backend.CrossEntropy:      (*exec).crossEntropy,
 	backend.RoundI8:           (*exec).roundI8,
 	backend.RoundBF16:         (*exec).copy,
 	backend.Add:               (*exec).add,
 	backend.Mul:               (*exec).mul,
+	backend.Softmax:           (*exec).softmax,
+	backend.Gather:            (*exec).gather,
+	backend.Copy:              (*exec).copy,
+	backend.RMSNormBackward:   (*exec).rmsNormBackward,
+	backend.RoPEBackward:      (*exec).ropeBackward,
+	backend.SwiGLUBackward:    (*exec).swiGLUBackward,
+	backend.EmbeddingBackward: (*exec).embeddingBackward,
 	backend.Exp:               (*exec).exp,
 	backend.Log:               (*exec).log,
 	backend.LogBackward:       (*exec).logBackward,
@@ -64,12 +74,13 @@ var native = [...]func(*exec, *backend.Args){
 	backend.Sum:               (*exec).sum,
 	backend.Max:               (*exec).max,
 	backend.MaxBackward:       (*exec).maxBackward,
-	backend.Softmax:           (*exec).softmax,
 	backend.SoftmaxBackward:   (*exec).softmaxBackward,
 	backend.BatchMatMul:       (*exec).batchMatMul,
-	backend.Gather:            (*exec).gather,
 	backend.ScatterAdd:        (*exec).scatterAdd,
-	backend.Copy:              (*exec).copy,
+	backend.AdamW:             (*exec).adamW,
+	backend.SumSquares:        (*exec).sumSquares,
+	backend.MatMulBackward:    (*exec).matMulBackward,
+	backend.LogProbBackward:   (*exec).logProbBackward,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }
@@ -131,11 +142,7 @@ func (e *exec) Run(op backend.Op, a *backend.Args) {
 		return
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if int(op) < len(native) && native[op] != nil {
-		native[op](e, a)
-	} else {
-		ref.Run(op, a)
-	}
+	native[op](e, a)
 }
 
 func (e *exec) Read(dst []float32, v backend.View) {

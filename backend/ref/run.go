@@ -63,6 +63,8 @@ var kernels = [...]func(*Values){
 	backend.Gather:            gather,
 	backend.ScatterAdd:        scatterAdd,
 	backend.Copy:              copyOf,
+	backend.AdamW:             adamW,
+	backend.SumSquares:        sumSquares,
 }
 
 // index checks an id against n rows.

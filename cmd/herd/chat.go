@@ -53,7 +53,6 @@ With --messages it answers a conversation from a file, a JSON array of
 	f.BoolVar(&g.noGeneration, "no-generation-prompt", false, "end the prompt after the last message")
 	f.StringVar(&g.bos, "template-bos", "", "`TEXT` of the template's bos_token (default the model's)")
 	f.StringVar(&g.eos, "template-eos", "", "`TEXT` of the template's eos_token (default the model's)")
-	laterFlags(f, "lora")
 	f.SortFlags = false
 	return cmd
 }

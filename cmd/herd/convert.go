@@ -16,6 +16,7 @@ import (
 type convertFlags struct {
 	*common
 	to, dtype string
+	lora      []string
 }
 
 func newConvert(c *common) *cobra.Command {
@@ -25,7 +26,8 @@ func newConvert(c *common) *cobra.Command {
 		Short: "Write a model in another format",
 		Long: `Convert writes a model as a .gguf file, a Hugging Face folder or a Meta folder.
 Float tensors keep their values and, without --type, their type; quantised ones
-are decoded to F32.`,
+are decoded to F32. With --lora adapters are merged into the matrices, and how
+far each is then from the exact sum is printed.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 || args[0] == "" || args[1] == "" {
 				return usagef("want two arguments, IN and OUT")
@@ -36,6 +38,7 @@ are decoded to F32.`,
 	}
 	cmd.Flags().StringVar(&v.to, "to", "", "`FORMAT`: gguf, safetensors or meta")
 	cmd.Flags().StringVar(&v.dtype, "type", "", "`TYPE`: f32, f16 or bf16 (default the file's; f32 for quantised)")
+	addLora(cmd.Flags(), &v.lora)
 	return cmd
 }
 
@@ -61,6 +64,10 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 	if f, err := os.Stat(out); v.to == "gguf" && err == nil && f.IsDir() {
 		return fmt.Errorf("%s: is a folder; name a file to write, %s for one", out, filepath.Join(out, "model.gguf"))
 	}
+	var err error
+	if o.Adapters, err = parseLora(v.lora); err != nil {
+		return err
+	}
 	bar := v.bar(cmd, "converting", true)
 	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
 	r, err := llama.Convert(cmd.Context(), args[0], out, o)
@@ -73,10 +80,14 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 			Out      string             `json:"out"`
 			Tensors  []llama.TensorInfo `json:"tensors"`
 			Warnings []string           `json:"warnings"`
-		}{out, list(r.Tensors), list(r.Warnings)})
+			Merged   []llama.MergeError `json:"merged,omitempty"`
+		}{out, list(r.Tensors), list(r.Warnings), r.Merged})
 	}
 	for _, w := range r.Warnings { // with -q too: the copy may differ
 		fmt.Fprintln(cmd.ErrOrStderr(), oneLine(w))
+	}
+	for _, m := range r.Merged {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: merged; off by %.2g of the largest number at most, %.2g RMS\n", printable(m.Name), m.Max, m.RMS)
 	}
 	var bytes int64
 	for _, t := range r.Tensors {

@@ -46,7 +46,7 @@ says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
 	g.generation.add(f)
 	f.BoolVar(&g.ignoreEOS, "ignore-eos", false, "go on past the model's end tokens")
 	f.IntVar(&g.logprobs, "logprobs", 0, "with --json, each token's log-probability and the `K` best")
-	laterFlags(f, "lora", "draft", "lookup?", "batch")
+	laterFlags(f, "draft", "lookup?", "batch")
 	f.SortFlags = false
 	return cmd
 }

@@ -19,6 +19,7 @@ type generation struct {
 	stop             []string
 	kvType           string
 	ubatch           int
+	lora             []string
 	shift            bool
 	keep             int
 }
@@ -26,6 +27,7 @@ type generation struct {
 func (g *generation) add(f *pflag.FlagSet) {
 	f.IntVarP(&g.predict, "predict", "n", -1, "at most `N` tokens; -1 goes on until the model stops or the context is full")
 	f.IntVarP(&g.context, "ctx-size", "c", 0, "`CTX` positions at most (default the model's, at most 4096)")
+	addLora(f, &g.lora)
 	g.sampling.add(f)
 	f.StringArrayVar(&g.stop, "stop", nil, "end before this `TEXT`; repeatable")
 	f.BoolVar(&g.shift, "context-shift", false, "when the context is full, forget the older half and go on")
@@ -50,7 +52,8 @@ func (g *generation) options(f *pflag.FlagSet) (llama.Options, error) {
 			return llama.Options{}, usagef("--stop is empty")
 		}
 	}
-	return llama.Options{KVType: kv, Context: g.context, BatchRows: g.ubatch}, nil
+	adapters, err := parseLora(g.lora)
+	return llama.Options{KVType: kv, Context: g.context, BatchRows: g.ubatch, Adapters: adapters}, err
 }
 
 // params are the model's sampling settings with the flags over them.

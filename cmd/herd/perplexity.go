@@ -13,6 +13,7 @@ import (
 type perplexityFlags struct {
 	*common
 	model, file     string
+	lora            []string
 	context, chunks int
 }
 
@@ -30,6 +31,7 @@ text of special tokens stays ordinary text.`,
 	}
 	f := cmd.Flags()
 	addModel(f, &p.model)
+	addLora(f, &p.lora)
 	f.StringVarP(&p.file, "file", "f", "", "`FILE` with the text; - is stdin")
 	f.IntVarP(&p.context, "ctx-size", "c", 512, "`CTX` tokens a chunk")
 	f.IntVar(&p.chunks, "chunks", -1, "score the first `N` chunks only; -1 is all")
@@ -49,11 +51,15 @@ func (p *perplexityFlags) run(cmd *cobra.Command, _ []string) error {
 	if p.model == "" {
 		return errNoModel
 	}
+	adapters, err := parseLora(p.lora)
+	if err != nil {
+		return err
+	}
 	text, err := readInput(cmd, p.file)
 	if err != nil {
 		return err
 	}
-	m, err := p.open(cmd, p.model, llama.Options{Context: p.context})
+	m, err := p.open(cmd, p.model, llama.Options{Context: p.context, Adapters: adapters})
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func newRoot() *cobra.Command {
 	c := &common{}
 	root := &cobra.Command{
 		Use:   "herd",
-		Short: "Run Llama models",
+		Short: "Run and train Llama models",
 		Long: `Herd runs Llama models on this computer: a .gguf file, a Hugging Face folder
 or a Meta folder.
 
@@ -102,7 +102,7 @@ or a Meta folder.
 	c.add(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "now", Title: "Commands:"}, &cobra.Group{ID: "later", Title: "Not built yet:"})
 	for _, cmd := range []*cobra.Command{
-		newGenerate(c), newChat(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newBench(c), newVersion(c),
+		newGenerate(c), newChat(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newTrain(c), newBench(c), newVersion(c),
 	} {
 		cmd.GroupID = "now"
 		root.AddCommand(cmd)
@@ -195,7 +195,6 @@ func laterCommands() []*cobra.Command {
 	for _, c := range [][2]string{
 		{"quantize", "Make a model smaller"},
 		{"imatrix", "Measure which weights matter"},
-		{"train", "Train a model"},
 		{"tokenizer", "Train a tokenizer"},
 		{"rounds", "Run rounds of post-training"},
 		{"data", "Look at training data"},

@@ -40,6 +40,7 @@ type position struct {
 type scoreFlags struct {
 	*common
 	model, ids, text string
+	lora             []string
 	top              int
 }
 
@@ -56,6 +57,7 @@ and the text of special tokens stays ordinary text.`,
 	}
 	f := cmd.Flags()
 	addModel(f, &s.model)
+	addLora(f, &s.lora)
 	f.StringVar(&s.ids, "ids", "", "the text as token ids, `1,2,3`")
 	f.StringVar(&s.text, "text", "", "`TEXT` to score")
 	f.IntVar(&s.top, "top", 5, "the `K` tokens most likely to follow")
@@ -74,7 +76,11 @@ func (s *scoreFlags) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	m, err := s.open(cmd, s.model, llama.Options{})
+	adapters, err := parseLora(s.lora)
+	if err != nil {
+		return err
+	}
+	m, err := s.open(cmd, s.model, llama.Options{Adapters: adapters})
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Package chart draws figures for the documentation. It is the only one that
-// imports a plotting library, and no library of the module imports it.
+// Package chart draws figures: ratios for the documentation, losses of a training
+// run. It is the only one that imports a plotting library.
 package chart
 
 import (

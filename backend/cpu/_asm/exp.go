@@ -69,6 +69,7 @@ func exponents(g gen) {
 	e.mix()
 	e.rows()
 	e.backward()
+	e.adamW()
 	e.columns()
 	e.wide()
 }

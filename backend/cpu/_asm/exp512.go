@@ -24,6 +24,7 @@ func (e elementwise) wide() {
 	e.expSum512()
 	e.scaleMax512()
 	e.swiglu512()
+	e.adamW512()
 }
 
 // each512 runs body for every 16 elements between before and after; with tail set,

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"fmt"
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 	"testing"
 )
@@ -111,6 +113,16 @@ func TestElements(t *testing.T) {
 		}},
 		{"SwiGLUBackward dup", func(s *Set, y, a, b []float32) {
 			s.SwiGLUBackward(make([]float32, len(y)), y, a, b, b)
+		}},
+		{"AdamW", func(s *Set, y, a, b []float32) {
+			p := NewAdamW(&backend.AdamWArgs{LR: 0.1, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: 0.1, Scale: 0.7, Correct1: 0.5, Correct2: 0.3})
+			w, m, v := slices.Clone(b), slices.Clone(a), slices.Clone(b)
+			clear(y)
+			s.AdamW(&p, w, m, v, a)
+			s.AdamW(&p, y, w, m, v) // y is in front of other memory
+			for i := range y {
+				y[i] += w[i] + 3*m[i] + 5*v[i]
+			}
 		}},
 		{"Mix", func(s *Set, y, a, b []float32) { copy(y, b); s.Mix(y, a, 0.7, -1.3) }},
 	} {

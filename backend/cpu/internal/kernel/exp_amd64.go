@@ -79,6 +79,17 @@ func normSumsAVX2(x []float32, w []float32, dy []float32, sums *float64)
 //go:noescape
 func normBackwardAVX2(dx []float32, dw []float32, x []float32, w []float32, dy []float32, s float32, c float32)
 
+// adamWAVX2 changes w, m and v by g, for a multiple of 8 elements, more than none. p is the first of the step's
+// numbers, an AdamW. Every operation is rounded:
+//
+//	x := p.scale * g[i]
+//	m[i] = p.beta1*m[i] + p.new1*x
+//	v[i] = p.beta2*v[i] + p.new2*x*x
+//	w[i] = w[i] - p.decay*w[i] - p.step*(m[i]/(sqrt(v[i])*p.root+p.eps))
+//
+//go:noescape
+func adamWAVX2(w []float32, m []float32, v []float32, g []float32, p *float32)
+
 // mulAVX2: y is a * b for a multiple of 8 elements, more than none.
 //
 //go:noescape
@@ -159,3 +170,14 @@ func scaleMaxAVX512(x []float32, scale float32) (top float32)
 //
 //go:noescape
 func swigluAVX512(y []float32, gate []float32, up []float32)
+
+// adamWAVX512 changes w, m and v by g, for more than no elements. p is the first of the step's
+// numbers, an AdamW. Every operation is rounded:
+//
+//	x := p.scale * g[i]
+//	m[i] = p.beta1*m[i] + p.new1*x
+//	v[i] = p.beta2*v[i] + p.new2*x*x
+//	w[i] = w[i] - p.decay*w[i] - p.step*(m[i]/(sqrt(v[i])*p.root+p.eps))
+//
+//go:noescape
+func adamWAVX512(w []float32, m []float32, v []float32, g []float32, p *float32)

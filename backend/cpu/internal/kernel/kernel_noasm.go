@@ -34,6 +34,8 @@ func addAVX2(_, _, _ []float32)                        { panic(errNoasm) }
 func mixAVX2(_, _ []float32, _, _ float32)             { panic(errNoasm) }
 func sumSquaresAVX2([]float32, *float64)               { panic(errNoasm) }
 func scaledAVX2(_, _, _ []float32, _ float32)          { panic(errNoasm) }
+func adamWAVX2(_, _, _, _ []float32, _ *float32)       { panic(errNoasm) }
+func adamWAVX512(_, _, _, _ []float32, _ *float32)     { panic(errNoasm) }
 func rotateAVX2(_, _, _, _ []float32)                  { panic(errNoasm) }
 func rotateBackAVX2(_, _, _, _ []float32)              { panic(errNoasm) }
 func swigluBackwardAVX2(_, _, _, _, _ []float32)       { panic(errNoasm) }
@@ -45,9 +47,9 @@ func normBackwardAVX2(_, _, _, _, _ []float32, _, _ float32) {
 func widenF16AVX2([]float32, []uint16)                { panic(errNoasm) }
 func widenPairsAVX2([]float32, []uint16)              { panic(errNoasm) }
 func roundBF16AVX2([]uint16, []float32)               { panic(errNoasm) }
+func packWordsAVX2(_, _ *byte, _, _, _, _, _ int)     { panic(errNoasm) }
 func transposeWordsAVX2(_, _ *byte, _, _, _ int)      { panic(errNoasm) }
 func roundPairsAVX2(_ *byte, _, _ *float32, _, _ int) { panic(errNoasm) }
-func packWordsAVX2(_, _ *byte, _, _, _, _, _ int)     { panic(errNoasm) }
 
 func mulAVX2(_, _, _ []float32)                              { panic(errNoasm) }
 func maxIntoAVX2(_, _ []float32)                             { panic(errNoasm) }

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/internal/config"
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/train"
+)
+
+// maxConfig bounds a file of settings.
+const maxConfig = 1 << 20
+
+func newTrain(c *common) *cobra.Command {
+	var printConfig, resume bool
+	cmd := &cobra.Command{
+		Use:   "train CONFIG.yaml [--KEY=VALUE ...]",
+		Short: "Train a model, or an adapter of one",
+		Long: `Train a model from scratch, go on with one from files, or train a LoRA adapter.
+
+CONFIG.yaml holds the settings; every key can be given as a flag instead, and a
+flag wins. Unknown keys are errors. --print-config shows all keys with what they
+mean and what they are.
+
+The folder named by out gets checkpoints (a Hugging Face folder each, or an adapter
+as PEFT has it), metrics.jsonl, event files for TensorBoard and, at the end,
+loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("unexpected argument %q: one CONFIG.yaml", args[1])
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&printConfig, "print-config", false, "print every key, its value and its meaning, and exit")
+	flags.BoolVar(&resume, "resume", false, "go on from the newest checkpoint")
+	var keys []string
+	for _, k := range config.Keys(train.Config{}) {
+		flags.String(k.Path, "", k.Help)
+		flags.Lookup(k.Path).DefValue = "" // in the help
+		keys = append(keys, k.Path)
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var conf train.Config
+		if len(args) == 1 {
+			if err := readConfig(cmd, args[0], &conf); err != nil {
+				return err
+			}
+		}
+		for _, k := range keys {
+			if f := flags.Lookup(k); f.Changed {
+				if err := config.Set(&conf, k, f.Value.String()); err != nil {
+					return usagef("--%v", err)
+				}
+			}
+		}
+		if printConfig {
+			conf = conf.WithDefaults()
+			if c.json {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(config.Keys(&conf))
+			}
+			return config.Print(cmd.OutOrStdout(), &conf)
+		}
+		if len(args) == 0 && !anyChanged(cmd, keys) {
+			return usagef("give CONFIG.yaml, or keys as flags")
+		}
+		return c.train(cmd, conf, resume)
+	}
+	return cmd
+}
+
+func anyChanged(cmd *cobra.Command, keys []string) bool {
+	for _, k := range keys {
+		if cmd.Flags().Changed(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// readConfig reads settings from a file, or stdin where it is -.
+func readConfig(cmd *cobra.Command, path string, conf *train.Config) (err error) {
+	var b []byte
+	if path == "-" {
+		b, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxConfig+1))
+	} else {
+		fsys, name := vfs.Split(path)
+		b, err = vfs.ReadFile(fsys, name, maxConfig)
+	}
+	if err != nil {
+		return err
+	}
+	return config.Decode(b, path, conf)
+}
+
+// train runs a configuration.
+func (c *common) train(cmd *cobra.Command, conf train.Config, resume bool) error {
+	b, err := cpu.New(cpu.Options{Workers: c.threads, Variant: c.kernel})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	s := &status{w: cmd.ErrOrStderr(), quiet: c.quiet, live: isTerminal(cmd.ErrOrStderr())}
+	r, err := train.Run(cmd.Context(), conf, train.Options{Resume: resume, Backend: b, Progress: s.progress, Event: s.event})
+	s.clear()
+	if err != nil {
+		if cmd.Context().Err() != nil && r.Checkpoint != "" {
+			s.line("saved as %s; --resume goes on", r.Checkpoint)
+		}
+		return err
+	}
+	if c.json {
+		out := struct {
+			Steps      int      `json:"steps"`
+			Tokens     int64    `json:"tokens"`
+			Loss       float64  `json:"loss"`
+			EvalLoss   *float64 `json:"eval_loss"`
+			Checkpoint string   `json:"checkpoint"`
+		}{Steps: r.Steps, Tokens: r.Tokens, Loss: r.Loss, Checkpoint: r.Checkpoint}
+		if !math.IsNaN(r.EvalLoss) {
+			out.EvalLoss = &r.EvalLoss
+		}
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(out)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%d steps, %d tokens, loss %.4f: %s\n", r.Steps, r.Tokens, r.Loss, r.Checkpoint)
+	return nil
+}
+
+// status shows a run on stderr: a line that is written over on a terminal, else one
+// every few seconds.
+type status struct {
+	w       io.Writer
+	quiet   bool
+	live    bool
+	width   int // of the line that stands there
+	printed time.Time
+}
+
+const (
+	liveEvery = 200 * time.Millisecond
+	lineEvery = 5 * time.Second
+)
+
+func (s *status) progress(p train.Progress) {
+	every := lineEvery
+	if s.live {
+		every = liveEvery
+	}
+	now := time.Now()
+	if s.quiet || now.Sub(s.printed) < every && p.Step != p.Steps && p.Step != 1 {
+		return
+	}
+	s.printed = now
+	text := fmt.Sprintf("step %d/%d  loss %.4f  norm %.3g  lr %.3g  %.0f tokens/s", p.Step, p.Steps, p.Loss, p.GradNorm, p.LR, p.TokensPerSecond)
+	if p.MFU > 0 {
+		text += fmt.Sprintf("  MFU %.0f %%", 100*p.MFU)
+	}
+	if p.Left > 0 {
+		text += "  " + p.Left.Round(time.Second).String() + " left"
+	}
+	if !s.live {
+		fmt.Fprintln(s.w, text)
+		return
+	}
+	fmt.Fprintf(s.w, "\r%-*s", s.width, text)
+	s.width = len(text)
+}
+
+func (s *status) event(e train.Event) {
+	switch e.Kind {
+	case train.EventSample:
+		s.line("step %d: %s", e.Step, e.Text)
+	case train.EventResume:
+		s.line("going on from %s", e.Text)
+	case train.EventPlan:
+		s.line("memory: %s", e.Text)
+	case train.EventCheckpoint:
+		s.line("step %d: saved as %s", e.Step, e.Text)
+	default:
+		s.line("step %d: %s: %s", e.Step, e.Kind, e.Text)
+	}
+}
+
+// line prints a line of its own.
+func (s *status) line(format string, a ...any) {
+	if s.quiet {
+		return
+	}
+	s.clear()
+	fmt.Fprintln(s.w, oneLine(fmt.Sprintf(format, a...)))
+}
+
+// clear takes the line that is written over off the screen.
+func (s *status) clear() {
+	if s.width > 0 {
+		fmt.Fprintf(s.w, "\r%s\r", strings.Repeat(" ", s.width))
+		s.width = 0
+	}
+}

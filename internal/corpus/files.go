@@ -1,0 +1,191 @@
+package corpus
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A File is one that Find found.
+type File struct {
+	Path string
+	Size int64 // bytes on disk
+}
+
+// kind is how a file holds documents.
+type kind int
+
+const (
+	unknown kind = iota
+	text
+	lines // JSON lines
+	columns
+)
+
+// packing is how a file is compressed as a whole.
+type packing int
+
+const (
+	plain packing = iota
+	gzipped
+	zstandard
+)
+
+// accepted are the endings for error messages.
+const accepted = ".txt, .md, .jsonl, .ndjson (each also with .gz or .zst) or .parquet"
+
+// kindOf tells the kind of a file from its name.
+func kindOf(path string) (k kind, p packing) {
+	name := strings.ToLower(filepath.Base(path))
+	switch filepath.Ext(name) {
+	case ".gz":
+		p, name = gzipped, strings.TrimSuffix(name, ".gz")
+	case ".zst":
+		p, name = zstandard, strings.TrimSuffix(name, ".zst")
+	}
+	switch filepath.Ext(name) {
+	case ".txt", ".md":
+		return text, p
+	case ".jsonl", ".ndjson":
+		return lines, p
+	case ".parquet":
+		if p == plain {
+			return columns, p
+		}
+	}
+	return unknown, p
+}
+
+// Find lists the files that patterns name: files, folders (all files in them and
+// below that have a known ending; hidden ones are left out) and globs as of
+// filepath.Match. They are in the order of their paths, each once. It is an error
+// where a pattern gives nothing, where a file is empty, and where the ending of
+// a file named by itself or by a glob is unknown.
+func Find(patterns []string) ([]File, error) {
+	var files []File
+	var errs []error
+	for _, p := range patterns {
+		found, err := find(p)
+		files, errs = append(files, found...), append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
+	return slices.CompactFunc(files, func(a, b File) bool { return a.Path == b.Path }), nil
+}
+
+func find(pattern string) ([]File, error) {
+	paths := []string{pattern}
+	if _, err := os.Stat(pattern); err != nil && strings.ContainsAny(pattern, "*?[") {
+		paths, err = filepath.Glob(pattern)
+		if err != nil {
+			return nil, &Error{File: pattern, Reason: "not a pattern of files", Err: err}
+		}
+		if len(paths) == 0 {
+			return nil, &Error{File: pattern, Reason: "no file has such a name"}
+		}
+	}
+	var files []File
+	var errs []error
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		switch {
+		case err != nil:
+			errs = append(errs, &Error{File: p, Reason: "cannot be read", Err: pathless(err)})
+		case info.IsDir():
+			below, err := findBelow(p)
+			files, errs = append(files, below...), append(errs, err)
+		default:
+			f, err := newFile(p, info)
+			files, errs = append(files, f), append(errs, err)
+		}
+	}
+	return files, errors.Join(errs...)
+}
+
+func newFile(path string, info fs.FileInfo) (File, error) {
+	k, _ := kindOf(path)
+	switch {
+	case !info.Mode().IsRegular():
+		return File{}, &Error{File: path, Reason: "not a regular file"}
+	case k == unknown:
+		return File{}, &Error{File: path, Reason: "unknown kind of file: want " + accepted}
+	case info.Size() == 0:
+		return File{}, &Error{File: path, Reason: "the file is empty"}
+	}
+	return File{Path: filepath.Clean(path), Size: info.Size()}, nil
+}
+
+// findBelow lists the files of known kinds in a folder and below it.
+func findBelow(dir string) (files []File, err error) {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return &Error{File: path, Reason: "cannot be read", Err: pathless(err)}
+		}
+		if path != dir && strings.HasPrefix(e.Name(), ".") {
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if k, _ := kindOf(path); e.IsDir() || k == unknown {
+			return nil
+		}
+		info, err := os.Stat(path) // what a link leads to
+		if err != nil {
+			return &Error{File: path, Reason: "cannot be read", Err: pathless(err)}
+		}
+		if info.IsDir() {
+			return nil
+		}
+		f, err := newFile(path, info)
+		files = append(files, f)
+		return err
+	})
+	if err == nil && len(files) == 0 {
+		err = &Error{File: dir, Reason: "the folder holds no file that ends in " + accepted}
+	}
+	return files, err
+}
+
+// pathless takes the path off an error of package os; Error has it already.
+func pathless(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// Error is what reading a corpus returns.
+type Error struct {
+	File   string
+	Line   int64  // from 1, 0 where it is the file as a whole
+	Row    int64  // the same for parquet
+	Reason string // what is wrong and what was expected
+	Err    error  // the cause, or nil
+}
+
+// Error gives file, line or row, reason and cause.
+func (e *Error) Error() string {
+	at := e.File
+	if e.Line > 0 {
+		at += fmt.Sprintf(": line %d", e.Line)
+	}
+	if e.Row > 0 {
+		at += fmt.Sprintf(": row %d", e.Row)
+	}
+	if e.Err != nil {
+		return at + ": " + e.Reason + ": " + e.Err.Error()
+	}
+	return at + ": " + e.Reason
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,220 @@
+package llama
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/peft"
+	"github.com/herd-ml/herd/llama/safetensors"
+	"github.com/herd-ml/herd/nn"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// trained is the adapter that training changes.
+type trained struct {
+	config  peft.Config
+	modules []trainedModule
+}
+
+type trainedModule struct {
+	name string // of the layer
+	lora *nn.LoRA
+}
+
+// AddAdapter puts a new adapter on the layers that config names, to be trained: its
+// numbers are float32 and may change, the model's stay as they are, whatever their type
+// is. Nothing changes yet, as B is zero (nn.LoRA.Initial). A model has one such adapter,
+// added before it is used; it is for models that were not opened with Trainable.
+func (m *Model) AddAdapter(ctx context.Context, config peft.Config, seed uint64) error {
+	return m.addAdapter(ctx, config, func(name string, l *nn.Linear, lora *nn.LoRA) ([3][]float32, error) {
+		h := fnv.New64a()
+		h.Write([]byte(name))
+		a, b, magnitude := lora.Initial(seed, h.Sum64(), l.Weight.Weight())
+		return [3][]float32{a, b, magnitude}, nil
+	})
+}
+
+// LoadAdapter is AddAdapter with the numbers of an adapter in PEFT's layout, to go on
+// training it.
+func (m *Model) LoadAdapter(ctx context.Context, path string) error {
+	p, err := peft.Open(path)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	layers := map[string]backend.Shape{}
+	for _, l := range nn.Linears(m.net) {
+		layers[l.Name] = l.Linear.Weight.Shape
+	}
+	modules := map[string]*peft.Module{}
+	for i := range p.Modules {
+		a := &opened{p, 1}
+		if err := a.check(&p.Modules[i], layers); err != nil {
+			return err
+		}
+		modules[p.Modules[i].Name] = &p.Modules[i]
+	}
+	return m.addAdapter(ctx, p.Config, func(name string, _ *nn.Linear, lora *nn.LoRA) (x [3][]float32, err error) {
+		mod := modules[name]
+		if mod == nil {
+			return x, fileErr(p.File, "", "has nothing for layer %s, which its settings name", name)
+		}
+		for i, s := range []safetensors.Source{mod.A, mod.B, mod.Magnitude} {
+			if s.Data == nil {
+				continue
+			}
+			if x[i], err = peft.Read(s); err != nil {
+				return x, &FileError{File: p.File, Tensor: s.Name, Reason: "cannot be read", Err: err}
+			}
+		}
+		return x, nil
+	})
+}
+
+// addAdapter makes an adapter whose numbers a function gives.
+func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func(string, *nn.Linear, *nn.LoRA) ([3][]float32, error)) (err error) {
+	switch {
+	case m.opts.Trainable:
+		return errors.New("llama: an adapter on a model whose own weights are trained")
+	case m.training != nil:
+		return errors.New("llama: the model has an adapter that is trained already")
+	case config.Dropout > 0:
+		return fmt.Errorf("llama: lora_dropout of %v in training is %w: use 0", config.Dropout, ErrUnsupported)
+	}
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	t := &trained{config: config}
+	for _, l := range nn.Linears(m.net) {
+		target, rank, scale := config.Layer(l.Name)
+		if !target {
+			continue
+		}
+		if l.Linear == m.net.Output {
+			return fmt.Errorf("llama: training an adapter of %s is %w: the loss multiplies with its matrix alone", l.Name, ErrUnsupported)
+		}
+		s := l.Linear.Weight.Shape
+		if rank > min(s.Dim[0], s.Dim[1]) {
+			return fmt.Errorf("llama: rank %d is more than layer %s of %v has", rank, l.Name, s)
+		}
+		lora := nn.NewLoRA(s.Dim[1], s.Dim[0], rank, config.DoRA)
+		lora.Scale = float32(scale)
+		x, err := numbers(l.Name, l.Linear, lora)
+		if err != nil {
+			return err
+		}
+		if err := m.bindAdapter(lora, l.Name, x); err != nil {
+			return err
+		}
+		t.modules = append(t.modules, trainedModule{l.Name, lora})
+	}
+	if len(t.modules) == 0 {
+		return fmt.Errorf("llama: the adapter's targets %q %s name no layer of the model", config.Targets, config.TargetPattern)
+	}
+	byName := map[string]*nn.LoRA{}
+	for _, mod := range t.modules {
+		byName[mod.name] = mod.lora
+	}
+	for _, l := range nn.Linears(m.net) {
+		if lora := byName[l.Name]; lora != nil {
+			l.Linear.Adapters = append(l.Linear.Adapters, lora)
+		}
+	}
+	m.training = t
+	m.Changed()
+	return m.Refresh(ctx)
+}
+
+// bindAdapter gives an adapter memory and numbers.
+func (m *Model) bindAdapter(l *nn.LoRA, name string, x [3][]float32) error {
+	params := []*tensor.Param{l.A, l.B}
+	if l.Magnitude != nil {
+		params = append(params, l.Magnitude, l.InverseNorm)
+	}
+	for i, p := range params {
+		n := p.Shape.Elems()
+		buf, err := m.b.Alloc(4 * int64(n))
+		if err != nil {
+			return err
+		}
+		m.loader.buffers = append(m.loader.buffers, buf)
+		mem := buf.Bytes()
+		if mem == nil {
+			return fmt.Errorf("llama: trainable numbers where the host cannot write are %w", ErrUnsupported)
+		}
+		if i < len(x) && x[i] != nil {
+			block.Encode(backend.F32, mem[:4*n], x[i])
+		}
+		v := backend.Contiguous(buf, backend.F32, 0, p.Shape)
+		if !p.Matrix() {
+			p.BindValue(v)
+			continue
+		}
+		w, err := m.b.Float(name, v)
+		if err != nil {
+			return err
+		}
+		p.BindMatrix(w, v)
+	}
+	return nil
+}
+
+// Trainable lists the parameters that training changes: those of the adapter that was
+// added, or all of a model opened with Options.Trainable, under their Hugging Face names.
+// Others have none.
+func (m *Model) Trainable() []nn.Named {
+	if m.training == nil {
+		if m.opts.Trainable {
+			return m.Params()
+		}
+		return nil
+	}
+	var list []nn.Named
+	for _, t := range m.training.modules {
+		for _, p := range nn.Params(t.lora) {
+			list = append(list, nn.Named{Name: t.name + "." + p.Name, Param: p.Param})
+		}
+	}
+	return list
+}
+
+// Refresh computes what follows from the numbers of adapters (the norms of DoRA). It is
+// due after they were changed, before the next step.
+func (m *Model) Refresh(ctx context.Context) error { return nn.Refresh(ctx, m.b, m.net) }
+
+// SaveTrained writes what training changes to a folder, which must not exist yet or be
+// empty: the adapter in PEFT's layout, or the model as Save does, in float32.
+func (m *Model) SaveTrained(ctx context.Context, dir string) error {
+	if m.training == nil {
+		return m.Save(ctx, dir, SaveOptions{Type: backend.F32})
+	}
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.steps.Done()
+	var modules []peft.Module
+	for _, t := range m.training.modules {
+		mod := peft.Module{Name: t.name, A: source(t.lora.A), B: source(t.lora.B)}
+		if t.lora.Magnitude != nil {
+			mod.Magnitude = source(t.lora.Magnitude)
+		}
+		modules = append(modules, mod)
+	}
+	return vfs.WriteFolder(dir, func(dir string) error { return peft.Write(dir, m.training.config, modules) })
+}
+
+// source is a parameter's numbers, to be written.
+func source(p *tensor.Param) safetensors.Source {
+	v := p.Numbers()
+	s := safetensors.Source{Type: backend.F32, Data: bytes.NewReader(v.Buf.Bytes()[4*v.Off:])}
+	for _, d := range p.Shape.Dim[:p.Shape.Rank] {
+		s.Shape = append(s.Shape, d)
+	}
+	return s
+}

@@ -1,0 +1,15 @@
+// Package peft reads and writes the low-rank adapters of Hugging Face's PEFT
+// (https://github.com/huggingface/peft): a folder of adapter_config.json and
+// adapter_model.safetensors, of LoRA, rsLoRA and DoRA on linear layers. It
+// knows names, shapes and numbers, and no model.
+//
+// A setting that changes the mathematics in a way that is not built here is an
+// error that names its key, and so is a key that is not known and says
+// anything; settings that only concern training are kept as they are.
+//
+// # Hostile files
+//
+// The settings are at most 1 MB, patterns in them are matched in linear time,
+// and tensors are checked against the ranks of the settings before anything is
+// read. Memory is taken for what the file really holds.
+package peft

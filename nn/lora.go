@@ -1,0 +1,282 @@
+package nn
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// LoRA is a low-rank change of the matrix W [out, in] of a Linear, which may
+// be of any type, quantised too (https://arxiv.org/abs/2106.09685):
+//
+//	W + Scale B A
+//
+// where Scale is alpha/r, or alpha/sqrt(r) of rsLoRA
+// (https://arxiv.org/abs/2312.03732), times what the user makes of it. With
+// Magnitude it is DoRA (https://arxiv.org/abs/2402.09353), row by row
+//
+//	Magnitude / ||W + Scale B A||  *  (W + Scale B A)
+//
+// in which gradients take the norm for a constant (section 4.3).
+//
+// Several on one Linear work one after the other, as in PEFT: LoRA adds to what
+// those before it made of W, DoRA adds and then rescales all of it, by a norm
+// that is of its own change of W alone.
+type LoRA struct {
+	A         *tensor.Param `name:"lora_A.weight"`         // [r, in]
+	B         *tensor.Param `name:"lora_B.weight"`         // [out, r]
+	Magnitude *tensor.Param `name:"lora_magnitude_vector"` // [out] of DoRA, else nil
+
+	Scale float32
+	// InverseNorm [out] is 1/||W + Scale B A|| of each row where Magnitude is. It
+	// follows from the other numbers and is no trained parameter: Refresh writes it.
+	InverseNorm *tensor.Param
+
+	fresh  state     // that InverseNorm is of
+	square []float64 // sums of squares of W's rows, for fresh.w
+}
+
+// state is what InverseNorm follows from.
+type state struct {
+	w, a, b    backend.Weight
+	vw, va, vb uint64 // their versions
+	scale      float32
+}
+
+// NewLoRA returns an adapter of rank r without numbers.
+func NewLoRA(in, out, r int, dora bool) *LoRA {
+	l := &LoRA{A: tensor.NewParam(r, in), B: tensor.NewParam(out, r), Scale: 1}
+	if dora {
+		l.Magnitude, l.InverseNorm = tensor.NewParam(out), tensor.NewParam(out)
+	}
+	return l
+}
+
+// add returns y changed by the adapter, for y [R,out] and h = x A^T [R,r].
+func (l *LoRA) add(c *tensor.Context, y, h *tensor.Tensor) *tensor.Tensor {
+	if l.Scale != 1 {
+		h = tensor.Scale(c, h, l.Scale)
+	}
+	y = tensor.MatMulAdd(c, y, h, l.B)
+	if l.Magnitude != nil {
+		y = tensor.Mul(c, y, tensor.Mul(c, l.Magnitude.Value(), l.InverseNorm.Value()))
+	}
+	return y
+}
+
+// plain reports whether the layer is its matrix alone.
+func (l *Linear) plain() bool { return l.Bias == nil && len(l.Adapters) == 0 }
+
+// rescaled reports whether an adapter does more than add.
+func (l *Linear) rescaled() bool {
+	for _, a := range l.Adapters {
+		if a.Magnitude != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// adapt lets the adapters of layers of one input change their outputs.
+func adapt(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear, ys *[backend.MaxWeights]*tensor.Tensor) {
+	for j := 0; ; j++ {
+		var as [backend.MaxWeights]*tensor.Param
+		for i, l := range ls {
+			if l != nil && j < len(l.Adapters) {
+				as[i] = l.Adapters[j].A
+			}
+		}
+		if as == ([backend.MaxWeights]*tensor.Param{}) {
+			return
+		}
+		for i, h := range tensor.MatMuls(c, x, as) {
+			if h != nil {
+				ys[i] = ls[i].Adapters[j].add(c, ys[i], h)
+			}
+		}
+	}
+}
+
+// Initial returns the numbers that training starts from, as PEFT's: A uniform
+// in +-1/sqrt(in), which is Kaiming's with a = sqrt 5; B zero, so that nothing
+// changes yet; and with DoRA the norms of w's rows, else nil. They depend on
+// seed and stream alone, the adapter's place in the model for one.
+func (l *LoRA) Initial(seed, stream uint64, w backend.Weight) (a, b, magnitude []float32) {
+	rng := rand.NewPCG(seed, stream)
+	a, b = make([]float32, l.A.Shape.Elems()), make([]float32, l.B.Shape.Elems())
+	bound := 1 / math.Sqrt(float64(l.A.Shape.Dim[1]))
+	for i := range a {
+		a[i] = float32((float64(rng.Uint64()>>11)/(1<<52) - 1) * bound)
+	}
+	if l.Magnitude != nil {
+		for _, s := range squares(w) {
+			magnitude = append(magnitude, float32(math.Sqrt(s)))
+		}
+	}
+	return a, b, magnitude
+}
+
+// Refresh brings InverseNorm of the adapters in a model up to date with the
+// weights' versions, in a step of its own. It is due after numbers were bound
+// and after every change of them, before the next forward step. Without DoRA,
+// or changes, it does nothing.
+func Refresh(ctx context.Context, b backend.Backend, model any) (err error) {
+	type adapter struct {
+		*LoRA
+		w *tensor.Param
+	}
+	var stale []adapter
+	for _, n := range Linears(model) {
+		for _, a := range n.Linear.Adapters {
+			if a.Magnitude != nil && a.fresh != a.state(n.Linear.Weight) {
+				stale = append(stale, adapter{a, n.Linear.Weight})
+			}
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	c, err := tensor.NewContext(b, tensor.Options{Precision: backend.PrecisionF32})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Begin(ctx, nil, backend.KV{}); err != nil {
+		return err
+	}
+	defer func() { // also when an operation panics, so that the workers are free
+		if end := c.End(); err == nil {
+			err = end
+		}
+	}()
+	for _, a := range stale {
+		mark := c.Mark()
+		a.refresh(c, a.w)
+		c.Release(mark)
+		if c.Stopped() {
+			a.fresh = state{}
+			break
+		}
+	}
+	return nil
+}
+
+func (l *LoRA) state(w *tensor.Param) state {
+	s := state{w: w.Weight(), a: l.A.Weight(), b: l.B.Weight(), scale: l.Scale}
+	if s.w == nil || s.a == nil || s.b == nil {
+		panic(&backend.ShapeError{Op: "Refresh", Detail: "adapter of " + w.Shape.String() + " has no numbers"})
+	}
+	s.vw, s.va, s.vb = s.w.Version(), s.a.Version(), s.b.Version()
+	return s
+}
+
+// refresh computes, for row n of W and b of B,
+//
+//	||w + s b A||^2 = ||w||^2 + 2s b.(A w) + s^2 b.(A A^T b)
+//
+// of which the products with A are one dispatch and the first term is of W alone.
+func (l *LoRA) refresh(c *tensor.Context, p *tensor.Param) {
+	now := l.state(p)
+	if l.square == nil || now.w != l.fresh.w || now.vw != l.fresh.vw {
+		l.square = squares(now.w)
+	}
+	a, b := decode(now.a), decode(now.b)
+	r, in, out := now.a.Rows(), now.a.Cols(), now.b.Rows()
+	x := c.New(backend.F32, backend.Dims(r, in))
+	c.Write(x, a)
+	y := tensor.MatMuls(c, x, [backend.MaxWeights]*tensor.Param{p, l.A})
+	aw, aa := make([]float32, r*out), make([]float32, r*r)
+	c.Read(aw, y[0])
+	c.Read(aa, y[1])
+	inverse, s := make([]float32, out), float64(l.Scale)
+	blocks(out, func(from, to int) {
+		var row []float32
+		for n := from; n < to; n++ {
+			b := b[n*r : (n+1)*r]
+			cross, own := 0.0, 0.0
+			for k, bk := range b {
+				cross += float64(bk) * float64(aw[k*out+n])
+				dot := 0.0
+				for i, bi := range b {
+					dot += float64(bi) * float64(aa[k*r+i])
+				}
+				own += float64(bk) * dot
+			}
+			square := l.square[n] + 2*s*cross + s*s*own
+			if square < l.square[n]/1000 { // little is left of the terms: element by element
+				if row == nil {
+					row = make([]float32, in)
+				}
+				now.w.Tile(row, n, 1, 0, in)
+				square = changed(row, b, a, s)
+			}
+			if square > 0 { // else the row is zero, and stays so
+				inverse[n] = float32(1 / math.Sqrt(square))
+			}
+		}
+	})
+	c.Write(l.InverseNorm.Value(), inverse)
+	l.fresh = now
+}
+
+// changed is ||w + s b A||^2.
+func changed(w, b, a []float32, s float64) (square float64) {
+	for i, x := range w {
+		delta := 0.0
+		for k, bk := range b {
+			delta += float64(bk) * float64(a[k*len(w)+i])
+		}
+		v := float64(x) + s*delta
+		square += v * v
+	}
+	return square
+}
+
+// decode returns the numbers of a small matrix.
+func decode(w backend.Weight) []float32 {
+	x := make([]float32, w.Rows()*w.Cols())
+	w.Tile(x, 0, w.Rows(), 0, w.Cols())
+	return x
+}
+
+// squares returns the sum of squares of each row of w.
+func squares(w backend.Weight) []float64 {
+	sums := make([]float64, w.Rows())
+	blocks(w.Rows(), func(from, to int) {
+		row := make([]float32, w.Cols())
+		for n := from; n < to; n++ {
+			w.Tile(row, n, 1, 0, len(row))
+			var s [4]float64
+			for i, x := range row {
+				s[i%4] += float64(x) * float64(x)
+			}
+			sums[n] = s[0] + s[1] + s[2] + s[3]
+		}
+	})
+	return sums
+}
+
+// blocks calls work for parts of n rows, on all processors.
+func blocks(n int, work func(from, to int)) {
+	const rows = 32
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+rows-1)/rows) {
+		wg.Go(func() {
+			for {
+				from := int(next.Add(rows)) - rows
+				if from >= n {
+					return
+				}
+				work(from, min(from+rows, n))
+			}
+		})
+	}
+	wg.Wait()
+}

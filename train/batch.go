@@ -1,0 +1,42 @@
+package train
+
+import "fmt"
+
+// check refuses a batch whose parts do not fit together.
+func (b *Batch) check() error {
+	rows := 0
+	for i, n := range b.Docs {
+		if n <= 0 {
+			return fmt.Errorf("train: piece %d has %d tokens", i, n)
+		}
+		rows += n
+	}
+	if len(b.IDs) == 0 || rows != len(b.IDs) || len(b.Targets) != rows || b.Weights != nil && len(b.Weights) != rows {
+		return fmt.Errorf("train: %d ids, %d targets, %d weights and pieces of %d tokens together", len(b.IDs), len(b.Targets), len(b.Weights), rows)
+	}
+	return nil
+}
+
+// weight is the sum of the weights of what has a target.
+func (b *Batch) weight() (sum float64) {
+	for i, y := range b.Targets {
+		switch {
+		case y < 0:
+		case b.Weights == nil:
+			sum++
+		default:
+			sum += float64(b.Weights[i])
+		}
+	}
+	return sum
+}
+
+// count is the number of targets that count.
+func (b *Batch) count() (n int) {
+	for i, y := range b.Targets {
+		if y >= 0 && (b.Weights == nil || b.Weights[i] != 0) {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,274 @@
+package train
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/herd-ml/herd/internal/corpus"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// DataConfig says what a model is trained on. Its zero value with Files is
+// usable.
+type DataConfig struct {
+	// Files are files, folders (with what is below them) and patterns such as
+	// data/*.jsonl.zst. Files end in .txt, .md, .jsonl or .ndjson, each also with
+	// .gz or .zst behind, or in .parquet.
+	Files []string `yaml:"files"`
+	// EvalFiles are the same for held-out data. What is named in both is held
+	// out.
+	EvalFiles []string `yaml:"eval_files"`
+	// Holdout is the share of the documents of Files that is held out, 0 to 0.5.
+	// A hash of its text decides about a document, so copies go together, and
+	// neither seed nor order matter. Not with EvalFiles. Default 0.
+	Holdout float64 `yaml:"holdout"`
+
+	// Field is the field of JSON rows and the column of parquet files that holds
+	// the text; a dot leads into an object. Default "text".
+	Field string `yaml:"field"`
+	// Separator cuts text files into documents, wherever it stands: "\n\n" at
+	// blank lines, "<|endoftext|>" at that mark. Default empty: a file is a
+	// document.
+	Separator string `yaml:"separator"`
+	// MaxDocument is the most bytes that a document may have, and a JSON row with
+	// all of its fields; a longer one is an error. 1 to 1 GiB. Default 64 MiB.
+	MaxDocument int64 `yaml:"max_document"`
+	// SkipEmpty leaves out rows whose text is missing, null or empty; by default
+	// they are errors.
+	SkipEmpty bool `yaml:"skip_empty"`
+	// InvalidUTF8 is "error" or "replace" (by U+FFFD). Default "error".
+	InvalidUTF8 string `yaml:"invalid_utf8"`
+
+	// BOS puts the token that starts a text before each document: "auto" (where
+	// the model's tokenizer adds it), "always" or "never". Default "auto".
+	BOS string `yaml:"bos"`
+	// EOS puts the token that ends a text behind each document: "auto" (where the
+	// tokenizer has one), "always" or "never". Default "auto".
+	EOS string `yaml:"eos"`
+	// WholeDocuments never cuts a document: one that does not fit starts the next
+	// sequence, padding fills the rest, and one longer than a sequence is an
+	// error. By default a document is cut where the sequence ends and goes on in
+	// the next one.
+	WholeDocuments bool `yaml:"whole_documents"`
+
+	// Ordered takes files and documents in their order. By default each epoch
+	// shuffles the files, and the documents through a buffer.
+	Ordered bool `yaml:"ordered"`
+	// ShuffleBuffer is how many documents that buffer holds, 1 to 65536; it holds
+	// fewer where they are above 64 MiB together. Default 1024; 1 is Ordered.
+	ShuffleBuffer int `yaml:"shuffle_buffer"`
+	// Epochs is how often the data is gone through. Default 0: without end.
+	Epochs int `yaml:"epochs"`
+}
+
+// Limits of DataConfig.
+const (
+	maxDocument   = 1 << 30 // bytes; package tokenizer takes no more
+	maxShuffle    = 1 << 16 // documents: 4 MB of a saved position
+	shuffleBytes  = 64 << 20
+	maxHoldout    = 0.5
+	maxBatchToken = 1 << 28 // rows of a batch
+)
+
+// withDefaults fills what is not set.
+func (c DataConfig) withDefaults() DataConfig {
+	c.Field = cmp.Or(c.Field, "text")
+	c.MaxDocument = cmp.Or(c.MaxDocument, 64<<20)
+	c.InvalidUTF8 = cmp.Or(c.InvalidUTF8, "error")
+	c.BOS = cmp.Or(c.BOS, "auto")
+	c.EOS = cmp.Or(c.EOS, "auto")
+	c.ShuffleBuffer = cmp.Or(c.ShuffleBuffer, 1024)
+	return c
+}
+
+// Validate returns all violations, joined. It looks at no file.
+func (c DataConfig) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	want := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("data: "+format, args...))
+		}
+	}
+	oneOf := func(name, v string, of ...string) {
+		want(slices.Contains(of, v), "%s is %q, want one of %q", name, v, of)
+	}
+	want(len(c.Files) > 0, "files is empty: name files, folders or patterns")
+	want(!slices.Contains(c.Files, "") && !slices.Contains(c.EvalFiles, ""), "files and eval_files must not hold an empty name")
+	want(c.Holdout >= 0 && c.Holdout <= maxHoldout, "holdout is %v, want 0 to %v", c.Holdout, maxHoldout)
+	want(c.Holdout == 0 || len(c.EvalFiles) == 0, "holdout and eval_files exclude each other")
+	want(c.MaxDocument >= 1 && c.MaxDocument <= maxDocument, "max_document is %d, want 1 to %d", c.MaxDocument, maxDocument)
+	want(c.ShuffleBuffer >= 1 && c.ShuffleBuffer <= maxShuffle, "shuffle_buffer is %d, want 1 to %d", c.ShuffleBuffer, maxShuffle)
+	want(c.Epochs >= 0, "epochs is %d, want 0 or more", c.Epochs)
+	oneOf("invalid_utf8", c.InvalidUTF8, "error", "replace")
+	oneOf("bos", c.BOS, "auto", "always", "never")
+	oneOf("eos", c.EOS, "auto", "always", "never")
+	return errors.Join(errs...)
+}
+
+// Data is a set of documents to train on and one that is held out. It never
+// changes and is safe for concurrent use; its iterators serve one goroutine each.
+type Data struct {
+	c           DataConfig // with defaults
+	tok         *tokenizer.Tokenizer
+	train, eval []corpus.File
+	before      []int32 // each document
+	after       []int32
+	settings    string // fingerprint
+	bufferBytes int    // of documents, at which the shuffle buffer is full
+}
+
+// OpenData finds and checks the files of c. Documents are read later, as they
+// are needed.
+func OpenData(c DataConfig, tok *tokenizer.Tokenizer) (*Data, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Data{c: c.withDefaults(), tok: tok, bufferBytes: shuffleBytes}
+	train, trainErr := corpus.Find(c.Files)
+	eval, evalErr := corpus.Find(c.EvalFiles)
+	tokenErr := d.findTokens()
+	if err := errors.Join(trainErr, evalErr, tokenErr); err != nil {
+		return nil, err
+	}
+	d.eval = eval
+	for _, f := range train {
+		if !slices.Contains(eval, f) {
+			d.train = append(d.train, f)
+		}
+	}
+	if len(d.train) == 0 {
+		return nil, errors.New("data: every one of files is in eval_files too; nothing is left to train on")
+	}
+	var err error
+	d.settings, err = d.settingsFingerprint()
+	return d, err
+}
+
+// findTokens decides what stands before and after each document.
+func (d *Data) findTokens() error {
+	bos, hasBOS := d.tok.BOS()
+	eos, hasEOS := endOfText(d.tok)
+	var errs []error
+	if d.c.BOS == "always" && !hasBOS {
+		errs = append(errs, errors.New("data: bos is \"always\", but the tokenizer has no such token"))
+	}
+	if d.c.EOS == "always" && !hasEOS {
+		errs = append(errs, errors.New("data: eos is \"always\", but the tokenizer has no such token"))
+	}
+	if hasBOS && (d.c.BOS == "always" || d.c.BOS == "auto" && d.tok.AddsBOS()) {
+		d.before = []int32{bos}
+	}
+	if hasEOS && d.c.EOS != "never" {
+		d.after = []int32{eos}
+	}
+	return errors.Join(errs...)
+}
+
+// endOfText returns the token that ends a document. The EOS of chat models ends
+// a turn; the end of a text then has a name of its own.
+func endOfText(tok *tokenizer.Tokenizer) (int32, bool) {
+	eos, ok := tok.EOS()
+	if !ok || !slices.Contains([]string{"<|eot_id|>", "<|eom_id|>", "<|im_end|>"}, tok.Name(eos)) {
+		return eos, ok
+	}
+	for _, name := range []string{"<|end_of_text|>", "<|endoftext|>"} {
+		if id, ok := tok.ID(name); ok && tok.IsSpecial(id) {
+			return id, true
+		}
+	}
+	return eos, true
+}
+
+// encode appends a document's tokens to ids.
+func (d *Data) encode(ids []int32, text string) ([]int32, error) {
+	ids = append(ids, d.before...)
+	start := len(ids)
+	ids, err := d.tok.Append(ids, text, tokenizer.EncodeOptions{})
+	if err != nil || len(ids) == start {
+		return nil, err // no token: no document
+	}
+	return append(ids, d.after...), nil
+}
+
+// options are those of package corpus.
+func (d *Data) options() corpus.Options {
+	return corpus.Options{
+		Field:          d.c.Field,
+		Separator:      d.c.Separator,
+		MaxBytes:       d.c.MaxDocument,
+		SkipEmpty:      d.c.SkipEmpty,
+		ReplaceInvalid: d.c.InvalidUTF8 == "replace",
+	}
+}
+
+// heldOut says whether Holdout takes a document.
+func (d *Data) heldOut(text string) bool {
+	if d.c.Holdout == 0 {
+		return false
+	}
+	sum := sha256.Sum256([]byte(text))
+	return float64(binary.BigEndian.Uint64(sum[:8]))/(1<<64) < d.c.Holdout
+}
+
+// Files returns how many files there are to train on, and their bytes on disk.
+func (d *Data) Files() (n int, bytes int64) { return count(d.train) }
+
+// EvalFiles is Files for held-out data. With Holdout they are the same files.
+func (d *Data) EvalFiles() (n int, bytes int64) {
+	if d.c.Holdout > 0 {
+		return count(d.train)
+	}
+	return count(d.eval)
+}
+
+func count(files []corpus.File) (n int, bytes int64) {
+	for _, f := range files {
+		bytes += f.Size
+	}
+	return len(files), bytes
+}
+
+// HasEval says whether anything is held out.
+func (d *Data) HasEval() bool { return len(d.eval) > 0 || d.c.Holdout > 0 }
+
+// probe is text that tokenizers differ in. The same one may come from different
+// files, so they are not compared by name.
+const probe = "The 3rd  fox's 12345 \u00fcber \u65e5\u672c\n\t\xf0\x9f\xa6\x99<s>"
+
+// settingsFingerprint is a hash of all that decides which tokens come in which
+// order, except the files and the seed.
+func (d *Data) settingsFingerprint() (string, error) {
+	ids, err := d.tok.Encode(probe, tokenizer.EncodeOptions{})
+	if err != nil {
+		return "", fmt.Errorf("data: %w", err)
+	}
+	c := d.c
+	c.Files, c.EvalFiles, c.Epochs, c.MaxDocument, c.WholeDocuments = nil, nil, 0, 0, false
+	return fingerprint(c, d.before, d.after, d.tok.VocabSize(), ids), nil
+}
+
+// filesFingerprint is a hash of the names, without folders, and sizes of files.
+func filesFingerprint(files []corpus.File) string {
+	named := slices.Clone(files)
+	for i := range named {
+		named[i].Path = filepath.Base(named[i].Path)
+	}
+	return fingerprint(named)
+}
+
+func fingerprint(values ...any) string {
+	b, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // plain structs
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}

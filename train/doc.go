@@ -1,0 +1,4 @@
+// Package train trains the models of package llama on text.
+//
+// Experimental: names may change.
+package train

@@ -1,0 +1,281 @@
+package train
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/herd-ml/herd/internal/corpus"
+)
+
+// A Place is where a document starts.
+type Place struct {
+	File   int   `json:"file"`   // index in the list of files
+	Offset int64 `json:"offset"` // bytes, of what was compressed; in parquet rows
+	Line   int64 `json:"line"`   // lines or rows before it
+}
+
+func (p Place) inFile() corpus.Place { return corpus.Place{Offset: p.Offset, Line: p.Line} }
+
+// document is a text and where it is from.
+type document struct {
+	Place
+	text string
+}
+
+// documents gives the documents of files, epoch after epoch, shuffled. Its state
+// is the place where it reads on, the places of the documents in the buffer, and
+// the random state.
+type documents struct {
+	data   *Data
+	files  []corpus.File
+	eval   bool // gives what Holdout takes, else what it leaves
+	seed   uint64
+	epochs int // 0: without end
+	buffer int // documents; 1 keeps the order
+
+	epoch  int
+	order  []int // of the files in this epoch
+	at     int   // index in order of the file being read; len(order) at the end
+	r      *corpus.Reader
+	held   []document
+	bytes  int       // of held
+	random *rand.PCG // state of the epoch
+	given  int64     // documents given in this epoch
+}
+
+// newDocuments starts the first epoch.
+func newDocuments(d *Data, files []corpus.File, eval bool, seed uint64) *documents {
+	s := &documents{data: d, files: files, eval: eval, seed: seed, epochs: d.c.Epochs, buffer: d.c.ShuffleBuffer}
+	if eval {
+		s.epochs = 1
+	}
+	if eval || d.c.Ordered {
+		s.buffer = 1
+	}
+	s.start(0)
+	return s
+}
+
+// start begins an epoch.
+func (s *documents) start(epoch int) {
+	s.epoch, s.at, s.given = epoch, 0, 0
+	s.order = make([]int, len(s.files))
+	for i := range s.order {
+		s.order[i] = i
+	}
+	if s.buffer > 1 {
+		r := rand.NewPCG(s.seed, uint64(epoch)<<1|1)
+		for i := len(s.order) - 1; i > 0; i-- {
+			j := below(r, i+1)
+			s.order[i], s.order[j] = s.order[j], s.order[i]
+		}
+	}
+	s.random = rand.NewPCG(s.seed, uint64(epoch)<<1)
+}
+
+// below returns a number in [0, n), the same in every version of Go and on
+// every machine.
+func below(r *rand.PCG, n int) int {
+	hi, _ := bits.Mul64(r.Uint64(), uint64(n))
+	return int(hi)
+}
+
+// next returns the next document, or io.EOF after the last epoch.
+func (s *documents) next(ctx context.Context) (document, error) {
+	for {
+		if err := s.fill(ctx); err != nil {
+			return document{}, err
+		}
+		if n := len(s.held); n > 0 {
+			i := 0
+			if n > 1 {
+				i = below(s.random, n)
+			}
+			doc := s.held[i]
+			s.held[i] = s.held[n-1]
+			s.held[n-1] = document{}
+			s.held = s.held[:n-1]
+			s.bytes -= len(doc.text)
+			s.given++
+			return doc, nil
+		}
+		if s.given == 0 {
+			return document{}, s.nothing()
+		}
+		if s.epochs > 0 && s.epoch+1 >= s.epochs {
+			return document{}, io.EOF
+		}
+		s.start(s.epoch + 1)
+	}
+}
+
+// nothing is the error of an epoch without a document.
+func (s *documents) nothing() error {
+	switch {
+	case s.eval && s.data.c.Holdout > 0:
+		return fmt.Errorf("data: holdout %v takes none of the documents: there are too few", s.data.c.Holdout)
+	case s.data.c.Holdout > 0:
+		return fmt.Errorf("data: holdout %v leaves no document to train on", s.data.c.Holdout)
+	}
+	return errors.New("data: no row of the files has a text")
+}
+
+// fill reads documents until the buffer is full or the epoch ends.
+func (s *documents) fill(ctx context.Context) error {
+	for len(s.held) < s.buffer && (len(s.held) == 0 || s.bytes < s.data.bufferBytes) && s.at < len(s.order) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if s.r == nil {
+			r, err := corpus.Open(s.files[s.order[s.at]], s.data.options())
+			if err != nil {
+				return err
+			}
+			s.r = r
+		}
+		doc, err := s.r.Next()
+		if err == io.EOF {
+			err = s.r.Close()
+			s.r = nil
+			s.at++
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if s.data.heldOut(doc.Text) != (s.eval && s.data.c.Holdout > 0) {
+			continue
+		}
+		s.held = append(s.held, document{Place{s.order[s.at], doc.At.Offset, doc.At.Line}, doc.Text})
+		s.bytes += len(doc.Text)
+	}
+	return nil
+}
+
+func (s *documents) close() error {
+	if s.r == nil {
+		return nil
+	}
+	r := s.r
+	s.r = nil
+	return r.Close()
+}
+
+// save writes the state into a position.
+func (s *documents) save(p *Position) {
+	p.Epoch, p.Given = s.epoch, s.given
+	p.Next = Place{File: len(s.files)}
+	if s.at < len(s.order) {
+		p.Next.File = s.order[s.at]
+		if s.r != nil {
+			at := s.r.Place()
+			p.Next.Offset, p.Next.Line = at.Offset, at.Line
+		}
+	}
+	p.Held = make([]Place, len(s.held))
+	for i, h := range s.held {
+		p.Held[i] = h.Place
+	}
+	b, err := s.random.MarshalBinary()
+	if err != nil {
+		panic(err) // it has none
+	}
+	p.Random = base64.StdEncoding.EncodeToString(b)
+}
+
+// restore goes to a saved state.
+func (s *documents) restore(ctx context.Context, p Position) error {
+	if err := s.close(); err != nil {
+		return err
+	}
+	if p.Epoch < 0 || s.epochs > 0 && p.Epoch >= s.epochs || p.Given < 0 || len(p.Held) > s.buffer {
+		return fmt.Errorf("epoch %d, %d documents given, %d in the buffer", p.Epoch, p.Given, len(p.Held))
+	}
+	random, err := base64.StdEncoding.DecodeString(p.Random)
+	if err != nil {
+		return fmt.Errorf("random state: %w", err)
+	}
+	s.start(p.Epoch)
+	if err := s.random.UnmarshalBinary(random); err != nil {
+		return fmt.Errorf("random state: %w", err)
+	}
+	s.given = p.Given
+	if s.held, err = s.read(ctx, p.Held); err != nil {
+		return err
+	}
+	s.bytes = 0
+	for _, h := range s.held {
+		s.bytes += len(h.text)
+	}
+	if s.at = len(s.order); p.Next.File == len(s.files) {
+		return nil
+	}
+	if s.at = slices.Index(s.order, p.Next.File); s.at < 0 {
+		return fmt.Errorf("file %d of %d", p.Next.File, len(s.files))
+	}
+	if s.r, err = corpus.Open(s.files[p.Next.File], s.data.options()); err != nil {
+		return err
+	}
+	return s.r.Seek(p.Next.inFile())
+}
+
+// read reads the documents at places again, each file once from front to back.
+func (s *documents) read(ctx context.Context, places []Place) ([]document, error) {
+	order := make([]int, len(places))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return places[a].compare(places[b]) })
+	docs := make([]document, len(places))
+	var r *corpus.Reader
+	defer func() {
+		if r != nil {
+			r.Close()
+		}
+	}()
+	bytes := 0
+	for n, i := range order {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		p := places[i]
+		if p.File < 0 || p.File >= len(s.files) {
+			return nil, fmt.Errorf("file %d of %d", p.File, len(s.files))
+		}
+		if n == 0 || places[order[n-1]].File != p.File {
+			if r != nil {
+				r.Close()
+			}
+			var err error
+			if r, err = corpus.Open(s.files[p.File], s.data.options()); err != nil {
+				r = nil
+				return nil, err
+			}
+		}
+		if err := r.Seek(p.inFile()); err != nil {
+			return nil, err
+		}
+		doc, err := r.Next()
+		if err == io.EOF {
+			err = fmt.Errorf("%s has no document at %d", s.files[p.File].Path, p.Offset)
+		}
+		if err != nil {
+			return nil, err
+		}
+		// The buffer took one more while it was below its limit.
+		if bytes += len(doc.Text); int64(bytes) > int64(s.data.bufferBytes)+s.data.c.MaxDocument {
+			return nil, fmt.Errorf("documents of more than %d bytes in the buffer", s.data.bufferBytes)
+		}
+		docs[i] = document{p, doc.Text}
+	}
+	return docs, nil
+}

@@ -1,0 +1,81 @@
+package train
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/herd-ml/herd/internal/tfevents"
+)
+
+// MetricsFile is the name of the metrics in the folder of a run.
+const MetricsFile = "metrics.jsonl"
+
+// Recorder writes what a run gives into its folder: MetricsFile and an event file
+// for TensorBoard. It serves one goroutine.
+type Recorder struct {
+	metrics *Metrics
+	events  *tfevents.Writer
+}
+
+// OpenRecorder opens both to go on after a step, as OpenMetrics does; 0 starts
+// over. The folder is made where it is missing. A new event file is begun, which
+// tells TensorBoard to forget later steps of older ones; those of a run that
+// starts over are deleted.
+func OpenRecorder(dir string, step int64) (*Recorder, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if step == 0 {
+		if err := removeEvents(dir); err != nil {
+			return nil, err
+		}
+	}
+	m, err := OpenMetrics(filepath.Join(dir, MetricsFile), step)
+	if err != nil {
+		return nil, err
+	}
+	first := step
+	if step > 0 {
+		first++
+	}
+	e, err := tfevents.Create(dir, time.Now(), first)
+	if err != nil {
+		m.Close()
+		return nil, err
+	}
+	return &Recorder{m, e}, nil
+}
+
+func removeEvents(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if tfevents.IsName(e.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// Add writes a row to both.
+func (r *Recorder) Add(row Row) error {
+	return errors.Join(r.metrics.Add(row), r.events.Add(time.Now(), row.Step, row.scalars()...))
+}
+
+// scalars are the row's values under the names that TensorBoard groups.
+func (r Row) scalars() []tfevents.Scalar {
+	if r.Eval {
+		return []tfevents.Scalar{{Tag: "loss/eval", Value: r.Loss}}
+	}
+	return []tfevents.Scalar{
+		{Tag: "loss/train", Value: r.Loss},
+		{Tag: "optimizer/grad_norm", Value: r.GradNorm},
+		{Tag: "optimizer/lr", Value: r.LR},
+		{Tag: "speed/tokens_per_s", Value: r.TokensPerSecond},
+		{Tag: "speed/mfu", Value: r.MFU},
+	}
+}
+
+// Close closes both.
+func (r *Recorder) Close() error { return errors.Join(r.metrics.Close(), r.events.Close()) }
