@@ -46,6 +46,7 @@ var floors = map[string]int{
 
 	"internal/chart":  40, // draws for the training loop, recipes and programs
 	"internal/corpus": 40, // reads text for the training loop and recipes
+	"internal/config": 40, // settings of the training loop, recipes and programs
 }
 
 // forTests are imported by tests only, except by the packages named.
