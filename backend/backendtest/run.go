@@ -16,10 +16,8 @@ import (
 var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
 		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), crossEntropyCases(), roundCases(),
-		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(),
-		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
 		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(),
-		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(),
+		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })
 	return cs

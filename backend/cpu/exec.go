@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/ref"
 )
 
 // exec is a backend.Exec. The tasks are fields so that a step allocates none.
@@ -37,8 +36,7 @@ type exec struct {
 	inner       backend.Args // of the MatMul in LogProb
 }
 
-// native are the operations that run on the pool, indexed by Op; the others
-// run on package ref.
+// native are the operations, all that there are, indexed by Op.
 var native = [...]func(*exec, *backend.Args){
 	backend.MatMul:            (*exec).matMul,
 	backend.MatMulAdd:         (*exec).matMulAdd,
@@ -144,11 +142,7 @@ func (e *exec) Run(op backend.Op, a *backend.Args) {
 		return
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if int(op) < len(native) && native[op] != nil {
-		native[op](e, a)
-	} else {
-		ref.Run(op, a)
-	}
+	native[op](e, a)
 }
 
 func (e *exec) Read(dst []float32, v backend.View) {
