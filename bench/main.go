@@ -19,6 +19,7 @@ type settings struct {
 	python, kernel, out, vocab, text    string
 	loraModel                           string
 	pairs, threads, decode, size, probe int
+	length                              int
 	prefill, depth                      numbers
 	repeat                              time.Duration
 	mode                                string
@@ -91,6 +92,7 @@ func parse(args []string, w io.Writer) (*settings, mode, error) {
 	f.DurationVar(&s.repeat, "repeat", 300*time.Millisecond, "gemm: repeat a product for `D` in a measurement")
 	f.StringVar(&s.vocab, "vocab", "", "tokenize: `FILE` with the vocabulary, Llama 3's tokenizer.model")
 	f.StringVar(&s.text, "text", "", "tokenize: `FILE` of text (default: the comments in Go's own source)")
+	f.IntVar(&s.length, "length", 1024, "train: rows of `N` tokens, at most what the model has positions for")
 	f.StringVar(&s.loraModel, "lora-model", "", "train: `FILE` in GGUF of the model that an adapter is trained on")
 	f.Usage = func() {
 		fmt.Fprintln(w, "usage: go run ./bench [flags] MODE ...")
@@ -128,7 +130,7 @@ func (s *settings) check() error {
 	for _, f := range []struct {
 		name        string
 		value, from int
-	}{{"pairs", s.pairs, 1}, {"threads", s.threads, 0}, {"decode", s.decode, 0}, {"size", s.size, 1}, {"probe", s.probe, 1}} {
+	}{{"pairs", s.pairs, 1}, {"threads", s.threads, 0}, {"decode", s.decode, 0}, {"size", s.size, 1}, {"length", s.length, 2}, {"probe", s.probe, 1}} {
 		if f.value < f.from {
 			errs = append(errs, fmt.Errorf("-%s is %d, want %d or more", f.name, f.value, f.from))
 		}

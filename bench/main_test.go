@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"image/png"
@@ -33,7 +34,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// fakePeer answers as the peers do. One that encodes does it with our tokenizer.
+// fakePeer answers as the peers do. One that encodes does it with our tokenizer, one
+// that trains with our trainer.
 func fakePeer(kind, script string, args []string) {
 	if kind == "missing" {
 		fmt.Println(`{"missing": "it"}`)
@@ -44,25 +46,41 @@ func fakePeer(kind, script string, args []string) {
 	}
 	fmt.Println(`{"name": "fake 1"}`)
 	lines := bufio.NewScanner(os.Stdin)
+	var t *training
 	for lines.Scan() {
-		var r struct{ Parts [][2]int }
+		var r struct {
+			Parts [][2]int
+			trainRequest
+		}
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil || kind == "dies" {
 			os.Exit(3)
 		}
-		tokens := 0
+		a := answer{Rate: 1e-3, Peak: 1e9}
 		if len(r.Parts) > 0 {
-			tok, err := tokenizer.Open(args[0])
-			if err != nil {
-				panic(err)
-			}
-			text, _ := os.ReadFile(args[1])
+			tok := must(tokenizer.Open(args[0]))
+			text := must(os.ReadFile(args[1]))
 			for _, p := range r.Parts {
-				ids, _ := tok.Encode(string(text[p[0]:p[1]]), tokenizer.EncodeOptions{})
-				tokens += len(ids)
+				a.Tokens += len(must(tok.Encode(string(text[p[0]:p[1]]), tokenizer.EncodeOptions{})))
 			}
 		}
-		fmt.Printf(`{"rate": 1e-3, "tokens": %d}`+"\n", tokens)
+		switch {
+		case r.Folder != "":
+			t = must(openTraining(context.Background(), cpu.Default(), &r.trainRequest))
+			if kind == "learns nothing" {
+				t.lr = 0
+			}
+		case r.What == "step":
+			a.Loss = must(t.step(context.Background())).Loss
+		}
+		fmt.Println(string(must(json.Marshal(a))))
 	}
+}
+
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
 }
 
 var tiny = golden.Committed("models/tied-rope8/model.gguf")
@@ -94,10 +112,12 @@ func modesOnTiny() (lines [][]string, kinds []string) {
 		{"gemm", "-size", "32", "-repeat", "10ms"},
 		{"tokenize", "-vocab", vocab, "-text", golden.Committed("templates/chatml.jinja")},
 		{"load", tiny},
+		{"train", "-length", "16", "-lora-model", tiny, "toy-bf16", "toy-bf16-compile", "toy-f32", "lora"},
 	}
-	kinds = []string{"prefill", "prefill", "decode", "decode", "gemm", "gemm", "tokenize", "load"}
+	kinds = []string{"prefill", "prefill", "decode", "decode", "gemm", "gemm", "tokenize", "load", "train", "train", "train"}
 	if runtime.GOOS == "linux" {
-		lines, kinds = append(lines, []string{"memory", tiny}), append(kinds, "memory")
+		lines = append(lines, []string{"memory", tiny}, []string{"trainmemory", "-length", "16", "-lora-model", tiny, "toy-bf16", "lora"})
+		kinds = append(kinds, "memory", "trainmemory", "trainmemory")
 	}
 	return lines, kinds
 }
@@ -169,6 +189,9 @@ func TestPeers(t *testing.T) {
 			if res.Kind == "tokenize" { // bytes
 				peer = 1e-9
 			}
+			if res.Kind == "trainmemory" {
+				herd, peer = 1/herd, 1e3
+			}
 			if res.Peer != "fake 1" || res.Ratio == nil || near(res.Other, peer) || res.Kind != "tokenize" && near(res.Ratio.Median, herd*1e3) {
 				t.Errorf("%+v, ratio %+v", res, res.Ratio)
 			}
@@ -207,6 +230,14 @@ func TestPeerMissing(t *testing.T) {
 		{"-python", os.Args[0], "gemm", "-size", "16"},
 		{"-python", filepath.Join(t.TempDir(), "none"), "gemm", "-size", "16"},
 		{"gemm", "q4_0"},
+		{"-python", os.Args[0], "train", "toy-f32"},
+		{"-python", os.Args[0], "trainmemory", "toy-f32"},
+		{"train", "14m-bf16"},
+		{"train", "toy-f16"},
+		{"train", "toy-f32-compile"},
+		{"train", "-length", "16", "-lora-model", filepath.Join(t.TempDir(), "none.gguf"), "lora"},
+		{"trainmemory", "toy"},
+		{"trainmemory-once", other},
 		{"tokens"},
 		{"tokens", filepath.Join(t.TempDir(), "none.gguf")},
 		{"load"},

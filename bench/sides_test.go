@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"math"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -10,6 +14,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/train"
 )
 
 // TestCost works out a model with 2 layers of width 4, 2 heads of 2 with 1 for keys
@@ -23,6 +28,14 @@ func TestCost(t *testing.T) {
 	// 3 tokens: 2 operations a weight, the output once, 1+2+3 pairs.
 	if got, want := c.prefill(3), 2*288.0*3+80+32*6; got != want {
 		t.Errorf("prefill takes %v, want %v", got, want)
+	}
+	// Training takes three times as much, with the output for every token; of weights
+	// that are frozen only twice.
+	if got, want := c.training(3, 0), 6*(288.0+40)*3+3*32*6; got != want {
+		t.Errorf("training takes %v, want %v", got, want)
+	}
+	if got, want := c.training(3, 7), 4*(288.0+40)*3+6*7*3+3*32*6; got != want {
+		t.Errorf("training an adapter takes %v, want %v", got, want)
 	}
 }
 
@@ -118,6 +131,38 @@ var x int // trailing
 	want := "Package a is\nfor apples.\n\nTwo lines,\n\tindented.\nAnd on.\n\n"
 	if err != nil || got != want {
 		t.Errorf("got %q, %v\nwant %q", got, err, want)
+	}
+}
+
+// TestShifted: a token's target is the next one of its row.
+func TestShifted(t *testing.T) {
+	b := shifted([]int32{1, 2, 3, 4, 5, 6}, 2)
+	if !slices.Equal(b.Targets, []int32{2, 3, train.NoTarget, 5, 6, train.NoTarget}) || !slices.Equal(b.Docs, []int{3, 3}) || b.Tokens != 4 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// TestTrainAgreement: a peer that does not do the same work is found, in the first step
+// and after an update. Without a model to train an adapter on, that one is skipped.
+func TestTrainAgreement(t *testing.T) {
+	r := &trainRequest{Precision: "float32"}
+	if err := r.agree([]float64{5, 4.9}, []float64{5.00001, 4.90001}); err != nil {
+		t.Error(err)
+	}
+	for _, theirs := range [][]float64{{5.001, 4.9}, {5, 5}, {5, math.NaN()}} {
+		if r.agree([]float64{5, 4.9}, theirs) == nil {
+			t.Errorf("losses %v agree", theirs)
+		}
+	}
+	t.Setenv(asProgram, "learns nothing")
+	for _, mode := range []string{"train", "trainmemory"} {
+		if mode == "trainmemory" && runtime.GOOS != "linux" {
+			continue
+		}
+		out, err := bench(t, "-python", os.Args[0], "-probe", "32", "-pairs", "1", mode, "-length", "16", "lora", "toy-bf16")
+		if err == nil || !strings.Contains(err.Error(), "losses") || !strings.Contains(out, "lora is skipped") {
+			t.Errorf("%s: %v\n%s", mode, err, out)
+		}
 	}
 }
 

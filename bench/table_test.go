@@ -28,11 +28,15 @@ func sample() *report {
 		Share: &share{spread{0.5, 0.5, 0.5, 0.5, 0.5}, 200e6, ofBudget}}
 	gemm := result{Kind: "gemm", What: "float32 2048", Peer: "PyTorch 2", Unit: "TFLOP/s", Herd: 0.4, Other: 0.5, Pairs: 9,
 		Ratio: &spread{0.7, 0.75, 0.8, 0.85, 0.9}, Share: &share{spread{0.8, 0.8, 0.8, 0.8, 0.8}, 0.5e12, "float32 peak"}}
+	trained := result{Kind: "train", What: "15M bf16, 2 x 1024", Peer: "torch.compile 2", Unit: rateOf, Herd: 2500, Other: 2000, Pairs: 9,
+		Ratio: &spread{1.1, 1.2, 1.25, 1.3, 1.4}, Share: &share{spread{0.6, 0.6, 0.65, 0.7, 0.7}, 0.47e12, "bf16 peak"}}
+	peak := result{Kind: "trainmemory", What: "15M bf16, 2 x 1024", Peer: "PyTorch 2", Unit: "MB", Herd: 1000, Other: 2000, Pairs: 1,
+		Ratio: &spread{2, 2, 2, 2, 2}}
 	at := func(kernel string, d int, r ...result) run {
 		return run{CPU: "CPU", Kernel: kernel, Workers: 2, Go: "go1.26", OS: "linux/amd64", Time: day(d), Results: r}
 	}
 	return &report{[]run{
-		at("avx512", 1, memory, decode), at("avx2", 2, gemm), at("avx512", 3, again, prefill), at("generic", 4),
+		at("avx512", 1, memory, decode), at("avx2", 2, peak, trained, gemm), at("avx512", 3, again, prefill), at("generic", 4),
 	}}
 }
 
@@ -58,6 +62,8 @@ CPU, linux/amd64, kernel avx2, 2 threads, go1.26, 2026-01-02.
 
 ` + header + `
 | gemm float32 2048 | - | PyTorch 2 | 0.80 (0.75 to 0.85) | 9 | 0.40 TFLOP/s | 80 % of 0.50 TFLOP/s, float32 peak |
+| train 15M bf16, 2 x 1024 | - | torch.compile 2 | 1.25 (1.20 to 1.30) | 9 | 2500 tokens/s | 65 % of 0.47 TFLOP/s, bf16 peak |
+| trainmemory 15M bf16, 2 x 1024 | - | PyTorch 2 | 2.00 (2.00 to 2.00) | 1 | 1000 MB | - |
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
@@ -73,6 +79,8 @@ func TestGroups(t *testing.T) {
 	want := []chart.Group{
 		{Name: "decode", Dots: []chart.Dot{{Label: "32 after 128  m  llama.cpp  avx512", Low: 2, Median: 3, High: 4}}},
 		{Name: "gemm", Dots: []chart.Dot{{Label: "float32 2048  PyTorch  avx2", Low: 0.75, Median: 0.8, High: 0.85}}},
+		{Name: "train", Dots: []chart.Dot{{Label: "15M bf16, 2 x 1024  torch.compile  avx2", Low: 1.2, Median: 1.25, High: 1.3}}},
+		{Name: "trainmemory", Dots: []chart.Dot{{Label: "15M bf16, 2 x 1024  PyTorch  avx2", Low: 2, Median: 2, High: 2}}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
@@ -117,6 +125,8 @@ func TestParse(t *testing.T) {
 		{"tokens a.gguf", true},
 		{"-depth 128,8192 tokens a.gguf -pairs 2 b.gguf", true},
 		{"gemm", true},
+		{"train 15m-bf16 -length 512 lora -lora-model a.gguf", true},
+		{"train -length 1", false},
 		{"", false},
 		{"a.gguf", false},
 		{"tokens -pairs 0 a.gguf", false},

@@ -19,7 +19,7 @@ var trainMemoryWords = []string{"15m-bf16", "15m-f32", "135m-bf16", "135m-f32"}
 // trainMemory is the mode: each side trains in a fresh process. The ratio is the
 // peer's to herd's, as that of seconds: above 1 herd is better.
 func (h *harness) trainMemory(ctx context.Context) error {
-	return h.eachTrainJob(trainMemoryWords, func(j trainJob, r *trainRequest) error { return h.trainMemoryOf(ctx, j, r) }, ctx)
+	return h.eachTrainJob(ctx, trainMemoryWords, (*harness).trainMemoryOf)
 }
 
 func (h *harness) trainMemoryOf(ctx context.Context, j trainJob, r *trainRequest) error {
@@ -58,7 +58,8 @@ func (h *harness) trainMemoryOf(ctx context.Context, j trainJob, r *trainRequest
 		o.rates[1] = []float64{float64(a.Peak) / 1e6}
 		o.ratios = []float64{float64(a.Peak) / float64(ours.Peak)}
 	}
-	res := j.result("trainmemory", p.label(), "MB", h)
+	res := h.trainResult("trainmemory", j, r)
+	res.Peer, res.Unit = p.label(), "MB"
 	res.fill(o, "")
 	if err := h.add(res); err != nil {
 		return err

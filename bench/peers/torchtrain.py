@@ -4,9 +4,10 @@
 # "lr", "betas", "eps", "decay", "clip"} loads a model, and an adapter where one is named;
 # {"what": "step"} trains once on the ids -> {"rate": tokens/s, "loss"};
 # {"what": "peak"} -> {"peak": the most bytes that were resident}.
-import json, os, sys, time
+import json, os, sys, time, warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+warnings.simplefilter("ignore")
 try:
     import torch, transformers
     if sys.argv[2] == "PEFT":
