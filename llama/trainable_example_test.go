@@ -1,0 +1,83 @@
+package llama_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/peft"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// A new model of two layers, saved as a Hugging Face folder that is opened again.
+func ExampleNew() {
+	shape := llama.Config{Layers: 2, Dim: 64, Heads: 4, KVHeads: 2, HeadDim: 16, HiddenDim: 128, Vocab: 300, Context: 128,
+		NormEps: 1e-5, RopeTheta: 10000, TiedEmbeddings: true}
+	model, err := llama.New(context.Background(), shape, nil, llama.Init{Seed: 1}, llama.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Close()
+	dir, err := os.MkdirTemp("", "herd")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := model.Save(context.Background(), filepath.Join(dir, "new"), llama.SaveOptions{Type: backend.BF16}); err != nil {
+		log.Fatal(err)
+	}
+	info, err := llama.ReadInfo(context.Background(), filepath.Join(dir, "new"), llama.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(info.Config.Dim, len(model.Trainable()), model.Params()[0].Name)
+	// Output: 64 20 model.embed_tokens.weight
+}
+
+// The forward pass of training, without a tape: the log-probabilities of two texts that
+// lie in one step. Package train puts a loop around it.
+func ExampleModel_Forward() {
+	model, err := llama.Open(context.Background(), smallModel, llama.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Close()
+	c, err := model.NewContext(tensor.Options{Precision: backend.PrecisionF32})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	ids := []int32{512, 196, 304, 512, 7}
+	if err := c.Begin(context.Background(), backend.Documents(3, 2), model.KV()); err != nil {
+		log.Fatal(err)
+	}
+	h, err := model.Forward(c, ids, llama.ForwardOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	logp, _ := tensor.LogProb(c, h, []int32{196, 304, 0, 7, 0}, model.Output())
+	fmt.Println(h.Shape(), logp.Shape())
+	if err := c.End(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: [5 96] [5]
+}
+
+// An adapter to be trained on a model whose own weights stay as they are.
+func ExampleModel_AddAdapter() {
+	model, err := llama.Open(context.Background(), smallModel, llama.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Close()
+	config := peft.Config{Rank: 4, Alpha: 8, Targets: []string{"q_proj", "v_proj"}}
+	if err := model.AddAdapter(context.Background(), config, 1); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(model.Trainable()), model.Trainable()[0].Name)
+	// Output: 12 model.layers.0.self_attn.q_proj.lora_A.weight
+}
