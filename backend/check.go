@@ -232,6 +232,8 @@ func checkAttention(a *Args, name string) {
 		paged(a, name)
 	}
 	matrix(name, "the output", &a.Out[0], F32, r, d)
+	optional(name, "lse", &a.Out[1], F32, r, d/a.KV.HeadDim)
+	checkGradientRound(a, name)
 }
 
 func checkAttentionBackward(a *Args, name string) {
@@ -239,6 +241,8 @@ func checkAttentionBackward(a *Args, name string) {
 	r, d, kv := a.In[0].Rows(), a.In[0].Cols(), a.KV.Heads*a.KV.HeadDim
 	matrix(name, "y", &a.In[3], F32, r, d)
 	matrix(name, "dy", &a.In[4], F32, r, d)
+	optional(name, "lse", &a.In[5], F32, r, d/a.KV.HeadDim)
+	checkGradientRound(a, name)
 	optional(name, "dq", &a.Out[0], F32, r, d)
 	optional(name, "dk", &a.Out[1], F32, r, kv)
 	optional(name, "dv", &a.Out[2], F32, r, kv)

@@ -253,7 +253,7 @@ func TestAdapterBases(t *testing.T) {
 }
 
 // randomAdapter writes an adapter of some layers of a model, of mixed types.
-func randomAdapter(t *testing.T, c llama.Config, dora bool) string {
+func randomAdapter(t testing.TB, c llama.Config, dora bool) string {
 	t.Helper()
 	x := uint64(7)
 	tensor := func(scale float32, shape ...int) safetensors.Source {

@@ -40,6 +40,7 @@ type checkpoint struct {
 	// For Convert: the folder or the file behind the checkpoint, the types that
 	// vectors had before they were made F32, and the settings behind RoPE factors.
 	dir         fs.FS
+	small       map[string][]byte // files of dir that were read before, or nil
 	gguf        *gguf.File
 	vectorTypes map[string]backend.DType // by Hugging Face name
 	ropeHint    RopeScaling
@@ -157,11 +158,30 @@ func (c *checkpoint) forget() {
 	c.gguf = nil
 }
 
-// source is what Save needs of the files beside the tensors.
-func (c *checkpoint) source() *checkpoint {
-	return &checkpoint{format: c.format, path: c.path, config: c.config, tok: c.tok, eos: c.eos, sampling: c.sampling,
-		chat: c.chat, dir: c.dir, vectorTypes: c.vectorTypes, ropeHint: c.ropeHint}
+// source is what Save needs of the files beside the tensors. Those of a folder that are
+// copied are read at once: the folder may be gone when the model is saved.
+func (c *checkpoint) source() (*checkpoint, error) {
+	s := &checkpoint{format: c.format, path: c.path, config: c.config, tok: c.tok, eos: c.eos, sampling: c.sampling,
+		chat: c.chat, vectorTypes: c.vectorTypes, ropeHint: c.ropeHint}
+	if c.format != formatHF {
+		return s, nil
+	}
+	s.small = map[string][]byte{}
+	for _, name := range hfFiles {
+		b, err := vfs.ReadFile(c.dir, name, maxTokenizer)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, &FileError{File: path.Join(c.path, name), Reason: "cannot be read", Err: err}
+		}
+		s.small[name] = b
+	}
+	return s, nil
 }
+
+// maxTokenizer bounds the files that are kept for Save.
+const maxTokenizer = 256 << 20
 
 func (c *checkpoint) problem(format string, a ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, a...))

@@ -285,7 +285,12 @@ func (v *converter) vocabulary(what string, export func(*tokenizer.Tokenizer) ([
 // copyFiles copies the source folder's files that exist.
 func (v *converter) copyFiles(dir string, names ...string) error {
 	for _, name := range names {
-		b, err := fs.ReadFile(v.c.dir, name)
+		b, err := v.c.small[name], error(nil)
+		if v.c.small == nil {
+			b, err = fs.ReadFile(v.c.dir, name)
+		} else if b == nil {
+			continue
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -168,8 +168,7 @@ func (v *converter) writeHF(dir string) error {
 		return err
 	}
 	if v.c.format == formatHF {
-		return v.copyFiles(dir, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-			"tokenizer.model", "chat_template.jinja", "added_tokens.json")
+		return v.copyFiles(dir, hfFiles...)
 	}
 	return v.vocabulary("tokenizer.json", (*tokenizer.Tokenizer).JSON, func(b []byte) error {
 		if err := os.WriteFile(filepath.Join(dir, "tokenizer.json"), b, 0o644); err != nil {
@@ -181,6 +180,10 @@ func (v *converter) writeHF(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), b, 0o644)
 	})
 }
+
+// hfFiles are those of a Hugging Face folder that are copied as they are.
+var hfFiles = []string{"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+	"tokenizer.model", "chat_template.jinja", "added_tokens.json"}
 
 // torchTypes are the names that config.json has for element types.
 var torchTypes = map[backend.DType]string{backend.F32: "float32", backend.F16: "float16", backend.BF16: "bfloat16"}

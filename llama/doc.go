@@ -55,6 +55,9 @@
 // what is wrong is an error that names file, tensor and what was expected.
 // Convert writes each of the formats.
 //
+// Options.Adapters puts low-rank adapters on the matrices of a model, whatever
+// it was opened from, and ConvertOptions.Adapters merges them.
+//
 // # Precision
 //
 // Weights are never rounded: they are multiplied as the file holds them.

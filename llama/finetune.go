@@ -93,8 +93,11 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 	t := &trained{config: config}
 	for _, l := range nn.Linears(m.net) {
 		target, rank, scale := config.Layer(l.Name)
-		if !target || l.Linear == m.net.Output {
+		if !target {
 			continue
+		}
+		if l.Linear == m.net.Output {
+			return fmt.Errorf("llama: training an adapter of %s is %w: the loss multiplies with its matrix alone", l.Name, ErrUnsupported)
 		}
 		s := l.Linear.Weight.Shape
 		if rank > min(s.Dim[0], s.Dim[1]) {

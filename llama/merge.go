@@ -129,15 +129,9 @@ func (g *merge) row(y []float64, w []float32, change []float64, n int) {
 	for i, x := range w {
 		y[i] = float64(x)
 	}
-	for _, p := range g.parts {
-		clear(change)
-		r := p.m.Rank
-		for k, b := range p.b[n*r : (n+1)*r] {
-			b *= float64(p.factor(p.m))
-			for i, a := range p.a[k*g.in : (k+1)*g.in] {
-				change[i] += b * a
-			}
-		}
+	for k := range g.parts {
+		p := &g.parts[k]
+		p.change(change, n)
 		square := 0.0
 		for i, d := range change {
 			v := float64(w[i]) + d
@@ -152,6 +146,27 @@ func (g *merge) row(y []float64, w []float32, change []float64, n int) {
 			for i := range y {
 				y[i] *= f
 			}
+		}
+	}
+}
+
+// change writes row n of s B A to d.
+func (p *mergePart) change(d []float64, n int) {
+	clear(d)
+	s, r := float64(p.factor(p.m)), p.m.Rank
+	b := p.b[n*r : (n+1)*r]
+	k, in := 0, len(d)
+	for ; k+4 <= r; k += 4 { // one pass over d for four rows of A
+		b0, b1, b2, b3 := s*b[k], s*b[k+1], s*b[k+2], s*b[k+3]
+		a0, a1, a2, a3 := p.a[k*in:][:in], p.a[(k+1)*in:][:in], p.a[(k+2)*in:][:in], p.a[(k+3)*in:][:in]
+		for i := range d {
+			d[i] += b0*a0[i] + b1*a1[i] + b2*a2[i] + b3*a3[i]
+		}
+	}
+	for ; k < r; k++ {
+		bk := s * b[k]
+		for i, a := range p.a[k*in:][:in] {
+			d[i] += bk * a
 		}
 	}
 }

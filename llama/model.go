@@ -36,7 +36,7 @@ type Model struct {
 	formatErr error
 	warnings  []string
 	loader    *loader
-	source    *checkpoint   // without tensors, for Save
+	source    *checkpoint   // without tensors, for Save; nil unless Trainable
 	version   atomic.Uint64 // of the weights
 	training  *trained      // the adapter that training changes, or nil
 	estimate  Memory
@@ -111,7 +111,12 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 		m.Close()
 		return nil, err
 	}
-	m.source = c.source()
+	if o.Trainable {
+		if m.source, err = c.source(); err != nil {
+			m.Close()
+			return nil, err
+		}
+	}
 	m.loadTime = time.Since(start)
 	m.log().Info("model loaded", "path", c.path, "format", string(c.format), "params", c.config.Params(),
 		"memory", m.estimate.Weights, "seconds", m.loadTime.Seconds(), "backend", m.b.Describe().String())

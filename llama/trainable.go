@@ -206,9 +206,12 @@ type SaveOptions struct {
 	Type backend.DType
 }
 
-// Save writes the model as a Hugging Face folder, which must not exist yet, or be
-// empty. It appears when it is complete.
+// Save writes a model that was opened with Trainable as a Hugging Face folder, which must
+// not exist yet, or be empty. It appears when it is complete.
 func (m *Model) Save(ctx context.Context, dir string, o SaveOptions) error {
+	if m.source == nil {
+		return fmt.Errorf("llama: saving a model that was opened without Trainable is %w: see Convert", ErrUnsupported)
+	}
 	if err := m.begin(); err != nil {
 		return err
 	}

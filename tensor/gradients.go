@@ -102,7 +102,8 @@ func (c *Context) recordRoPE(y, x, table *Tensor) {
 	}, nil)
 }
 
-func (c *Context) recordAttention(y, q, k, v *Tensor, scale float32) {
+// recordAttention is for keys and values in rows: lse is that of the scores.
+func (c *Context) recordAttention(y, lse, q, k, v *Tensor, scale float32) {
 	c.record("Attention", []*Tensor{q, k, v}, nil, []*Tensor{y}, []*Tensor{q, k, v, y}, func(t *Tape) {
 		in := three{q, k, v}
 		var grads three
@@ -120,12 +121,18 @@ func (c *Context) recordAttention(y, q, k, v *Tensor, scale float32) {
 			}
 		}
 		a.In[3], a.In[4] = c.use(y), c.use(y.grad)
+		if lse != nil {
+			a.In[5] = c.use(lse)
+		}
 		a.Layout, a.KV, a.Scale, a.Round = c.layout, c.kv, scale, c.roundingBack()
 		c.exec.Run(backend.AttentionBackward, a)
 		for i, g := range grads {
 			if g != nil {
 				t.add(in[i], g)
 			}
+		}
+		if lse != nil {
+			t.release(lse)
 		}
 	}, nil)
 }

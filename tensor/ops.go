@@ -195,15 +195,22 @@ func Attention(c *Context, q, k, v *Tensor, layer int, scale float32) *Tensor {
 		c.exec.Run(backend.KVAppend, a)
 	}
 	y := c.New(backend.F32, q.Shape())
+	var lse *Tensor // for backward
+	if c.Recording() && !paged {
+		lse = c.New(backend.F32, backend.Dims(q.Rows(), q.Cols()/c.kv.HeadDim))
+	}
 	a := c.begin()
 	a.In[0], a.In[1], a.In[2], a.Out[0] = c.use(q), c.use(k), c.use(v), c.use(y)
 	a.Layout, a.KV, a.Layer, a.Scale = c.layout, c.kv, layer, scale
 	if !paged {
 		a.Round = c.roundingBack()
 	}
+	if lse != nil {
+		a.Out[1] = c.use(lse)
+	}
 	c.exec.Run(backend.Attention, a)
 	if c.tape != nil {
-		c.recordAttention(y, q, k, v, scale)
+		c.recordAttention(y, lse, q, k, v, scale)
 	}
 	return y
 }

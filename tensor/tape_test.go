@@ -125,60 +125,14 @@ func (w *world) differentiate(name string, f function) {
 			return sum
 		}
 		value()
-		var grads [][]float64
-		for range 2 {
-			grads = nil
-			w.run(func(in []*tensor.Tensor) {
-				tape := tensor.NewTape()
-				w.c.Record(tape)
-				for _, x := range in {
-					tape.Watch(x)
-				}
-				var seeds []tensor.Seed
-				for i, y := range f(w.c, in) {
-					d := w.c.New(backend.F32, y.Shape())
-					w.c.Write(d, dy[i])
-					seeds = append(seeds, tensor.Seed{Y: y, DY: d})
-				}
-				tape.Backward(seeds...)
-				for i, x := range in {
-					g := make([]float64, w.shapes[i].Elems())
-					if d := tape.Grad(x); d != nil {
-						g = w.exactly(d.View())
-					}
-					grads = append(grads, g)
-				}
-			})
-		}
-		const h = 1e-5
-		compare := func(what string, got []float64, nudge func(i int, d float64)) {
-			t.Helper()
-			want, largest := make([]float64, len(got)), 0.0
-			for i := range got {
-				nudge(i, h)
-				up := value()
-				nudge(i, -h)
-				down := value()
-				nudge(i, 0)
-				want[i] = (up - down) / (2 * h)
-				largest = max(largest, math.Abs(want[i]))
-			}
-			if largest == 0 {
-				t.Errorf("%s: no gradient, no check", what)
-			}
-			for i := range got {
-				if d := math.Abs(got[i] - want[i]); !(d <= 1e-7*largest) {
-					t.Fatalf("%s: gradient %d is %v, differences say %v", what, i, got[i], want[i])
-				}
-			}
-		}
+		w.backward(f, dy)
+		grads := w.backward(f, dy)
 		for k, x := range w.inputs {
 			base := append([]float64(nil), x...)
-			compare(fmt.Sprint("input ", k), grads[k], func(i int, d float64) { x[i] = base[i] + d })
+			compareDifferences(t, fmt.Sprint("input ", k), grads[k], value, func(i int, d float64) { x[i] = base[i] + d })
 		}
 		for k, p := range w.params {
-			n := p.Shape.Elems()
-			base := make([]float32, n)
+			base := make([]float32, p.Shape.Elems())
 			for i, v := range w.exactly(p.Numbers()) {
 				base[i] = float32(v)
 			}
@@ -186,11 +140,64 @@ func (w *world) differentiate(name string, f function) {
 			for i := range got {
 				got[i] /= 2 // of two backward passes
 			}
-			compare(fmt.Sprint("parameter ", k), got, func(i int, d float64) {
+			compareDifferences(t, fmt.Sprint("parameter ", k), got, value, func(i int, d float64) {
 				w.set(p.Numbers(), base, map[int]float64{i: d})
 			})
 		}
 	})
+}
+
+// backward is one pass, which adds to the gradients of parameters; it returns those of
+// the inputs.
+func (w *world) backward(f function, dy [][]float32) (grads [][]float64) {
+	w.t.Helper()
+	w.run(func(in []*tensor.Tensor) {
+		tape := tensor.NewTape()
+		w.c.Record(tape)
+		for _, x := range in {
+			tape.Watch(x)
+		}
+		var seeds []tensor.Seed
+		for i, y := range f(w.c, in) {
+			d := w.c.New(backend.F32, y.Shape())
+			w.c.Write(d, dy[i])
+			seeds = append(seeds, tensor.Seed{Y: y, DY: d})
+		}
+		tape.Backward(seeds...)
+		for i, x := range in {
+			g := make([]float64, w.shapes[i].Elems())
+			if d := tape.Grad(x); d != nil {
+				g = w.exactly(d.View())
+			}
+			grads = append(grads, g)
+		}
+	})
+	return grads
+}
+
+// compareDifferences compares gradients with central differences of a value; nudge
+// changes number i by d, which is 0 at the end.
+func compareDifferences(t *testing.T, what string, got []float64, value func() float64, nudge func(i int, d float64)) {
+	t.Helper()
+	const h = 1e-5 // the error of the formula is h^2, that of float64 2^-53/h
+	want, largest := make([]float64, len(got)), 0.0
+	for i := range got {
+		nudge(i, h)
+		up := value()
+		nudge(i, -h)
+		down := value()
+		nudge(i, 0)
+		want[i] = (up - down) / (2 * h)
+		largest = max(largest, math.Abs(want[i]))
+	}
+	if largest == 0 {
+		t.Errorf("%s: no gradient, no check", what)
+	}
+	for i := range got {
+		if d := math.Abs(got[i] - want[i]); !(d <= 1e-7*largest) {
+			t.Fatalf("%s: gradient %d is %v, differences say %v", what, i, got[i], want[i])
+		}
+	}
 }
 
 func (w *world) run(work func(in []*tensor.Tensor)) {

@@ -31,6 +31,7 @@ const (
 type state struct {
 	Step     int      `json:"step"`   // updates done
 	Tokens   int64    `json:"tokens"` // targets trained on
+	Loss     float64  `json:"loss"`   // of the last step
 	Position Position `json:"position"`
 	Config   Config   `json:"config"` // of the run, with defaults
 }

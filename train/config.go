@@ -63,6 +63,8 @@ type OptimizerConfig struct {
 	LR          float64 `yaml:"lr" help:"largest learning rate (default 1e-3; 2e-4 with lora or from files)"`
 	Schedule    string  `yaml:"schedule" help:"after the warm-up: cosine, linear, constant or wsd (default cosine)"`
 	Warmup      int     `yaml:"warmup" help:"steps in which the rate grows from 0 (default a fiftieth of steps)"`
+	NoWarmup    bool    `yaml:"no_warmup" help:"no warm-up"`
+	NoFloor     bool    `yaml:"no_floor" help:"cosine falls to 0"`
 	Floor       float64 `yaml:"floor" help:"what the rate falls to, as a share of lr (default 0.1; 0 with linear and wsd)"`
 	Decay       int     `yaml:"decay" help:"last steps in which wsd falls (default a fifth of steps)"`
 	Fall        string  `yaml:"fall" help:"shape of wsd's fall: linear, cosine or sqrt (default linear)"`
@@ -135,12 +137,14 @@ func (c Config) WithDefaults() Config {
 	o := &c.Optimizer
 	set(&o.LR, map[bool]float64{false: 1e-3, true: 2e-4}[c.LoRA.Rank > 0 || m.Path != ""])
 	set(&o.Schedule, "cosine")
-	if o.Warmup == 0 {
+	if o.Warmup == 0 && !o.NoWarmup {
 		o.Warmup = min(c.Steps/50, c.Steps-1)
 	}
 	switch o.Schedule {
 	case "cosine":
-		set(&o.Floor, 0.1)
+		if !o.NoFloor {
+			set(&o.Floor, 0.1)
+		}
 	case "wsd":
 		set(&o.Decay, max(1, c.Steps/5))
 		set(&o.Fall, "linear")
@@ -197,6 +201,8 @@ func (c Config) Validate() error {
 	}
 	want(c.Sample.Temperature >= 0 && !math.IsInf(c.Sample.Temperature, 0), "sample.temperature is %v, want 0 or more", c.Sample.Temperature)
 	want(c.Optimizer.ZLoss >= 0 && !math.IsInf(c.Optimizer.ZLoss, 0), "optimizer.z_loss is %v, want 0 or more", c.Optimizer.ZLoss)
+	want(!c.Optimizer.NoWarmup || c.Optimizer.Warmup == 0, "optimizer: warmup %d beside no_warmup", c.Optimizer.Warmup)
+	want(!c.Optimizer.NoFloor || c.Optimizer.Floor == 0, "optimizer: floor %v beside no_floor", c.Optimizer.Floor)
 	want(!c.Optimizer.NoClip || c.Optimizer.Clip == 0, "optimizer: clip %v beside no_clip", c.Optimizer.Clip)
 	want(c.Optimizer.Floor >= 0 && c.Optimizer.Floor <= 1, "optimizer.floor is %v, want 0 to 1", c.Optimizer.Floor)
 	errs = append(errs, c.schedule().Validate(), c.adamW().Validate(), c.Data.Validate())

@@ -9,17 +9,19 @@ import (
 	"github.com/herd-ml/herd/internal/vfs"
 )
 
-const (
-	curvePoints = 2000 // of a line; more are averaged
-	smoothing   = 0.98 // of the exponential mean of the loss
-)
+const curvePoints = 2000 // of a line; more are averaged
+
+// newest is the weight of a loss in the exponential mean after n others: 1 for the
+// first, then about a tenth of the way so far, so that the mean follows the steep
+// start, at last one in fifty.
+func newest(n int) float64 { return max(0.02, 10/(10+float64(n))) }
 
 // DrawLoss draws the loss of a metrics file over the steps as a PNG: that of each
 // step, its exponential mean, and the evaluations. logX draws the steps on a
 // logarithmic axis.
 func DrawLoss(metrics, png, title string, logX bool) error {
 	var raw, smooth, eval curve
-	mean, weight := 0.0, 0.0
+	mean, n := 0.0, 0
 	for row, err := range ReadMetrics(metrics) {
 		switch {
 		case err != nil:
@@ -30,13 +32,11 @@ func DrawLoss(metrics, png, title string, logX bool) error {
 		}
 		raw.add(row.Step, row.Loss)
 		if finite(row.Loss) {
-			// The mean of all losses so far, the older the lighter, from the first on:
-			// mean and weight start at 0.
-			mean = smoothing*mean + (1-smoothing)*row.Loss
-			weight = smoothing*weight + (1 - smoothing)
+			mean += newest(n) * (row.Loss - mean)
+			n++
 		}
-		if weight > 0 {
-			smooth.add(row.Step, mean/weight)
+		if n > 0 {
+			smooth.add(row.Step, mean)
 		}
 	}
 	lines := []chart.Line{

@@ -21,51 +21,51 @@ type DataConfig struct {
 	// Files are files, folders (with what is below them) and patterns such as
 	// data/*.jsonl.zst. Files end in .txt, .md, .jsonl or .ndjson, each also with
 	// .gz or .zst behind, or in .parquet.
-	Files []string `yaml:"files"`
+	Files []string `yaml:"files" help:"files, folders and patterns: .txt .md .jsonl .ndjson, also .gz or .zst, and .parquet"`
 	// EvalFiles are the same for held-out data. What is named in both is held
 	// out.
-	EvalFiles []string `yaml:"eval_files"`
+	EvalFiles []string `yaml:"eval_files" help:"held-out data; what is named in both is held out"`
 	// Holdout is the share of the documents of Files that is held out, 0 to 0.5.
 	// A hash of its text decides about a document, so copies go together, and
 	// neither seed nor order matter. Not with EvalFiles. Default 0.
-	Holdout float64 `yaml:"holdout"`
+	Holdout float64 `yaml:"holdout" help:"share of the documents that is held out, 0 to 0.5 (default 0)"`
 
 	// Field is the field of JSON rows and the column of parquet files that holds
 	// the text; a dot leads into an object. Default "text".
-	Field string `yaml:"field"`
+	Field string `yaml:"field" help:"JSON field or parquet column with the text; a dot leads into an object (default text)"`
 	// Separator cuts text files into documents, wherever it stands: "\n\n" at
 	// blank lines, "<|endoftext|>" at that mark. Default empty: a file is a
 	// document.
-	Separator string `yaml:"separator"`
+	Separator string `yaml:"separator" help:"what cuts text files into documents (default: a file is a document)"`
 	// MaxDocument is the most bytes that a document may have, and a JSON row with
 	// all of its fields; a longer one is an error. 1 to 1 GiB. Default 64 MiB.
-	MaxDocument int64 `yaml:"max_document"`
+	MaxDocument int64 `yaml:"max_document" help:"most bytes of a document (default 64 MiB)"`
 	// SkipEmpty leaves out rows whose text is missing, null or empty; by default
 	// they are errors.
-	SkipEmpty bool `yaml:"skip_empty"`
+	SkipEmpty bool `yaml:"skip_empty" help:"leave out rows without text; else they are errors"`
 	// InvalidUTF8 is "error" or "replace" (by U+FFFD). Default "error".
-	InvalidUTF8 string `yaml:"invalid_utf8"`
+	InvalidUTF8 string `yaml:"invalid_utf8" help:"error or replace (default error)"`
 
 	// BOS puts the token that starts a text before each document: "auto" (where
 	// the model's tokenizer adds it), "always" or "never". Default "auto".
-	BOS string `yaml:"bos"`
+	BOS string `yaml:"bos" help:"token that starts each document: auto, always or never (default auto)"`
 	// EOS puts the token that ends a text behind each document: "auto" (where the
 	// tokenizer has one), "always" or "never". Default "auto".
-	EOS string `yaml:"eos"`
+	EOS string `yaml:"eos" help:"token that ends each document: auto, always or never (default auto)"`
 	// WholeDocuments never cuts a document: one that does not fit starts the next
 	// sequence, padding fills the rest, and one longer than a sequence is an
 	// error. By default a document is cut where the sequence ends and goes on in
 	// the next one.
-	WholeDocuments bool `yaml:"whole_documents"`
+	WholeDocuments bool `yaml:"whole_documents" help:"never cut a document at the end of a sequence"`
 
 	// Ordered takes files and documents in their order. By default each epoch
 	// shuffles the files, and the documents through a buffer.
-	Ordered bool `yaml:"ordered"`
+	Ordered bool `yaml:"ordered" help:"no shuffling"`
 	// ShuffleBuffer is how many documents that buffer holds, 1 to 65536; it holds
 	// fewer where they are above 64 MiB together. Default 1024; 1 is Ordered.
-	ShuffleBuffer int `yaml:"shuffle_buffer"`
+	ShuffleBuffer int `yaml:"shuffle_buffer" help:"documents that are shuffled at once (default 1024)"`
 	// Epochs is how often the data is gone through. Default 0: without end.
-	Epochs int `yaml:"epochs"`
+	Epochs int `yaml:"epochs" help:"times that the data is gone through; 0 is without end"`
 }
 
 // Limits of DataConfig.
@@ -122,6 +122,7 @@ type Data struct {
 	before      []int32 // each document
 	after       []int32
 	settings    string // fingerprint
+	bufferBytes int    // of documents, at which the shuffle buffer is full
 }
 
 // OpenData finds and checks the files of c. Documents are read later, as they
@@ -130,7 +131,7 @@ func OpenData(c DataConfig, tok *tokenizer.Tokenizer) (*Data, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Data{c: c.withDefaults(), tok: tok}
+	d := &Data{c: c.withDefaults(), tok: tok, bufferBytes: shuffleBytes}
 	train, trainErr := corpus.Find(c.Files)
 	eval, evalErr := corpus.Find(c.EvalFiles)
 	tokenErr := d.findTokens()

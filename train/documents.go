@@ -128,7 +128,7 @@ func (s *documents) nothing() error {
 
 // fill reads documents until the buffer is full or the epoch ends.
 func (s *documents) fill(ctx context.Context) error {
-	for len(s.held) < s.buffer && (len(s.held) == 0 || s.bytes < shuffleBytes) && s.at < len(s.order) {
+	for len(s.held) < s.buffer && (len(s.held) == 0 || s.bytes < s.data.bufferBytes) && s.at < len(s.order) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -271,10 +271,10 @@ func (s *documents) read(ctx context.Context, places []Place) ([]document, error
 		if err != nil {
 			return nil, err
 		}
-		if bytes >= shuffleBytes {
-			return nil, fmt.Errorf("documents of more than %d bytes in the buffer", shuffleBytes)
+		// The buffer took one more while it was below its limit.
+		if bytes += len(doc.Text); int64(bytes) > int64(s.data.bufferBytes)+s.data.c.MaxDocument {
+			return nil, fmt.Errorf("documents of more than %d bytes in the buffer", s.data.bufferBytes)
 		}
-		bytes += len(doc.Text)
 		docs[i] = document{p, doc.Text}
 	}
 	return docs, nil

@@ -4,13 +4,16 @@ import (
 	"encoding/binary"
 	"math"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/nn"
+	"github.com/herd-ml/herd/optim"
 	"github.com/herd-ml/herd/tensor"
+	"github.com/herd-ml/herd/train"
 )
 
 // The tolerances of ../shared/golden/train/README.md, relative to the largest value of
@@ -68,7 +71,7 @@ type packed struct {
 }
 
 func (g *goldenModel) rows(prefix string, from, n int) packed {
-	ids, targets, docs := g.batch[prefix+"input_ids"], g.batch[prefix+"targets"], g.batch[prefix+"doc_ids"]
+	ids, targets, docs := g.batch[prefix+"input_ids"], g.batch[prefix+"targets"], g.batch[prefix+"doc_ids"] // [..., T]
 	width := ids.Shape[len(ids.Shape)-1]
 	if n < 0 {
 		n = len(ids.I64) / width
@@ -266,4 +269,108 @@ func (g *goldenModel) compareRows(t *testing.T, p packed, logp, lse []float32) {
 			t.Errorf("%s %d is %v, want %v", part.name, at, part.got[at], want.F32[at])
 		}
 	}
+}
+
+// TestGoldenAdamW: ten steps with clipping and a schedule give the weights and moments.
+func TestGoldenAdamW(t *testing.T) {
+	eachGolden(t, func(t *testing.T, g *goldenModel) {
+		m, err := llama.Open(t.Context(), g.dir, llama.Options{Trainable: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		num := func(key string) float64 { return g.number(t, "adamw", key) }
+		tr, err := train.NewTrainer(m, train.TrainerOptions{Optimizer: optim.AdamWConfig{
+			Beta1: num("beta1"), Beta2: num("beta2"), Eps: num("eps"), WeightDecay: num("weight_decay"), ClipNorm: num("clip_norm")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		schedule := optim.Schedule{Kind: optim.Cosine, Peak: num("peak_lr"), Warmup: int(num("warmup_steps")),
+			Total: int(num("total_steps")), Floor: num("final_lr_fraction") * num("peak_lr")}
+		rows := g.batch["adamw.input_ids"].Shape[1]
+		for i, want := range g.json["adamw"].(map[string]any)["steps"].([]any) {
+			step := want.(map[string]any)
+			lr := schedule.At(i + 1)
+			near(t, "learning rate", lr, step["lr"].(float64), 1e-12)
+			p := g.rows("adamw.", i*rows, rows)
+			r, err := tr.Step(t.Context(), []train.Batch{{IDs: p.ids, Targets: p.targets, Docs: p.docs}}, lr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			near(t, "loss", r.Loss, step["loss"].(float64), lossTolerance)
+			near(t, "norm", r.GradNorm, step["grad_norm"].(float64), gradTolerance*step["grad_norm"].(float64))
+			if r.Tokens != int(step["tokens"].(float64)) {
+				t.Errorf("step %d: %d tokens, want %v", i, r.Tokens, step["tokens"])
+			}
+		}
+		state := filepath.Join(t.TempDir(), "optimizer.safetensors")
+		if err := tr.Optimizer().Save(t.Context(), tr.Context(), state, nil); err != nil {
+			t.Fatal(err)
+		}
+		moments := golden.Safetensors(t, state)
+		for _, p := range tr.Params() {
+			got, want := numbers(p.Param.Numbers()), g.expect["adamw.weights."+p.Name].F32
+			mean, largest := 0.0, 0.0
+			for i := range want {
+				d := math.Abs(float64(got[i]) - float64(want[i]))
+				mean += d / float64(len(want))
+				largest = max(largest, d)
+			}
+			if !(mean <= weightMean && largest <= weightLargest) {
+				t.Errorf("%s: weights are off by %.3g on average, by %.3g at most", p.Name, mean, largest)
+			}
+			for _, kind := range []string{"exp_avg.", "exp_avg_sq."} {
+				if worst, at := golden.MaxRelative(moments[kind+p.Name].F32, g.expect["adamw."+kind+p.Name].F32); !(worst <= momentTolerance) {
+					t.Errorf("%s%s is off by %.3g at %d", kind, p.Name, worst, at)
+				}
+			}
+		}
+	})
+}
+
+// TestGoldenAdapters: loss and gradients of adapters in PEFT's layout, on float weights
+// and on the same weights packed, and what is written is what was read.
+func TestGoldenAdapters(t *testing.T) {
+	eachGolden(t, func(t *testing.T, g *goldenModel) {
+		for _, path := range golden.Glob(t, filepath.Join("train", filepath.Base(g.dir), "*", "adapter_config.json")) {
+			dir := filepath.Dir(path)
+			part := filepath.Base(dir)
+			m, err := llama.Open(t.Context(), g.dir, llama.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			if err := m.LoadAdapter(t.Context(), dir); err != nil {
+				t.Fatal(err)
+			}
+			l := newLearner(t, m, m.Trainable(), tensor.Options{Precision: backend.PrecisionF32})
+			p := g.rows("", 0, -1)
+			loss, _, _ := l.step(p, tensor.Targets{Scale: float32(1 / float64(p.count()))}, llama.ForwardOptions{})
+			near(t, part+": loss", float64(loss), g.number(t, part, "loss_mean"), lossTolerance)
+			for _, q := range l.params {
+				want, ok := g.expect[part+".grad.base_model.model."+q.Name]
+				if !ok {
+					t.Fatalf("no gradient of %s %s", part, q.Name)
+				}
+				got := numbers(q.Param.Grad())
+				if worst, at := golden.MaxRelative(got, want.F32); !(worst <= loraTolerance) {
+					t.Errorf("%s: gradient of %s is off by %.3g at %d (%v, want %v)", part, q.Name, worst, at, got[at], want.F32[at])
+				}
+			}
+			saved := filepath.Join(t.TempDir(), part)
+			if err := m.SaveTrained(t.Context(), saved); err != nil {
+				t.Fatal(err)
+			}
+			was, is := golden.Safetensors(t, filepath.Join(dir, "adapter_model.safetensors")), golden.Safetensors(t, filepath.Join(saved, "adapter_model.safetensors"))
+			if len(is) != len(was) {
+				t.Errorf("%d tensors are written, of %d", len(is), len(was))
+			}
+			for name, x := range was {
+				if !slices.Equal(is[name].F32, x.F32) {
+					t.Errorf("%s: %s is not written as it was read", part, name)
+				}
+			}
+		}
+	})
 }

@@ -85,9 +85,11 @@ func (it *Iterator) Next(ctx context.Context) (*Batch, error) {
 			return nil, err
 		}
 		var b *Batch
-		if b, it.err = it.pack(ctx); it.err == nil {
-			it.last = it.position()
-			return b, nil
+		for it.err == nil {
+			if b, it.err = it.pack(ctx); it.err == nil && b.Tokens > 0 {
+				it.last = it.position()
+				return b, nil
+			}
 		}
 	}
 	return nil, it.err
@@ -157,11 +159,8 @@ func (it *Iterator) nextDocument(ctx context.Context) error {
 	for {
 		epoch := it.docs.epoch
 		doc, err := it.docs.next(ctx)
-		if err == nil && it.docs.epoch != epoch || err == io.EOF {
-			if !it.learnt {
-				return errors.New("data: no document has two tokens: there is nothing to learn")
-			}
-			it.learnt = false
+		if !it.learnt && (it.docs.epoch != epoch || err == io.EOF) {
+			return errors.New("data: no document has two tokens: there is nothing to learn")
 		}
 		if err != nil {
 			return err
@@ -215,7 +214,7 @@ type Position struct {
 	Settings string  `json:"settings"` // fingerprint of what decides the order
 	Seed     uint64  `json:"seed"`
 	Tokens   int64   `json:"tokens"` // given so far
-	Learnt   bool    `json:"learnt"` // a document of this epoch had a target
+	Learnt   bool    `json:"learnt"` // a document had a target
 	Epoch    int     `json:"epoch"`
 	Given    int64   `json:"given"` // documents of this epoch
 	Next     Place   `json:"next"`  // where reading goes on

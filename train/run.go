@@ -189,7 +189,7 @@ func (r *run) resumeFrom() (string, error) {
 	if r.done.Step != r.saved {
 		return "", fmt.Errorf("train: %s says that it is of step %d", filepath.Join(dir, stateFile), r.done.Step)
 	}
-	r.report.Checkpoint, r.report.Steps, r.report.Tokens = dir, r.done.Step, r.done.Tokens
+	r.report.Checkpoint, r.report.Steps, r.report.Tokens, r.report.Loss = dir, r.done.Step, r.done.Tokens, r.done.Loss
 	return dir, sameRun(r.done.Config, r.c)
 }
 
@@ -323,7 +323,8 @@ func (r *run) loop(ctx context.Context) error {
 		r.done.Step++
 		r.done.Tokens += int64(step.Tokens)
 		r.done.Position = r.it.Position()
-		r.report.Steps, r.report.Tokens, r.report.Loss = r.done.Step, r.done.Tokens, step.NLL
+		r.done.Loss = step.Loss
+		r.report.Steps, r.report.Tokens, r.report.Loss = r.done.Step, r.done.Tokens, r.done.Loss
 		if err := r.tell(batches, step, lr); err != nil {
 			return err
 		}

@@ -112,6 +112,9 @@ func (t *Trainer) load(ctx context.Context, path string) error {
 // Params lists what is trained.
 func (t *Trainer) Params() []nn.Named { return t.params }
 
+// Context is the context of the steps, for what runs between them.
+func (t *Trainer) Context() *tensor.Context { return t.c }
+
 // Scratch is the most memory that any step has used for activations, in bytes.
 func (t *Trainer) Scratch() int64 { return t.c.Scratch() }
 

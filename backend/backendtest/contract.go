@@ -153,6 +153,37 @@ func checkFloat(b backend.Backend) error {
 			}
 		}
 	}
+	return checkSnapshot(b)
+}
+
+// checkSnapshot compares float weights that are rounded as they are multiplied with the
+// packed weights of the rounded numbers: the same bits.
+func checkSnapshot(b backend.Backend) error {
+	for _, rows := range []int{1, 3, 33} {
+		for _, k := range []int{97, 2100} {
+			c := newCase(backend.MatMul, "float or rounded, %d rows of %d", rows, k)
+			c.matMul(backend.RoundBothBF16, dense, c.normal, rows, c.floatWeight(backend.F32, gaps, 49, k))
+			float, err := c.run(b)
+			if err != nil {
+				return err
+			}
+			w := c.weights[0]
+			x := make([]float32, 0, 49*k)
+			for _, v := range read(w.float.view) {
+				x = append(x, float32(v))
+			}
+			w.t, w.raw = backend.BF16, make([]byte, 2*len(x))
+			block.Encode(w.t, w.raw, x)
+			w.float, c.args.Round = nil, backend.RoundToBF16
+			packed, err := c.run(b)
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(float[c.out[0]], packed[c.out[0]]) {
+				return fmt.Errorf("%s: the bits differ", c.name)
+			}
+		}
+	}
 	return nil
 }
 
@@ -215,7 +246,7 @@ func rowsAlone(b backend.Backend) (cs []*testCase) {
 	for _, t := range weightTypes() {
 		k := max(256, inputs(t)[2])
 		for _, round := range roundings(k) {
-			if round == backend.RoundNone || round == b.Rounding(t) || round == b.Rounding(t).Fine() {
+			if round == backend.RoundNone || round == backend.RoundBothBF16 && t == backend.F32 || round == b.Rounding(t) || round == b.Rounding(t).Fine() {
 				c := newCase(backend.MatMul, "%v, round %v", t, round)
 				cs = append(cs, c.matMul(round, dense, c.normal, 33, c.weight(t, 50, k)))
 				c = newCase(backend.MatMulAdd, "%v, round %v", t, round)

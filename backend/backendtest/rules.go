@@ -30,12 +30,19 @@ func walk(n int) float64 { return 4 + 2*math.Sqrt(float64(n)) }
 // relative error; the sums over T keys and the division follow. The values are
 // bounded by the largest. Keys and values of pages are what is stored, which
 // Q8_0 too widens exactly: a code of 8 bits times a scale of 11.
+//
+// The logarithm of the sum of exp is off as the scores are.
 func attentionRule(c *testCase, x, _ *ref.Values) bound {
 	hd := x.Args.KV.HeadDim
 	score := math.Abs(float64(x.Args.Scale)) * c.longest(c.in[:1]) * c.longest(append(c.pages, c.in[1]))
 	total := (2*score*walk(hd) + walk(c.mostKeys()) + 12) * u
 	v := c.largest(append(c.pages, c.in[2]))
-	return func(int, int) float64 { return total * v }
+	return func(out, i int) float64 {
+		if out == 1 {
+			return total + 4*u*math.Abs(x.Out[1][i])
+		}
+		return total * v
+	}
 }
 
 // mostKeys is the largest number of key rows that a segment sees.
@@ -62,31 +69,23 @@ func attentionBackwardRule(c *testCase, _, a *ref.Values) bound {
 	e := [3][]float64{make([]float64, rows*d), make([]float64, rows*kv), make([]float64, rows*kv)}
 	score := scale * c.longest(c.in[:1]) * c.longest(c.in[1:2])
 	rel := (2*score*walk(hd) + walk(c.mostKeys()+hd+rows*group) + 24) * u
-	for _, s := range a.Args.Layout.Segments {
-		for j := range s.Rows {
-			var ts []int
-			for _, sp := range s.Spans {
-				for t := sp.Start; t < sp.Start+sp.Len && (t <= s.KeyRow(j) || sp != s.Spans[len(s.Spans)-1]); t++ {
-					ts = append(ts, t)
-				}
-			}
-			for h := range d / hd {
-				at := (s.Row+j)*d + h*hd
-				q, y, dy := a.In[0][at:][:hd], a.In[3][at:][:hd], a.In[4][at:][:hd]
-				p := softmaxOf(float64(a.Args.Scale), q, a.In[1], ts, kv, h/group*hd)
-				for i, t := range ts {
-					o := t*kv + h/group*hd
-					k, v := a.In[1][o:][:hd], a.In[2][o:][:hd]
-					ds := rel * scale * p[i] * (absDot(dy, v) + absDot(dy, y))
-					for x := range hd {
-						e[0][at+x] += ds * math.Abs(k[x])
-						e[1][o+x] += ds * math.Abs(q[x])
-						e[2][o+x] += rel * p[i] * math.Abs(dy[x])
-					}
+	c.eachRow(func(row int, ts []int) {
+		for h := range d / hd {
+			at := row*d + h*hd
+			q, y, dy := a.In[0][at:][:hd], a.In[3][at:][:hd], a.In[4][at:][:hd]
+			p := softmaxOf(float64(a.Args.Scale), q, a.In[1], ts, kv, h/group*hd)
+			for i, t := range ts {
+				o := t*kv + h/group*hd
+				k, v := a.In[1][o:][:hd], a.In[2][o:][:hd]
+				ds := rel * scale * p[i] * (absDot(dy, v) + absDot(dy, y))
+				for x := range hd {
+					e[0][at+x] += ds * math.Abs(k[x])
+					e[1][o+x] += ds * math.Abs(q[x])
+					e[2][o+x] += rel * p[i] * math.Abs(dy[x])
 				}
 			}
 		}
-	}
+	})
 	return func(out, i int) float64 { return e[out][i] }
 }
 

@@ -16,7 +16,7 @@ import (
 var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
 		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), crossEntropyCases(), roundCases(),
-		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(),
+		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(),
 		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })

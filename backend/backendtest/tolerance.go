@@ -54,8 +54,8 @@ var tolerances = [...]rule{
 	backend.RoPEBackward: ropeRule,
 	// Rounding to nearest is exact by definition, and so is that of RoundI8.
 	backend.KVAppend:          exact,
-	backend.Attention:         attentionRule,
-	backend.AttentionBackward: attentionBackwardRule,
+	backend.Attention:         orRounded(attentionRule),
+	backend.AttentionBackward: orRounded(attentionBackwardRule),
 	// exp, a sum, a quotient, two products.
 	backend.SwiGLU:         relative(func(*backend.Args) int { return 16 }),
 	backend.SwiGLUBackward: swiGLUBackwardRule,
@@ -101,6 +101,16 @@ var tolerances = [...]rule{
 }
 
 func exact(*testCase, *ref.Values, *ref.Values) bound { return nil }
+
+// orRounded is the rule of attention, or another where it rounds.
+func orRounded(r rule) rule {
+	return func(c *testCase, x, a *ref.Values) bound {
+		if c.args.Round == backend.RoundBothBF16 {
+			return roundedAttentionRule(c, x, a)
+		}
+		return r(c, x, a)
+	}
+}
 
 // absolute allows n roundings of 1.
 func absolute(n float64) rule {

@@ -53,6 +53,10 @@ type attendSegment struct {
 }
 
 func (e *exec) attention(a *backend.Args) {
+	if e.asColumns(a) {
+		e.attentionRows(a)
+		return
+	}
 	t := &e.attend
 	kv := a.KV.Heads * a.KV.HeadDim
 	t.a, t.hd, t.heads = a, a.KV.HeadDim, a.In[0].Cols()/kv
@@ -367,6 +371,9 @@ func (c *attending) finish() {
 		y, all := out[r*rs+(c.g*c.heads+i%c.heads)*c.hd:][:c.hd], c.sum.all[i]
 		for j, v := range c.sum.sum[i*c.wide:][:c.hd] {
 			y[j] = v / all
+		}
+		if lse := &c.a.Out[1]; lse.Present() {
+			elems[float32](lse)[r*lse.RowStride()+c.g*c.heads+i%c.heads] = float32(float64(c.sum.top[i]) + math.Log(float64(all)))
 		}
 	}
 }

@@ -102,11 +102,6 @@ func (b *Backend) Describe() backend.Description {
 			}
 		}
 	}
-	for _, op := range backend.Ops() {
-		if native[op] == nil {
-			d.Scalar = append(d.Scalar, op.String())
-		}
-	}
 	return d
 }
 

@@ -64,10 +64,15 @@ func TestOptions(t *testing.T) {
 		if generic := v.Name == "generic"; generic != (len(d.Vector) == 0) || generic != (rounds == backend.RoundNone) {
 			t.Errorf("%s: vector kernels %v, rounding %v", v.Name, d.Vector, rounds)
 		}
-		if slices.Contains(d.Scalar, "MatMul") || !slices.Contains(d.Scalar, "MatMulBackward") {
+		if slow := slices.Contains(d.Scalar, "MatMul IQ1_S (decoded to F32)"); slow != (len(d.Vector) > 0) {
 			t.Errorf("%s: slow operations %v", v.Name, d.Scalar)
 		}
 		b.Close()
+	}
+	for _, op := range backend.Ops() {
+		if native[op] == nil {
+			t.Errorf("no %v", op)
+		}
 	}
 	if first, again := Default(), Default(); first != again || first.Close() != nil {
 		t.Error("the default backend is not one")

@@ -11,7 +11,7 @@ func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packe
 		}
 		cols := min(n, m.k-col)
 		weight.tile(tile, tmp, i, col, cols)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols, col > 0)
 	}
 }
 
@@ -39,19 +39,5 @@ func transpose[T number](dst, src []T, n, stride int) {
 		y := (*[8]T)(dst[k*panel+8:])
 		y[0], y[1], y[2], y[3] = r0[k], r1[k], r2[k], r3[k]
 		y[4], y[5], y[6], y[7] = r4[k], r5[k], r6[k], r7[k]
-	}
-}
-
-// tiles multiplies with a panel of a float weight that is packed tile by tile.
-func tiles[W number](m *matmulTask, w *worker, f kernelFunc[float32, W], out []float32, stride int, weight *float, i int) {
-	length := m.tileCols()
-	tile := slice[W](&w.scratch, length*panel)
-	for col := 0; col < m.k; col += length {
-		if col > 0 && w.pause() {
-			return
-		}
-		n := min(length, m.k-col)
-		gather(tile, &weight.v, i*panel, col, n)
-		multiply(w, f, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
 	}
 }

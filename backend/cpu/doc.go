@@ -25,9 +25,4 @@
 // bytes. Nothing is added but a zero where a BF16 row has no whole pair at its end.
 // Types without a kernel of their own are stored [panel][block][16 rows], decoded
 // a tile at a time, once for all rows of a step, and multiplied as F32.
-//
-// # Slow operations
-//
-// Operations listed in Description.Scalar run on the float64 reference
-// (package ref), on one worker.
 package cpu

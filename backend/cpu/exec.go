@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/ref"
 )
 
 // exec is a backend.Exec. The tasks are fields so that a step allocates none.
@@ -22,14 +21,22 @@ type exec struct {
 	round   roundTask
 	attend  attendTask
 	squares sumTask
-	inner   backend.Args // of the MatMul in LogProb
 	norm    normTask
 	reduce  reduceTask
 	batch   batchTask
+	gemm    gemm
+
+	rowPanels   rowPanels
+	colPanels   colPanels
+	operandRows operandRows
+	turned      turned
+	attendRows  rowAttention
+	loss        loss
+	lossRows    lossRows
+	inner       backend.Args // of the MatMul in LogProb
 }
 
-// native are the operations that run on the pool, indexed by Op; the others
-// run on package ref.
+// native are the operations, all that there are, indexed by Op.
 var native = [...]func(*exec, *backend.Args){
 	backend.MatMul:            (*exec).matMul,
 	backend.MatMulAdd:         (*exec).matMulAdd,
@@ -39,10 +46,11 @@ var native = [...]func(*exec, *backend.Args){
 	backend.RoPE:              (*exec).rope,
 	backend.KVAppend:          (*exec).kvAppend,
 	backend.Attention:         (*exec).attention,
+	backend.AttentionBackward: (*exec).attentionBackward,
 	backend.SwiGLU:            (*exec).swiGLU,
 	backend.Embedding:         (*exec).embedding,
 	backend.LogProb:           (*exec).logProb,
-	backend.CrossEntropy:      nil,
+	backend.CrossEntropy:      (*exec).crossEntropy,
 	backend.RoundI8:           (*exec).roundI8,
 	backend.RoundBF16:         (*exec).copy,
 	backend.Add:               (*exec).add,
@@ -71,6 +79,8 @@ var native = [...]func(*exec, *backend.Args){
 	backend.ScatterAdd:        (*exec).scatterAdd,
 	backend.AdamW:             (*exec).adamW,
 	backend.SumSquares:        (*exec).sumSquares,
+	backend.MatMulBackward:    (*exec).matMulBackward,
+	backend.LogProbBackward:   (*exec).logProbBackward,
 }
 
 func (e *exec) Backend() backend.Backend { return e.b }
@@ -132,11 +142,7 @@ func (e *exec) Run(op backend.Op, a *backend.Args) {
 		return
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if int(op) < len(native) && native[op] != nil {
-		native[op](e, a)
-	} else {
-		ref.Run(op, a)
-	}
+	native[op](e, a)
 }
 
 func (e *exec) Read(dst []float32, v backend.View) {

@@ -85,18 +85,3 @@ func (w *float) Tile(dst []float32, row, rows, col, cols int) {
 		}
 	}
 }
-
-// gather packs columns [col, col+cols) of the panel at a row into dst
-// [cols, 16]; rows beyond the weight are zero.
-func gather[T number](dst []T, v *backend.View, row, col, cols int) {
-	src, n := elems[T](v), min(panel, v.Shape.Dim[0]-row)
-	if n < panel {
-		clear(dst[:cols*panel])
-	}
-	for r := range n {
-		at := (row+r)*v.Stride[0] + col*v.Stride[1]
-		for k := range cols {
-			dst[k*panel+r] = src[at+k*v.Stride[1]]
-		}
-	}
-}

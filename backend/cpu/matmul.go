@@ -2,11 +2,9 @@ package cpu
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
-	"github.com/herd-ml/herd/backend/ref"
 )
 
 const (
@@ -21,7 +19,8 @@ const (
 )
 
 // matmulTask is MatMul, MatMulAdd and MatMulSwiGLU: chunks are runs of panels,
-// counted over all weights, or over the gate's, whose up goes with it.
+// counted over all weights, or over the gate's, whose up goes with it, for each block
+// of rows.
 type matmulTask struct {
 	rows, k int
 	x       input[float32] // rounded if asked for
@@ -33,47 +32,7 @@ type matmulTask struct {
 	gated   bool      // MatMulSwiGLU
 
 	parts, panels, perChunk, addStride int
-}
-
-// input is the rows of a MatMul in blocks of columns [k/cols][rows][stride], each
-// block without gaps: what a panel is multiplied with then lies together. cols is k
-// where there is one block.
-type input[T number] struct {
-	s            []T
-	cols, stride int
-	rows         int
-}
-
-// newInput takes room for rows of k columns, in blocks of at most cols, whole groups,
-// where there are enough rows for that to matter. Rows are a cache line longer, since
-// those a power of two apart compete for the same lines of the first-level cache. An
-// odd k is made even by zeros, as pairs want it.
-func newInput[T number](a *arena, rows, k, cols, group int) input[T] {
-	var one T
-	in := input[T]{cols: k + k%2, rows: rows}
-	if rows >= kernel.MaxRows { // blocks of about the same size, whole groups of codes
-		n := (k + cols - 1) / cols
-		in.cols = min(in.cols, ((k+n-1)/n+group-1)/group*group)
-	}
-	in.stride = in.cols + 64/int(unsafe.Sizeof(one))
-	in.s = slice[T](a, in.blocks(k)*rows*in.stride)
-	return in
-}
-
-// at is row r from column col on, which reaches to the end of its block.
-func (in *input[T]) at(r, col int) []T {
-	return in.s[(col/in.cols*in.rows+r)*in.stride+col%in.cols:]
-}
-
-// blocks is the number of blocks of k columns.
-func (in *input[T]) blocks(k int) int { return (k + in.cols - 1) / in.cols }
-
-// set copies a row.
-func (in *input[T]) set(r int, x []T) {
-	for col := 0; col < len(x); col += in.cols {
-		y := in.at(r, col)[:in.cols]
-		clear(y[copy(y, x[col:]):])
-	}
+	rowsPer                            int // of a chunk
 }
 
 // matmulPart is one weight of a MatMul.
@@ -81,7 +40,13 @@ type matmulPart struct {
 	w      backend.Weight
 	out    []float32
 	stride int
-	first  int            // panels of the weights before
+	first  int    // panels of the weights before
+	at, n  int    // its panels that are multiplied with now
+	mem    []byte // panels of floats from panel base on, step bytes each, or nil
+	base   int
+	step   int
+	typ    backend.DType  // of mem
+	pack   bool           // mem is packed on the fly
 	format *kernel.Format // of a packed weight with kernels for its codes, or nil
 	meta   []kernel.Meta  // [blocks][rows*codes][q.cols/Sub] where the weight takes codes of x
 	dot    bool           // the weight takes bfloat16
@@ -92,23 +57,25 @@ func (e *exec) matMulAdd(a *backend.Args)    { e.product(a, true, false) }
 func (e *exec) matMulSwiGLU(a *backend.Args) { e.product(a, false, true) }
 
 // product takes so many rows at a time that a block of their columns and the outputs
-// of some panels stay in the second-level cache.
+// of some panels stay in the second-level cache; more where panels are packed for them.
 func (e *exec) product(a *backend.Args, add, gated bool) {
-	const most = 512
-	if a.Round == backend.RoundBothBF16 {
-		op := backend.MatMul
-		if add {
-			op = backend.MatMulAdd
-		} else if gated {
-			op = backend.MatMulSwiGLU
+	most := 512
+	for _, w := range a.W[:a.Weights()] {
+		if packs(w, a.Round) {
+			most = blockLen
 		}
-		ref.Run(op, a)
-		return
 	}
 	rows := a.In[0].Rows()
 	for from := 0; from < rows; from += most {
 		e.productRows(a, add, gated, from, min(most, rows-from))
 	}
+}
+
+// packs reports whether panels of a weight are packed on the fly: values that may have
+// changed, or are rounded.
+func packs(w backend.Weight, r backend.Rounding) bool {
+	p, ok := w.(*packed)
+	return !ok || r == backend.RoundBothBF16 && p.typ != backend.BF16
 }
 
 func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
@@ -119,7 +86,7 @@ func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 		m.addStride = a.In[1].RowStride()
 		m.add = elems[float32](&a.In[1])[from*m.addStride:]
 	}
-	m.parts, m.panels, m.codes = a.Weights(), 0, 1
+	m.parts, m.codes = a.Weights(), 1
 	if a.Round.Twice() {
 		m.codes = 2
 	}
@@ -129,20 +96,12 @@ func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 	pairs := false
 	for i := range m.parts {
 		p, w := &m.part[i], a.W[i]
-		p.w, p.first = w, m.panels
 		if out := &a.Out[i]; out.Present() {
 			p.stride = out.RowStride()
 			p.out = elems[float32](out)[from*p.stride:]
 		}
-		switch w := w.(type) {
-		case *packed:
-			p.format = e.b.kernels.Format(w.typ)
-			p.dot = w.typ == backend.BF16 && a.Round == backend.RoundToBF16 && e.b.kernels.HasBF16Dot()
-			pairs = pairs || w.typ == backend.BF16
-		case *float:
-		default:
-			panic(&backend.ShapeError{Op: "MatMul", Detail: fmt.Sprintf("weight %s is of another backend", w.Name())})
-		}
+		p.use(e, w, a.Round)
+		pairs = pairs || p.mem != nil && p.typ == backend.BF16
 		codes := p.format != nil && p.format.Group == a.Round.Group()
 		if codes && !t.codes {
 			m.q = newInput[int8](&e.arena, m.rows*m.codes, m.k, unpackLen, p.format.Group)
@@ -151,24 +110,86 @@ func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 			p.meta = slice[kernel.Meta](&e.arena, m.q.blocks(m.k)*m.q.rows*m.q.cols/p.format.Sub)
 		}
 		t.codes, t.dot, t.values = t.codes || codes, t.dot || p.dot, t.values || !codes && !p.dot
-		m.panels += panels(w.Rows())
-	}
-	if gated {
-		m.panels = m.part[1].first
 	}
 	m.prepare(e, pairs)
-	m.divide(len(e.b.pool.workers))
-	e.b.pool.run(m, (m.panels+m.perChunk-1)/m.perChunk)
+	m.windows(e, e.formatOf(a.Round))
 	e.arena.release(mark)
 	*m = matmulTask{} // keeps no operand alive
 }
+
+// use says how a weight is multiplied with.
+func (p *matmulPart) use(e *exec, w backend.Weight, r backend.Rounding) {
+	p.w = w
+	switch w := w.(type) {
+	case *packed:
+		p.dot = w.typ == backend.BF16 && (r == backend.RoundToBF16 || r == backend.RoundBothBF16) && e.b.kernels.HasBF16Dot()
+		if w.typ.Float() {
+			p.mem, p.step, p.typ = w.mem, w.panelBytes(), w.typ
+		} else {
+			p.format = e.b.kernels.Format(w.typ)
+		}
+	case *float:
+	default:
+		panic(&backend.ShapeError{Op: "MatMul", Detail: fmt.Sprintf("weight %s is of another backend", w.Name())})
+	}
+	if p.pack = packs(w, r); p.pack {
+		f := e.formatOf(r)
+		p.format, p.mem, p.dot, p.step, p.typ = nil, nil, f.dot, f.step(w.Cols()), backend.F32
+		if f.dot {
+			p.typ = backend.BF16
+		}
+	}
+}
+
+// windows multiplies with some panels of the weights after others, those that are
+// packed together.
+func (m *matmulTask) windows(e *exec, f format) {
+	bytes, codes := 0, false
+	for i := range m.part[:m.parts] {
+		p := &m.part[i]
+		codes = codes || p.meta != nil
+		if p.pack {
+			bytes += panels(p.w.Rows()) * p.step
+		}
+	}
+	m.rowsPer = m.rows
+	if blocks := m.rows / rowsBlock; bytes > 0 && !codes && blocks > 1 {
+		m.rowsPer = ((m.rows+blocks-1)/blocks + kernel.MaxRows - 1) / kernel.MaxRows * kernel.MaxRows
+	}
+	n := 1 + bytes/windowBytes
+	for i := range n {
+		mark := e.arena.mark()
+		m.panels = 0
+		for j := range m.part[:m.parts] {
+			p, all := &m.part[j], panels(m.part[j].w.Rows())
+			p.first, p.at, p.n = m.panels, all*i/n&^1, all
+			if i < n-1 {
+				p.n = all * (i + 1) / n &^ 1
+			}
+			p.n -= p.at
+			if p.pack {
+				p.base, p.mem = p.at, slice[byte](&e.arena, p.n*p.step)
+				e.rowPanelsOf(f, p.w, p.at, p.n, p.mem)
+			}
+			if !m.gated || j == 0 {
+				m.panels += p.n
+			}
+		}
+		m.divide(len(e.b.pool.workers))
+		e.b.pool.run(m, (m.panels+m.perChunk-1)/m.perChunk*((m.rows+m.rowsPer-1)/m.rowsPer))
+		e.arena.release(mark)
+	}
+}
+
+// rowsBlock is about the rows of a chunk where panels are packed on the fly.
+const rowsBlock = 256
 
 // prepare rounds the input, or lays it out. A few rows that are not rounded stay
 // where they are, if they need not be made even.
 func (m *matmulTask) prepare(e *exec, pairs bool) {
 	t := &e.round
 	if t.round == backend.RoundNone && m.rows < kernel.MaxRows && !(pairs && m.k%2 == 1) {
-		m.x = input[float32]{t.in, m.k, t.stride, m.rows}
+		m.x = input[float32]{t.in, m.k, t.stride, m.rows, m.rows}
 		*t = roundTask{}
 		return
 	}
@@ -190,7 +211,7 @@ func (m *matmulTask) divide(workers int) {
 	const most = 1 << 12 // rows of panels
 	m.perChunk = max(1, m.panels/(32*workers))
 	if m.rows >= kernel.MaxRows {
-		rows := m.rows
+		rows := m.rowsPer
 		if m.gated {
 			rows *= 2
 		}
@@ -215,121 +236,52 @@ func (m *matmulTask) divide(workers int) {
 	}
 }
 
-// roundTask rounds the input of a MatMul: chunks are runs of rows.
-type roundTask struct {
-	m        *matmulTask
-	round    backend.Rounding
-	in       []float32 // [rows, stride]
-	stride   int
-	perChunk int
-	codes    bool // fill m.q and the parts' meta
-	dot      bool // fill m.b
-	values   bool // fill m.x
-}
-
-func (t *roundTask) run(w *worker, chunk int) {
-	m, from := t.m, chunk*t.perChunk
-	for r := from; r < min(from+t.perChunk, m.rows); r++ {
-		x := t.in[r*t.stride:][:m.k]
-		mark := w.scratch.mark()
-		switch {
-		case t.round == backend.RoundNone:
-			m.x.set(r, x)
-		case t.round == backend.RoundToBF16:
-			t.bf16(w, r, x)
-		default:
-			var sum []float32
-			if t.values {
-				sum = slice[float32](&w.scratch, m.k)
-				clear(sum)
-			}
-			for i := range m.codes {
-				x = t.code(w, r, i, x, sum)
-			}
-			if sum != nil {
-				m.x.set(r, sum)
-			}
-		}
-		w.scratch.release(mark)
-	}
-}
-
-// bf16 rounds row r to bfloat16.
-func (t *roundTask) bf16(w *worker, r int, x []float32) {
-	if b := &t.m.b; t.dot {
-		for col := 0; col < len(x); col += b.cols {
-			y, n := b.at(r, col)[:b.cols], min(b.cols, len(x)-col)
-			w.kernels.RoundBF16(y, x[col:][:n])
-			clear(y[n:])
-		}
-	}
-	if t.values {
-		b, y := slice[uint16](&w.scratch, len(x)), slice[float32](&w.scratch, len(x))
-		w.kernels.RoundBF16(b, x)
-		w.kernels.WidenBF16(y, b)
-		t.m.x.set(r, y)
-	}
-}
-
-// code rounds x, which is row r or, where i is 1, what its first codes leave. It
-// returns what these leave, and adds to sum, unless nil, what they stand for.
-func (t *roundTask) code(w *worker, r, i int, x, sum []float32) []float32 {
-	m, group := t.m, t.round.Group()
-	length := m.k
-	if t.codes {
-		length = m.q.cols
-	}
-	d, sums := slice[float32](&w.scratch, length/group), slice[int32](&w.scratch, length/16)
-	q, at := slice[int8](&w.scratch, length), r*m.codes+i
-	var rest []float32
-	if i < m.codes-1 {
-		rest = slice[float32](&w.scratch, m.k)
-	}
-	for col := 0; col < m.k; col += length {
-		n := min(length, m.k-col)
-		if t.codes {
-			q = m.q.at(at, col)
-		}
-		q, x := q[:n], x[col:][:n]
-		w.kernels.RoundI8(q, d, sums, x, group)
-		for i := range m.part[:m.parts] {
-			if p := &m.part[i]; p.meta != nil {
-				p.format.Metas(p.metas(&m.q, at, col)[:n/p.format.Sub], sums, d)
-			}
-		}
-		if sum != nil {
-			for i, c := range q {
-				sum[col+i] += float32(float32(c) * d[i/group])
-			}
-		}
-		if rest != nil {
-			for i, v := range x {
-				rest[col+i] = v - float32(float32(q[i])*d[i/group])
-			}
-		}
-	}
-	return rest
-}
-
 // metas is what belongs to row r of q from column col on, to the end of its block.
 func (p *matmulPart) metas(q *input[int8], r, col int) []kernel.Meta {
 	return p.meta[((col/q.cols*q.rows+r)*q.cols+col%q.cols)/p.format.Sub:]
 }
 
 func (m *matmulTask) run(w *worker, chunk int) {
-	end := min((chunk+1)*m.perChunk, m.panels)
+	across := (m.panels + m.perChunk - 1) / m.perChunk
+	if m.rowsPer >= m.rows {
+		m.panelsFrom(w, chunk*m.perChunk)
+		return
+	}
+	block := m.block(chunk / across * m.rowsPer)
+	block.panelsFrom(w, chunk%across*m.perChunk)
+}
+
+// block is the product of a chunk's rows from a row on, of floats.
+func (m *matmulTask) block(from int) matmulTask {
+	b := *m
+	b.rows = min(m.rowsPer, m.rows-from)
+	b.x, b.b = m.x.part(from, b.rows), m.b.part(from, b.rows)
+	for i := range b.part[:b.parts] {
+		if p := &b.part[i]; p.out != nil {
+			p.out = p.out[from*p.stride:]
+		}
+	}
+	if b.add != nil {
+		b.add = b.add[from*b.addStride:]
+	}
+	return b
+}
+
+// panelsFrom multiplies with the panels of a chunk.
+func (m *matmulTask) panelsFrom(w *worker, p int) {
+	end := min(p+m.perChunk, m.panels)
 	most := m.panels
 	if m.rows >= kernel.MaxRows { // outputs stay in the second-level cache
 		most = max(1<<16/(m.rows*panel)/kernel.Pair, 1) * kernel.Pair
 	}
-	for p, i := chunk*m.perChunk, 0; p < end; {
+	for i := 0; p < end; {
 		for i < m.parts-1 && p >= m.part[i+1].first {
 			i++
 		}
 		part := &m.part[i]
-		n := min(end-p, most, part.first+panels(part.w.Rows())-p)
+		n := min(end-p, most, part.first+part.n-p)
 		mark := w.scratch.mark()
-		if !m.some(w, part, p-part.first, n) {
+		if !m.some(w, part, part.at+p-part.first, n) {
 			return
 		}
 		w.scratch.release(mark)
@@ -395,9 +347,8 @@ func (m *matmulTask) products(w *worker, part *matmulPart, at, n int, out []floa
 // where the first is not whole.
 func (m *matmulTask) together(p *matmulPart, i, n int) int {
 	n = min(n, p.w.Rows()/panel-i)
-	weight, ok := p.w.(*packed)
 	switch {
-	case !ok || p.meta == nil && !weight.typ.Float():
+	case p.meta == nil && p.mem == nil:
 		return min(n, 1)
 	case p.meta != nil && m.fused(p):
 		return min(n, max(callWork/8/m.k, 1))
@@ -414,24 +365,15 @@ func (m *matmulTask) fused(p *matmulPart) bool { return p.format.Fused() && m.q.
 
 // panel multiplies all rows with n panels of a weight from i on.
 func (m *matmulTask) panel(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
-	switch weight := p.w.(type) {
-	case *packed:
-		switch {
-		case p.meta != nil:
-			m.integer(w, p, i, n, out, stride)
-		case p.format != nil:
-			m.values(w, p, i, out, stride)
-		case weight.typ.Float():
-			m.floats(w, p, i, n, out, stride)
-		default:
-			m.decoded(w, out, stride, weight, i)
-		}
-	case *float:
-		if weight.v.Type == backend.F32 {
-			tiles(m, w, w.kernels.F32, out, stride, weight, i)
-		} else {
-			tiles(m, w, w.kernels.BF16, out, stride, weight, i)
-		}
+	switch {
+	case p.meta != nil:
+		m.integer(w, p, i, n, out, stride)
+	case p.mem != nil:
+		m.floats(w, p, i, n, out, stride)
+	case p.format != nil:
+		m.values(w, p, i, out, stride)
+	default:
+		m.decoded(w, out, stride, p.w.(*packed), i)
 	}
 }
 
@@ -458,7 +400,7 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n)
+		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n, col > 0)
 	}
 }
 
@@ -518,17 +460,18 @@ func (m *matmulTask) addCodes(out []float32, stride int, both []float32, wide in
 type kernelFunc[X, W number] = func(panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)
 
 // multiply adds the product of columns [col, col+n) of the input with panels of w to
-// out, or writes it where col is 0, block by block.
-func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int) {
+// out, or writes it unless accumulate, block by block.
+func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int, accumulate bool) {
 	for end := col + n; col < end; {
 		n := min(x.cols-col%x.cols, end-col)
 		step := rowsPerCall(n * panels)
-		for r := 0; r < x.rows; r += step {
+		for r := 0; r < x.n; r += step {
 			if (r > 0 || col > 0) && wk.pause() {
 				return
 			}
-			f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.rows-r), n, col > 0)
+			f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.n-r), n, accumulate)
 		}
+		accumulate = true
 		if col += n; col < end {
 			w = w[n/unit*wStride:]
 		}
@@ -537,26 +480,26 @@ func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []flo
 
 // floats multiplies with panels of a float type.
 func (m *matmulTask) floats(w *worker, p *matmulPart, i, n int, out []float32, stride int) {
-	weight, k := p.w.(*packed), m.k
-	mem, step := weight.mem[i*weight.panelBytes():], weight.panelBytes()/2
+	k := m.k
+	mem, step := p.mem[(i-p.base)*p.step:], p.step/2
 	switch {
 	case p.dot:
-		multiply(w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2*panel, step, 2, 0, k+k%2)
-	case weight.typ == backend.F32:
-		multiply(w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), panel, step/2, 1, 0, k)
+		multiply(w, w.kernels.BF16Dot, n, out, stride, &m.b, as[uint16](mem), 2*panel, step, 2, 0, k+k%2, false)
+	case p.typ == backend.F32:
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, as[float32](mem), panel, step/2, 1, 0, k, false)
 	case m.rows >= kernel.MaxRows:
-		m.widened(w, weight, mem, n, out, stride)
-	case weight.typ == backend.F16:
-		multiply(w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), panel, step, 1, 0, k)
+		m.widened(w, p, mem, n, out, stride)
+	case p.typ == backend.F16:
+		multiply(w, w.kernels.F16, n, out, stride, &m.x, as[uint16](mem), panel, step, 1, 0, k, false)
 	default:
-		multiply(w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2*panel, step, 2, 0, k+k%2)
+		multiply(w, w.kernels.BF16Pairs, n, out, stride, &m.x, as[uint16](mem), 2*panel, step, 2, 0, k+k%2, false)
 	}
 }
 
 // widened multiplies with panels of 16-bit floats that are widened part by part,
 // once for all rows.
-func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out []float32, stride int) {
-	length, step, k := m.x.cols, weight.panelBytes()/2, weight.panelBytes()/(2*panel)
+func (m *matmulTask) widened(w *worker, p *matmulPart, mem []byte, n int, out []float32, stride int) {
+	length, step, k := m.x.cols, p.step/2, p.step/(2*panel)
 	tile := slice[float32](&w.scratch, n*length*panel)
 	src := as[uint16](mem)
 	for col := 0; col < k; col += length {
@@ -564,14 +507,14 @@ func (m *matmulTask) widened(w *worker, weight *packed, mem []byte, n int, out [
 			return
 		}
 		cols := min(length, k-col)
-		for p := range n {
-			to, from := tile[p*length*panel:][:cols*panel], src[p*step+col*panel:]
-			if weight.typ == backend.F16 {
+		for i := range n {
+			to, from := tile[i*length*panel:][:cols*panel], src[i*step+col*panel:]
+			if p.typ == backend.F16 {
 				w.kernels.WidenF16(to, from)
 			} else {
 				w.kernels.WidenPairs(to, from)
 			}
 		}
-		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols)
+		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols, col > 0)
 	}
 }

@@ -63,13 +63,19 @@ func (b *buffer) Free() {
 
 // number is an element of a buffer.
 type number interface {
-	~int8 | ~uint8 | ~uint16 | ~int32 | ~float32 | ~float64 | kernel.Meta
+	~int8 | ~uint8 | ~uint16 | ~int32 | ~float32 | ~float64 | kernel.Meta | rowGradient
 }
 
 // as reads memory as numbers.
 func as[T number](b []byte) []T {
 	var t T
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(t)))
+}
+
+// bytesOf is the memory of numbers.
+func bytesOf[T number](s []T) []byte {
+	var t T
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(t)))
 }
 
 // elems returns the buffer of a view from the view's first element on.

@@ -151,8 +151,12 @@ func eachHead(x *Values, f func(at, kvHead int, k, v map[int][]float64, ts []int
 func attention(x *Values) {
 	hd := x.Args.KV.HeadDim
 	eachHead(x, func(at, _ int, k, v map[int][]float64, ts []int) {
-		out := x.Out[0][at:][:hd]
-		p := probabilities(x, x.In[0][at:][:hd], k, ts)
+		out, q := x.Out[0][at:][:hd], x.In[0][at:][:hd]
+		p := probabilities(x, q, k, ts)
+		if x.Out[1] != nil {
+			i := largest(p) // of any key; the best known one
+			x.Out[1][at/hd] = float64(x.Args.Scale)*dot(q, k[ts[i]]) - math.Log(p[i])
+		}
 		clear(out)
 		for i, t := range ts {
 			axpy(out, p[i], v[t])
@@ -182,4 +186,14 @@ func attentionBackward(x *Values) {
 			}
 		}
 	})
+}
+
+// largest is where the largest number is.
+func largest(x []float64) (at int) {
+	for i, v := range x {
+		if v > x[at] {
+			at = i
+		}
+	}
+	return at
 }

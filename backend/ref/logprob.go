@@ -135,12 +135,15 @@ func crossEntropy(x *Values) {
 	clear(x.Out[2])
 	for r, id := range x.In[1] {
 		l.row(r)
-		lse, c, dlse := l.logSumExp(), x.In[2][r], 0.0
+		lse, c, zc, dlse := l.logSumExp(), x.In[2][r], 0.0, 0.0
 		x.Out[0][r], x.Out[1][r] = l.z[int(id)]-lse, lse
-		if x.In[3] != nil && x.In[3][r] != 0 {
-			dlse = 2 * x.In[3][r] * lse
+		if x.In[3] != nil {
+			zc = x.In[3][r]
 		}
-		if c == 0 && dlse == 0 {
+		if zc != 0 {
+			dlse = 2 * zc * lse
+		}
+		if c == 0 && zc == 0 {
 			continue
 		}
 		l.gradient(int(id), lse, -c, dlse, 0)

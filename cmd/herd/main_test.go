@@ -20,6 +20,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/herd-ml/herd/internal/golden"
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/peft"
 )
 
 func TestMain(m *testing.M) {
@@ -36,9 +38,38 @@ func committedCase(t testing.TB) string {
 	return filepath.Dir(found[0])
 }
 
+// writeAdapter writes an adapter of the first query matrix to dir, and one of an
+// output layer to dir-out. Each changes what a model says.
+func writeAdapter(dir, model string) error {
+	info, err := llama.ReadInfo(context.Background(), model, llama.Options{})
+	if err != nil {
+		return err
+	}
+	c := info.Config
+	for suffix, l := range map[string]struct {
+		name string
+		out  int
+	}{"": {"model.layers.0.self_attn.q_proj", c.Heads * c.HeadDim}, "-out": {"lm_head", c.Vocab}} {
+		a, b := make([]float32, c.Dim), make([]float32, l.out)
+		for i := range a {
+			a[i] = float32(i%7) - 3
+		}
+		for i := range b {
+			b[i] = float32(i%5) - 2
+		}
+		err := peft.Write(dir+suffix, peft.Config{Rank: 1, Alpha: 1}, []peft.Module{
+			{Name: l.name, A: peft.Tensor(a, 1, c.Dim), B: peft.Tensor(b, l.out, 1)}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // TestScripts runs testdata/script. In them $MODEL, $HF and $META are a
-// committed model in three formats, $VOCAB a vocabulary, $GREEDY the file of
+// committed model in three formats, $VOCAB a vocabulary, $TOKENIZER one of bytes, $GREEDY the file of
 // what the model generates, $IDS the prompt there and $N the number of tokens.
+// $LORA is an adapter of the model.
 // A condition such as [amx] says that this kernel runs here.
 func TestScripts(t *testing.T) {
 	vocab, err := filepath.Glob(golden.Committed("tokenizer/gguf/*.gguf"))
@@ -46,6 +77,10 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("no committed vocabulary: %v", err)
 	}
 	dir := committedCase(t)
+	byteTokens, err := filepath.Abs("../../examples/train/bytes/tokenizer.json")
+	if err != nil {
+		t.Fatal(err)
+	}
 	greedy := filepath.Join(dir, "greedy.json")
 	var reference struct{ Prompt, Tokens []int32 }
 	golden.JSON(t, greedy, &reference)
@@ -56,11 +91,13 @@ func TestScripts(t *testing.T) {
 			e.Setenv("MODEL", filepath.Join(dir, "model.gguf"))
 			e.Setenv("HF", filepath.Join(dir, "hf"))
 			e.Setenv("META", filepath.Join(dir, "meta"))
+			e.Setenv("LORA", filepath.Join(e.WorkDir, "lora"))
 			e.Setenv("VOCAB", vocab[0])
+			e.Setenv("TOKENIZER", byteTokens)
 			e.Setenv("GREEDY", greedy)
 			e.Setenv("IDS", ids)
 			e.Setenv("N", strconv.Itoa(len(reference.Tokens)))
-			return nil
+			return writeAdapter(filepath.Join(e.WorkDir, "lora"), filepath.Join(dir, "model.gguf"))
 		},
 		Condition: func(name string) (bool, error) {
 			if !slices.Contains(kernels, name) {

@@ -30,9 +30,9 @@ CONFIG.yaml holds the settings; every key can be given as a flag instead, and a
 flag wins. Unknown keys are errors. --print-config shows all keys with what they
 mean and what they are.
 
-The folder named by out gets checkpoints (a Hugging Face folder each, or an adapter
-as PEFT has it), metrics.jsonl, event files for TensorBoard and, at the end,
-loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.`,
+The folder named by out gets checkpoints (a Hugging Face folder each, or an
+adapter as PEFT has it), metrics.jsonl, event files for TensorBoard and, at the
+end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("unexpected argument %q: one CONFIG.yaml", args[1])

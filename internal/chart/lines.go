@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"io"
 	"math"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -41,7 +42,8 @@ func Lines(w io.Writer, a Axes, lines []Line) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = a.Title, a.X, a.Y
 	p.Title.TextStyle.Font.Size = vg.Points(11)
-	p.Legend.Top, p.Legend.Padding = true, vg.Points(3)
+	p.Legend.Top, p.Legend.Padding, p.Legend.XOffs, p.Legend.YOffs = true, vg.Points(3), -vg.Points(8), -vg.Points(8)
+	p.X.Padding, p.Y.Padding = 0, 0
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xe4}, color.Gray{0xe4}
 	p.Add(grid)
@@ -63,12 +65,25 @@ func Lines(w io.Writer, a Axes, lines []Line) error {
 	widen(&p.Y)
 	if a.LogX {
 		p.X.Scale = plot.LogScale{}
-		p.X.Tick.Marker = plot.ConstantTicks(ticks(p.X.Min, p.X.Max))
+		p.X.Tick.Marker = plot.ConstantTicks(decades(p.X.Min, p.X.Max))
 	}
 	c := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(width, width*9/16), vgimg.UseDPI(120))}
 	p.Draw(draw.New(c))
 	_, err := c.WriteTo(w)
 	return err
+}
+
+// decades are ticks at 1, 2 and 5 of each power of ten, or at the powers only where
+// those are many.
+func decades(from, to float64) (t []plot.Tick) {
+	for e := math.Floor(math.Log10(from)); e <= math.Log10(to); e++ {
+		for _, m := range []float64{1, 2, 5} {
+			if v := m * math.Pow(10, e); from <= v && v <= to && (m == 1 || to/from < 1e4) {
+				t = append(t, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'f', -1, 64)})
+			}
+		}
+	}
+	return t
 }
 
 // widen gives an axis of one value some room.

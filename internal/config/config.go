@@ -5,6 +5,7 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"io"
 	"reflect"
@@ -31,7 +32,8 @@ func Decode(data []byte, name string, v any) error {
 	return nil
 }
 
-// Set sets the key of a dotted path, "optimizer.lr", to a value written as in YAML.
+// Set sets the key of a dotted path, "optimizer.lr", to a value written as in YAML; a
+// list of texts may also be one or more of them with commas between.
 func Set(v any, path, value string) error {
 	field, err := find(reflect.ValueOf(v).Elem(), path)
 	if err != nil {
@@ -39,6 +41,14 @@ func Set(v any, path, value string) error {
 	}
 	if field.Kind() == reflect.String && value == "" {
 		field.SetString("")
+		return nil
+	}
+	if field.Type() == reflect.TypeFor[[]string]() && !strings.HasPrefix(strings.TrimSpace(value), "[") {
+		var list []string
+		if value != "" {
+			list = strings.Split(value, ",")
+		}
+		field.Set(reflect.ValueOf(list))
 		return nil
 	}
 	fresh := reflect.New(field.Type()) // a list is replaced, not added to
@@ -161,6 +171,9 @@ func value(v reflect.Value) string {
 		return "[]"
 	}
 	b, err := yaml.MarshalWithOptions(v.Interface(), yaml.Flow(true))
+	if s, ok := v.Interface().(string); ok && strings.Contains(s, "\n") {
+		b, err = json.Marshal(s) // which YAML reads too
+	}
 	if err != nil {
 		return "?"
 	}

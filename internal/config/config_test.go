@@ -54,6 +54,9 @@ func TestSet(t *testing.T) {
 	if want := (outer{Steps: 3, Inner: inner{Rate: 1e-3, Names: []string{"x"}}}); !reflect.DeepEqual(v, want) {
 		t.Errorf("%+v, want %+v", v, want)
 	}
+	if err := Set(&v, "inner.names", "a b,c"); err != nil || !reflect.DeepEqual(v.Inner.Names, []string{"a b", "c"}) {
+		t.Errorf("%q: %v", v.Inner.Names, err)
+	}
 	for _, bad := range [][2]string{{"nope", "1"}, {"inner.nope", "1"}, {"steps.more", "1"}, {"steps", "x"}, {"inner", "{a: 1}"}, {"Skip", "1"}} {
 		if err := Set(&v, bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), bad[0]) {
 			t.Errorf("%v: %v", bad, err)
@@ -63,7 +66,7 @@ func TestSet(t *testing.T) {
 
 // TestPrint: what is printed is read as the same.
 func TestPrint(t *testing.T) {
-	v := outer{Name: "x: y", Steps: 2, Inner: inner{Rate: 0.5, Names: []string{"a b", "c"}}}
+	v := outer{Name: "x: y\n\n", Steps: 2, Inner: inner{Rate: 0.5, Names: []string{"a b", "c"}}}
 	var out strings.Builder
 	if err := Print(&out, &v); err != nil {
 		t.Fatal(err)

@@ -349,6 +349,9 @@ func TestChanged(t *testing.T) {
 // TestMemory reads 64 MiB of zeros that a kilobyte or two claims, and documents
 // of 64 MiB altogether, and takes neither.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads 192 MiB")
+	}
 	zeros := strings.Repeat("\x00", 64<<20)
 	many := strings.Repeat(`{"text": "`+strings.Repeat("x", 1000)+`"}`+"\n", 64<<10)
 	for _, c := range []struct {

@@ -41,9 +41,12 @@ var floors = map[string]int{
 	"backend": 0,
 
 	// Helpers that know nothing of the rest.
-	"internal/vfs": -10,
+	"internal/vfs":      -10,
+	"internal/tfevents": -10,
 
-	"internal/chart": 42, // draws for recipes and programs
+	"internal/chart":  40, // draws for the training loop, recipes and programs
+	"internal/corpus": 40, // reads text for the training loop and recipes
+	"internal/config": 40, // settings of the training loop, recipes and programs
 }
 
 // forTests are imported by tests only, except by the packages named.

@@ -23,4 +23,6 @@ func avx2(g gen) {
 	g.round256()
 	g.conversions()
 	g.pack()
+	g.transposeWords()
+	g.roundPairs()
 }

@@ -48,3 +48,8 @@ func evex(pp, opcode byte, src2, src1, dst reg.VecPhysical) []byte {
 func (g gen) dpbf16(x, w, sum reg.VecPhysical) {
 	g.raw(evex(2, 0x52, x, w, sum), "VDPBF16PS %s, %s, %s", x.Asm(), w.Asm(), sum.Asm())
 }
+
+// roundBF16 rounds float32 to bfloat16, denormal numbers to zero, in the lower half of to.
+func (g gen) roundBF16(x, to reg.VecPhysical) {
+	g.raw(evex(2, 0x72, x, reg.Z0, to), "VCVTNEPS2BF16 %s, %s", x.Asm(), to.AsY().Asm())
+}

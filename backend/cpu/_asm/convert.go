@@ -22,11 +22,6 @@ func (g gen) conversions() {
 		g.VZEROUPPER()
 		g.RET()
 	}
-	constant := func(v uint32, y reg.VecPhysical) {
-		g.MOVL(U32(v), reg.EAX)
-		g.VMOVD(reg.EAX, y.AsX())
-		g.VPBROADCASTD(y.AsX(), y)
-	}
 	loop("widenF16AVX2", "float32", "uint16", "widens float16. 0 < len(src), a multiple of 8.", 2, 8, func() {}, func() {
 		g.VCVTPH2PS(at(src, 0), reg.Y0)
 		g.VMOVUPS(reg.Y0, at(dst, 0))
@@ -39,7 +34,7 @@ func (g gen) conversions() {
 		g.ADDQ(U8(32), dst)
 	})
 	loop("widenPairsAVX2", "float32", "uint16", "widens bfloat16 [n/32][16][2] to [n/32][2][16]. 0 < len(src) = n.", 2, 32,
-		func() { constant(0xffff0000, reg.Y3) },
+		func() { g.constant256(0xffff0000, reg.Y3) },
 		func() {
 			for half := range 2 {
 				g.VMOVDQU(at(src, 32*half), reg.Y0)
@@ -57,30 +52,45 @@ func (g gen) conversions() {
 			g.ADDQ(U8(16), dst)
 		})
 	loop("roundBF16AVX2", "uint16", "float32", "rounds to bfloat16, to nearest even; a NaN stays one. 0 < len(src), a multiple of 16.", 4, 16,
-		func() {
-			constant(0x7fff, reg.Y12)
-			constant(1, reg.Y13)
-			constant(0x7f800000, reg.Y14)
-			constant(0x40, reg.Y15)
-		},
-		func() {
+		g.roundConstants, func() {
 			for i, y := range []reg.VecPhysical{reg.Y0, reg.Y1} {
-				t, nan := reg.Y2, reg.Y3
-				g.VMOVDQU(at(src, 32*i), y)
-				g.VPSLLD(U8(1), y, nan)
-				g.VPSRLD(U8(1), nan, nan)
-				g.VPCMPGTD(reg.Y14, nan, nan) // magnitudes above infinity
-				g.VPSRLD(U8(16), y, t)
-				g.VPOR(reg.Y15, t, reg.Y4) // what a NaN becomes
-				g.VPAND(reg.Y13, t, t)
-				g.VPADDD(reg.Y12, t, t)
-				g.VPADDD(t, y, y)
-				g.VPSRLD(U8(16), y, y)
-				g.VPBLENDVB(nan, reg.Y4, y, y)
+				g.roundWords(at(src, 32*i), y)
 			}
 			g.VPACKUSDW(reg.Y1, reg.Y0, reg.Y0)
 			g.VPERMQ(U8(0xd8), reg.Y0, reg.Y0)
 			g.VMOVDQU(reg.Y0, at(dst, 0))
 			g.ADDQ(U8(32), dst)
 		})
+}
+
+// constant256 spreads a constant. It clobbers EAX.
+func (g gen) constant256(v uint32, y reg.VecPhysical) {
+	g.MOVL(U32(v), reg.EAX)
+	g.VMOVD(reg.EAX, y.AsX())
+	g.VPBROADCASTD(y.AsX(), y)
+}
+
+// roundConstants are what roundWords needs in Y12 to Y15.
+func (g gen) roundConstants() {
+	g.constant256(0x7fff, reg.Y12)
+	g.constant256(1, reg.Y13)
+	g.constant256(0x7f800000, reg.Y14)
+	g.constant256(0x40, reg.Y15)
+}
+
+// roundWords loads 8 float32 and rounds them to bfloat16, in the lower halves of y. It
+// clobbers Y2 to Y4.
+func (g gen) roundWords(m Mem, y reg.VecPhysical) {
+	t, nan := reg.Y2, reg.Y3
+	g.VMOVDQU(m, y)
+	g.VPSLLD(U8(1), y, nan)
+	g.VPSRLD(U8(1), nan, nan)
+	g.VPCMPGTD(reg.Y14, nan, nan) // magnitudes above infinity
+	g.VPSRLD(U8(16), y, t)
+	g.VPOR(reg.Y15, t, reg.Y4) // what a NaN becomes
+	g.VPAND(reg.Y13, t, t)
+	g.VPADDD(reg.Y12, t, t)
+	g.VPADDD(t, y, y)
+	g.VPSRLD(U8(16), y, y)
+	g.VPBLENDVB(nan, reg.Y4, y, y)
 }

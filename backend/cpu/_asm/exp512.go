@@ -30,28 +30,40 @@ func (e elementwise) wide() {
 // each512 runs body for every 16 elements between before and after; with tail set,
 // for those that K1 masks. A store through a mask is slow, so only the last is one.
 func (e elementwise) each512(before func(), operands []walked, body func(tail bool), after func()) {
+	e.many512(1, before, operands, func(_ int, tail bool) { body(tail) }, after)
+}
+
+// many512 is each512 whose body takes up to so many vectors at once, or one.
+func (e elementwise) many512(most int, before func(), operands []walked, body func(vectors int, tail bool), after func()) {
 	e.Load(e.Param(operands[0].name).Len(), reg.RCX)
 	for _, o := range operands {
 		e.arg(o.name, o.at)
 	}
 	before()
-	e.SUBQ(U8(16), reg.RCX)
-	e.JB(LabelRef("tail"))
-	e.Label("loop")
-	body(false)
-	for _, o := range operands {
-		e.ADDQ(U8(64), o.at)
+	loop := func(name, next string, vectors int) {
+		e.SUBQ(U32(16*vectors), reg.RCX)
+		e.JB(LabelRef(next))
+		e.Label(name)
+		body(vectors, false)
+		for _, o := range operands {
+			e.ADDQ(U32(64*vectors), o.at)
+		}
+		e.SUBQ(U32(16*vectors), reg.RCX)
+		e.JAE(LabelRef(name))
+		e.Label(next)
 	}
-	e.SUBQ(U8(16), reg.RCX)
-	e.JAE(LabelRef("loop"))
-	e.Label("tail")
+	if most > 1 {
+		loop("many", "few", most)
+		e.ADDQ(U32(16*most), reg.RCX)
+	}
+	loop("loop", "tail", 1)
 	e.ADDQ(U8(16), reg.RCX)
 	e.JE(LabelRef("done"))
 	e.MOVL(U32(1), reg.EAX)
 	e.SHLL(reg.CL, reg.EAX)
 	e.SUBL(U8(1), reg.EAX)
 	e.KMOVW(reg.EAX, reg.K1)
-	body(true)
+	body(1, true)
 	e.Label("done")
 	after()
 	e.VZEROUPPER()
@@ -108,52 +120,78 @@ func (e elementwise) constants512() {
 
 // exp512 replaces x. It clobbers Z1 to Z3. See exp; VSCALEFPS rounds once, as the
 // product of the halves of 2^n does.
-func (e elementwise) exp512(x reg.VecPhysical) {
-	n, r, p, c := reg.Z1, reg.Z2, reg.Z3, expWide
-	e.VMINPS(x, c[expHigh], x) // a NaN stays: it is the second operand of the two
-	e.VMAXPS(x, c[expLow], x)
-	e.VMULPS(c[expLog2e], x, n)
-	e.VADDPS(c[expRound], n, n)
-	e.VSUBPS(c[expRound], n, n)
-	e.VMULPS(c[expLn2Hi], n, r)
-	e.VSUBPS(r, x, r)
-	e.VMULPS(c[expLn2Lo], n, p)
-	e.VSUBPS(p, r, r)
-	e.VMULPS(c[exp7], r, p)
-	e.VADDPS(c[exp6], p, p)
-	for _, i := range []int{exp5, exp4, exp3, exp2} {
-		e.VMULPS(r, p, p)
-		e.VADDPS(c[i], p, p)
+func (e elementwise) exp512(x reg.VecPhysical) { e.exps512([]reg.VecPhysical{x}) }
+
+// expVectors is how many exponentials are best computed side by side: the scheduler is
+// too small to see from one to the next.
+const expVectors = 4
+
+// expOf are the vectors of exps512: it clobbers the three after each.
+func expOf(vectors int) (xs []reg.VecPhysical) {
+	for i := range vectors {
+		xs = append(xs, zmm[4*i])
 	}
-	e.VMULPS(r, p, p)
-	e.VMULPS(r, p, p)
-	e.VADDPS(r, p, p)
-	e.VADDPS(c[expOne], p, p)
-	e.VSCALEFPS(n, p, x)
+	return xs
+}
+
+// exps512 is exp512 of vectors that are expOf.
+func (e elementwise) exps512(xs []reg.VecPhysical) {
+	c := expWide
+	step := func(f func(x, n, r, p reg.VecPhysical)) {
+		for i, x := range xs {
+			f(x, zmm[4*i+1], zmm[4*i+2], zmm[4*i+3])
+		}
+	}
+	step(func(x, n, r, p reg.VecPhysical) { e.VMINPS(x, c[expHigh], x) }) // a NaN stays: it is the second operand of the two
+	step(func(x, n, r, p reg.VecPhysical) { e.VMAXPS(x, c[expLow], x) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(c[expLog2e], x, n) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VADDPS(c[expRound], n, n) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VSUBPS(c[expRound], n, n) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(c[expLn2Hi], n, r) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VSUBPS(r, x, r) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(c[expLn2Lo], n, p) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VSUBPS(p, r, r) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(c[exp7], r, p) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VADDPS(c[exp6], p, p) })
+	for _, i := range []int{exp5, exp4, exp3, exp2} {
+		step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(r, p, p) })
+		step(func(x, n, r, p reg.VecPhysical) { e.VADDPS(c[i], p, p) })
+	}
+	step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(r, p, p) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VMULPS(r, p, p) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VADDPS(r, p, p) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VADDPS(c[expOne], p, p) })
+	step(func(x, n, r, p reg.VecPhysical) { e.VSCALEFPS(n, p, x) })
 }
 
 func (e elementwise) expSum512() {
 	e.begin("expSumAVX512", "func(x []float32, top float32) (sum float32)",
 		"expSumAVX512 replaces x, more than no elements, by exp(x-top) and returns their sum: element i",
 		"is added to lane i%16, then of each two halves of the lanes the second to the first.")
-	x, sum := reg.RSI, reg.Z9
-	e.each512(func() {
-		e.VBROADCASTSS(e.paramAddr("top"), reg.Z8)
+	x, top, sum := reg.RSI, reg.Z30, reg.Z31
+	e.many512(expVectors, func() {
+		e.VBROADCASTSS(e.paramAddr("top"), top)
 		e.VPXORD(sum, sum, sum)
 		e.constants512()
-	}, []walked{{"x", x}}, func(tail bool) {
-		e.load512(tail, at(x, 0), reg.Z0)
-		e.VSUBPS(reg.Z8, reg.Z0, reg.Z0)
-		e.exp512(reg.Z0)
-		e.store512(tail, reg.Z0, at(x, 0))
-		if tail {
-			e.VADDPS(reg.Z0, sum, reg.K1, sum)
-		} else {
-			e.VADDPS(reg.Z0, sum, sum)
+	}, []walked{{"x", x}}, func(vectors int, tail bool) {
+		vs := expOf(vectors)
+		for i, v := range vs {
+			e.load512(tail, at(x, 64*i), v)
+			e.VSUBPS(top, v, v)
+		}
+		e.exps512(vs)
+		for i, v := range vs {
+			e.store512(tail, v, at(x, 64*i))
+			if tail {
+				e.VADDPS(v, sum, reg.K1, sum)
+			} else {
+				e.VADDPS(v, sum, sum)
+			}
 		}
 	}, func() {
-		e.reduce512(sum, e.VADDPS)
-		e.Store(sum.AsX(), e.ReturnIndex(0))
+		e.VMOVAPS(sum, reg.Z9)
+		e.reduce512(reg.Z9, e.VADDPS)
+		e.Store(reg.X9, e.ReturnIndex(0))
 	})
 }
 

@@ -330,3 +330,26 @@ func roundBF16AVX2(dst []uint16, src []float32)
 //
 //go:noescape
 func packWordsAVX2(dst *byte, src *byte, stride int, words int, blocks int, dstStep int, srcStep int)
+
+// transposeWordsAVX2 turns 16 rows that are stride bytes apart into columns, for words a multiple of 4, more than none:
+//
+//	for i := range words {
+//		for r := range 16 {
+//			copy(dst[i*dstStride+4*r:], src[r*stride+4*i:][:4])
+//		}
+//	}
+//
+//go:noescape
+func transposeWordsAVX2(dst *byte, src *byte, dstStride int, stride int, words int)
+
+// roundPairsAVX2 rounds to bfloat16 as roundBF16AVX2 does and puts numbers of two rows side by side, for groups > 0:
+//
+//	for i := range groups {
+//		for j := range 16 {
+//			copy(dst[i*step+4*j:], bfloat16(a[16*i+j]))
+//			copy(dst[i*step+4*j+2:], bfloat16(b[16*i+j]))
+//		}
+//	}
+//
+//go:noescape
+func roundPairsAVX2(dst *byte, a *float32, b *float32, groups int, step int)

@@ -74,7 +74,7 @@ func TestEncoded(t *testing.T) {
 		name, _, _ := strings.Cut(e.text, " ")
 		kinds[name]++
 	}
-	for _, name := range []string{"VDPBF16PS", "LDTILECFG", "TILERELEASE", "TILEZERO", "TILELOADD", "TILESTORED", "TDPBF16PS", "TDPBSUD"} {
+	for _, name := range []string{"VDPBF16PS", "VCVTNEPS2BF16", "LDTILECFG", "TILERELEASE", "TILEZERO", "TILELOADD", "TILESTORED", "TDPBF16PS", "TDPBSUD"} {
 		if kinds[name] == 0 {
 			t.Errorf("no %s found", name)
 		}
@@ -113,10 +113,10 @@ func gas(text string) string {
 	operands = regexp.MustCompile(`\((\w+)\)\((\w+)\*(\d)\)`).ReplaceAllString(operands, "($1,$2,$3)")
 	operands = regexp.MustCompile(`[A-Z]\w*`).ReplaceAllStringFunc(operands, func(r string) string {
 		switch {
-		case len(r) == 2 && r[0] != 'R' && r[0] != 'Z': // AX
+		case len(r) == 2 && r[0] != 'R' && r[0] != 'Z' && r[0] != 'Y': // AX
 			r = "r" + r
-		case r[0] == 'Z':
-			r = "zmm" + r[1:]
+		case r[0] == 'Z' || r[0] == 'Y':
+			r = strings.ToLower(r[:1]) + "mm" + r[1:]
 		}
 		return "%" + strings.ToLower(r)
 	})

@@ -87,6 +87,22 @@ func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
 	return top, total(&t)
 }
 
+// ExpsFrom replaces x by exp(x - from), which is NaN where both are the same infinity.
+func (s *Set) ExpsFrom(x []float32, from float32) {
+	if s.wide && len(x) > 0 {
+		expSumAVX512(x, from)
+		return
+	}
+	var t [lanes]float32
+	n := s.whole(len(x), half)
+	for i := 0; i < min(n, lanes); i += half {
+		expSumAVX2(x[i:n], from, &t[i])
+	}
+	for i := n; i < len(x); i++ {
+		x[i] = Exp(x[i] - from)
+	}
+}
+
 // total adds the lanes up by halves, and spoils them.
 func total[T float32 | float64](t *[lanes]T) T {
 	for n := lanes / 2; n > 0; n /= 2 {

@@ -90,6 +90,70 @@ func normBackwardAVX2(dx []float32, dw []float32, x []float32, w []float32, dy [
 //go:noescape
 func adamWAVX2(w []float32, m []float32, v []float32, g []float32, p *float32)
 
+// mulAVX2: y is a * b for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func mulAVX2(y []float32, a []float32, b []float32)
+
+// scaleAVX2: y is x * s for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func scaleAVX2(y []float32, x []float32, s float32)
+
+// dotAVX2 adds the product, rounded, of elements i of a and b, of a multiple of 16, more than none, to sums[i%16].
+//
+//go:noescape
+func dotAVX2(a []float32, b []float32, sums *float32)
+
+// maxIntoAVX2: m becomes x where that is larger, for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func maxIntoAVX2(m []float32, x []float32)
+
+// expIntoAVX2 is x = exp(x - m), added to sum, for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func expIntoAVX2(x []float32, m []float32, sum []float32)
+
+// expIntoAVX512 is x = exp(x - m), added to sum, for more than no elements.
+//
+//go:noescape
+func expIntoAVX512(x []float32, m []float32, sum []float32)
+
+// expPairsAVX512 rounds exp(a - m) and exp(b - m) to bfloat16, denormal numbers to zero, and puts elements i at
+// pairs[2*i] and pairs[2*i+1]; both, not rounded, are added to sum. For a multiple of 16 elements, more than none.
+//
+//go:noescape
+func expPairsAVX512(pairs []uint16, a []float32, b []float32, m []float32, sum []float32)
+
+// scale16AVX512 rounds x * s to bfloat16, denormal numbers to zero, for a multiple of 16 elements, more than none.
+//
+//go:noescape
+func scale16AVX512(x []float32, y []uint16, s float32)
+
+// interleaveAVX512: y[2*i] is a[i] and y[2*i+1] b[i] for a multiple of 16 elements of a, more than none.
+//
+//go:noescape
+func interleaveAVX512(a []uint16, b []uint16, y []uint16)
+
+// scoreGradsAVX2 is s = exp(s - lse) and ds = s * (ds - d), differences and products rounded,
+// for a multiple of 8 elements, more than none.
+//
+//go:noescape
+func scoreGradsAVX2(s []float32, ds []float32, lse []float32, d []float32)
+
+// scoreGradsAVX512 is s = exp(s - lse) and ds = s * (ds - d), differences and products rounded,
+// for more than no elements.
+//
+//go:noescape
+func scoreGradsAVX512(s []float32, ds []float32, lse []float32, d []float32)
+
+// scoreGrads16AVX512 is s = exp(s - lse) and ds = s * (ds - d), differences and products rounded,
+// and p and g the two as bfloat16, for a multiple of 16 elements, more than none. s stays as it was.
+//
+//go:noescape
+func scoreGrads16AVX512(p []uint16, g []uint16, s []float32, ds []float32, lse []float32, d []float32)
+
 // expSumAVX512 replaces x, more than no elements, by exp(x-top) and returns their sum: element i
 // is added to lane i%16, then of each two halves of the lanes the second to the first.
 //

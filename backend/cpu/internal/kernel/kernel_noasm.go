@@ -44,7 +44,22 @@ func normSumsAVX2(_, _, _ []float32, _ *float64)       { panic(errNoasm) }
 func normBackwardAVX2(_, _, _, _, _ []float32, _, _ float32) {
 	panic(errNoasm)
 }
-func widenF16AVX2([]float32, []uint16)            { panic(errNoasm) }
-func widenPairsAVX2([]float32, []uint16)          { panic(errNoasm) }
-func roundBF16AVX2([]uint16, []float32)           { panic(errNoasm) }
-func packWordsAVX2(_, _ *byte, _, _, _, _, _ int) { panic(errNoasm) }
+func widenF16AVX2([]float32, []uint16)                { panic(errNoasm) }
+func widenPairsAVX2([]float32, []uint16)              { panic(errNoasm) }
+func roundBF16AVX2([]uint16, []float32)               { panic(errNoasm) }
+func packWordsAVX2(_, _ *byte, _, _, _, _, _ int)     { panic(errNoasm) }
+func transposeWordsAVX2(_, _ *byte, _, _, _ int)      { panic(errNoasm) }
+func roundPairsAVX2(_ *byte, _, _ *float32, _, _ int) { panic(errNoasm) }
+
+func mulAVX2(_, _, _ []float32)                              { panic(errNoasm) }
+func maxIntoAVX2(_, _ []float32)                             { panic(errNoasm) }
+func expIntoAVX2(_, _, _ []float32)                          { panic(errNoasm) }
+func expIntoAVX512(_, _, _ []float32)                        { panic(errNoasm) }
+func scoreGradsAVX2(_, _, _, _ []float32)                    { panic(errNoasm) }
+func scoreGradsAVX512(_, _, _, _ []float32)                  { panic(errNoasm) }
+func scoreGrads16AVX512(_, _ []uint16, _, _, _, _ []float32) { panic(errNoasm) }
+func scaleAVX2(_, _ []float32, _ float32)                    { panic(errNoasm) }
+func dotAVX2(_, _ []float32, _ *float32)                     { panic(errNoasm) }
+func expPairsAVX512(_ []uint16, _, _, _, _ []float32)        { panic(errNoasm) }
+func scale16AVX512(_ []float32, _ []uint16, _ float32)       { panic(errNoasm) }
+func interleaveAVX512(_, _, _ []uint16)                      { panic(errNoasm) }

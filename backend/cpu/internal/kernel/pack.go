@@ -1,5 +1,11 @@
 package kernel
 
+import (
+	"unsafe"
+
+	"github.com/herd-ml/herd/backend/block"
+)
+
 // PackWords interleaves 16 rows that are stride bytes apart by units of 4 bytes,
 // words of each of a row's blocks:
 //
@@ -37,4 +43,65 @@ const packChunk = 1 << 12
 //go:noinline
 func callPack(dst, src *byte, stride, words, blocks, dstStep, srcStep int) {
 	packWordsAVX2(dst, src, stride, words, blocks, dstStep, srcStep)
+}
+
+// TransposeWords turns 16 rows of words, units of 4 bytes that are stride bytes
+// apart, into columns:
+//
+//	dst[i*dstStride+4*r:][:4] = src[r*stride+4*i:][:4], i < words, r < 16.
+//
+// Slices too short for that panic.
+func (s *Set) TransposeWords(dst []byte, dstStride int, src []byte, stride, words int) {
+	if words <= 0 {
+		return
+	}
+	if stride < 0 || dstStride < 0 || len(dst) < (words-1)*dstStride+64 || len(src) < 15*stride+4*words {
+		panic("kernel: TransposeWords operands too short")
+	}
+	whole := s.whole(words, 4)
+	for at := 0; at < whole; at += packChunk {
+		callTranspose(&dst[at*dstStride], &src[4*at], dstStride, stride, min(packChunk, whole-at))
+	}
+	for i := whole; i < words; i++ {
+		d := dst[i*dstStride:][:64]
+		for r := range Panel {
+			copy(d[4*r:4*r+4], src[r*stride+4*i:])
+		}
+	}
+}
+
+//go:noinline
+func callTranspose(dst, src *byte, dstStride, stride, words int) {
+	transposeWordsAVX2(dst, src, dstStride, stride, words)
+}
+
+// RoundPairs rounds two rows to bfloat16, to nearest even, and puts their numbers side
+// by side, 16 of each a group:
+//
+//	dst[i*step+2*j], dst[i*step+2*j+1] = a[16*i+j], b[16*i+j].
+//
+// a and b are as long, a multiple of 16; dst too short for them panics.
+func (s *Set) RoundPairs(dst []uint16, step int, a, b []float32) {
+	groups := len(a) / Panel
+	if len(a)%Panel != 0 || len(b) != len(a) || step < 0 || groups > 0 && len(dst) < (groups-1)*step+2*Panel {
+		panic("kernel: RoundPairs operands do not fit")
+	}
+	if groups == 0 {
+		return
+	}
+	if s.vector {
+		for i := 0; i < groups; i += packChunk {
+			callRoundPairs(&dst[i*step], &a[i*Panel], &b[i*Panel], min(packChunk, groups-i), step)
+		}
+		return
+	}
+	for i := range a {
+		d := dst[i/Panel*step+i%Panel*2:][:2]
+		d[0], d[1] = block.F32ToBF16(a[i]), block.F32ToBF16(b[i])
+	}
+}
+
+//go:noinline
+func callRoundPairs(dst *uint16, a, b *float32, groups, step int) {
+	roundPairsAVX2((*byte)(unsafe.Pointer(dst)), a, b, groups, 2*step)
 }
