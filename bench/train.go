@@ -286,19 +286,21 @@ func (p *peer) open(r *trainRequest, n int) (losses []float64, err error) {
 
 // agree compares the losses of the first steps: the same weights, ids and settings give
 // nearly the same numbers, if both sides do the same work. The first is of the forward
-// pass, the others are of updates too. An update moves the loss by some 2e-3 of it or
-// more. Rounding differs by less than 1e-5 with products of bf16, but for PEFT, which adds
-// what an adapter changes to a product that is rounded already, so that much of the first
-// update is lost.
+// pass, the others are of updates too, each of which moves the loss by 2e-3 of it or more.
+// Rounding in products of bf16 moves it by 1e-5 at random weights, by 7e-4 in a trained
+// model. PEFT adds what an adapter changes to a product that is rounded already, which
+// takes a seventh of the first update of an adapter: 1.4e-2 of the loss.
 func (r *trainRequest) agree(ours, theirs []float64) error {
-	tolerance := 1e-3
-	switch {
-	case r.Adapter != "":
-		tolerance = 1e-2
-	case r.Precision == "float32":
-		tolerance = 1e-5
-	}
 	for i := range ours {
+		tolerance := 1e-3
+		switch {
+		case r.Precision == "float32":
+			tolerance = 1e-5
+		case r.Adapter != "" && i == 0:
+			tolerance = 3e-3
+		case r.Adapter != "":
+			tolerance = 3e-2
+		}
 		if d := math.Abs(ours[i] - theirs[i]); !(d <= tolerance*math.Abs(theirs[i])) {
 			return fmt.Errorf("losses of the first steps are %.6v, the peer's %.6v", ours, theirs)
 		}
