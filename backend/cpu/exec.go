@@ -29,8 +29,8 @@ type exec struct {
 
 	operandRows operandRows
 
-	loss     loss
-	lossRows lossRows
+	loss           loss
+	logitGradients logitGradients
 
 	inner backend.Args // of the MatMul in LogProb
 }
