@@ -32,8 +32,9 @@ type exec struct {
 	turned      turned
 	attendRows  rowAttention
 	loss        loss
-	lossRows    lossRows
 	inner       backend.Args // of the MatMul in LogProb
+
+	logitGradients logitGradients
 }
 
 // native are the operations, all that there are, indexed by Op.

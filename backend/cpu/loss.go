@@ -34,7 +34,8 @@ type loss struct {
 	lse        []float64 // [rows]
 	entropy    []float64 // [rows] or nil
 
-	grad   []rowGradient // [rows]
+	grad   []rowGradient // [rows], where they follow from what reduce leaves
+	known  []rowGradient // [rows], where logits become gradients at once
 	finish func(l *loss, w *worker, z []float32, stride, row, rows, col, cols int)
 }
 
@@ -202,8 +203,7 @@ func (e *exec) crossEntropy(a *backend.Args) {
 		g := e.gradients(l, a, &a.Out[2], &a.Out[3])
 		for at := 0; at < vocab && !e.b.pool.halted(); at += blockLen {
 			some := min(blockLen, vocab-at)
-			e.scaled(l, z[at:], stride, at, some)
-			e.addGradients(l, g, source{s: z[at:], stride: stride}, at, some)
+			e.addGradients(l, g, z[at:], stride, at, some)
 		}
 		e.spreadLoss(l, g)
 	})

@@ -28,20 +28,30 @@ func (e *exec) gradients(l *loss, a *backend.Args, dx, dw *backend.View) lossGra
 	return g
 }
 
-// addGradients adds the products of gradients dz of n logits from at on.
-func (e *exec) addGradients(l *loss, g lossGradients, dz source, at, n int) {
+// addGradients adds the products of gradients of n logits from at on, of which z holds
+// something for each row.
+func (e *exec) addGradients(l *loss, g lossGradients, z []float32, stride, at, n int) {
 	mark := e.arena.mark()
+	t := &e.logitGradients
+	*t = logitGradients{format: l.format, l: l, z: z, stride: stride, at: at, n: n}
 	if g.rows != nil {
-		e.addProducts(l.format, e.rowsOf(l.format, dz, 0, l.rows, 0, n), weightSource(l.w), at, n, l.k, g.rows, l.k, l.rows, at > 0)
-		e.arena.release(mark)
+		t.dz = e.newOperand(l.format, l.rows, n)
 	}
 	if g.mem != nil {
-		e.gemm = gemm{format: l.format, x: e.columnsOf(l.format, dz, 0, l.rows, 0, n), mem: g.mem, step: g.step,
+		t.turned = e.newOperand(l.format, n, l.rows)
+	}
+	e.b.pool.run(t, (l.rows+rowsTogether-1)/rowsTogether)
+	if g.rows != nil {
+		e.addProducts(l.format, t.dz, weightSource(l.w), at, n, l.k, g.rows, l.k, l.rows, at > 0)
+	}
+	if g.mem != nil {
+		e.gemm = gemm{format: l.format, x: t.turned, mem: g.mem, step: g.step,
 			out: elems[float32](g.dw)[at*g.dw.RowStride():], stride: g.dw.RowStride(), rows: n, cols: l.k, k: l.rows, accumulate: true}
 		e.multiply(&e.gemm)
 		e.gemm = gemm{}
-		e.arena.release(mark)
 	}
+	*t = logitGradients{}
+	e.arena.release(mark)
 }
 
 // spreadLoss writes dx.
@@ -54,33 +64,79 @@ func (e *exec) spreadLoss(l *loss, g lossGradients) {
 	}
 }
 
-// lossRows makes gradients dz of n logits from at on of what reduce kept of them: chunks
-// are rows.
-type lossRows struct {
-	l        *loss
-	z        []float32
-	stride   int
-	at, n    int
-	perChunk int
+// logitGradients makes gradients dz of n logits from at on into operands, of what is
+// in z: gradients, or what reduce leaves of logits. Chunks are rowsTogether rows, so that
+// z, which may come from memory, is read once.
+type logitGradients struct {
+	format
+	l          *loss
+	z          []float32
+	stride     int
+	at, n      int
+	dz, turned operand // of rows and of logits, if wanted
 }
 
-func (e *exec) scaled(l *loss, z []float32, stride, at, n int) {
-	e.lossRows = lossRows{l, z, stride, at, n, max(1, chunkElems/n)}
-	e.b.pool.run(&e.lossRows, (l.rows+e.lossRows.perChunk-1)/e.lossRows.perChunk)
-	e.lossRows = lossRows{}
-}
-
-func (t *lossRows) run(w *worker, chunk int) {
-	l := t.l
-	for r := chunk * t.perChunk; r < min((chunk+1)*t.perChunk, l.rows); r++ {
-		g, z := &l.grad[r], t.z[r*t.stride:][:t.n]
-		for c := 0; c < t.n; c += lossCols {
-			z := z[c:min(c+lossCols, t.n)]
-			s := float32(g.mul * factor(float64(l.tops[(t.at+c)/lossCols*l.rows+r]), l.lse[r]))
-			w.kernels.Mix(z, z, s, 0)
+func (t *logitGradients) run(w *worker, chunk int) {
+	const most, stride = 2 * lossCols, 2*lossCols + panel
+	first := chunk * rowsTogether
+	rows := min(rowsTogether, t.l.rows-first)
+	buf, ones := slice[float32](&w.scratch, rowsTogether*stride), slice[float32](&w.scratch, lossCols)
+	for i := range ones {
+		ones[i] = 1
+	}
+	for c := 0; c < t.n; c += most {
+		if w.pause() {
+			return
 		}
-		if id := int(l.ids[l.order[r]]) - t.at; id >= 0 && id < t.n {
-			z[id] = float32(float64(z[id]) + g.add)
+		n := min(most, t.n-c)
+		dz := source{s: t.z[first*t.stride+c:], stride: t.stride}
+		if t.l.grad != nil {
+			dz = source{s: buf, stride: stride}
+			for r := range rows {
+				t.scale(w, buf[r*stride:][:n], ones, first+r, c)
+			}
+		}
+		mark := w.scratch.mark()
+		t.operands(w, dz, first, rows, c, n)
+		w.scratch.release(mark)
+	}
+}
+
+// scale writes the gradients of a row from column c on.
+func (t *logitGradients) scale(w *worker, y, ones []float32, r, c int) {
+	l, g, z := t.l, &t.l.grad[r], t.z[r*t.stride+c:]
+	for i := 0; i < len(y); i += lossCols {
+		y := y[i:min(i+lossCols, len(y))]
+		s := float32(g.mul * factor(float64(l.tops[(t.at+c+i)/lossCols*l.rows+r]), l.lse[r]))
+		w.kernels.Scaled(y, z[i:], ones, s)
+	}
+	if id := int(l.ids[l.order[r]]) - t.at - c; id >= 0 && id < len(y) {
+		y[id] = float32(float64(y[id]) + g.add)
+	}
+}
+
+// operands writes columns [c, c+n) of some rows, which dz starts with.
+func (t *logitGradients) operands(w *worker, dz source, first, rows, c, n int) {
+	if len(t.dz.b.s) > 0 || len(t.dz.x.s) > 0 {
+		for r := range rows {
+			if !t.dot {
+				buf := slice[float32](&w.scratch, n)
+				y := t.dz.x.at(first+r, c)
+				copy(y, dz.rounded(w, t.format, buf, r, 0, n))
+				continue
+			}
+			y := t.dz.b.at(first+r, c)[:n+1]
+			y[n] = 0 // in the place of the next, or of the second of a pair
+			w.kernels.RoundBF16(y[:n], dz.row(nil, r, 0, n))
+		}
+	}
+	turn := turned{format: t.format, src: dz, from: -first, col: -c, to: t.turned}
+	switch {
+	case len(t.turned.b.s) > 0:
+		turn.pairs(w, first, rows, c, n)
+	case len(t.turned.x.s) > 0:
+		for i := 0; i < rows; i += panel {
+			turn.values(w, first+i, min(panel, rows-i), c, n)
 		}
 	}
 }
@@ -120,11 +176,11 @@ func (e *exec) logProbBackward(a *backend.Args) {
 		if dentropy {
 			e.logSumExps(l, nil, 0)
 		}
-		l.grad = slice[rowGradient](&e.arena, n)
+		l.known = slice[rowGradient](&e.arena, n)
 		for i, r := range l.order {
-			l.grad[i] = gradientOf(a, r)
+			l.known[i] = gradientOf(a, r)
 			if dentropy {
-				l.grad[i].entropy = l.entropy[i]
+				l.known[i].entropy = l.entropy[i]
 			}
 		}
 		g := e.gradients(l, a, &a.Out[0], &a.Out[1])
@@ -134,7 +190,7 @@ func (e *exec) logProbBackward(a *backend.Args) {
 		for l.at = 0; l.at < vocab && !e.b.pool.halted(); l.at += blockLen {
 			some := min(blockLen, vocab-l.at)
 			e.logits(l, some, z, stride)
-			e.addGradients(l, g, source{s: z, stride: stride}, l.at, some)
+			e.addGradients(l, g, z, stride, l.at, some)
 		}
 		e.spreadLoss(l, g)
 	})
@@ -155,7 +211,7 @@ func gradientOf(a *backend.Args, r int32) rowGradient {
 func (l *loss) differentiate(w *worker, z []float32, stride, row, rows, col, cols int) {
 	before := slice[float32](&w.scratch, cols)
 	for r := range rows {
-		z, g := z[r*stride:][:cols], &l.grad[row+r]
+		z, g := z[r*stride:][:cols], &l.known[row+r]
 		copy(before, z)
 		w.kernels.ExpsFrom(z, float32(g.lse))
 		if g.ent == 0 {
