@@ -64,7 +64,7 @@ func ExampleRun() {
 	}
 	report, err := train.Run(context.Background(), train.Config{
 		Out:       filepath.Join(dir, "run"),
-		Steps:     40,
+		Steps:     120,
 		Model:     train.ModelConfig{Tokenizer: "../examples/train/bytes", Layers: 1, Dim: 48, Heads: 2},
 		Data:      train.DataConfig{Files: []string{text}},
 		Batch:     train.BatchConfig{Rows: 2, SeqLen: 64},
