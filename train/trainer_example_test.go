@@ -72,7 +72,7 @@ func ExampleRun() {
 		Sample:    train.SampleConfig{Every: 120, Prompt: "a rose", Tokens: 16},
 	}, train.Options{Event: func(e train.Event) {
 		if e.Kind == train.EventSample {
-			fmt.Println(e.Text)
+			fmt.Println(e.Step, strings.HasPrefix(e.Text, "a rose"))
 		}
 	}})
 	if err != nil {
@@ -80,6 +80,6 @@ func ExampleRun() {
 	}
 	fmt.Println(report.Steps, filepath.Base(report.Checkpoint))
 	// Output:
-	// a rose is a rose is a r
+	// 120 true
 	// 120 step-00000120
 }
