@@ -165,6 +165,7 @@ func (t *Trainer) Step(ctx context.Context, batches []Batch, lr float64) (StepRe
 
 // Update is the end of a step whose gradients are there: clipping and AdamW.
 func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err error) {
+	t.m.Changed() // what a session computes meanwhile is of neither
 	norm, err = t.adam.Step(ctx, t.c, lr)
 	if err != nil {
 		return norm, err

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// watcher cancels once a text was written.
+type watcher struct {
+	bytes.Buffer
+	text   string
+	cancel context.CancelFunc
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	if strings.Contains(w.String(), w.text) {
+		w.cancel()
+	}
+	return n, err
+}
+
+// TestTrainInterrupted: Ctrl-C saves and stops; --resume goes on.
+func TestTrainInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("to be or not to be\n", 50)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"train", "--out=" + filepath.Join(dir, "run"), "--steps=1000", "--model.tokenizer=../../examples/train/bytes",
+		"--model.layers=1", "--model.dim=32", "--model.heads=2", "--data.files=" + text, "--batch.seq_len=32"}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out bytes.Buffer
+	errs := &watcher{text: "step 1/1000", cancel: cancel}
+	if code := run(ctx, args, strings.NewReader(""), &out, errs); code != exitCancelled {
+		t.Fatalf("exit code %d\n%s", code, errs.String())
+	}
+	if !strings.Contains(errs.String(), "--resume goes on") || !strings.HasSuffix(errs.String(), "herd: interrupted\n") {
+		t.Errorf("%s", errs.String())
+	}
+	stdout, stderr, code := herd(t, append(args, "--resume", "--sample.every=1000", "--sample.tokens=2")...)
+	if code != exitDone || !strings.HasPrefix(stdout, "1000 steps, ") || !strings.Contains(stderr, "going on from ") {
+		t.Errorf("exit code %d, %s\n%s", code, stdout, stderr)
+	}
+}
