@@ -20,6 +20,7 @@ import (
 
 const (
 	trainWarm = 2  // steps that are not measured
+	trainTurn = 3  // steps of a turn: what the other side left behind weighs less
 	trainRank = 16 // of the adapter
 )
 
@@ -264,10 +265,13 @@ func (t *training) steps(ctx context.Context, n int) (losses []float64, err erro
 	return losses, nil
 }
 
-// trainStep asks the peer for a step.
-var trainStep = struct {
+// stepRequest asks the peer for steps.
+type stepRequest struct {
 	What string `json:"what"`
-}{"step"}
+	N    int    `json:"n"`
+}
+
+func trainSteps(n int) stepRequest { return stepRequest{"step", n} }
 
 // open asks the peer to open a training, makes n steps and returns their losses.
 func (p *peer) open(r *trainRequest, n int) (losses []float64, err error) {
@@ -275,7 +279,7 @@ func (p *peer) open(r *trainRequest, n int) (losses []float64, err error) {
 		return nil, err
 	}
 	for range n {
-		a, err := p.ask(trainStep)
+		a, err := p.ask(trainSteps(1))
 		if err != nil {
 			return nil, err
 		}
@@ -343,10 +347,11 @@ func (h *harness) trainOf(ctx context.Context, j trainJob, r *trainRequest) erro
 	}
 	units, _ := j.precision()
 	peak, unit := h.peak(units)
-	c := comparison{peer: p.side(trainStep), beside: h.beside(peak), pairs: h.pairs, ops: t.cost}
+	c := comparison{peer: p.side(trainSteps(trainTurn)), beside: h.beside(peak), pairs: h.pairs, ops: t.cost}
 	c.ours = func(ctx context.Context, _ int) (float64, error) {
-		a, err := t.step(ctx)
-		return a.Rate, err
+		start := time.Now()
+		_, err := t.steps(ctx, trainTurn)
+		return float64(trainTurn*len(t.batch.IDs)) / time.Since(start).Seconds(), err
 	}
 	o, err := c.compare(ctx)
 	if err != nil {

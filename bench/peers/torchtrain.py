@@ -2,7 +2,7 @@
 # "PyTorch" (eager), "torch.compile" or "PEFT". It answers requests, a JSON object a line:
 # {"what": "open", "folder", "adapter", "rows", "length", "ids", "precision": "float32"|"bf16",
 # "lr", "betas", "eps", "decay", "clip"} loads a model, and an adapter where one is named;
-# {"what": "step"} trains once on the ids -> {"rate": tokens/s, "loss"};
+# {"what": "step", "n"} trains n times on the ids -> {"rate": tokens/s, "loss"} of the last;
 # {"what": "peak"} -> {"peak": the most bytes that were resident}.
 import json, os, sys, time, warnings
 
@@ -40,15 +40,19 @@ class Training:
         self.ids = torch.tensor(r["ids"]).view(r["rows"], r["length"])
 
     def step(self):
-        begin = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.mixed):
             loss = self.model(input_ids=self.ids, labels=self.ids, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
         self.optimizer.step()
-        loss = loss.item()
-        return {"rate": self.ids.numel() / (time.perf_counter() - begin), "loss": loss}
+        return loss.item()
+
+    def steps(self, n):
+        begin = time.perf_counter()
+        for _ in range(n):
+            loss = self.step()
+        return {"rate": n * self.ids.numel() / (time.perf_counter() - begin), "loss": loss}
 
 
 def peak():
@@ -70,7 +74,7 @@ for line in sys.stdin:
     if r["what"] == "open":
         training = Training(r)
     elif r["what"] == "step":
-        a = training.step()
+        a = training.steps(r["n"])
     else:
         a = {"peak": peak()}
     print(json.dumps(a), flush=True)
