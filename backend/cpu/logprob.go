@@ -1,24 +1,28 @@
 package cpu
 
-import (
-	"math"
+import "github.com/herd-ml/herd/backend"
 
-	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
-)
+// logProbBytes is what logits take that MatMul has written.
+const logProbBytes = 16 << 20
 
-// logProbRows is how many rows of logits are in memory at once.
-const logProbRows = 32
-
+// logProb reduces logits as they are made where panels of floats are multiplied with.
+// MatMul knows all other ways.
 func (e *exec) logProb(a *backend.Args) {
 	checkIDs(backend.LogProb, a)
-	if a.Round != backend.RoundNone && a.Round != backend.RoundBothBF16 {
-		e.roundedLogProb(a)
-		return
+	w, ok := a.W[0].(*packed)
+	made := ok && (w.typ.Quantized() && a.Round == backend.RoundNone || a.Round != backend.RoundNone && a.Round != backend.RoundBothBF16)
+	most := lossRow
+	if made {
+		most = logProbBytes / (4 * w.Rows())
 	}
-	e.inParts(a.In[0].Rows(), lossRow, func(from, n int) {
-		l := e.start(a, e.identity(from, n), e.formatOf(a.Round), a.Out[2].Present())
-		e.logSumExps(l, nil, 0)
+	e.inParts(a.In[0].Rows(), most, func(from, n int) {
+		l := e.found(a, e.identity(from, n), e.formatOf(a.Round), a.Out[2].Present())
+		if made {
+			e.reduceProduct(l, a, from)
+		} else {
+			e.packRows(l, a)
+			e.logSumExps(l, nil, 0)
+		}
 		l.store(a)
 		for i, h := range l.entropy {
 			elems[float32](&a.Out[2])[from+i] = float32(h)
@@ -26,62 +30,26 @@ func (e *exec) logProb(a *backend.Args) {
 	})
 }
 
-// roundedLogProb runs MatMul, which knows all ways to round, for a few rows at a time
-// and reduces their logits.
-func (e *exec) roundedLogProb(a *backend.Args) {
-	rows, w := a.In[0].Rows(), a.W[0]
+// reduceProduct runs MatMul for the rows from a row on and reduces their logits.
+func (e *exec) reduceProduct(l *loss, a *backend.Args, from int) {
 	x := a.In[0]
 	if x.Shape.Rank != 2 {
-		x = backend.Contiguous(x.Buf, x.Type, x.Off, backend.Dims(rows, x.Cols()))
+		x = backend.Contiguous(x.Buf, x.Type, x.Off, backend.Dims(x.Rows(), x.Cols()))
 	}
-	mark := e.arena.mark()
-	defer e.arena.release(mark)
-	for r := 0; r < rows; r += logProbRows {
-		n := min(logProbRows, rows-r)
-		b := &e.inner
-		b.Reset()
-		b.In[0], b.W[0], b.Round = x.Slice(0, r, n), w, a.Round
-		b.Out[0] = e.Alloc(backend.F32, backend.Dims(n, w.Rows()))
-		e.matMul(b)
-		b.In[1] = a.In[1].Slice(0, r, n)
-		b.Out[1], b.Out[2] = a.Out[0].Slice(0, r, n), a.Out[1].Slice(0, r, n)
-		if a.Out[2].Present() {
-			b.Out[3] = a.Out[2].Slice(0, r, n)
+	b := &e.inner
+	b.In[0], b.W[0], b.Round = x.Slice(0, from, l.rows), l.w, a.Round
+	b.Out[0] = e.Alloc(backend.F32, backend.Dims(l.rows, l.vocab))
+	e.matMul(b)
+	e.eachRow(b, l.rows, 4*l.vocab, func(w *worker, a *backend.Args, from, to int) {
+		z := elems[float32](&a.Out[0])
+		for col := 0; col < l.vocab; col += lossCols {
+			mark := w.scratch.mark()
+			l.reduce(w, z[from*l.vocab+col:], l.vocab, from, to-from, col, min(lossCols, l.vocab-col))
+			w.scratch.release(mark)
 		}
-		e.eachRow(b, n, 4*w.Rows(), reduceLogits)
-		b.Reset()
-		e.arena.release(mark)
-	}
-}
-
-// reduceLogits writes the log-probability of an id to Out[1], the log of the sum to
-// Out[2] and the entropy to Out[3] if present, from logits in Out[0].
-func reduceLogits(_ *worker, a *backend.Args, from, to int) {
-	z, ids, v := elems[float32](&a.Out[0]), elems[int32](&a.In[1]), a.Out[0].Cols()
-	logp, lse := elems[float32](&a.Out[1]), elems[float32](&a.Out[2])
-	for r := from; r < to; r++ {
-		z := row(z, r, v, v)
-		top := float32(math.Inf(-1))
-		for _, x := range z {
-			top = max(top, x)
-		}
-		var sum float64
-		for _, x := range z {
-			sum += float64(kernel.Exp(x - top))
-		}
-		l := float64(top)
-		if !math.IsInf(l, 0) {
-			l += math.Log(sum)
-		}
-		lse[r], logp[r] = float32(l), float32(float64(z[ids[r]])-l)
-		if a.Out[3].Present() {
-			h := l - l // NaN unless finite
-			for _, x := range z {
-				if p := float64(kernel.Exp(x - float32(l))); p != 0 {
-					h -= p * (float64(x) - l)
-				}
-			}
-			elems[float32](&a.Out[3])[r] = float32(h)
-		}
+	})
+	b.Reset()
+	for r := range l.rows {
+		l.total(r)
 	}
 }

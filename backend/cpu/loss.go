@@ -44,13 +44,23 @@ type rowGradient struct{ add, mul, ent, lse, entropy float64 }
 
 func (l *loss) blocks() int { return (l.vocab + lossCols - 1) / lossCols }
 
-// start takes room for what is found of rows, in the order of a list, and packs them.
+// start packs rows, in the order of a list, and takes room for what is found of them.
 func (e *exec) start(a *backend.Args, order []int32, f format, entropy bool) *loss {
+	l := e.found(a, order, f, entropy)
+	e.packRows(l, a)
+	return l
+}
+
+func (e *exec) packRows(l *loss, a *backend.Args) {
+	src := viewSource(&a.In[0])
+	src.order = l.order
+	l.x = e.rowsOf(l.format, src, 0, l.rows, 0, l.k)
+}
+
+// found takes room for what is found of rows.
+func (e *exec) found(a *backend.Args, order []int32, f format, entropy bool) *loss {
 	l, n := &e.loss, len(order)
 	*l = loss{format: f, w: a.W[0], rows: n, k: a.In[0].Cols(), vocab: a.W[0].Rows(), order: order, ids: elems[int32](&a.In[1])}
-	src := viewSource(&a.In[0])
-	src.order = order
-	l.x = e.rowsOf(f, src, 0, n, 0, l.k)
 	l.tops, l.sums = slice[float32](&e.arena, n*l.blocks()), slice[float32](&e.arena, n*l.blocks())
 	l.picked, l.lse = slice[float32](&e.arena, n), slice[float64](&e.arena, n)
 	if entropy {
