@@ -39,6 +39,7 @@ type source struct {
 	stride int
 	w      backend.Weight
 	order  []int32 // row r is the one that this says, unless nil
+	base   int     // what row and column of the first number of s count as
 }
 
 func viewSource(v *backend.View) source { return source{s: elems[float32](v), stride: v.RowStride()} }
@@ -57,10 +58,39 @@ func (m *source) row(buf []float32, r, col, n int) []float32 {
 		r = int(m.order[r])
 	}
 	if m.s != nil {
-		return m.s[r*m.stride+col:][:n]
+		return m.s[r*m.stride+col-m.base:][:n]
 	}
 	m.w.Tile(buf[:n], r, 1, col, n)
 	return buf[:n]
+}
+
+// decoded returns a source of columns [col, col+n) of rows [r, r+rows) that are decoded
+// at once, panel by panel, where vectors do that; else m.
+func (m *source) decoded(w *worker, r, rows, col, n int) source {
+	p, ok := m.w.(*packed)
+	if !ok || p.typ != backend.BF16 || r%panel != 0 || col%2 != 0 || m.order != nil {
+		return *m
+	}
+	pairs := (n + 1) / 2
+	wide := (pairs + panel - 1) / panel * panel // of words
+	words, f := slice[uint16](&w.scratch, panel*2*wide), slice[float32](&w.scratch, (rows+panel-1)/panel*panel*n)
+	for at := 0; at < rows; at += panel {
+		mem := p.panel((r + at) / panel)[2*col*panel:]
+		for i := 0; i < pairs; i += panel {
+			some := mem[4*panel*i:]
+			if pairs-i < panel { // a panel ends with its last pair
+				last := slice[byte](&w.scratch, 4*panel*panel)
+				copy(last, some[:4*panel*(pairs-i)])
+				some = last
+			}
+			w.kernels.TransposeWords(bytesOf(words[2*i:]), 4*wide, some, 4*panel, panel)
+		}
+		for j := range min(panel, rows-at) {
+			w.kernels.WidenBF16(f[(at+j)*n:][:n], words[j*2*wide:][:n])
+		}
+	}
+	// Rows and columns as the caller counts them.
+	return source{s: f, stride: n, base: r*n + col}
 }
 
 // rounded is row with values of bfloat16 where f says so.
@@ -164,12 +194,13 @@ func (t *colPanels) run(w *worker, chunk int) {
 	whole := t.cols / panel * panel
 	buf, other := slice[float32](&w.scratch, t.cols), slice[float32](&w.scratch, t.cols)
 	from := chunk * rowsTogether
+	src := t.src.decoded(w, t.from+from, min(rowsTogether, t.n-from), t.col, t.cols)
 	for r := from; r < min(from+rowsTogether, t.n); {
 		if w.pause() {
 			return
 		}
 		if !t.dot {
-			x, mem := t.src.rounded(w, t.format, buf, t.from+r, t.col, t.cols), as[float32](t.mem)[r*panel:]
+			x, mem := src.rounded(w, t.format, buf, t.from+r, t.col, t.cols), as[float32](t.mem)[r*panel:]
 			for c := 0; c < t.cols; c += panel {
 				y := mem[c/panel*t.step/4:][:panel]
 				clear(y[copy(y, x[c:]):])
@@ -177,9 +208,9 @@ func (t *colPanels) run(w *worker, chunk int) {
 			r++
 			continue
 		}
-		a, b := t.src.row(buf, t.from+r, t.col, t.cols), other
+		a, b := src.row(buf, t.from+r, t.col, t.cols), other
 		if r+1 < t.n {
-			b = t.src.row(other, t.from+r+1, t.col, t.cols)
+			b = src.row(other, t.from+r+1, t.col, t.cols)
 		} else {
 			clear(b)
 		}
