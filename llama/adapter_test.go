@@ -60,12 +60,6 @@ func (c adapterCase) logits(t *testing.T, m *llama.Model) []float32 {
 	return all
 }
 
-// Tolerances of golden/train's README for float32.
-const (
-	adapterLogits = 1e-5
-	mergedWeights = 1e-6
-)
-
 func near(t *testing.T, what string, got, want []float32, tolerance float64) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -88,7 +82,7 @@ func TestAdapterGolden(t *testing.T) {
 				defer b.Close()
 				o := llama.Options{Backend: b, Adapters: []llama.Adapter{{Path: c.path}}}
 				m := open(t, c.base, o)
-				near(t, "logits", c.logits(t, m), c.want["logits"].F32, adapterLogits)
+				near(t, "logits", c.logits(t, m), c.want["logits"].F32, golden.TrainLogits)
 				est, err := llama.Estimate(c.base, o)
 				if plain, _ := llama.Estimate(c.base, llama.Options{}); err != nil || est != m.Memory() || plain.Weights >= est.Weights || plain.Scratch > est.Scratch {
 					t.Errorf("estimated %v, the model says %v, without adapter %v (%v)", est, m.Memory(), plain, err)
@@ -128,7 +122,7 @@ func TestAdapterMerge(t *testing.T) {
 					if to == "safetensors" {
 						c.compareMerged(t, filepath.Join(out, "model.safetensors"), r)
 						if dtype == backend.F32 { // else the rest of the model is rounded too
-							near(t, "logits", c.logits(t, open(t, out, llama.Options{})), c.want["logits"].F32, adapterLogits)
+							near(t, "logits", c.logits(t, open(t, out, llama.Options{})), c.want["logits"].F32, golden.TrainLogits)
 						}
 					}
 				})
@@ -151,7 +145,7 @@ func (c adapterCase) compareMerged(t *testing.T, path string, r llama.ConvertRep
 		if err != nil {
 			t.Fatal(err)
 		}
-		near(t, e.Name, got, c.want["merged."+e.Name+".weight"].F32, mergedWeights+1.01*e.Max)
+		near(t, e.Name, got, c.want["merged."+e.Name+".weight"].F32, golden.MergedWeights+1.01*e.Max)
 	}
 }
 
@@ -197,8 +191,8 @@ func TestAdapterScale(t *testing.T) {
 			}
 			half := rework(t, c.path, func(_ *peft.Config, m *peft.Module) { m.B = scaled(t, m.B, 0.5) })
 			minus := rework(t, c.path, func(_ *peft.Config, m *peft.Module) { m.B = scaled(t, m.B, -1) })
-			near(t, "scale 0.5", run(llama.Adapter{Path: c.path, Scale: 0.5}), run(llama.Adapter{Path: half}), adapterLogits)
-			near(t, "scale -1", run(llama.Adapter{Path: c.path, Scale: -1}), run(llama.Adapter{Path: minus}), adapterLogits)
+			near(t, "scale 0.5", run(llama.Adapter{Path: c.path, Scale: 0.5}), run(llama.Adapter{Path: half}), golden.TrainLogits)
+			near(t, "scale -1", run(llama.Adapter{Path: c.path, Scale: -1}), run(llama.Adapter{Path: minus}), golden.TrainLogits)
 			some := rework(t, c.path, func(c *peft.Config, m *peft.Module) {
 				c.Targets = nil
 				if strings.Contains(m.Name, "v_proj") || strings.Contains(m.Name, ".0.mlp.up") {
@@ -206,15 +200,15 @@ func TestAdapterScale(t *testing.T) {
 				}
 			})
 			if c.kind != "dora" {
-				near(t, "sum", run(llama.Adapter{Path: half}, llama.Adapter{Path: half}), c.want["logits"].F32, adapterLogits)
-				near(t, "difference", run(llama.Adapter{Path: minus}, llama.Adapter{Path: c.path}), c.logits(t, open(t, c.base, llama.Options{})), adapterLogits)
+				near(t, "sum", run(llama.Adapter{Path: half}, llama.Adapter{Path: half}), c.want["logits"].F32, golden.TrainLogits)
+				near(t, "difference", run(llama.Adapter{Path: minus}, llama.Adapter{Path: c.path}), c.logits(t, open(t, c.base, llama.Options{})), golden.TrainLogits)
 			}
 			list := []llama.Adapter{{Path: some, Scale: 0.25}, {Path: c.path}, {Path: minus, Scale: 0.5}}
 			out := filepath.Join(t.TempDir(), "hf")
 			if _, err := llama.Convert(context.Background(), c.base, out, llama.ConvertOptions{To: "safetensors", Adapters: list}); err != nil {
 				t.Fatal(err)
 			}
-			near(t, "three", run(list...), c.logits(t, open(t, out, llama.Options{})), adapterLogits)
+			near(t, "three", run(list...), c.logits(t, open(t, out, llama.Options{})), golden.TrainLogits)
 		})
 	}
 }
@@ -358,7 +352,7 @@ func TestAdapterOutput(t *testing.T) {
 		} else if err != nil {
 			t.Error(err)
 		} else {
-			near(t, "merged", c.logits(t, open(t, out, llama.Options{})), got, adapterLogits)
+			near(t, "merged", c.logits(t, open(t, out, llama.Options{})), got, golden.TrainLogits)
 		}
 	}
 }
@@ -449,5 +443,5 @@ func TestAdapterFS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	near(t, "logits", c.logits(t, m), c.want["logits"].F32, adapterLogits)
+	near(t, "logits", c.logits(t, m), c.want["logits"].F32, golden.TrainLogits)
 }

@@ -9,21 +9,25 @@ import (
 	"github.com/herd-ml/herd/tensor"
 )
 
-// weight makes a matrix that can be trained, with memory for its gradient.
-func weight(b backend.Backend, x []float32, rows, cols int) *tensor.Param {
-	n := rows * cols
+// weight makes a matrix or a vector that can be trained, with memory for its gradient.
+func weight(b backend.Backend, x []float32, dims ...int) *tensor.Param {
+	p := tensor.NewParam(dims...)
+	n := p.Shape.Elems()
 	buf, err := b.Alloc(int64(8 * n))
 	if err != nil {
 		panic(err)
 	}
 	block.Encode(backend.F32, buf.Bytes()[:4*n], x)
-	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(rows, cols))
-	w, err := b.Float("example", v)
-	if err != nil {
-		panic(err)
+	v := backend.Contiguous(buf, backend.F32, 0, p.Shape)
+	if p.Matrix() {
+		w, err := b.Float("example", v)
+		if err != nil {
+			panic(err)
+		}
+		p.BindMatrix(w, v)
+	} else {
+		p.BindValue(v)
 	}
-	p := tensor.NewParam(rows, cols)
-	p.BindMatrix(w, v)
 	p.BindGrad(backend.Contiguous(buf, backend.F32, n, p.Shape))
 	return p
 }

@@ -16,19 +16,6 @@ import (
 	"github.com/herd-ml/herd/train"
 )
 
-// The tolerances of ../shared/golden/train/README.md, relative to the largest value of
-// a tensor; losses absolute.
-const (
-	lossTolerance   = 5e-6
-	logitTolerance  = 1e-5
-	gradTolerance   = 1e-5
-	loraTolerance   = 3e-5 // gradients of adapters
-	mergeTolerance  = 1e-6
-	momentTolerance = 3e-5
-	weightMean      = 2e-7 // of weights after AdamW, absolute
-	weightLargest   = 2e-4
-)
-
 // goldenModel is a case with its tensors.
 type goldenModel struct {
 	dir           string
@@ -211,8 +198,8 @@ func TestGoldenGradients(t *testing.T) {
 				p := g.rows(prefix, 0, -1)
 				l.zero()
 				loss, logp, lse := l.step(p, mean(p), o)
-				near(t, part+": loss", float64(loss), g.number(t, part, "loss_mean"), lossTolerance)
-				l.compareGrads(g, map[string]string{"plain": "plain", "packed": "packed", "unpacked": "packed"}[part], gradTolerance)
+				near(t, part+": loss", float64(loss), g.number(t, part, "loss_mean"), golden.TrainLoss)
+				l.compareGrads(g, map[string]string{"plain": "plain", "packed": "packed", "unpacked": "packed"}[part], golden.TrainGrad)
 				if part == "plain" {
 					g.compareRows(t, p, logp, lse)
 				}
@@ -222,14 +209,14 @@ func TestGoldenGradients(t *testing.T) {
 			y := mean(p)
 			y.ZLoss = float32(g.number(t, "zloss", "coefficient"))
 			loss, _, _ := l.step(p, y, o)
-			near(t, "z-loss", float64(loss), g.number(t, "zloss", "loss_mean"), lossTolerance)
-			l.compareGrads(g, "zloss", gradTolerance)
+			near(t, "z-loss", float64(loss), g.number(t, "zloss", "loss_mean"), golden.TrainLoss)
+			l.compareGrads(g, "zloss", golden.TrainGrad)
 
 			l.zero()
 			y = tensor.Targets{Weights: g.batch["token_weights"].F32, Scale: float32(1 / g.number(t, "weighted", "weight_sum"))}
 			loss, _, _ = l.step(p, y, o)
-			near(t, "weighted", float64(loss), g.number(t, "weighted", "loss_mean"), lossTolerance)
-			l.compareGrads(g, "weighted", gradTolerance)
+			near(t, "weighted", float64(loss), g.number(t, "weighted", "loss_mean"), golden.TrainLoss)
+			l.compareGrads(g, "weighted", golden.TrainGrad)
 		}
 		all := g.rows("accum.", 0, -1)
 		rows := g.batch["accum.input_ids"].Shape[0]
@@ -240,8 +227,8 @@ func TestGoldenGradients(t *testing.T) {
 				loss, _, _ := l.step(g.rows("accum.", from, min(at, rows-from)), mean(all), llama.ForwardOptions{})
 				sum += float64(loss)
 			}
-			near(t, "accumulated", sum, g.number(t, "accum", "loss_mean"), lossTolerance)
-			l.compareGrads(g, "accum", gradTolerance)
+			near(t, "accumulated", sum, g.number(t, "accum", "loss_mean"), golden.TrainLoss)
+			l.compareGrads(g, "accum", golden.TrainGrad)
 		}
 	})
 }
@@ -265,7 +252,7 @@ func (g *goldenModel) compareRows(t *testing.T, p packed, logp, lse []float32) {
 		if !ok {
 			t.Fatalf("no plain.%s", part.name)
 		}
-		if worst, at := golden.MaxRelative(part.got, want.F32); !(worst <= logitTolerance) {
+		if worst, at := golden.MaxRelative(part.got, want.F32); !(worst <= golden.TrainLogits) {
 			t.Errorf("%s %d is %v, want %v", part.name, at, part.got[at], want.F32[at])
 		}
 	}
@@ -298,8 +285,8 @@ func TestGoldenAdamW(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, "loss", r.Loss, step["loss"].(float64), lossTolerance)
-			near(t, "norm", r.GradNorm, step["grad_norm"].(float64), gradTolerance*step["grad_norm"].(float64))
+			near(t, "loss", r.Loss, step["loss"].(float64), golden.TrainLoss)
+			near(t, "norm", r.GradNorm, step["grad_norm"].(float64), golden.TrainGrad*step["grad_norm"].(float64))
 			if r.Tokens != int(step["tokens"].(float64)) {
 				t.Errorf("step %d: %d tokens, want %v", i, r.Tokens, step["tokens"])
 			}
@@ -317,11 +304,11 @@ func TestGoldenAdamW(t *testing.T) {
 				mean += d / float64(len(want))
 				largest = max(largest, d)
 			}
-			if !(mean <= weightMean && largest <= weightLargest) {
+			if !(mean <= golden.WeightMean && largest <= golden.WeightLargest) {
 				t.Errorf("%s: weights are off by %.3g on average, by %.3g at most", p.Name, mean, largest)
 			}
 			for _, kind := range []string{"exp_avg.", "exp_avg_sq."} {
-				if worst, at := golden.MaxRelative(moments[kind+p.Name].F32, g.expect["adamw."+kind+p.Name].F32); !(worst <= momentTolerance) {
+				if worst, at := golden.MaxRelative(moments[kind+p.Name].F32, g.expect["adamw."+kind+p.Name].F32); !(worst <= golden.Moments) {
 					t.Errorf("%s%s is off by %.3g at %d", kind, p.Name, worst, at)
 				}
 			}
@@ -347,14 +334,14 @@ func TestGoldenAdapters(t *testing.T) {
 			l := newLearner(t, m, m.Trainable(), tensor.Options{Precision: backend.PrecisionF32})
 			p := g.rows("", 0, -1)
 			loss, _, _ := l.step(p, tensor.Targets{Scale: float32(1 / float64(p.count()))}, llama.ForwardOptions{})
-			near(t, part+": loss", float64(loss), g.number(t, part, "loss_mean"), lossTolerance)
+			near(t, part+": loss", float64(loss), g.number(t, part, "loss_mean"), golden.TrainLoss)
 			for _, q := range l.params {
 				want, ok := g.expect[part+".grad.base_model.model."+q.Name]
 				if !ok {
 					t.Fatalf("no gradient of %s %s", part, q.Name)
 				}
 				got := numbers(q.Param.Grad())
-				if worst, at := golden.MaxRelative(got, want.F32); !(worst <= loraTolerance) {
+				if worst, at := golden.MaxRelative(got, want.F32); !(worst <= golden.AdapterGrad) {
 					t.Errorf("%s: gradient of %s is off by %.3g at %d (%v, want %v)", part, q.Name, worst, at, got[at], want.F32[at])
 				}
 			}

@@ -19,6 +19,10 @@
 //   - a code of 4 bits shares a byte with another: low nibble, high nibble;
 //   - a sub-block is a run of 16 or 32 weights with an integer scale of its own.
 //
+// The 8-bit floats E4M3 and E5M2 have conversions of single numbers but no
+// backend.DType: they are for loading models that are stored in them, which no
+// loader does yet.
+//
 // Encode writes F32, F16 and BF16 only. Quantising is the work of package
 // llama/quantize.
 package block

@@ -62,3 +62,15 @@ func ExampleDecodeF16() {
 	fmt.Println(dst)
 	// Output: [1 5.9604645e-08]
 }
+
+// The largest E4M3 is 448: beyond it there is nothing but NaN. E5M2 has infinities.
+func ExampleF32ToE4M3() {
+	c := block.F32ToE4M3(0.3, true)
+	fmt.Printf("%#x %v\n", c, block.E4M3ToF32(c))
+	fmt.Println(block.E4M3ToF32(block.F32ToE4M3(1000, true)), block.E4M3ToF32(block.F32ToE4M3(1000, false)))
+	fmt.Println(block.E5M2ToF32(block.F32ToE5M2(1e5, true)), block.E5M2ToF32(block.F32ToE5M2(1e5, false)))
+	// Output:
+	// 0x2a 0.3125
+	// 448 NaN
+	// 57344 +Inf
+}

@@ -2,8 +2,10 @@ package block
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"math"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -18,11 +20,12 @@ type half struct {
 	decode func([]float32, []uint16)
 	encode func([]uint16, []float32)
 	golden string // name in convert.safetensors
+	table  string // and in half.json
 }
 
 var halves = []half{
-	{backend.F16, F16ToF32, F32ToF16, DecodeF16, EncodeF16, "f16"},
-	{backend.BF16, BF16ToF32, F32ToBF16, DecodeBF16, EncodeBF16, "bf16"},
+	{backend.F16, F16ToF32, F32ToF16, DecodeF16, EncodeF16, "f16", "float16"},
+	{backend.BF16, BF16ToF32, F32ToBF16, DecodeBF16, EncodeBF16, "bf16", "bfloat16"},
 }
 
 func TestRoundGolden(t *testing.T) {
@@ -39,6 +42,65 @@ func TestRoundGolden(t *testing.T) {
 		for i := range want {
 			if got[i] != want[i] || binary.LittleEndian.Uint16(raw[2*i:]) != want[i] {
 				t.Errorf("%v of %g (%#x) is %#x, want %#x", h.typ, x[i], math.Float32bits(x[i]), got[i], want[i])
+			}
+		}
+	}
+}
+
+// formats reads a golden file with an object for each format.
+func formats[T any](t *testing.T, path string) map[string]T {
+	t.Helper()
+	raw := map[string]json.RawMessage{}
+	golden.JSON(t, path, &raw)
+	delete(raw, "about")
+	out := map[string]T{}
+	for name, r := range raw {
+		var x T
+		if err := json.Unmarshal(r, &x); err != nil {
+			t.Fatalf("%s: %s: %v", path, name, err)
+		}
+		out[name] = x
+	}
+	if len(out) == 0 {
+		t.Fatalf("%s has no format", path)
+	}
+	return out
+}
+
+// The table has rounding cases of every kind; codes of NaNs compare as a class.
+func TestGoldenHalf(t *testing.T) {
+	type pairs struct {
+		Bits []uint32 `json:"f32_bits"`
+		Code []uint16 `json:"code"`
+		NaN  []int    `json:"is_nan"`
+	}
+	for _, path := range golden.Glob(t, "losses/half.json") {
+		for name, file := range formats[struct{ Encode, Decode pairs }](t, path) {
+			at := slices.IndexFunc(halves, func(h half) bool { return h.table == name })
+			if at < 0 {
+				t.Fatalf("there is no format %s", name)
+			}
+			h := halves[at]
+			for _, p := range []pairs{file.Encode, file.Decode} {
+				if len(p.Bits) == 0 || len(p.Code) != len(p.Bits) {
+					t.Fatalf("%s: %d numbers, %d codes", name, len(p.Bits), len(p.Code))
+				}
+				for _, i := range p.NaN {
+					if x := h.widen(p.Code[i]); x == x {
+						t.Errorf("%s %#x is %g, want NaN", name, p.Code[i], x)
+					}
+				}
+			}
+			for i, bits := range file.Encode.Bits {
+				x := math.Float32frombits(bits)
+				if got, want := h.round(x), file.Encode.Code[i]; !equal(h.widen(got), h.widen(want)) {
+					t.Errorf("%s of %g (%#x) is %#x, want %#x", name, x, bits, got, want)
+				}
+			}
+			for i, code := range file.Decode.Code {
+				if got, want := h.widen(code), math.Float32frombits(file.Decode.Bits[i]); !equal(got, want) {
+					t.Errorf("%s %#x is %g, want %g", name, code, got, want)
+				}
 			}
 		}
 	}
