@@ -22,6 +22,18 @@ func largeCases(b backend.Backend) (cs []*testCase) {
 	}
 	c := newCase(backend.MatMulBackward, "large/%dx%dx%d", rows, dim, dim)
 	cs = append(cs, c.matMulBackward(backend.RoundNone, dense, rows, true, true, c.floatWeight(backend.F32, dense, dim, dim)))
+	for _, round := range gradientRounds { // training: more rows than inputs
+		const rows, k, n = 300, 160, 530
+		f := func() *matrix { return c.floatWeight(backend.F32, dense, n, k) }
+		c = newCase(backend.MatMulSwiGLU, "large float/%dx%dx%d/round %v", rows, k, n, round)
+		cs = append(cs, c.matMulSwiGLU(round, dense, rows, f(), f()))
+		c = newCase(backend.MatMulBackward, "large/%dx%dx%d/round %v", rows, k, n, round)
+		cs = append(cs, c.matMulBackward(round, dense, rows, true, true, f()))
+		c = newCase(backend.LogProbBackward, "large/%dx%dx%d/round %v", rows, k, n, round)
+		cs = append(cs, c.logProbBackward(round, dense, rows, 1, f()))
+		c = newCase(backend.CrossEntropy, "large/%dx%dx%d/round %v", rows, k, n, round)
+		cs = append(cs, c.crossEntropy(round, dense, rows, 1, f()))
+	}
 	c = newCase(backend.LogProb, "large/%dx%dx%d", rows, dim, dim)
 	cs = append(cs, c.logProb(backend.RoundNone, dense, rows, c.weight(backend.BF16, dim, dim)))
 
