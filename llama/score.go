@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-
-	"github.com/herd-ml/herd/llama/sample"
 )
 
 // PerplexityOptions are the settings of Perplexity. The zero value works.
@@ -60,15 +58,14 @@ func (m *Model) Perplexity(ctx context.Context, ids []int32, o PerplexityOptions
 				chunk[0] = bos
 			}
 		}
-		err := s.Score(ctx, chunk, func(pos int, logits []float32) {
-			if pos >= o.Context/2 && pos < o.Context-1 {
-				sum -= sample.Logprob(logits, chunk[pos+1])
-				p.Tokens++
-			}
-		})
+		logprobs, err := s.Logprobs(ctx, chunk, o.Context/2+1)
 		if err != nil {
 			return Perplexity{}, err
 		}
+		for _, l := range logprobs {
+			sum -= float64(l)
+		}
+		p.Tokens += len(logprobs)
 		p.Chunks++
 		p.NLL = sum / float64(p.Tokens)
 		p.PPL = math.Exp(p.NLL)

@@ -33,6 +33,10 @@ type Session struct {
 	step   step
 	seg    [1]backend.Segment
 	span   [1]backend.Span
+	scored struct { // what Logprobs wants
+		ids  []int32
+		from int
+	}
 	logits []float32 // of the last position computed, [V]
 	one    [1]int32
 	keep   func(int, []float32) // keepLogits, bound once
@@ -245,6 +249,7 @@ type rows uint8
 const (
 	lastRow rows = iota
 	allRows
+	scoredRows // those of Session.scored
 )
 
 // extend computes ids after the positions held, in steps of at most BatchRows,
@@ -289,9 +294,18 @@ func (s *Session) lay(chunk []int32, want rows, last bool) {
 	l := &s.step.layout
 	s.step.ids = chunk
 	l.Pos, l.Logits = l.Pos[:0], l.Logits[:0]
+	s.step.targets = s.step.targets[:0]
+	if want != scoredRows {
+		s.step.targets = nil
+	} else if s.step.targets == nil {
+		s.step.targets = []int32{}
+	}
 	for i := range chunk {
 		l.Pos = append(l.Pos, int32(len(s.ids)+i))
-		if want == allRows || last && i == len(chunk)-1 {
+		if next := len(s.ids) + i + 1; want == scoredRows && next >= s.scored.from && next < len(s.scored.ids) {
+			l.Logits, s.step.targets = append(l.Logits, int32(i)), append(s.step.targets, s.scored.ids[next])
+		}
+		if want == allRows || want == lastRow && last && i == len(chunk)-1 {
 			l.Logits = append(l.Logits, int32(i))
 		}
 	}
@@ -355,4 +369,30 @@ func (s *Session) Score(ctx context.Context, ids []int32, visit func(pos int, lo
 	}
 	s.truncate(0)
 	return s.extend(call, ids, allRows, visit)
+}
+
+// Logprobs computes ids from the start and returns the log-probability of each of
+// ids[from:], given those before it: out[i] is log p(ids[from+i] | ids[:from+i]). from is
+// at least 1. Logits are never all in memory.
+func (s *Session) Logprobs(ctx context.Context, ids []int32, from int) ([]float32, error) {
+	if from < 1 || from > len(ids) {
+		return nil, fmt.Errorf("llama: log-probabilities from position %d on of %d tokens: want 1 to %d", from, len(ids), len(ids))
+	}
+	call, leave, err := s.claim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := s.m.checkIDs(ids); err != nil {
+		return nil, err
+	}
+	s.truncate(0)
+	s.scored.ids, s.scored.from = ids, from
+	defer func() { s.scored.ids = nil }()
+	out := make([]float32, 0, len(ids)-from)
+	err = s.extend(call, ids, scoredRows, func(_ int, logp []float32) { out = append(out, logp[0]) })
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }

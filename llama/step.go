@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/tensor"
 )
 
@@ -15,6 +16,9 @@ type step struct {
 	layout backend.Layout
 	copies []pageCopy // done before anything is appended
 	hidden bool       // emit hidden states [D] instead of logits [V]
+	// targets, where not nil, are an id for each row in layout.Logits, whose
+	// log-probability is emitted instead of logits, which are never all in memory.
+	targets []int32
 	// emit gets the result of each row in layout.Logits; values are valid during
 	// the call only.
 	emit func(i int, values []float32)
@@ -47,6 +51,10 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 		m.cx.CopyPage(c.dst, c.src)
 	}
 	h := m.net.hidden(m.cx, s.ids, false) // [n, D]
+	if s.targets != nil && len(m.net.Output.Adapters) == 0 {
+		m.emitLogprobs(h, s)
+		return nil
+	}
 	width := m.config.Vocab
 	if s.hidden {
 		width = m.config.Dim
@@ -68,10 +76,30 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 			return nil // End says why
 		}
 		for i := range n {
-			s.emit(from+i, out[i*width:(i+1)*width])
+			row := out[i*width : (i+1)*width]
+			if s.targets != nil {
+				row = []float32{float32(sample.Logprob(row, s.targets[from+i]))}
+			}
+			s.emit(from+i, row)
 		}
 	}
 	return nil
+}
+
+// emitLogprobs emits the log-probability of each row's target.
+func (m *Model) emitLogprobs(h *tensor.Tensor, s *step) {
+	if h.Rows() == 0 {
+		return
+	}
+	logp, _ := tensor.LogProb(m.cx, h, s.targets, m.net.Output.Weight)
+	out := make([]float32, h.Rows())
+	m.cx.Read(out, logp)
+	for i := range out {
+		if m.cx.Stopped() {
+			return // End says why
+		}
+		s.emit(i, out[i:i+1])
+	}
 }
 
 // cause replaces the error of a context that Close ended by ErrClosed.

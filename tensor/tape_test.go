@@ -1,11 +1,14 @@
 package tensor_test
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"sync"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/tensor"
 )
 
@@ -416,4 +419,47 @@ func TestCrossEntropyGradients(t *testing.T) {
 	close("loss", []float32{v1}, []float32{v2})
 	close("dx", dx1, dx2)
 	close("dW", dw1, dw2)
+}
+
+// TestTapesAtOnce: goroutines with a context and a tape each do not disturb each other;
+// their parameters may be the same, as steps run one after the other.
+func TestTapesAtOnce(t *testing.T) {
+	b, err := cpu.New(cpu.Options{Workers: 2})
+	check(t, err)
+	t.Cleanup(func() { b.Close() })
+	w := weight(b, []float32{1, 2, 3, 4}, 2, 2)
+	const goroutines, steps = 4, 25
+	var wg sync.WaitGroup
+	for range goroutines {
+		c := newContext(t, b, tensor.Options{Precision: backend.PrecisionF32})
+		wg.Go(func() {
+			for range steps {
+				if err := c.Begin(context.Background(), nil, backend.KV{}); err != nil {
+					t.Error(err)
+					return
+				}
+				tape := tensor.NewTape()
+				c.Record(tape)
+				x := write(c, []float32{1, -1}, 1, 2)
+				tape.Watch(x)
+				tape.Backward(tensor.Seed{Y: tensor.MatMul(c, tensor.Tanh(c, x), w)})
+				if g := read(c, tape.Grad(x)); g[0] == 0 {
+					t.Error("no gradient")
+				}
+				if err := c.End(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	want := float32(goroutines*steps) * float32(math.Tanh(1))
+	for i, g := range gradOf(w) {
+		if i%2 == 1 {
+			g = -g
+		}
+		if math.Abs(float64(g-want)) > 1e-3 { // 100 roundings of sums below 100
+			t.Errorf("gradient %d is %v, want %v", i, g, want)
+		}
+	}
 }

@@ -111,6 +111,9 @@ func (s *scoreFlags) score(cmd *cobra.Command, m *model, ids []int32) error {
 	}
 	ctx, stop := context.WithCancelCause(cmd.Context())
 	defer stop(nil)
+	if s.top == 0 { // no logits are wanted
+		return s.logprobs(ctx, out, session, m, ids)
+	}
 	logprob := math.NaN()
 	err = session.Score(ctx, ids, func(i int, logits []float32) {
 		p := position{i, ids[i], number(logprob), alternatives(sample.TopLogprobs(nil, logits, s.top))}
@@ -126,6 +129,24 @@ func (s *scoreFlags) score(cmd *cobra.Command, m *model, ids []int32) error {
 	}
 	if err != nil {
 		return err
+	}
+	return out.Flush()
+}
+
+// logprobs prints positions without what may follow.
+func (s *scoreFlags) logprobs(ctx context.Context, out *bufio.Writer, session *llama.Session, m *model, ids []int32) error {
+	list, err := session.Logprobs(ctx, ids, 1)
+	if err != nil {
+		return err
+	}
+	for i, id := range ids {
+		logprob := math.NaN()
+		if i > 0 {
+			logprob = float64(list[i-1])
+		}
+		if err := s.print(out, m.Tokenizer(), position{i, id, number(logprob), alternatives(nil)}); err != nil {
+			return err
+		}
 	}
 	return out.Flush()
 }
