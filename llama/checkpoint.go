@@ -158,6 +158,26 @@ func (c *checkpoint) forget() {
 	c.gguf = nil
 }
 
+// saveable makes a checkpoint what Save will write, or says why that cannot be: better
+// than after days of training.
+func (c *checkpoint) saveable() error {
+	// The settings behind factors of rotation give frequencies that differ in the last
+	// bits: those of the saved model.
+	if s, ok := c.config.llama3Scaling(c.ropeHint); ok {
+		c.config.RopeScaling = s
+	}
+	v := &converter{c: c, o: ConvertOptions{To: string(formatHF)}}
+	if _, err := v.hfConfigJSON(backend.F32); err != nil {
+		return err
+	}
+	if c.tok != nil && c.format != formatHF {
+		if _, err := c.tok.JSON(); err != nil && !errors.Is(err, tokenizer.ErrInexact) {
+			c.problem("the trained model is saved without its tokenizer: %v", err)
+		}
+	}
+	return nil
+}
+
 // source is what Save needs of the files beside the tensors. Those of a folder that are
 // copied are read at once: the folder may be gone when the model is saved.
 func (c *checkpoint) source() (*checkpoint, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/herd-ml/herd/backend"
@@ -295,7 +294,7 @@ func (v *converter) copyFiles(dir string, names ...string) error {
 			continue
 		}
 		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), b, 0o644)
+			err = vfs.WriteBytes(filepath.Join(dir, name), b)
 		}
 		if err != nil {
 			return err

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/pth"
 	"github.com/herd-ml/herd/llama/safetensors"
@@ -161,7 +161,7 @@ func (v *converter) writeHF(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o644); err != nil {
+	if err := vfs.WriteBytes(filepath.Join(dir, "config.json"), config); err != nil {
 		return err
 	}
 	if _, err := safetensors.WriteDir(dir, sources, map[string]string{"format": "pt"}, safetensors.DefaultShardSize); err != nil {
@@ -171,13 +171,13 @@ func (v *converter) writeHF(dir string) error {
 		return v.copyFiles(dir, hfFiles...)
 	}
 	return v.vocabulary("tokenizer.json", (*tokenizer.Tokenizer).JSON, func(b []byte) error {
-		if err := os.WriteFile(filepath.Join(dir, "tokenizer.json"), b, 0o644); err != nil {
+		if err := vfs.WriteBytes(filepath.Join(dir, "tokenizer.json"), b); err != nil {
 			return err
 		}
 		if b, err = v.c.tok.ConfigJSON(v.c.chat); err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), b, 0o644)
+		return vfs.WriteBytes(filepath.Join(dir, "tokenizer_config.json"), b)
 	})
 }
 
@@ -245,7 +245,7 @@ func (v *converter) writeMeta(dir string) error {
 	for _, t := range list {
 		sources = append(sources, pth.Source{Name: t.name, Type: t.dtype, Shape: t.shape, Data: t.data})
 	}
-	if err := os.WriteFile(filepath.Join(dir, "params.json"), params, 0o644); err != nil {
+	if err := vfs.WriteBytes(filepath.Join(dir, "params.json"), params); err != nil {
 		return err
 	}
 	if err := pth.WriteFile(filepath.Join(dir, "consolidated.00.pth"), sources); err != nil {
@@ -255,7 +255,7 @@ func (v *converter) writeMeta(dir string) error {
 		return v.copyFiles(dir, "tokenizer.model")
 	}
 	return v.vocabulary("tokenizer.model", (*tokenizer.Tokenizer).ModelFile, func(b []byte) error {
-		return os.WriteFile(filepath.Join(dir, "tokenizer.model"), b, 0o644)
+		return vfs.WriteBytes(filepath.Join(dir, "tokenizer.model"), b)
 	})
 }
 

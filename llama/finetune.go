@@ -127,8 +127,9 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 		}
 	}
 	m.training = t
+	err = m.Refresh(ctx)
 	m.Changed()
-	return m.Refresh(ctx)
+	return err
 }
 
 // bindAdapter gives an adapter memory and numbers.
@@ -183,6 +184,9 @@ func (m *Model) Trainable() []nn.Named {
 	}
 	return list
 }
+
+// Adapted reports whether the model has an adapter that is trained.
+func (m *Model) Adapted() bool { return m.training != nil }
 
 // Refresh computes what follows from the numbers of adapters (the norms of DoRA). It is
 // due after they were changed, before the next step.

@@ -96,6 +96,11 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 	if err := c.openAdapters(o.Adapters); err != nil {
 		return nil, err
 	}
+	if o.Trainable {
+		if err := c.saveable(); err != nil {
+			return nil, err
+		}
+	}
 	start := time.Now()
 	m, err := newModel(o, c)
 	if err != nil {

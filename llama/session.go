@@ -280,6 +280,9 @@ func (s *Session) extend(ctx context.Context, ids []int32, want rows, emit func(
 			s.step.emit = func(i int, values []float32) { emit(from+i, values) }
 		}
 		err = s.m.run(ctx, &s.step)
+		if err == nil && s.version != s.m.version.Load() {
+			err = ErrStale // changed meanwhile
+		}
 		s.settle(shared, err)
 		if err != nil {
 			return err

@@ -147,10 +147,10 @@ func (c *Context) Stopped() bool { return c.ctx.Err() != nil }
 
 // CopyPage copies a page of keys and values of the step's geometry.
 func (c *Context) CopyPage(dst, src backend.Buffer) {
-	n := backend.Dims(int(c.kv.PageBytes()) / c.kv.Type.BlockBytes())
+	n := backend.Dims(int(c.kv.PageBytes()) / backend.I32.BlockBytes()) // words, of whatever type
 	a := c.begin()
-	a.In[0] = backend.Contiguous(src, c.kv.Type, 0, n)
-	a.Out[0] = backend.Contiguous(dst, c.kv.Type, 0, n)
+	a.In[0] = backend.Contiguous(src, backend.I32, 0, n)
+	a.Out[0] = backend.Contiguous(dst, backend.I32, 0, n)
 	c.exec.Run(backend.Copy, a)
 }
 

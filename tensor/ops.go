@@ -253,7 +253,10 @@ func ScatterAdd(c *Context, x *Tensor, idx []int32, n int) *Tensor {
 func SliceRows(c *Context, x *Tensor, from, n int) *Tensor {
 	y := c.tensor()
 	y.view, y.held = c.use(x).Slice(0, from, n), x.param || x.held
-	y.kept = c.Recording()
+	if c.Recording() { // neither gives way to a result, or is dropped: the other needs it
+		x.kept, x.viewed = true, true
+	}
+	y.kept = x.kept
 	if c.tape != nil {
 		c.recordSlice("SliceRows", y, x, 0, from)
 	}

@@ -57,9 +57,13 @@ func (c *Context) Record(t *Tape) {
 // place of an operand that backward needs.
 func (c *Context) Recording() bool { return c.tape != nil && c.tape.paused == 0 }
 
-// Watch makes x an input whose gradient is wanted: Grad has it after Backward.
+// Watch makes x an input whose gradient is wanted: Grad has it after Backward. What an
+// operation on the tape has computed is none, and panics.
 func (t *Tape) Watch(x *Tensor) {
 	t.c.use(x)
+	if x.node != nil {
+		panic(&backend.ShapeError{Op: "Watch", Detail: "a tensor of " + x.Shape().String() + " that " + x.node.name + " has computed"})
+	}
 	x.needs, x.watched, x.kept = true, true, true
 }
 
@@ -174,7 +178,7 @@ func (x *Tensor) takeGrad() *Tensor {
 // Drop gives the memory of x back where it is cheap to compute again (RMSNorm, SwiGLU):
 // backward does so. x must not be used any more. Without a tape it does nothing.
 func (c *Context) Drop(x *Tensor) {
-	if !c.Recording() || x.node == nil || x.node.redo == nil || x.watched || x.dropped {
+	if !c.Recording() || x.node == nil || x.node.redo == nil || x.watched || x.viewed || x.dropped {
 		return
 	}
 	c.use(x)
@@ -295,6 +299,7 @@ func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 	var y *Tensor
 	c.NoGrad(func() { y = f(x) })
 	for i := first; i < c.used; i++ {
+		y.needs = y.needs || c.at(i).needs // y may be what a view was written to
 		if z := c.at(i); z != y && z.bytes > 0 && z.view.Buf != nil && !sharing(z, y) {
 			t.release(z)
 		}

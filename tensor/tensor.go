@@ -21,6 +21,7 @@ type Tensor struct {
 	needs   bool    // a gradient is wanted
 	kept    bool    // backward reads the numbers
 	watched bool    // stays after Backward
+	viewed  bool    // another tensor is a window of it
 	dropped bool    // is computed again when backward needs it
 }
 

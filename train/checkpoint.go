@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -59,7 +58,8 @@ func (s *store) steps() ([]int, error) {
 	}
 	var steps []int
 	for _, e := range list {
-		if n, err := strconv.Atoi(strings.TrimPrefix(e.Name(), stepPrefix)); err == nil && strings.HasPrefix(e.Name(), stepPrefix) && e.IsDir() {
+		n, err := strconv.Atoi(strings.TrimPrefix(e.Name(), stepPrefix))
+		if err == nil && n >= 0 && e.IsDir() && e.Name() == filepath.Base(s.path(n)) { // else it is the user's
 			steps = append(steps, n)
 		}
 	}
@@ -98,7 +98,9 @@ func (s *store) write(ctx context.Context, st state, t *Trainer) (string, error)
 	}
 	err := s.fill(ctx, tmp, st, t)
 	if err == nil {
-		err = replaceDir(tmp, dir)
+		if err = os.Rename(tmp, dir); err == nil {
+			err = syncDir(s.dir)
+		}
 	}
 	if err != nil {
 		os.RemoveAll(tmp)
@@ -118,28 +120,10 @@ func (s *store) fill(ctx context.Context, dir string, st state, t *Trainer) erro
 	if err != nil {
 		return err
 	}
-	if err := vfs.WriteAtomic(filepath.Join(dir, stateFile), func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
+	if err := vfs.WriteBytes(filepath.Join(dir, stateFile), b); err != nil {
 		return err
 	}
 	return syncDir(dir)
-}
-
-// replaceDir renames a folder to a name that may be taken by an older one.
-func replaceDir(from, to string) error {
-	if err := os.Rename(from, to); err == nil {
-		return syncDir(filepath.Dir(to))
-	}
-	old := from + ".old" + unfinished
-	if err := os.Rename(to, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(old); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
 }
 
 // syncDir writes a folder's entries to the disk, where the system does that.

@@ -187,6 +187,14 @@ func (c Config) Validate() error {
 	want(c.Model.Path != "" || c.Model.Tokenizer != "", "model.path or model.tokenizer must be given: the model to start from, or the vocabulary of a new one")
 	want(c.Model.Path == "" || c.Model.Tokenizer == "" && c.Model.Layers == 0 && c.Model.Dim == 0 && c.Model.Heads == 0 && c.Model.HiddenDim == 0,
 		"model: path is given, so the shape and the tokenizer are the files'")
+	m := c.Model
+	want(m.Path == "" || m.KVHeads == 0 && m.HeadDim == 0 && m.Context == 0 && m.RopeTheta == 0 && m.NormEps == 0 && !m.Untied && m.InitStd == 0,
+		"model: path is given, so kv_heads, head_dim, context, rope_theta, norm_eps, untied and init_std are the files'")
+	want(c.LoRA.Rank > 0 || c.LoRA.Alpha == 0 && len(c.LoRA.Targets) == 0 && !c.LoRA.RSLoRA && !c.LoRA.DoRA,
+		"lora: rank is 0, which trains the model itself, but other keys are set")
+	want(int64(c.Batch.Accumulate)*int64(max(c.Batch.Rows, 1)) <= maxBatchToken/int64(max(c.Batch.SeqLen, 1)),
+		"batch: %d times %d sequences of %d tokens are more than %d", c.Batch.Accumulate, c.Batch.Rows, c.Batch.SeqLen, maxBatchToken)
+	want(c.Eval.Tokens <= maxBatchToken, "eval.tokens is %d, want at most %d", c.Eval.Tokens, maxBatchToken)
 	want(c.LoRA.Rank == 0 || c.Model.Path != "", "lora.rank is %d: an adapter needs a model.path", c.LoRA.Rank)
 	want(c.LoRA.Rank >= 0, "lora.rank is %d, want 0 or more", c.LoRA.Rank)
 	want(c.LoRA.Alpha >= 0 && !math.IsInf(c.LoRA.Alpha, 0), "lora.alpha is %v, want a positive number", c.LoRA.Alpha)

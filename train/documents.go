@@ -248,6 +248,9 @@ func (s *documents) read(ctx context.Context, places []Place) ([]document, error
 			return nil, err
 		}
 		p := places[i]
+		if n > 0 && p.compare(places[order[n-1]]) == 0 {
+			return nil, fmt.Errorf("the document at %d of file %d is there twice", p.Offset, p.File)
+		}
 		if p.File < 0 || p.File >= len(s.files) {
 			return nil, fmt.Errorf("file %d of %d", p.File, len(s.files))
 		}

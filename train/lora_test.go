@@ -78,3 +78,46 @@ func baseBytes(m *llama.Model) (all []byte) {
 	}
 	return all
 }
+
+// TestAdapterRecomputed: adapters of feed-forward layers alone learn the same where layers
+// are computed again.
+func TestAdapterRecomputed(t *testing.T) {
+	shape := llama.Config{Layers: 3, Dim: 64, Heads: 2, KVHeads: 1, HeadDim: 32, HiddenDim: 96, Vocab: 90, Context: 512,
+		NormEps: 1e-5, RopeTheta: 10000, TiedEmbeddings: true}
+	batch := train.Batch{Docs: []int{300}} // more rows than go through a layer at once without a tape
+	for i := range 300 {
+		batch.IDs, batch.Targets = append(batch.IDs, int32(i*7%90)), append(batch.Targets, int32((i+1)*7%90))
+	}
+	var want []byte
+	for _, again := range []bool{false, true} {
+		m, err := llama.NewRandom(t.Context(), shape, backend.F16, llama.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := m.AddAdapter(t.Context(), peft.Config{Rank: 2, Alpha: 4, Targets: []string{"gate_proj", "up_proj", "down_proj"}}, 1); err != nil {
+			t.Fatal(err)
+		}
+		tr, err := train.NewTrainer(m, train.TrainerOptions{Checkpoint: again})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		for range 3 {
+			r, err := tr.Step(t.Context(), []train.Batch{batch}, 1e-2)
+			if err != nil || r.GradNorm == 0 {
+				t.Fatalf("norm %v, %v", r.GradNorm, err)
+			}
+		}
+		var got []byte
+		for _, p := range m.Trainable() {
+			v := p.Param.Numbers()
+			got = append(got, v.Buf.Bytes()[4*v.Off:][:4*v.Shape.Elems()]...)
+		}
+		if want == nil {
+			want = got
+		} else if !bytes.Equal(got, want) {
+			t.Error("computed again, the adapter is another")
+		}
+	}
+}

@@ -33,6 +33,9 @@ func (t *Trainer) plan(rows int) Plan {
 		p.Trained += int64(n.Param.Shape.Elems())
 		p.Gradients += 4 * aligned(n.Param)
 	}
+	if t.m.Adapted() {
+		p.Weights += 4 * p.Trained
+	}
 	p.Activations = activations(t.m.Config(), rows, t.o.Checkpoint)
 	return p
 }

@@ -74,7 +74,7 @@ func Run(ctx context.Context, c Config, o Options) (Report, error) {
 	if err := c.Validate(); err != nil {
 		return Report{}, err
 	}
-	r := &run{c: c, o: o, store: newStore(c.Out)}
+	r := &run{c: c, o: o, store: newStore(c.Out), report: Report{EvalLoss: math.NaN()}}
 	defer r.close()
 	if err := r.open(ctx); err != nil {
 		return r.report, err
@@ -138,6 +138,9 @@ func (r *run) open(ctx context.Context) error {
 	if r.it, err = r.data.Train(r.c.Batch.Rows, r.c.Batch.SeqLen, r.c.Seed); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	if err := r.lookAtEval(ctx); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
 	r.t, err = NewTrainer(r.m, TrainerOptions{
 		Precision: r.c.precision(), Checkpoint: r.c.Model.Recompute, ZLoss: r.c.Optimizer.ZLoss, Optimizer: r.c.adamW(),
 	})
@@ -163,23 +166,37 @@ func (r *run) open(ctx context.Context) error {
 	return nil
 }
 
+// lookAtEval finds out before the first step whether there is held-out data.
+func (r *run) lookAtEval(ctx context.Context) error {
+	if !r.data.HasEval() {
+		return nil
+	}
+	it, err := r.data.Eval(r.c.Batch.Rows, r.c.Batch.SeqLen)
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	_, err = it.Next(ctx)
+	return err
+}
+
 // resumeFrom is the checkpoint to go on from, empty for none.
 func (r *run) resumeFrom() (string, error) {
 	if err := os.MkdirAll(r.c.Out, 0o755); err != nil {
 		return "", fmt.Errorf("train: out: %w", err)
 	}
-	if err := r.store.clean(); err != nil {
-		return "", fmt.Errorf("train: %w", err)
-	}
 	steps, err := r.store.steps()
 	if err != nil {
 		return "", fmt.Errorf("train: %w", err)
 	}
-	switch {
-	case len(steps) == 0:
-		return "", nil
-	case !r.o.Resume:
+	if len(steps) > 0 && !r.o.Resume {
 		return "", fmt.Errorf("train: %s has checkpoints of a run: resume it, or name another folder as out", r.c.Out)
+	}
+	if err := r.store.clean(); err != nil {
+		return "", fmt.Errorf("train: %w", err)
+	}
+	if len(steps) == 0 {
+		return "", nil
 	}
 	r.saved = steps[len(steps)-1]
 	dir := r.store.path(r.saved)
@@ -195,7 +212,6 @@ func (r *run) resumeFrom() (string, error) {
 
 // sameRun refuses to go on with settings that would give another run.
 func sameRun(was, is Config) error {
-	is.Batch.SeqLen = max(is.Batch.SeqLen, 0)
 	old, differ := map[string]string{}, []string(nil)
 	for _, k := range config.Keys(&was) {
 		old[k.Path] = k.Value
@@ -326,7 +342,7 @@ func (r *run) loop(ctx context.Context) error {
 		r.done.Loss = step.Loss
 		r.report.Steps, r.report.Tokens, r.report.Loss = r.done.Step, r.done.Tokens, r.done.Loss
 		if err := r.tell(batches, step, lr); err != nil {
-			return err
+			return r.stop(ctx, err)
 		}
 		if err := r.between(ctx); err != nil {
 			return r.stop(ctx, err)
@@ -396,15 +412,17 @@ func (r *run) between(ctx context.Context) error {
 	return nil
 }
 
-// stop saves what is done where ctx has ended the run, and names the step of an error.
+// stop saves what is done, and names the step of an error.
 func (r *run) stop(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		if r.done.Step > 0 {
-			if e := r.save(context.WithoutCancel(ctx)); e != nil {
-				return errors.Join(ctx.Err(), e)
-			}
+	// What is done is whole. Where the loss is no number the weights may be what made it
+	// so: those saved before are better.
+	if r.done.Step > 0 && (!errors.Is(err, ErrNotFinite) || r.saved < 0) {
+		if e := r.save(context.WithoutCancel(ctx)); e != nil && !errors.Is(err, e) {
+			err = errors.Join(err, e)
 		}
-		return ctx.Err()
+	}
+	if ctx.Err() != nil {
+		return err
 	}
 	last := "there is no checkpoint yet"
 	if r.report.Checkpoint != "" {
@@ -415,7 +433,9 @@ func (r *run) stop(ctx context.Context, err error) error {
 
 // finish is the end of a run: the last evaluation, text, checkpoint and the picture.
 func (r *run) finish(ctx context.Context) error {
-	r.report.EvalLoss = math.NaN()
+	if err := r.save(ctx); err != nil {
+		return r.stop(ctx, err)
+	}
 	if err := r.eval(ctx); err != nil {
 		return r.stop(ctx, err)
 	}
@@ -423,9 +443,6 @@ func (r *run) finish(ctx context.Context) error {
 		if err := r.sample(ctx); err != nil {
 			return r.stop(ctx, err)
 		}
-	}
-	if err := r.save(ctx); err != nil {
-		return r.stop(ctx, err)
 	}
 	name := filepath.Base(r.c.Out)
 	if err := DrawLoss(filepath.Join(r.c.Out, MetricsFile), filepath.Join(r.c.Out, "loss.png"), name, false); err != nil {
@@ -508,5 +525,8 @@ func (r *run) save(ctx context.Context) error {
 	}
 	r.saved, r.report.Checkpoint = r.done.Step, dir
 	r.event(EventCheckpoint, "%s", dir)
-	return r.store.prune(r.c.Checkpoint.Keep)
+	if err := r.store.prune(r.c.Checkpoint.Keep); err != nil {
+		r.event(EventWarning, "older checkpoints stay: %v", err)
+	}
+	return nil
 }

@@ -35,13 +35,13 @@ type TrainerOptions struct {
 // Trainer is the step of training: gradients over micro-batches, then AdamW. It serves
 // one goroutine.
 type Trainer struct {
-	m       *llama.Model
-	o       TrainerOptions
-	c       *tensor.Context
-	params  []nn.Named // those trained
-	grads   backend.Buffer
-	adam    *optim.AdamW
-	refresh bool // what follows from the numbers of adapters is due
+	m      *llama.Model
+	o      TrainerOptions
+	c      *tensor.Context
+	params []nn.Named // those trained
+	grads  backend.Buffer
+	adam   *optim.AdamW
+	broken error // why the weights are not those of a whole step
 }
 
 // NewTrainer trains those parameters of a model that can change: all of one that was
@@ -132,6 +132,9 @@ type StepReport struct {
 // is not finite is ErrNotFinite, with the batch's number where it can be told.
 func (t *Trainer) Step(ctx context.Context, batches []Batch, lr float64) (StepReport, error) {
 	var r StepReport
+	if t.broken != nil {
+		return r, t.broken
+	}
 	total := 0.0
 	for i := range batches {
 		if err := batches[i].check(); err != nil {
@@ -181,8 +184,12 @@ func (t *Trainer) Changed(ctx context.Context) error {
 			w.Changed()
 		}
 	}
+	err := t.m.Refresh(context.WithoutCancel(ctx)) // else what follows from them is of the step before
 	t.m.Changed()
-	return t.m.Refresh(context.WithoutCancel(ctx)) // else what follows from them is of the step before
+	if err != nil {
+		t.broken = fmt.Errorf("train: the weights have changed, what follows from them has not: %w", err)
+	}
+	return err
 }
 
 // Eval is the mean negative log-likelihood of batches, and the targets that counted.

@@ -9,8 +9,8 @@ const logProbBytes = 16 << 20
 // MatMul knows all other ways.
 func (e *exec) logProb(a *backend.Args) {
 	checkIDs(backend.LogProb, a)
-	w, ok := a.W[0].(*packed)
-	made := ok && (w.typ.Quantized() && a.Round == backend.RoundNone || a.Round != backend.RoundNone && a.Round != backend.RoundBothBF16)
+	w := a.W[0]
+	made := w.Type().Quantized() && a.Round == backend.RoundNone || a.Round != backend.RoundNone && a.Round != backend.RoundBothBF16
 	most := lossRow
 	if made {
 		most = logProbBytes / (4 * w.Rows())

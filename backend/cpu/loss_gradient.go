@@ -164,7 +164,7 @@ func (e *exec) logProbBackward(a *backend.Args) {
 	for r := range rows {
 		g := gradientOf(a, int32(r))
 		dentropy = dentropy || g.ent != 0
-		if g != (rowGradient{lse: g.lse}) {
+		if g.add != 0 || g.mul != 0 || g.ent != 0 {
 			order[n] = int32(r)
 			n++
 		} else if a.Out[0].Present() {

@@ -175,6 +175,10 @@ func (m *matmulTask) windows(e *exec, f format) {
 				m.panels += p.n
 			}
 		}
+		if m.panels == 0 { // of rows so wide that a window has not two panels
+			e.arena.release(mark)
+			continue
+		}
 		m.divide(len(e.b.pool.workers))
 		e.b.pool.run(m, (m.panels+m.perChunk-1)/m.perChunk*((m.rows+m.rowsPer-1)/m.rowsPer))
 		e.arena.release(mark)

@@ -128,7 +128,10 @@ func (t *batchTask) run(w *worker, chunk int) {
 	out := slice[float32](&w.scratch, m*wide)
 	left, right := slice[float32](&w.scratch, m*batchInputs), slice[float32](&w.scratch, batchInputs*wide)
 	clear(out)
-	xs, ys := elems[float32](x)[b*x.Stride[0]+row*x.Stride[1]:], elems[float32](y)[b*y.Stride[0]+col*y.Stride[2]:]
+	var xs, ys []float32
+	if k > 0 {
+		xs, ys = elems[float32](x)[b*x.Stride[0]+row*x.Stride[1]:], elems[float32](y)[b*y.Stride[0]+col*y.Stride[2]:]
+	}
 	for at := 0; at < k; at += batchInputs {
 		if w.pause() {
 			return

@@ -39,8 +39,8 @@ func Set(v any, path, value string) error {
 	if err != nil {
 		return err
 	}
-	if field.Kind() == reflect.String && value == "" {
-		field.SetString("")
+	if field.Kind() == reflect.String && !strings.HasPrefix(value, `"`) { // as it is: YAML would take parts for comments
+		field.SetString(value)
 		return nil
 	}
 	if field.Type() == reflect.TypeFor[[]string]() && !strings.HasPrefix(strings.TrimSpace(value), "[") {

@@ -144,5 +144,13 @@ func WriteFolder(out string, fill func(dir string) error) (err error) {
 	return os.Rename(dir, out)
 }
 
+// WriteBytes is WriteAtomic of what is there already.
+func WriteBytes(path string, b []byte) error {
+	return WriteAtomic(path, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
 // Dir is the folder p as a file system.
 func Dir(p string) fs.FS { return os.DirFS(p) }
