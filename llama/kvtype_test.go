@@ -72,3 +72,28 @@ func TestKVHeadSize(t *testing.T) {
 		t.Errorf("heads of 48: %v", err)
 	}
 }
+
+// TestForkOfPages: a fork copies the page that it goes on in, of every type.
+func TestForkOfPages(t *testing.T) {
+	for _, typ := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0} {
+		m := open(t, golden.Committed("models/tied-rope8/model.gguf"), llama.Options{KVType: typ})
+		ids := []int32{1, 2, 3, 4, 5, 6, 7}
+		want, err := session(t, m).Logits(t.Context(), ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := session(t, m)
+		if _, err := s.Logits(t.Context(), ids[:4]); err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Fork()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.Logits(t.Context(), ids)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%v: a fork gives other logits: %v", typ, err)
+		}
+		f.Close()
+	}
+}
