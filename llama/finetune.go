@@ -217,8 +217,6 @@ func (m *Model) SaveTrained(ctx context.Context, dir string) error {
 func source(p *tensor.Param) safetensors.Source {
 	v := p.Numbers()
 	s := safetensors.Source{Type: backend.F32, Data: bytes.NewReader(v.Buf.Bytes()[4*v.Off:])}
-	for _, d := range p.Shape.Dim[:p.Shape.Rank] {
-		s.Shape = append(s.Shape, d)
-	}
+	s.Shape = append(s.Shape, p.Shape.Dim[:p.Shape.Rank]...)
 	return s
 }

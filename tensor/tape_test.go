@@ -14,15 +14,14 @@ import (
 
 // world is a function to be differentiated: inputs, matrices and vectors.
 type world struct {
-	t       *testing.T
-	b       *unrounded
-	c       *tensor.Context
-	layout  *backend.Layout
-	kv      backend.KV
-	inputs  [][]float64
-	shapes  []backend.Shape
-	params  []*tensor.Param
-	vectors []*tensor.Param
+	t      *testing.T
+	b      *unrounded
+	c      *tensor.Context
+	layout *backend.Layout
+	kv     backend.KV
+	inputs [][]float64
+	shapes []backend.Shape
+	params []*tensor.Param
 }
 
 // floats makes a trainable matrix or vector of random numbers.
@@ -381,7 +380,6 @@ func TestCrossEntropyGradients(t *testing.T) {
 	w.input(4, 3)
 	out := w.param(7, 3)
 	y := tensor.Targets{IDs: []int32{2, -1, 6, 2}, Weights: []float32{1, 5, 0.5, 0}, Scale: 0.25, ZLoss: 0.125}
-	type in = []*tensor.Tensor
 	grads := func(f func(c *tensor.Context, x *tensor.Tensor) tensor.Seed) (value float32, dx, dw []float32) {
 		w.set(out.Grad(), make([]float32, 21), nil)
 		w.run(func(x []*tensor.Tensor) {

@@ -50,7 +50,7 @@ func activations(c llama.Config, r int, again bool) int64 {
 	if again {
 		kept = int64(c.Layers)*d + layer
 	}
-	return 4*int64(r)*(kept+4*d+4*f+3*q) + min(64<<20, 8*int64(r)*int64(c.Vocab))
+	return 4*int64(r)*(kept+4*d+4*f+3*q) + min(160<<20, 8*int64(r)*int64(c.Vocab))
 }
 
 // flops are the floating-point operations of training on one position that sees ctx

@@ -12,7 +12,7 @@ import (
 
 const (
 	lossCols  = 256      // logits of a row that are reduced together, from a multiple of it on
-	lossBytes = 72 << 20 // of logits that are in memory at once
+	lossBytes = 144 << 20 // of logits that are in memory at once
 	lossRow   = 1024     // rows that are multiplied with what is packed of the vocabulary
 )
 
