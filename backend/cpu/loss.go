@@ -11,9 +11,9 @@ import (
 // in memory for some rows, or some rows and some of the vocabulary, only.
 
 const (
-	lossCols  = 256      // logits of a row that are reduced together, from a multiple of it on
+	lossCols  = 256       // logits of a row that are reduced together, from a multiple of it on
 	lossBytes = 144 << 20 // of logits that are in memory at once
-	lossRow   = 1024     // rows that are multiplied with what is packed of the vocabulary
+	lossRow   = 1024      // rows that are multiplied with what is packed of the vocabulary
 )
 
 // loss is what a pass over the vocabulary needs and finds, for some rows.
