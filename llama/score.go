@@ -104,15 +104,11 @@ func (s *Session) Embed(ctx context.Context, text string, o EmbedOptions) ([]flo
 	if len(ids) == 0 {
 		return nil, fmt.Errorf("llama: Embed of an empty text")
 	}
-	call, leave, err := s.claim(ctx)
+	call, leave, err := s.anew(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	if err := s.m.checkIDs(ids); err != nil {
-		return nil, err
-	}
-	s.truncate(0)
 	s.step.hidden = true
 	defer func() { s.step.hidden = false }()
 	sum := make([]float64, s.m.config.Dim)

@@ -120,6 +120,20 @@ func (s *Session) claim(ctx context.Context) (call context.Context, leave func()
 	return call, func() { s.work.Unlock(); done() }, nil
 }
 
+// anew is claim for a call that computes ids from the start.
+func (s *Session) anew(ctx context.Context, ids []int32) (call context.Context, leave func(), err error) {
+	call, leave, err = s.claim(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.m.checkIDs(ids); err != nil {
+		leave()
+		return nil, nil, err
+	}
+	s.truncate(0)
+	return call, leave, nil
+}
+
 // Len is the number of positions held.
 func (s *Session) Len() int {
 	s.work.Lock()
@@ -362,15 +376,11 @@ func (s *Session) Logits(ctx context.Context, ids []int32) ([]float32, error) {
 // Score computes ids from the start and calls visit for every position with
 // the logits [V] of the token after it, valid during the call only.
 func (s *Session) Score(ctx context.Context, ids []int32, visit func(pos int, logits []float32)) error {
-	call, leave, err := s.claim(ctx)
+	call, leave, err := s.anew(ctx, ids)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if err := s.m.checkIDs(ids); err != nil {
-		return err
-	}
-	s.truncate(0)
 	return s.extend(call, ids, allRows, visit)
 }
 
@@ -381,15 +391,11 @@ func (s *Session) Logprobs(ctx context.Context, ids []int32, from int) ([]float3
 	if from < 1 || from > len(ids) {
 		return nil, fmt.Errorf("llama: log-probabilities from position %d on of %d tokens: want 1 to %d", from, len(ids), len(ids))
 	}
-	call, leave, err := s.claim(ctx)
+	call, leave, err := s.anew(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	if err := s.m.checkIDs(ids); err != nil {
-		return nil, err
-	}
-	s.truncate(0)
 	s.scored.ids, s.scored.from = ids, from
 	defer func() { s.scored.ids = nil }()
 	out := make([]float32, 0, len(ids)-from)

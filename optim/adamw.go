@@ -157,7 +157,7 @@ func NewAdamW(b backend.Backend, params []nn.Named, config AdamWConfig) (*AdamW,
 			errs = append(errs, err)
 		}
 		o.params = append(o.params, moments{Named: p, Setting: s})
-		elems += padded(p.Param)
+		elems += p.Param.Padded()
 	}
 	for i, g := range config.Groups {
 		if !used[i] {
@@ -175,16 +175,13 @@ func NewAdamW(b backend.Backend, params []nn.Named, config AdamWConfig) (*AdamW,
 	at := int64(0)
 	for i := range o.params {
 		p := &o.params[i]
-		n := padded(p.Param)
+		n := p.Param.Padded()
 		p.m = backend.Contiguous(memory, backend.F32, int(at), p.Param.Shape)
 		p.v = backend.Contiguous(memory, backend.F32, int(at+n), p.Param.Shape)
 		at += 2 * n
 	}
 	return o, nil
 }
-
-// padded is the numbers of a parameter, up to a multiple of 64 bytes.
-func padded(p *tensor.Param) int64 { return int64(p.Shape.Elems()+15) &^ 15 }
 
 // trainable says why AdamW cannot change a parameter.
 func trainable(p nn.Named) error {
@@ -235,7 +232,7 @@ func (o *AdamW) Steps() int { return o.step }
 func (o *AdamW) Bytes() int64 {
 	n := int64(0)
 	for i := range o.params {
-		n += 2 * 4 * padded(o.params[i].Param)
+		n += 2 * 4 * o.params[i].Param.Padded()
 	}
 	return n
 }

@@ -23,7 +23,8 @@ type Context struct {
 	kv     backend.KV
 	step   uint64 // counts Begin and End, so that old tensors are recognised
 	args   backend.Args
-	tape   *Tape // of the step, or nil
+	tape   *Tape     // of the step, or nil
+	filler []float32 // room of fill
 	// Tensors of this step and of the one before, which are kept apart so that
 	// using an old one is noticed and does not reach a new one.
 	slabs [2][][]Tensor

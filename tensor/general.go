@@ -50,13 +50,33 @@ func (c *Context) Const(s float32) *Tensor {
 	return y
 }
 
-// fill makes all numbers of x s.
-func (c *Context) fill(x *Tensor, s float32) {
-	one := c.Const(s)
-	c.copyView(x.view, broadcast(backend.Copy, one.view, x.Shape()))
-	if c.tape != nil {
-		c.tape.release(one)
+// fillWidth is what fill copies at once, of a size that stays in the first cache.
+const fillWidth = 1 << 12
+
+// fill makes all numbers of a view without gaps s.
+func (c *Context) fill(x backend.View, s float32) {
+	m, n := c.Mark(), x.Shape.Elems()
+	width := min(n, fillWidth)
+	if width == 0 {
+		return
 	}
+	c.filler = append(c.filler[:0], make([]float32, width)...)
+	for i := range c.filler {
+		c.filler[i] = s
+	}
+	z := c.vector(c.filler)
+	part := func(from, rows, cols int) {
+		to := backend.Contiguous(x.Buf, x.Type, x.Off+from, backend.Dims(rows, cols))
+		c.copyView(to, broadcast(backend.Copy, z.view.Slice(0, 0, cols), to.Shape))
+	}
+	part(0, n/width, width)
+	if n%width > 0 {
+		part(n-n%width, 1, n%width)
+	}
+	if c.tape != nil {
+		c.tape.release(z)
+	}
+	c.Release(m)
 }
 
 // copy writes the numbers of x to y.

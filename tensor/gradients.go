@@ -157,7 +157,7 @@ func (c *Context) recordSwiGLU(y, gate, up *Tensor) {
 func (c *Context) recordGather(y, x, ids *Tensor) {
 	c.record("Gather", []*Tensor{x}, nil, []*Tensor{y}, []*Tensor{ids}, func(t *Tape) {
 		dx := c.New(backend.F32, x.Shape())
-		c.fill(dx, 0)
+		c.fill(dx.view, 0)
 		c.run2(backend.ScatterAdd, dx, y.grad, ids)
 		t.add(x, dx)
 	}, nil)
@@ -176,7 +176,7 @@ func (c *Context) recordSlice(name string, y, x *Tensor, axis, from int) {
 	c.record(name, []*Tensor{x}, nil, []*Tensor{y}, nil, func(t *Tape) {
 		if x.grad == nil || x.param {
 			dx := c.New(backend.F32, x.Shape())
-			c.fill(dx, 0)
+			c.fill(dx.view, 0)
 			c.copyView(dx.view.Slice(axis, from, y.Shape().Dim[axis]), y.grad.view)
 			t.add(x, dx)
 			return

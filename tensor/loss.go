@@ -48,7 +48,7 @@ func (c *Context) recordLogProb(x, ids *Tensor, w *Param, logp, lse, entropy *Te
 		dlogp := logp.grad
 		if dlogp == nil { // only the others have gradients
 			dlogp = c.New(backend.F32, logp.Shape())
-			c.fill(dlogp, 0)
+			c.fill(dlogp.view, 0)
 			logp.grad = dlogp
 		}
 		var dx *Tensor

@@ -240,7 +240,7 @@ func Gather(c *Context, x *Tensor, idx []int32) *Tensor {
 // [R,D].
 func ScatterAdd(c *Context, x *Tensor, idx []int32, n int) *Tensor {
 	y := c.New(backend.F32, backend.Dims(n, x.Cols()))
-	c.fill(y, 0)
+	c.fill(y.view, 0)
 	ids := c.IDs(idx)
 	c.run2(backend.ScatterAdd, y, x, ids)
 	if c.tape != nil {

@@ -26,29 +26,10 @@ func SumSquares(c *Context, x backend.View) *Tensor {
 	return y
 }
 
-// zeros is what Zero copies, of a size that stays in the first cache.
-var zeros [1 << 12]float32
-
 // Zero makes the numbers of a view without gaps zero.
 func Zero(c *Context, x backend.View) {
 	if !x.IsContiguous() {
 		panic(&backend.ShapeError{Op: "Zero", Detail: "a view of " + x.Shape.String() + " has gaps"})
 	}
-	m, n := c.Mark(), x.Shape.Elems()
-	width := min(n, len(zeros))
-	z := c.New(backend.F32, backend.Dims(width))
-	c.Write(z, zeros[:width])
-	part := func(from, rows, cols int) {
-		a := c.begin()
-		a.In[0], a.Out[0] = c.use(z).Slice(0, 0, cols), backend.Contiguous(x.Buf, x.Type, x.Off+from, backend.Dims(rows, cols))
-		a.In[0].Shape, a.In[0].Stride = a.Out[0].Shape, [backend.MaxRank]int{0, 1}
-		c.exec.Run(backend.Copy, a)
-	}
-	if width > 0 {
-		part(0, n/width, width)
-	}
-	if width > 0 && n%width > 0 {
-		part(n-n%width, 1, n%width)
-	}
-	c.Release(m)
+	c.fill(x, 0)
 }

@@ -87,7 +87,7 @@ func (t *Tape) Backward(seeds ...Seed) {
 		}
 		dy := t.c.New(backend.F32, s.Y.Shape())
 		if s.DY == nil {
-			t.c.fill(dy, 1)
+			t.c.fill(dy.view, 1)
 		} else {
 			t.c.copy(dy, s.DY)
 		}

@@ -101,6 +101,10 @@ func (p *Param) BindGrad(v backend.View) {
 // Grad is the memory of the gradient, absent where the parameter is frozen.
 func (p *Param) Grad() backend.View { return p.grad }
 
+// Padded is the number of elements, up to whole lines of cache of F32: what gradients and
+// the like take where those of parameters lie one after the other.
+func (p *Param) Padded() int64 { return int64(p.Shape.Elems()+15) &^ 15 }
+
 // Matrix reports whether the parameter is a matrix.
 func (p *Param) Matrix() bool { return p.Shape.Rank == 2 }
 

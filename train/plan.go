@@ -31,7 +31,7 @@ func (t *Trainer) plan(rows int) Plan {
 	p := Plan{Weights: t.m.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.m.Config().Params()}
 	for _, n := range t.params {
 		p.Trained += int64(n.Param.Shape.Elems())
-		p.Gradients += 4 * aligned(n.Param)
+		p.Gradients += 4 * n.Param.Padded()
 	}
 	if t.m.Adapted() {
 		p.Weights += 4 * p.Trained

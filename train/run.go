@@ -138,7 +138,7 @@ func (r *run) open(ctx context.Context) error {
 	if r.it, err = r.data.Train(r.c.Batch.Rows, r.c.Batch.SeqLen, r.c.Seed); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	if err := r.lookAtEval(ctx); err != nil {
+	if _, err := r.heldOut(ctx, 1); err != nil { // better than after the last step
 		return fmt.Errorf("train: %w", err)
 	}
 	r.t, err = NewTrainer(r.m, TrainerOptions{
@@ -166,18 +166,28 @@ func (r *run) open(ctx context.Context) error {
 	return nil
 }
 
-// lookAtEval finds out before the first step whether there is held-out data.
-func (r *run) lookAtEval(ctx context.Context) error {
+// heldOut reads held-out batches of about so many tokens, none where nothing is held out.
+func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, err error) {
 	if !r.data.HasEval() {
-		return nil
+		return nil, nil
 	}
 	it, err := r.data.Eval(r.c.Batch.Rows, r.c.Batch.SeqLen)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer it.Close()
-	_, err = it.Next(ctx)
-	return err
+	for n := 0; n < tokens; {
+		b, err := it.Next(ctx)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		batches = append(batches, *b)
+		n += b.Tokens
+	}
+	return batches, nil
 }
 
 // resumeFrom is the checkpoint to go on from, empty for none.
@@ -453,25 +463,9 @@ func (r *run) finish(ctx context.Context) error {
 
 // eval measures held-out loss, where something is held out.
 func (r *run) eval(ctx context.Context) error {
-	if !r.data.HasEval() {
-		return nil
-	}
-	it, err := r.data.Eval(r.c.Batch.Rows, r.c.Batch.SeqLen)
-	if err != nil {
+	batches, err := r.heldOut(ctx, r.c.Eval.Tokens)
+	if err != nil || batches == nil {
 		return err
-	}
-	defer it.Close()
-	var batches []Batch
-	for n := 0; n < r.c.Eval.Tokens; {
-		b, err := it.Next(ctx)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		batches = append(batches, *b)
-		n += b.Tokens
 	}
 	loss, tokens, err := r.t.Eval(ctx, batches)
 	if err != nil {

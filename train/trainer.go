@@ -58,7 +58,7 @@ func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	n := int64(0)
 	for _, p := range m.Trainable() {
 		t.params = append(t.params, p)
-		n += aligned(p.Param)
+		n += p.Param.Padded()
 	}
 	if len(t.params) == 0 {
 		return nil, errors.New("train: the model has no parameter that can change: open it with Trainable, or give it an adapter")
@@ -74,7 +74,7 @@ func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	n = 0
 	for _, p := range t.params {
 		p.Param.BindGrad(backend.Contiguous(t.grads, backend.F32, int(n), p.Param.Shape))
-		n += aligned(p.Param)
+		n += p.Param.Padded()
 	}
 	if t.adam, err = optim.NewAdamW(m.Backend(), t.params, o.Optimizer); err != nil {
 		t.free()
@@ -82,9 +82,6 @@ func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	}
 	return t, nil
 }
-
-// aligned is the elements of a parameter in whole cache lines.
-func aligned(p *tensor.Param) int64 { return int64(p.Shape.Elems()+15) &^ 15 }
 
 // Close frees gradients and moments. The model keeps its weights.
 func (t *Trainer) Close() {
@@ -173,23 +170,12 @@ func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err err
 	if err != nil {
 		return norm, err
 	}
-	return norm, t.Changed(ctx)
-}
-
-// Changed is due after the numbers of parameters were changed by another than Step: a
-// state that was loaded.
-func (t *Trainer) Changed(ctx context.Context) error {
-	for _, p := range t.params {
-		if w := p.Param.Weight(); w != nil {
-			w.Changed()
-		}
-	}
-	err := t.m.Refresh(context.WithoutCancel(ctx)) // else what follows from them is of the step before
+	err = t.m.Refresh(context.WithoutCancel(ctx)) // else what follows from the weights is of the step before
 	t.m.Changed()
 	if err != nil {
 		t.broken = fmt.Errorf("train: the weights have changed, what follows from them has not: %w", err)
 	}
-	return err
+	return norm, err
 }
 
 // Eval is the mean negative log-likelihood of batches, and the targets that counted.

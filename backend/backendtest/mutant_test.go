@@ -126,36 +126,42 @@ func TestMutantsOfEveryOperation(t *testing.T) {
 	}
 }
 
-// Mistakes that backends are likely to make.
-func TestMutants(t *testing.T) {
-	cs := some()
-	on := func(op backend.Op, f func(a *backend.Args)) func(backend.Op, *backend.Args) {
-		return func(o backend.Op, a *backend.Args) {
-			if o == op {
-				f(a)
-				return
-			}
-			ref.Run(o, a)
+// A mistake is a way to run an operation wrongly.
+type mistake struct {
+	name string
+	op   backend.Op
+	run  func(backend.Op, *backend.Args)
+}
+
+// on is wrong for one operation alone.
+func on(op backend.Op, f func(a *backend.Args)) func(backend.Op, *backend.Args) {
+	return func(o backend.Op, a *backend.Args) {
+		if o == op {
+			f(a)
+			return
 		}
+		ref.Run(o, a)
 	}
-	cut := func(op backend.Op, f func(s *backend.Segment)) func(backend.Op, *backend.Args) {
-		return on(op, func(a *backend.Args) {
-			l := *a.Layout
-			l.Segments = slices.Clone(l.Segments)
-			for i := range l.Segments {
-				l.Segments[i].Spans = slices.Clone(l.Segments[i].Spans)
-				f(&l.Segments[i])
-			}
-			b := *a
-			b.Layout = &l
-			ref.Run(op, &b)
-		})
-	}
-	for _, m := range []struct {
-		name string
-		op   backend.Op
-		run  func(backend.Op, *backend.Args)
-	}{
+}
+
+// cut changes the segments that an operation sees.
+func cut(op backend.Op, f func(s *backend.Segment)) func(backend.Op, *backend.Args) {
+	return on(op, func(a *backend.Args) {
+		l := *a.Layout
+		l.Segments = slices.Clone(l.Segments)
+		for i := range l.Segments {
+			l.Segments[i].Spans = slices.Clone(l.Segments[i].Spans)
+			f(&l.Segments[i])
+		}
+		b := *a
+		b.Layout = &l
+		ref.Run(op, &b)
+	})
+}
+
+// productMistakes are of products, losses and their gradients.
+func productMistakes() []mistake {
+	return []mistake{
 		{"rounding ignored", backend.MatMul, on(backend.MatMul, func(a *backend.Args) {
 			b := *a
 			b.Round = backend.RoundNone
@@ -218,6 +224,12 @@ func TestMutants(t *testing.T) {
 			}
 			ref.Run(backend.MatMulBackward, a)
 		})},
+	}
+}
+
+// sequenceMistakes are of attention, of pages and of norms.
+func sequenceMistakes() []mistake {
+	return []mistake{
 		{"first span forgotten", backend.Attention, cut(backend.Attention, func(s *backend.Segment) { s.Spans = s.Spans[len(s.Spans)-1:] })},
 		{"page table ignored", backend.Attention, cut(backend.Attention, func(s *backend.Segment) {
 			s.Pages = slices.Clone(s.Pages)
@@ -234,6 +246,12 @@ func TestMutants(t *testing.T) {
 			b.Eps = 0
 			ref.Run(backend.RMSNorm, &b)
 		})},
+	}
+}
+
+// optimizerMistakes are of AdamW.
+func optimizerMistakes() []mistake {
+	return []mistake{
 		{"means from zero not corrected", backend.AdamW, on(backend.AdamW, func(a *backend.Args) {
 			b := *a
 			b.AdamW.Correct1, b.AdamW.Correct2 = 1, 1
@@ -255,7 +273,13 @@ func TestMutants(t *testing.T) {
 			write(b.In[0], g)
 			ref.Run(backend.AdamW, &b)
 		})},
-	} {
+	}
+}
+
+// Mistakes that backends are likely to make.
+func TestMutants(t *testing.T) {
+	cs := some()
+	for _, m := range slices.Concat(productMistakes(), sequenceMistakes(), optimizerMistakes()) {
 		all := cs
 		if m.name == "NaN lost" {
 			all = edgeMatMulCases()

@@ -16,9 +16,6 @@ import (
 	"github.com/herd-ml/herd/train"
 )
 
-// maxConfig bounds a file of settings.
-const maxConfig = 1 << 20
-
 func newTrain(c *common) *cobra.Command {
 	var printConfig, resume bool
 	cmd := &cobra.Command{
@@ -91,10 +88,10 @@ func anyChanged(cmd *cobra.Command, keys []string) bool {
 func readConfig(cmd *cobra.Command, path string, conf *train.Config) (err error) {
 	var b []byte
 	if path == "-" {
-		b, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxConfig+1))
+		b, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), config.MaxSize+1))
 	} else {
 		fsys, name := vfs.Split(path)
-		b, err = vfs.ReadFile(fsys, name, maxConfig)
+		b, err = vfs.ReadFile(fsys, name, config.MaxSize)
 	}
 	if err != nil {
 		return err

@@ -14,13 +14,13 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// maxSize bounds a file of settings.
-const maxSize = 1 << 20
+// MaxSize bounds a file of settings, in bytes.
+const MaxSize = 1 << 20
 
 // Decode reads YAML into the struct that v points to. Keys that are not there keep
 // their value. name is for messages.
 func Decode(data []byte, name string, v any) error {
-	if len(data) > maxSize {
+	if len(data) > MaxSize {
 		return fmt.Errorf("%s: %d bytes are too many for settings", name, len(data))
 	}
 	if strings.TrimSpace(string(data)) == "" {

@@ -8,15 +8,16 @@ import (
 	"github.com/herd-ml/herd/backend/block"
 )
 
-// TestColumns wants the bits of plain Go from all variants.
-func TestColumns(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(21, 22))
-	for _, f := range []struct {
-		name string
-		step int     // lengths are multiples of it
-		near float64 // how far results may be, relative; 0 wants the bits
-		run  func(s *Set, x [6][]float32)
-	}{
+// A columnKernel is a kernel on six operands.
+type columnKernel struct {
+	name string
+	step int     // lengths are multiples of it
+	near float64 // how far results may be, relative; 0 wants the bits
+	run  func(s *Set, x [6][]float32)
+}
+
+func columnKernels() []columnKernel {
+	return []columnKernel{
 		{"Mul", 1, 0, func(s *Set, x [6][]float32) { s.Mul(x[0], x[1], x[2]) }},
 		{"MaxInto", 1, 0, func(s *Set, x [6][]float32) { s.MaxInto(x[0], x[1]) }},
 		{"Scale", 1, 0, func(s *Set, x [6][]float32) { s.Scale(x[0], x[1], -1.3) }},
@@ -60,45 +61,57 @@ func TestColumns(t *testing.T) {
 				x[4][i], x[5][i] = zeroed(p[i]), zeroed(g[i])
 			}
 		}},
-	} {
+	}
+}
+
+// TestColumns wants the bits of plain Go from all variants.
+func TestColumns(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(21, 22))
+	for _, f := range columnKernels() {
 		forAll(t, func(t *testing.T, s *Set) {
 			for n := 0; n < 100; n += f.step {
-				v := values(rnd, true)
-				var got, whole, want [6][]float32
-				for i := range got {
-					got[i], whole[i] = guarded(n, v)
-					if i < 2 {
-						poison(rnd, got[i])
-					}
-					for j, v := range got[i] {
-						if f.near > 0 && v == inf { // too large for some exponentials
-							got[i][j] = 80
-						} else if f.near > 0 && i > 1 && v < 0 { // sums do not cancel
-							got[i][j] = -v
-						}
-					}
-					want[i] = append([]float32(nil), got[i]...)
-				}
-				before := whole
-				for i := range before {
-					before[i] = append([]float32(nil), whole[i]...)
-				}
-				f.run(s, got)
-				f.run(Generic(), want)
-				for i := range got {
-					for j := range got[i] {
-						if !same(got[i][j], want[i][j]) && !(math.Abs(float64(got[i][j]-want[i][j])) <= f.near*math.Abs(float64(want[i][j]))+0x1p-120) {
-							t.Fatalf("%s of %d: element %d of operand %d is %g, want %g", f.name, n, j, i, got[i][j], want[i][j])
-						}
-					}
-					for j := range guard {
-						if end := len(whole[i]) - 1 - j; !same(whole[i][j], before[i][j]) || !same(whole[i][end], before[i][end]) {
-							t.Fatalf("%s of %d: written outside of operand %d", f.name, n, i)
-						}
-					}
-				}
+				f.compare(t, s, rnd, n)
 			}
 		})
+	}
+}
+
+// compare runs a kernel on operands of n numbers, and plain Go.
+func (f *columnKernel) compare(t *testing.T, s *Set, rnd *rand.Rand, n int) {
+	t.Helper()
+	v := values(rnd, true)
+	var got, whole, want [6][]float32
+	for i := range got {
+		got[i], whole[i] = guarded(n, v)
+		if i < 2 {
+			poison(rnd, got[i])
+		}
+		for j, v := range got[i] {
+			if f.near > 0 && v == inf { // too large for some exponentials
+				got[i][j] = 80
+			} else if f.near > 0 && i > 1 && v < 0 { // sums do not cancel
+				got[i][j] = -v
+			}
+		}
+		want[i] = append([]float32(nil), got[i]...)
+	}
+	before := whole
+	for i := range before {
+		before[i] = append([]float32(nil), whole[i]...)
+	}
+	f.run(s, got)
+	f.run(Generic(), want)
+	for i := range got {
+		for j := range got[i] {
+			if !same(got[i][j], want[i][j]) && !(math.Abs(float64(got[i][j]-want[i][j])) <= f.near*math.Abs(float64(want[i][j]))+0x1p-120) {
+				t.Fatalf("%s of %d: element %d of operand %d is %g, want %g", f.name, n, j, i, got[i][j], want[i][j])
+			}
+		}
+		for j := range guard {
+			if end := len(whole[i]) - 1 - j; !same(whole[i][j], before[i][j]) || !same(whole[i][end], before[i][end]) {
+				t.Fatalf("%s of %d: written outside of operand %d", f.name, n, i)
+			}
+		}
 	}
 }
 
