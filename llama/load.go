@@ -2,9 +2,7 @@ package llama
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"math"
 	"sync"
 
 	"github.com/herd-ml/herd/backend"
@@ -159,57 +157,4 @@ func (t *fileTensor) decode() ([]float32, error) {
 	values := make([]float32, t.rows()*t.cols())
 	block.Decode(t.dtype, values, raw)
 	return values, nil
-}
-
-// RandomSource makes a weight of small random codes without a file, for
-// benchmarks: every block is valid and its scale small.
-func randomSource(name string, t backend.DType, rows, cols int, seed uint64) (backend.WeightSource, error) {
-	rowBytes, err := t.RowBytes(int64(cols))
-	if err != nil {
-		return backend.WeightSource{}, err
-	}
-	return backend.WeightSource{
-		Name: name, Type: t, Rows: rows, Cols: cols,
-		ReadRows: func(dst []byte, row, n int) error {
-			x := seed ^ uint64(row+1)*0x9e3779b97f4a7c15
-			for i := 0; i < n*int(rowBytes); i++ {
-				x ^= x << 13
-				x ^= x >> 7
-				x ^= x << 17
-				dst[i] = byte(x >> 32)
-			}
-			tame(t, dst[:n*int(rowBytes)])
-			return nil
-		},
-	}, nil
-}
-
-// scaleOffsets are where the F16 scales of a block lie.
-var scaleOffsets = map[backend.DType][]int{
-	backend.Q4_0: {0}, backend.Q4_1: {0, 2}, backend.Q5_0: {0}, backend.Q5_1: {0, 2}, backend.Q8_0: {0},
-	backend.Q2_K: {80, 82}, backend.Q3_K: {108}, backend.Q4_K: {0, 2}, backend.Q5_K: {0, 2}, backend.Q6_K: {208},
-	backend.IQ4_NL: {0}, backend.IQ4_XS: {0},
-}
-
-// tame replaces random scales by a small number, and random floats by small
-// ones.
-func tame(t backend.DType, b []byte) {
-	const small = 0x1400 // 2^-10 in F16
-	switch t {
-	case backend.F32:
-		for i := 0; i+4 <= len(b); i += 4 {
-			x := float32(int8(b[i])) / 4096
-			binary.LittleEndian.PutUint32(b[i:], math.Float32bits(x))
-		}
-	case backend.F16, backend.BF16:
-		for i := 0; i+2 <= len(b); i += 2 {
-			block.Encode(t, b[i:i+2], []float32{float32(int8(b[i])) / 4096})
-		}
-	default:
-		for i := 0; i+t.BlockBytes() <= len(b); i += t.BlockBytes() {
-			for _, off := range scaleOffsets[t] {
-				binary.LittleEndian.PutUint16(b[i+off:], small)
-			}
-		}
-	}
 }
