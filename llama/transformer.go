@@ -63,9 +63,9 @@ const smallDim = 1024
 const feedRows = 256
 
 // hidden runs the layers and returns the normalised residual stream of the
-// rows that the layout wants logits of, [len(Logits), D]. again makes a tape keep
-// nothing of a layer but its input.
-func (t *transformer) hidden(c *tensor.Context, ids []int32, again bool) *tensor.Tensor {
+// rows that the layout wants logits of, [len(Logits), D]. recompute makes a tape
+// keep nothing of a layer but its input.
+func (t *transformer) hidden(c *tensor.Context, ids []int32, recompute bool) *tensor.Tensor {
 	x := t.Embed.Forward(c, c.IDs(ids)) // [R, D]
 	rope := t.RoPE.Table(c)             // [R, hd]
 	want := c.Layout().Logits
@@ -77,7 +77,7 @@ func (t *transformer) hidden(c *tensor.Context, ids []int32, again bool) *tensor
 		if i == len(t.Layers)-1 {
 			rows = want // nothing looks at the other rows any more
 		}
-		if again && c.Recording() {
+		if recompute && c.Recording() {
 			x = tensor.Checkpoint(c, x, func(x *tensor.Tensor) *tensor.Tensor { return l.forward(c, x, rope, i, rows) })
 		} else {
 			x = l.forward(c, x, rope, i, rows)

@@ -170,11 +170,12 @@ func (c *Context) use(x *Tensor) backend.View {
 	return x.view
 }
 
-// place is where a result of x and other goes that takes the place of x: a new tensor
-// where x is of a parameter, whose numbers stay, or needed by the tape, or in the memory
-// of other.
+// place returns the tensor that an operation in place writes to: its operands are x,
+// whose place the result takes, and other. As a rule that is x. It is a new tensor in
+// three cases: the memory of x is a parameter's, which must not change; backward reads
+// the numbers of x; or x and other share memory.
 func (c *Context) place(x, other *Tensor) *Tensor {
-	if x.param || x.held || x.kept || overlap(&x.view, &other.view) {
+	if x.param || x.ofParam || x.readBack || overlap(&x.view, &other.view) {
 		return c.New(backend.F32, x.Shape())
 	}
 	if !c.Recording() {

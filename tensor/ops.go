@@ -74,7 +74,7 @@ func MatMulSwiGLU(c *Context, x *Tensor, gate, up *Param) *Tensor {
 	a.W[0], a.W[1] = gate.weight, up.weight
 	c.exec.Run(backend.MatMulSwiGLU, a)
 	if c.tape != nil {
-		y.needs = c.differentiable(x) || gate.grad.Present() || up.grad.Present()
+		y.wantsGrad = c.differentiable(x) || gate.grad.Present() || up.grad.Present()
 	}
 	return y
 }
@@ -252,11 +252,11 @@ func ScatterAdd(c *Context, x *Tensor, idx []int32, n int) *Tensor {
 // SliceRows returns rows [from, from+n) of a matrix, in the same memory.
 func SliceRows(c *Context, x *Tensor, from, n int) *Tensor {
 	y := c.tensor()
-	y.view, y.held = c.use(x).Slice(0, from, n), x.param || x.held
+	y.view, y.ofParam = c.use(x).Slice(0, from, n), x.param || x.ofParam
 	if c.Recording() { // neither gives way to a result, or is dropped: the other needs it
-		x.kept, x.viewed = true, true
+		x.readBack, x.hasWindow = true, true
 	}
-	y.kept = x.kept
+	y.readBack = x.readBack
 	if c.tape != nil {
 		c.recordSlice("SliceRows", y, x, 0, from)
 	}

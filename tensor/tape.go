@@ -64,7 +64,7 @@ func (t *Tape) Watch(x *Tensor) {
 	if x.node != nil {
 		panic(&backend.ShapeError{Op: "Watch", Detail: "a tensor of " + x.Shape().String() + " that " + x.node.name + " has computed"})
 	}
-	x.needs, x.watched, x.kept = true, true, true
+	x.wantsGrad, x.watched, x.readBack = true, true, true
 }
 
 // Grad is the gradient of a tensor that was watched, nil where nothing depends on it.
@@ -82,7 +82,7 @@ func (t *Tape) Backward(seeds ...Seed) {
 	t.paused++
 	defer func() { t.paused-- }()
 	for _, s := range seeds {
-		if !s.Y.needs {
+		if !s.Y.wantsGrad {
 			continue
 		}
 		dy := t.c.New(backend.F32, s.Y.Shape())
@@ -178,7 +178,7 @@ func (x *Tensor) takeGrad() *Tensor {
 // Drop gives the memory of x back where it is cheap to compute again (RMSNorm, SwiGLU):
 // backward does so. x must not be used any more. Without a tape it does nothing.
 func (c *Context) Drop(x *Tensor) {
-	if !c.Recording() || x.node == nil || x.node.redo == nil || x.watched || x.viewed || x.dropped {
+	if !c.Recording() || x.node == nil || x.node.redo == nil || x.watched || x.hasWindow || x.dropped {
 		return
 	}
 	c.use(x)
@@ -201,33 +201,33 @@ func (c *Context) differentiable(x *Tensor) bool {
 	if x.param {
 		return x.owner != nil && x.owner.grad.Present()
 	}
-	return x.needs
+	return x.wantsGrad
 }
 
 // record puts an operation on the tape where one of its inputs or parameters wants a
-// gradient. kept are the tensors whose numbers back reads.
-func (c *Context) record(name string, in []*Tensor, params []*Param, out, kept []*Tensor, back func(t *Tape), redo func(y *Tensor)) {
+// gradient. reads are the tensors whose numbers back reads.
+func (c *Context) record(name string, in []*Tensor, params []*Param, out, reads []*Tensor, back func(t *Tape), redo func(y *Tensor)) {
 	if c.tape == nil {
 		return
 	}
-	needs := false
+	wanted := false
 	for _, x := range in {
-		needs = needs || c.differentiable(x)
+		wanted = wanted || c.differentiable(x)
 	}
 	for _, p := range params {
-		needs = needs || p.grad.Present()
+		wanted = wanted || p.grad.Present()
 	}
-	if !needs {
+	if !wanted {
 		return
 	}
 	for _, y := range out {
-		y.needs = true
+		y.wantsGrad = true
 	}
 	if !c.Recording() {
 		return
 	}
-	for _, x := range kept {
-		x.kept = true
+	for _, x := range reads {
+		x.readBack = true
 	}
 	t := c.tape
 	n := &node{name: name, out: out, back: func() { back(t) }, redo: redo}
@@ -250,8 +250,8 @@ type Operation struct {
 // Custom records an operation whose outputs the caller has computed from the inputs,
 // by whatever means. What was used for it must not have been recorded: see NoGrad.
 func Custom(c *Context, o Operation) {
-	kept := append(append([]*Tensor(nil), o.In...), o.Out...)
-	c.record(o.Name, o.In, nil, o.Out, kept, func(t *Tape) {
+	reads := append(append([]*Tensor(nil), o.In...), o.Out...)
+	c.record(o.Name, o.In, nil, o.Out, reads, func(t *Tape) {
 		dy := make([]*Tensor, len(o.Out))
 		for i, y := range o.Out {
 			dy[i] = y.grad
@@ -294,18 +294,18 @@ func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 		return f(x)
 	}
 	t := c.tape
-	x.kept = true
+	x.readBack = true
 	first := c.used
 	var y *Tensor
 	c.NoGrad(func() { y = f(x) })
 	for i := first; i < c.used; i++ {
-		y.needs = y.needs || c.at(i).needs // y may be what a view was written to
+		y.wantsGrad = y.wantsGrad || c.at(i).wantsGrad // y may be what a view was written to
 		if z := c.at(i); z != y && z.bytes > 0 && z.view.Buf != nil && !sharing(z, y) {
 			t.release(z)
 		}
 	}
-	if y.needs {
-		y.node = &node{name: "Checkpoint", out: []*Tensor{y}, back: func() { t.again(x, y, f) }}
+	if y.wantsGrad {
+		y.node = &node{name: "Checkpoint", out: []*Tensor{y}, back: func() { t.recompute(x, y, f) }}
 		t.nodes = append(t.nodes, y.node)
 	}
 	return y
@@ -316,12 +316,12 @@ func sharing(z, y *Tensor) bool {
 	return z.view.Buf == y.view.Buf && z.view.Type == y.view.Type && overlap(&z.view, &y.view)
 }
 
-// again is the backward of Checkpoint: it records f and goes through it.
-func (t *Tape) again(x, y *Tensor, f func(*Tensor) *Tensor) {
+// recompute is the backward of Checkpoint: it records f and goes through it.
+func (t *Tape) recompute(x, y *Tensor, f func(*Tensor) *Tensor) {
 	c := t.c
 	part := &Tape{c: c, free: t.free}
 	leaf := c.tensor()
-	leaf.view, leaf.needs, leaf.kept, leaf.watched = t.numbers(x), c.differentiable(x), true, true
+	leaf.view, leaf.wantsGrad, leaf.readBack, leaf.watched = t.numbers(x), c.differentiable(x), true, true
 	c.tape = part
 	defer func() { c.tape = t }()
 	z := f(leaf)

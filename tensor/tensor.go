@@ -7,22 +7,23 @@ import (
 // Tensor is a value of a step: a view of the arena. Its methods do not change
 // it.
 type Tensor struct {
-	view  backend.View
-	ctx   *Context
-	step  uint64
-	param bool // outlives steps
-	held  bool // numbers of a parameter
+	view    backend.View
+	ctx     *Context
+	step    uint64
+	param   bool // outlives steps
+	ofParam bool // a window of a parameter's memory
 
 	// With a tape.
-	owner   *Param  // of a parameter's value
-	node    *node   // what computed it
-	grad    *Tensor // the gradient so far
-	bytes   int64   // of the arena, if they are its own
-	needs   bool    // a gradient is wanted
-	kept    bool    // backward reads the numbers
-	watched bool    // stays after Backward
-	viewed  bool    // another tensor is a window of it
-	dropped bool    // is computed again when backward needs it
+	owner *Param  // of a parameter's value
+	node  *node   // what computed it
+	grad  *Tensor // the gradient so far
+	bytes int64   // of the arena, if they are its own
+
+	wantsGrad bool // something that is trained, or watched, went into it
+	readBack  bool // backward reads its numbers
+	watched   bool // stays after Backward
+	hasWindow bool // another tensor is a window of its memory
+	dropped   bool // is computed again when backward reads it
 }
 
 // View is the memory behind the tensor.

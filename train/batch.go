@@ -2,6 +2,22 @@ package train
 
 import "fmt"
 
+// NoTarget is the target of a row that predicts nothing.
+const NoTarget = -1
+
+// A Batch is the rows of one forward and backward pass: Rows sequences of SeqLen
+// tokens, one after the other, without a gap.
+type Batch struct {
+	IDs     []int32   // [Rows*SeqLen]
+	Targets []int32   // [Rows*SeqLen] the token that follows, or NoTarget
+	Weights []float32 // [Rows*SeqLen] of the rows' losses; nil: all 1
+	// Docs are the lengths of the pieces that may not see each other, in order;
+	// positions start at 0 in each. None reaches from one sequence into the next,
+	// and together they are all rows. Padding is a piece of its own.
+	Docs   []int
+	Tokens int // targets that count
+}
+
 // check refuses a batch whose parts do not fit together.
 func (b *Batch) check() error {
 	rows := 0

@@ -14,6 +14,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/config"
+	"github.com/herd-ml/herd/internal/lockfile"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/peft"
 	"github.com/herd-ml/herd/llama/sample"
@@ -68,7 +69,8 @@ type Report struct {
 // events and loss.png below Config.Out. When ctx ends it saves what is done and returns
 // the error of ctx; with Options.Resume a later Run goes on as if nothing had been,
 // bit for bit. A loss that is not finite ends the run with ErrNotFinite; the last
-// checkpoint stays.
+// checkpoint stays. A folder serves one run at a time: a second one, of this process or
+// another, gets ErrInUse.
 func Run(ctx context.Context, c Config, o Options) (Report, error) {
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {
@@ -84,8 +86,15 @@ func Run(ctx context.Context, c Config, o Options) (Report, error) {
 	return r.report, err
 }
 
+// ErrInUse is wrapped by the error of a Run whose folder another one works in.
+var ErrInUse = lockfile.ErrHeld
+
+// lockName is the file in a run's folder whose lock the run holds.
+const lockName = ".lock"
+
 // run is the state of Run.
 type run struct {
+	lock   *lockfile.Lock // of the folder
 	c      Config
 	o      Options
 	store  *store
@@ -119,6 +128,9 @@ func (r *run) close() {
 	}
 	if r.m != nil {
 		r.m.Close()
+	}
+	if r.lock != nil {
+		r.lock.Release()
 	}
 }
 
@@ -194,6 +206,10 @@ func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, err err
 func (r *run) resumeFrom() (string, error) {
 	if err := os.MkdirAll(r.c.Out, 0o755); err != nil {
 		return "", fmt.Errorf("train: out: %w", err)
+	}
+	var err error
+	if r.lock, err = lockfile.Acquire(filepath.Join(r.c.Out, lockName)); err != nil {
+		return "", fmt.Errorf("train: the folder %s: %w", r.c.Out, err)
 	}
 	steps, err := r.store.steps()
 	if err != nil {

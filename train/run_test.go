@@ -289,6 +289,22 @@ func TestNotFinite(t *testing.T) {
 	files(t, r.Checkpoint)
 }
 
+// TestInUse: a folder that a run works in is refused, and is free when the run is over.
+func TestInUse(t *testing.T) {
+	c := tiny(t, 2)
+	var second error
+	first := train.Options{Progress: func(p train.Progress) {
+		if p.Step == 1 {
+			_, second = train.Run(t.Context(), c, train.Options{Resume: true})
+		}
+	}}
+	run(t, c, first)
+	if !errors.Is(second, train.ErrInUse) || !strings.Contains(second.Error(), c.Out) {
+		t.Errorf("beside another run: %v", second)
+	}
+	run(t, c, train.Options{Resume: true})
+}
+
 // TestViolations: all of them are listed.
 func TestViolations(t *testing.T) {
 	err := train.Config{Steps: -1, Precision: "f8", LoRA: train.LoRAConfig{Rank: 2, Targets: []string{"lm_head"}}}.Validate()

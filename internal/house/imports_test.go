@@ -43,6 +43,7 @@ var floors = map[string]int{
 	// Helpers that know nothing of the rest.
 	"internal/vfs":      -10,
 	"internal/tfevents": -10,
+	"internal/lockfile": -10,
 
 	"internal/chart":  40, // draws for the training loop, recipes and programs
 	"internal/corpus": 40, // reads text for the training loop and recipes

@@ -9,22 +9,6 @@ import (
 	"slices"
 )
 
-// NoTarget is the target of a row that predicts nothing.
-const NoTarget = -1
-
-// A Batch is the rows of one forward and backward pass: Rows sequences of SeqLen
-// tokens, one after the other, without a gap.
-type Batch struct {
-	IDs     []int32   // [Rows*SeqLen]
-	Targets []int32   // [Rows*SeqLen] the token that follows, or NoTarget
-	Weights []float32 // [Rows*SeqLen] of the rows' losses; nil: all 1
-	// Docs are the lengths of the pieces that may not see each other, in order;
-	// positions start at 0 in each. None reaches from one sequence into the next,
-	// and together they are all rows. Padding is a piece of its own.
-	Docs   []int
-	Tokens int // targets that count
-}
-
 // Iterator packs documents into batches. Documents stand one after the other, in
 // as many sequences as there are; nothing is predicted across their borders. One
 // that does not fit is cut at the end of the sequence and goes on at the start of
