@@ -25,7 +25,9 @@ func TestMain(m *testing.M) {
 }
 
 // locks reports whether this system has them.
-func locks() bool { return runtime.GOOS != "js" && runtime.GOOS != "plan9" && runtime.GOOS != "solaris" }
+func locks() bool {
+	return runtime.GOOS != "js" && runtime.GOOS != "plan9" && runtime.GOOS != "solaris"
+}
 
 // TestOneProcess: a second lock in the process is refused until the first is released.
 func TestOneProcess(t *testing.T) {
