@@ -12,6 +12,8 @@
 //	exec.Alloc, exec.Write, exec.Run, exec.Read ...
 //	exec.End()        let the next step in
 //
+// and Step is the function that begins and ends one, so that none is left open.
+//
 // Activations are rows [R, width]: no batch axis, no padding. The Layout says
 // what each row is, and it is the only thing that differs between the uses:
 //

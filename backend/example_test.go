@@ -10,8 +10,8 @@ import (
 	"github.com/herd-ml/herd/backend/cpu"
 )
 
-// A step from Begin to End: a packed matrix [3,2] times a row.
-func Example() {
+// A step: a packed matrix [3,2] times a row.
+func ExampleStep() {
 	b := cpu.Default()
 	w, err := pack(b, backend.F32, []float32{1, 0, 0, 1, 1, 1}, 3, 2)
 	if err != nil {
@@ -25,17 +25,16 @@ func Example() {
 		return
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		fmt.Println(err)
-		return
-	}
-	x, y := e.Alloc(backend.F32, backend.Dims(1, 2)), e.Alloc(backend.F32, backend.Dims(1, 3))
-	e.Write(x, []float32{5, 7})
-	a := backend.Args{In: [backend.MaxIn]backend.View{x}, W: [backend.MaxWeights]backend.Weight{w}, Out: [backend.MaxOut]backend.View{y}}
-	e.Run(backend.MatMul, &a)
 	out := make([]float32, 3)
-	e.Read(out, y)
-	fmt.Println(out, e.End())
+	err = backend.Step(context.Background(), e, func() error {
+		x, y := e.Alloc(backend.F32, backend.Dims(1, 2)), e.Alloc(backend.F32, backend.Dims(1, 3))
+		e.Write(x, []float32{5, 7})
+		a := backend.Args{In: [backend.MaxIn]backend.View{x}, W: [backend.MaxWeights]backend.Weight{w}, Out: [backend.MaxOut]backend.View{y}}
+		e.Run(backend.MatMul, &a)
+		e.Read(out, y)
+		return nil
+	})
+	fmt.Println(out, err)
 	// Output: [5 7 12] <nil>
 }
 

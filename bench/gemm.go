@@ -113,11 +113,11 @@ func newProduct(ctx context.Context, b *cpu.Backend, t backend.DType, n int, rep
 		p.bufs = append(p.bufs, buf)
 		*v = backend.Contiguous(buf, backend.F32, 0, backend.Dims(n, n))
 	}
-	if err = p.exec.Begin(ctx); err != nil {
-		return p, err
-	}
-	p.exec.Write(p.args.In[0], p.values[0])
-	return p, p.exec.End()
+	err = backend.Step(ctx, p.exec, func() error {
+		p.exec.Write(p.args.In[0], p.values[0])
+		return nil
+	})
+	return p, err
 }
 
 // rows encodes rows of W.
@@ -138,11 +138,11 @@ func (p *product) rows(t backend.DType) func(dst []byte, row, n int) error {
 func (p *product) measure(ctx context.Context, _ int) (float64, error) {
 	start, n := time.Now(), 0
 	for time.Since(start) < p.repeat {
-		if err := p.exec.Begin(ctx); err != nil {
-			return 0, err
-		}
-		p.exec.Run(backend.MatMul, &p.args)
-		if err := p.exec.End(); err != nil {
+		err := backend.Step(ctx, p.exec, func() error {
+			p.exec.Run(backend.MatMul, &p.args)
+			return nil
+		})
+		if err != nil {
 			return 0, err
 		}
 		n++
@@ -155,11 +155,11 @@ func (p *product) measure(ctx context.Context, _ int) (float64, error) {
 // addition of at most 2^-24 of a sum that stays below n.
 func (p *product) check() error {
 	got := make([]float32, p.n*p.n)
-	if err := p.exec.Begin(context.Background()); err != nil {
-		return err
-	}
-	p.exec.Read(got, p.args.Out[0])
-	if err := p.exec.End(); err != nil {
+	err := backend.Step(context.Background(), p.exec, func() error {
+		p.exec.Read(got, p.args.Out[0])
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	for i := 0; i < len(got); i += max(1, len(got)/101) {

@@ -235,27 +235,21 @@ func scaledRows(read func([]byte, int, int) error, m *peft.Module, scale float32
 }
 
 // magnitudes gives DoRA's vectors their place in a buffer, and their numbers.
-func (l *loader) magnitudes(ctx context.Context, a *opened, buf backend.Buffer, loras []*nn.LoRA, from []*peft.Module, cx *tensor.Context) (err error) {
-	if err := cx.Begin(ctx, nil, backend.KV{}); err != nil {
-		return err
-	}
-	defer func() {
-		if end := cx.End(); err == nil {
-			err = end
-		}
-	}()
+func (l *loader) magnitudes(ctx context.Context, a *opened, buf backend.Buffer, loras []*nn.LoRA, from []*peft.Module, cx *tensor.Context) error {
 	off := 0
-	for i, lora := range loras {
-		for _, p := range []*tensor.Param{lora.Magnitude, lora.InverseNorm} {
-			p.BindValue(backend.Contiguous(buf, backend.F32, off, p.Shape))
-			off += p.Shape.Dim[0]
+	return cx.Step(ctx, nil, backend.KV{}, func() error {
+		for i, lora := range loras {
+			for _, p := range []*tensor.Param{lora.Magnitude, lora.InverseNorm} {
+				p.BindValue(backend.Contiguous(buf, backend.F32, off, p.Shape))
+				off += p.Shape.Dim[0]
+			}
+			values, err := peft.Read(from[i].Magnitude)
+			if err != nil {
+				return &FileError{File: a.File, Tensor: from[i].Magnitude.Name, Reason: "cannot be read", Err: err}
+			}
+			cx.Write(lora.Magnitude.Value(), values)
+			l.add(tensorBytes(from[i].Magnitude))
 		}
-		values, err := peft.Read(from[i].Magnitude)
-		if err != nil {
-			return &FileError{File: a.File, Tensor: from[i].Magnitude.Name, Reason: "cannot be read", Err: err}
-		}
-		cx.Write(lora.Magnitude.Value(), values)
-		l.add(tensorBytes(from[i].Magnitude))
-	}
-	return nil
+		return nil
+	})
 }

@@ -117,26 +117,24 @@ func (l *loader) vectors(ctx context.Context, c *checkpoint, net *transformer, l
 		return err
 	}
 	l.buffers = append(l.buffers, buf)
-	if err := cx.Begin(ctx, &backend.Layout{}, backend.KV{}); err != nil {
-		return err
-	}
 	off := 0
 	bind := func(p *tensor.Param, values []float32) {
 		p.BindValue(backend.Contiguous(buf, backend.F32, off, p.Shape))
 		cx.Write(p.Value(), values)
 		off += len(values)
 	}
-	bind(net.RoPE.Freqs, freqs)
-	for _, p := range list {
-		values, err := c.vector(p)
-		if err != nil {
-			cx.End()
-			return err
+	return cx.Step(ctx, nil, backend.KV{}, func() error {
+		bind(net.RoPE.Freqs, freqs)
+		for _, p := range list {
+			values, err := c.vector(p)
+			if err != nil {
+				return err
+			}
+			bind(p.Param, values)
+			l.add(4 * int64(len(values)))
 		}
-		bind(p.Param, values)
-		l.add(4 * int64(len(values)))
-	}
-	return cx.End()
+		return nil
+	})
 }
 
 // vector decodes a parameter of one axis.

@@ -34,26 +34,27 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 		return err
 	}
 	defer m.steps.Done()
-	if err := m.cx.Begin(ctx, &s.layout, m.pages.kv); err != nil {
-		return cause(ctx, err)
-	}
 	defer func() {
-		fault := recover()
-		end := m.cx.End()
-		switch {
-		case fault != nil:
+		if fault := recover(); fault != nil {
 			err = fmt.Errorf("llama: a forward step failed: %v", fault)
-		case end != nil:
-			err = cause(ctx, end)
 		}
 	}()
+	err = m.cx.Step(ctx, &s.layout, m.pages.kv, func() error {
+		m.forward(s)
+		return nil
+	})
+	return cause(ctx, err)
+}
+
+// forward is what happens within a step.
+func (m *Model) forward(s *step) {
 	for _, c := range s.copies {
 		m.cx.CopyPage(c.dst, c.src)
 	}
 	h := m.net.hidden(m.cx, s.ids, false) // [n, D]
 	if s.targets != nil && len(m.net.Output.Adapters) == 0 {
 		m.emitLogprobs(h, s)
-		return nil
+		return
 	}
 	width := m.config.Vocab
 	if s.hidden {
@@ -73,7 +74,7 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 		m.cx.Read(out, x)
 		m.cx.Release(mark)
 		if m.cx.Stopped() {
-			return nil // End says why
+			return // the step's end says why
 		}
 		for i := range n {
 			row := out[i*width : (i+1)*width]
@@ -83,7 +84,6 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 			s.emit(from+i, row)
 		}
 	}
-	return nil
 }
 
 // emitLogprobs emits the log-probability of each row's target.
@@ -96,7 +96,7 @@ func (m *Model) emitLogprobs(h *tensor.Tensor, s *step) {
 	m.cx.Read(out, logp)
 	for i := range out {
 		if m.cx.Stopped() {
-			return // End says why
+			return // the step's end says why
 		}
 		s.emit(i, out[i:i+1])
 	}
@@ -104,7 +104,7 @@ func (m *Model) emitLogprobs(h *tensor.Tensor, s *step) {
 
 // cause replaces the error of a context that Close ended by ErrClosed.
 func cause(ctx context.Context, err error) error {
-	if ctx.Err() != nil && context.Cause(ctx) == ErrClosed {
+	if err != nil && ctx.Err() != nil && context.Cause(ctx) == ErrClosed {
 		return ErrClosed
 	}
 	return err

@@ -52,16 +52,16 @@ func ExampleModel_Forward() {
 	}
 	defer c.Close()
 	ids := []int32{512, 196, 304, 512, 7}
-	if err := c.Begin(context.Background(), backend.Documents(3, 2), model.KV()); err != nil {
-		log.Fatal(err)
-	}
-	h, err := model.Forward(c, ids, llama.ForwardOptions{})
+	err = c.Step(context.Background(), backend.Documents(3, 2), model.KV(), func() error {
+		h, err := model.Forward(c, ids, llama.ForwardOptions{})
+		if err != nil {
+			return err
+		}
+		logp, _ := tensor.LogProb(c, h, []int32{196, 304, 0, 7, 0}, model.Output())
+		fmt.Println(h.Shape(), logp.Shape())
+		return nil
+	})
 	if err != nil {
-		log.Fatal(err)
-	}
-	logp, _ := tensor.LogProb(c, h, []int32{196, 304, 0, 7, 0}, model.Output())
-	fmt.Println(h.Shape(), logp.Shape())
-	if err := c.End(); err != nil {
 		log.Fatal(err)
 	}
 	// Output: [5 96] [5]

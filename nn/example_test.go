@@ -50,16 +50,16 @@ func show(l *backend.Layout, kv backend.KV, work func(c *tensor.Context) *tensor
 		panic(err)
 	}
 	defer c.Close()
-	if err := c.Begin(context.Background(), l, kv); err != nil {
+	err = c.Step(context.Background(), l, kv, func() error {
+		y := work(c)
+		out := make([]float32, y.Shape().Elems())
+		c.Read(out, y)
+		fmt.Printf("%v %.2f\n", y.Shape(), out)
+		return nil
+	})
+	if err != nil {
 		panic(err)
 	}
-	y := work(c)
-	out := make([]float32, y.Shape().Elems())
-	c.Read(out, y)
-	if err := c.End(); err != nil {
-		panic(err)
-	}
-	fmt.Printf("%v %.2f\n", y.Shape(), out)
 }
 
 // A network is a struct of layers; the tags name its parameters.

@@ -78,17 +78,13 @@ func fill(t testing.TB, b backend.Backend, layer any) map[string][]float32 {
 // step runs work as a step of a context and returns the numbers of its result.
 func step(t testing.TB, c *tensor.Context, l *backend.Layout, kv backend.KV, work func() *tensor.Tensor) []float32 {
 	t.Helper()
-	check(t, c.Begin(t.Context(), l, kv))
-	done := false
-	defer func() {
-		if err := c.End(); done { // else the test has failed already
-			check(t, err)
-		}
-	}()
-	y := work()
-	out := make([]float32, y.Shape().Elems())
-	c.Read(out, y)
-	done = true
+	var out []float32
+	check(t, c.Step(t.Context(), l, kv, func() error {
+		y := work()
+		out = make([]float32, y.Shape().Elems())
+		c.Read(out, y)
+		return nil
+	}))
 	return out
 }
 

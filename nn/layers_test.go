@@ -220,16 +220,16 @@ func TestMisfits(t *testing.T) {
 		}
 		c := newContext(t, b)
 		layout := &backend.Layout{Pos: []int32{0}, Segments: []backend.Segment{{Rows: 1, Spans: []backend.Span{{Len: 1}}}}}
-		check(t, c.Begin(t.Context(), layout, backend.KV{Heads: 2, HeadDim: 2}))
-		defer c.End()
-		x := write(c, make([]float32, 5), 1, 5)
-		for name, work := range map[string]func(){
-			"Linear":            func() { linear.Forward(c, x) },
-			"Linear, unbound":   func() { nn.NewLinear(5, 2, false).Forward(c, x) },
-			"FeedForward":       func() { ffn.Forward(c, x) },
-			"RMSNorm":           func() { norm.Forward(c, x) },
-			"Embedding unbound": func() { nn.NewEmbedding(2, 2).Forward(c, c.IDs([]int32{1})) },
-			"3 heads on 2":      func() { uneven.Forward(c, write(c, make([]float32, 4), 1, 4), write(c, make([]float32, 2), 1, 2), 0) },
+		five := func() *tensor.Tensor { return write(c, make([]float32, 5), 1, 5) }
+		for name, work := range map[string]func() *tensor.Tensor{
+			"Linear":            func() *tensor.Tensor { return linear.Forward(c, five()) },
+			"Linear, unbound":   func() *tensor.Tensor { return nn.NewLinear(5, 2, false).Forward(c, five()) },
+			"FeedForward":       func() *tensor.Tensor { return ffn.Forward(c, five()) },
+			"RMSNorm":           func() *tensor.Tensor { return norm.Forward(c, five()) },
+			"Embedding unbound": func() *tensor.Tensor { return nn.NewEmbedding(2, 2).Forward(c, c.IDs([]int32{1})) },
+			"3 heads on 2": func() *tensor.Tensor {
+				return uneven.Forward(c, write(c, make([]float32, 4), 1, 4), write(c, make([]float32, 2), 1, 2), 0)
+			},
 		} {
 			func() {
 				defer func() {
@@ -239,7 +239,7 @@ func TestMisfits(t *testing.T) {
 						t.Errorf("%s: panics with %v, want a *backend.ShapeError", name, err)
 					}
 				}()
-				work()
+				step(t, c, layout, backend.KV{Heads: 2, HeadDim: 2}, work)
 			}()
 		}
 	})

@@ -126,7 +126,7 @@ func (l *LoRA) Initial(seed, stream uint64, w backend.Weight) (a, b, magnitude [
 // weights' versions, in a step of its own. It is due after numbers were bound
 // and after every change of them, before the next forward step. Without DoRA,
 // or changes, it does nothing.
-func Refresh(ctx context.Context, b backend.Backend, model any) (err error) {
+func Refresh(ctx context.Context, b backend.Backend, model any) error {
 	type adapter struct {
 		*LoRA
 		w *tensor.Param
@@ -147,24 +147,18 @@ func Refresh(ctx context.Context, b backend.Backend, model any) (err error) {
 		return err
 	}
 	defer c.Close()
-	if err := c.Begin(ctx, nil, backend.KV{}); err != nil {
-		return err
-	}
-	defer func() { // also when an operation panics, so that the workers are free
-		if end := c.End(); err == nil {
-			err = end
+	return c.Step(ctx, nil, backend.KV{}, func() error {
+		for _, a := range stale {
+			mark := c.Mark()
+			a.refresh(c, a.w)
+			c.Release(mark)
+			if c.Stopped() {
+				a.fresh = state{}
+				break
+			}
 		}
-	}()
-	for _, a := range stale {
-		mark := c.Mark()
-		a.refresh(c, a.w)
-		c.Release(mark)
-		if c.Stopped() {
-			a.fresh = state{}
-			break
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (l *LoRA) state(w *tensor.Param) state {

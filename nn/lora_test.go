@@ -274,9 +274,7 @@ func TestLoRAMisfits(t *testing.T) {
 			}
 			m.Adapters = []*nn.LoRA{l}
 			c := newContext(t, b)
-			check(t, c.Begin(t.Context(), nil, backend.KV{}))
 			func() {
-				defer c.End()
 				defer func() {
 					err, _ := recover().(error)
 					var shape *backend.ShapeError
@@ -284,7 +282,9 @@ func TestLoRAMisfits(t *testing.T) {
 						t.Errorf("%s: panics with %v, want a *backend.ShapeError", what, err)
 					}
 				}()
-				m.Forward(c, write(c, make([]float32, 4), 1, 4))
+				step(t, c, nil, backend.KV{}, func() *tensor.Tensor {
+					return m.Forward(c, write(c, make([]float32, 4), 1, 4))
+				})
 			}()
 		}
 	})

@@ -264,19 +264,21 @@ func (o *AdamW) Step(ctx context.Context, c *tensor.Context, lr float64) (norm f
 		scale = min(1, o.config.ClipNorm/(norm+1e-6))
 	}
 	// Once numbers change, all must.
-	if err := c.Begin(context.WithoutCancel(ctx), nil, backend.KV{}); err != nil {
-		return norm, err
-	}
-	o.step++
-	for i := range o.params {
-		p := &o.params[i]
-		tensor.AdamW(c, p.Param, p.m, p.v, o.args(p, lr, scale))
-	}
-	if err := c.End(); err != nil { // not by a context: some numbers may have changed
+	begun := false
+	err = c.Step(context.WithoutCancel(ctx), nil, backend.KV{}, func() error {
+		begun = true
+		o.step++
+		for i := range o.params {
+			p := &o.params[i]
+			tensor.AdamW(c, p.Param, p.m, p.v, o.args(p, lr, scale))
+		}
+		return nil
+	})
+	if err != nil && begun { // not by a context: some numbers may have changed
 		o.broken = fmt.Errorf("optim: step %d was cut short: %w", o.step, err)
 		return norm, o.broken
 	}
-	return norm, nil
+	return norm, err
 }
 
 // args are the numbers of this step. What the means have seen follows from the betas
@@ -292,20 +294,20 @@ func (o *AdamW) args(p *moments, lr, scale float64) backend.AdamWArgs {
 
 // norm is that of all gradients together.
 func (o *AdamW) norm(ctx context.Context, c *tensor.Context) (float64, error) {
-	if err := c.Begin(ctx, nil, backend.KV{}); err != nil {
-		return 0, err
-	}
 	sums := make([]float32, len(o.params))
-	for i := range o.params {
-		g := o.params[i].Param.Grad()
-		if !g.Present() {
-			return 0, errors.Join(fmt.Errorf("optim: parameter %s has lost its gradient", o.params[i].Named.Name), c.End())
+	err := c.Step(ctx, nil, backend.KV{}, func() error {
+		for i := range o.params {
+			g := o.params[i].Param.Grad()
+			if !g.Present() {
+				return fmt.Errorf("optim: parameter %s has lost its gradient", o.params[i].Named.Name)
+			}
+			m := c.Mark()
+			c.Read(sums[i:][:1], tensor.SumSquares(c, g))
+			c.Release(m)
 		}
-		m := c.Mark()
-		c.Read(sums[i:][:1], tensor.SumSquares(c, g))
-		c.Release(m)
-	}
-	if err := c.End(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return 0, err
 	}
 	total, bad := 0.0, ""
@@ -323,13 +325,12 @@ func (o *AdamW) norm(ctx context.Context, c *tensor.Context) (float64, error) {
 
 // ZeroGrad makes the gradients zero, for the next step. It runs a step of its own on c.
 func (o *AdamW) ZeroGrad(ctx context.Context, c *tensor.Context) error {
-	if err := c.Begin(ctx, nil, backend.KV{}); err != nil {
-		return err
-	}
-	for i := range o.params {
-		if g := o.params[i].Param.Grad(); g.Present() {
-			tensor.Zero(c, g)
+	return c.Step(ctx, nil, backend.KV{}, func() error {
+		for i := range o.params {
+			if g := o.params[i].Param.Grad(); g.Present() {
+				tensor.Zero(c, g)
+			}
 		}
-	}
-	return c.End()
+		return nil
+	})
 }

@@ -101,11 +101,11 @@ func (r *reader) fill(raw []byte, from, n int) error {
 	if cap(r.values) < n {
 		r.values = make([]float32, n)
 	}
-	if err := r.c.Begin(r.ctx, nil, backend.KV{}); err != nil {
-		return err
-	}
-	r.c.Read(r.values[:n], window(r.v, from, n))
-	if err := r.c.End(); err != nil {
+	err := r.c.Step(r.ctx, nil, backend.KV{}, func() error {
+		r.c.Read(r.values[:n], window(r.v, from, n))
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	block.Encode(backend.F32, raw, r.values[:n])
@@ -196,11 +196,11 @@ func load(ctx context.Context, c *tensor.Context, v backend.View, t *safetensors
 			return err
 		}
 		block.Decode(backend.F32, values[:n], raw[:4*n])
-		if err := c.Begin(ctx, nil, backend.KV{}); err != nil {
-			return err
-		}
-		c.Write(window(v, at, n), values[:n])
-		if err := c.End(); err != nil {
+		err := c.Step(ctx, nil, backend.KV{}, func() error {
+			c.Write(window(v, at, n), values[:n])
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}

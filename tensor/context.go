@@ -2,6 +2,7 @@ package tensor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/herd-ml/herd/backend"
@@ -13,15 +14,15 @@ type Options struct {
 	Precision backend.Precision
 }
 
-// Context carries a step from Begin to End. It serves one goroutine at a time.
+// Context is where steps run, one after the other. It serves one goroutine at a time.
 type Context struct {
 	exec   backend.Exec
 	opts   Options
-	ctx    context.Context // of the step
+	ctx    context.Context // of the step, nil between steps
 	layout *backend.Layout
 	none   backend.Layout // of a step that has no layout
 	kv     backend.KV
-	step   uint64 // counts Begin and End, so that old tensors are recognised
+	step   uint64 // counts beginnings and ends of steps, so that old tensors are recognised
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
 	filler []float32 // room of fill
@@ -45,29 +46,29 @@ func NewContext(b backend.Backend, o Options) (*Context, error) {
 	return c, nil
 }
 
-// Begin waits for the backend's workers and starts a step of the given layout.
-// kv is the geometry of the pages that the layout names; without pages only
-// Heads and HeadDim matter. The layout must not change before End; it may be
-// nil where no operation of the step looks at it.
-func (c *Context) Begin(ctx context.Context, l *backend.Layout, kv backend.KV) error {
-	if err := c.exec.Begin(ctx); err != nil {
-		return err
+// Step waits for the backend's workers and runs f as a step of the given layout. The step
+// ends, and the workers are free again, however f ends: a panic goes on to the caller
+// after that. An error means that the results are not to be used: it is f's, or else that
+// of ctx where it stopped the step. kv is the geometry of the pages that the layout names;
+// without pages only Heads and HeadDim matter. The layout must not change during the step;
+// it may be nil where no operation looks at it. A step within a step is refused.
+func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f func() error) error {
+	if c.ctx != nil {
+		return errors.New("tensor: a step within a step of the same context")
 	}
-	c.step++
-	c.used = 0
 	if l == nil {
 		l = &c.none
 	}
-	c.ctx, c.layout, c.kv = ctx, l, kv
-	return nil
-}
-
-// End finishes the step. An error means that it was stopped and that its
-// results are not to be used.
-func (c *Context) End() error {
-	c.step++
-	c.ctx, c.layout, c.tape = nil, &c.none, nil
-	return c.exec.End()
+	return backend.Step(ctx, c.exec, func() error {
+		c.step++
+		c.used = 0
+		c.ctx, c.layout, c.kv = ctx, l, kv
+		defer func() {
+			c.step++
+			c.ctx, c.layout, c.tape = nil, &c.none, nil
+		}()
+		return f()
+	})
 }
 
 // Layout is the layout of the step, empty where there is none.
@@ -100,7 +101,7 @@ func (c *Context) tensor() *Tensor {
 	return x
 }
 
-// parity is the same from Begin to the next Begin, and then the other.
+// parity is the same from the beginning of a step to that of the next, and then the other.
 func (c *Context) parity() uint64 { return (c.step + 1) / 2 % 2 }
 
 // at is tensor i of the step.
@@ -142,8 +143,7 @@ func (c *Context) Release(m Mark) {
 	}
 }
 
-// Stopped reports whether the step's context has ended; End then returns its
-// error.
+// Stopped reports whether the step's context has ended; Step then returns its error.
 func (c *Context) Stopped() bool { return c.ctx.Err() != nil }
 
 // CopyPage copies a page of keys and values of the step's geometry.

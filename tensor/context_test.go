@@ -164,8 +164,6 @@ func TestShapes(t *testing.T) {
 	each(t, func(t *testing.T, b backend.Backend) {
 		layout := &backend.Layout{Pos: make([]int32, 2), Segments: []backend.Segment{{Rows: 2, Spans: []backend.Span{{Len: 2}}}}}
 		c := newContext(t, b, tensor.Options{})
-		check(t, c.Begin(t.Context(), layout, backend.KV{Layers: 1, Heads: 1, HeadDim: 4}))
-		defer c.End()
 		zeros := func(dims ...int) *tensor.Tensor {
 			return write(c, make([]float32, backend.Dims(dims...).Elems()), dims...)
 		}
@@ -201,10 +199,14 @@ func TestShapes(t *testing.T) {
 			"BindWeight":        {[]string{"BindWeight", "[5 4]", "[4 5]"}, func() { tensor.NewParam(5, 4).BindWeight(w.Weight()) }},
 			"BindValue":         {[]string{"BindValue", "[4]", "[3]"}, func() { tensor.NewParam(4).BindValue(v.Value().View()) }},
 		} {
-			panics[*backend.ShapeError](t, name, test.parts, test.work)
+			panics[*backend.ShapeError](t, name, test.parts, func() {
+				step(t, c, layout, backend.KV{Layers: 1, Heads: 1, HeadDim: 4}, test.work)
+			})
 		}
 		// The context is as good as before.
-		compare(t, "Add after all that", read(c, tensor.Add(c, zeros(1, 2), zeros(1, 2))), []number{{}, {}})
+		step(t, c, nil, backend.KV{}, func() {
+			compare(t, "Add after all that", read(c, tensor.Add(c, zeros(1, 2), zeros(1, 2))), []number{{}, {}})
+		})
 	})
 }
 
@@ -225,21 +227,27 @@ func TestStop(t *testing.T) {
 	each(t, func(t *testing.T, b backend.Backend) {
 		c := newContext(t, b, tensor.Options{})
 		ctx, cancel := context.WithCancel(t.Context())
-		check(t, c.Begin(ctx, nil, backend.KV{}))
-		x := write(c, []float32{1}, 1)
-		if c.Stopped() {
-			t.Error("stopped before its context ended")
+		err := c.Step(ctx, nil, backend.KV{}, func() error {
+			x := write(c, []float32{1}, 1)
+			if c.Stopped() {
+				t.Error("stopped before its context ended")
+			}
+			cancel()
+			tensor.Add(c, x, x)
+			if !c.Stopped() {
+				t.Error("not stopped although its context has ended")
+			}
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("a cancelled step: %v", err)
 		}
-		cancel()
-		tensor.Add(c, x, x)
-		if !c.Stopped() {
-			t.Error("not stopped although its context has ended")
-		}
-		if err := c.End(); !errors.Is(err, context.Canceled) {
-			t.Errorf("End of a cancelled step: %v", err)
-		}
-		if err := c.Begin(ctx, nil, backend.KV{}); !errors.Is(err, context.Canceled) {
-			t.Errorf("Begin with a cancelled context: %v", err)
+		err = c.Step(ctx, nil, backend.KV{}, func() error {
+			t.Error("a step with a cancelled context runs")
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("a step with a cancelled context: %v", err)
 		}
 		step(t, c, nil, backend.KV{}, func() {
 			x := write(c, []float32{1}, 1)
@@ -255,17 +263,19 @@ func TestStepAllocatesNothing(t *testing.T) {
 	w, v := pack(t, b, random(16), 4, 4), vector(t, b, random(4), 1)
 	x, ctx := random(8), t.Context()
 	work := func() {
-		check(t, c.Begin(ctx, nil, backend.KV{}))
-		y := c.New(backend.F32, backend.Dims(2, 4))
-		c.Write(y, x)
-		mark := c.Mark()
-		for range 100 {
-			z := tensor.RMSNorm(c, tensor.SwiGLU(c, tensor.MatMul(c, y, w), y), v, 1)
-			z = tensor.MatMulSwiGLU(c, tensor.AddTo(c, z, v.Value()), w, w)
-			y = tensor.MatMulAdd(c, y, z, w)
-			c.Release(mark)
-		}
-		check(t, c.End())
+		n := 100 // of the caller's, so that what Step is given is a closure
+		check(t, c.Step(ctx, nil, backend.KV{}, func() error {
+			y := c.New(backend.F32, backend.Dims(2, 4))
+			c.Write(y, x)
+			mark := c.Mark()
+			for range n {
+				z := tensor.RMSNorm(c, tensor.SwiGLU(c, tensor.MatMul(c, y, w), y), v, 1)
+				z = tensor.MatMulSwiGLU(c, tensor.AddTo(c, z, v.Value()), w, w)
+				y = tensor.MatMulAdd(c, y, z, w)
+				c.Release(mark)
+			}
+			return nil
+		}))
 	}
 	work()
 	if n := testing.AllocsPerRun(5, work); n != 0 {

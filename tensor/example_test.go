@@ -49,33 +49,32 @@ func run(l *backend.Layout, kv backend.KV, work func(c *tensor.Context)) {
 		panic(err)
 	}
 	defer c.Close()
-	if err := c.Begin(context.Background(), l, kv); err != nil {
-		panic(err)
-	}
-	work(c)
-	if err := c.End(); err != nil {
+	err = c.Step(context.Background(), l, kv, func() error {
+		work(c)
+		return nil
+	})
+	if err != nil {
 		panic(err)
 	}
 }
 
-// A step from Begin to End: numbers in, one operation, numbers out.
-func Example() {
+// A step: numbers in, one operation, numbers out.
+func ExampleContext_Step() {
 	c, err := tensor.NewContext(cpu.Default(), tensor.Options{})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer c.Close()
-	if err := c.Begin(context.Background(), nil, backend.KV{}); err != nil {
-		fmt.Println(err)
-		return
-	}
-	x, y := c.New(backend.F32, backend.Dims(2, 2)), c.New(backend.F32, backend.Dims(2, 2))
-	c.Write(x, []float32{1, 2, 3, 4})
-	c.Write(y, []float32{10, 20, 30, 40})
 	sum := make([]float32, 4)
-	c.Read(sum, tensor.Add(c, x, y))
-	fmt.Println(sum, c.End())
+	err = c.Step(context.Background(), nil, backend.KV{}, func() error {
+		x, y := c.New(backend.F32, backend.Dims(2, 2)), c.New(backend.F32, backend.Dims(2, 2))
+		c.Write(x, []float32{1, 2, 3, 4})
+		c.Write(y, []float32{10, 20, 30, 40})
+		c.Read(sum, tensor.Add(c, x, y))
+		return nil
+	})
+	fmt.Println(sum, err)
 	// Output: [11 22 33 44] <nil>
 }
 

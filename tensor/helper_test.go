@@ -50,15 +50,10 @@ func newContext(t testing.TB, b backend.Backend, o tensor.Options) *tensor.Conte
 // step runs work as a step of its own.
 func step(t testing.TB, c *tensor.Context, l *backend.Layout, kv backend.KV, work func()) {
 	t.Helper()
-	check(t, c.Begin(t.Context(), l, kv))
-	done := false
-	defer func() {
-		if err := c.End(); done { // else the test has failed already
-			check(t, err)
-		}
-	}()
-	work()
-	done = true
+	check(t, c.Step(t.Context(), l, kv, func() error {
+		work()
+		return nil
+	}))
 }
 
 // alone runs work as the one step of a context without a layout.

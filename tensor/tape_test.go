@@ -51,22 +51,23 @@ func (w *world) set(v backend.View, x []float32, delta map[int]float64) {
 	e, err := w.b.NewExec()
 	check(w.t, err)
 	defer e.Close()
-	check(w.t, e.Begin(w.t.Context()))
-	e.Write(v, x)
-	if delta != nil {
-		y := make([]float64, len(x))
-		for i := range x {
-			y[i] = float64(x[i]) + delta[i]
+	check(w.t, backend.Step(w.t.Context(), e, func() error {
+		e.Write(v, x)
+		if delta != nil {
+			y := make([]float64, len(x))
+			for i := range x {
+				y[i] = float64(x[i]) + delta[i]
+			}
+			w.b.set(v, y)
+			f := make([]float32, len(x))
+			for i := range y {
+				f[i] = float32(y[i])
+			}
+			e.Write(v, f)
+			w.b.set(v, y)
 		}
-		w.b.set(v, y)
-		f := make([]float32, len(x))
-		for i := range y {
-			f[i] = float32(y[i])
-		}
-		e.Write(v, f)
-		w.b.set(v, y)
-	}
-	check(w.t, e.End())
+		return nil
+	}))
 }
 
 func (w *world) input(dims ...int) {
@@ -204,9 +205,7 @@ func compareDifferences(t *testing.T, what string, got []float64, value func() f
 
 func (w *world) run(work func(in []*tensor.Tensor)) {
 	w.t.Helper()
-	check(w.t, w.c.Begin(w.t.Context(), w.layout, w.kv))
-	work(w.place())
-	check(w.t, w.c.End())
+	step(w.t, w.c, w.layout, w.kv, func() { work(w.place()) })
 }
 
 func newWorld(t *testing.T) *world {
@@ -432,19 +431,18 @@ func TestTapesAtOnce(t *testing.T) {
 		c := newContext(t, b, tensor.Options{Precision: backend.PrecisionF32})
 		wg.Go(func() {
 			for range steps {
-				if err := c.Begin(context.Background(), nil, backend.KV{}); err != nil {
-					t.Error(err)
-					return
-				}
-				tape := tensor.NewTape()
-				c.Record(tape)
-				x := write(c, []float32{1, -1}, 1, 2)
-				tape.Watch(x)
-				tape.Backward(tensor.Seed{Y: tensor.MatMul(c, tensor.Tanh(c, x), w)})
-				if g := read(c, tape.Grad(x)); g[0] == 0 {
-					t.Error("no gradient")
-				}
-				if err := c.End(); err != nil {
+				err := c.Step(context.Background(), nil, backend.KV{}, func() error {
+					tape := tensor.NewTape()
+					c.Record(tape)
+					x := write(c, []float32{1, -1}, 1, 2)
+					tape.Watch(x)
+					tape.Backward(tensor.Seed{Y: tensor.MatMul(c, tensor.Tanh(c, x), w)})
+					if g := read(c, tape.Grad(x)); g[0] == 0 {
+						t.Error("no gradient")
+					}
+					return nil
+				})
+				if err != nil {
 					t.Error(err)
 				}
 			}

@@ -1,8 +1,6 @@
 package tensor_test
 
 import (
-	"context"
-
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/ref"
 )
@@ -36,8 +34,6 @@ type unroundedExec struct {
 }
 
 func (e *unroundedExec) Backend() backend.Backend { return e.b }
-
-func (e *unroundedExec) Begin(ctx context.Context) error { return e.Exec.Begin(ctx) }
 
 func (e *unroundedExec) Write(v backend.View, src []float32) {
 	e.Exec.Write(v, src)

@@ -119,24 +119,24 @@ func newLearner(t *testing.T, m *llama.Model, params []nn.Named, o tensor.Option
 // step runs one step, adds to the gradients and returns loss, logp and lse.
 func (l *learner) step(p packed, y tensor.Targets, o llama.ForwardOptions) (loss float32, logp, lse []float32) {
 	l.t.Helper()
-	if err := l.c.Begin(l.t.Context(), backend.Documents(p.docs...), l.m.KV()); err != nil {
-		l.t.Fatal(err)
-	}
-	tape := tensor.NewTape()
-	l.c.Record(tape)
-	h, err := l.m.Forward(l.c, p.ids, o)
-	if err != nil {
-		l.t.Fatal(err)
-	}
 	y.IDs = p.targets
-	sum, lp, z := tensor.CrossEntropy(l.c, h, l.m.Output(), y)
-	logp, lse = make([]float32, len(p.ids)), make([]float32, len(p.ids))
 	one := make([]float32, 1)
-	l.c.Read(one, sum)
-	l.c.Read(logp, lp)
-	l.c.Read(lse, z)
-	tape.Backward(tensor.Seed{Y: sum})
-	if err := l.c.End(); err != nil {
+	err := l.c.Step(l.t.Context(), backend.Documents(p.docs...), l.m.KV(), func() error {
+		tape := tensor.NewTape()
+		l.c.Record(tape)
+		h, err := l.m.Forward(l.c, p.ids, o)
+		if err != nil {
+			return err
+		}
+		sum, lp, z := tensor.CrossEntropy(l.c, h, l.m.Output(), y)
+		logp, lse = make([]float32, len(p.ids)), make([]float32, len(p.ids))
+		l.c.Read(one, sum)
+		l.c.Read(logp, lp)
+		l.c.Read(lse, z)
+		tape.Backward(tensor.Seed{Y: sum})
+		return nil
+	})
+	if err != nil {
 		l.t.Fatal(err)
 	}
 	return one[0], logp, lse

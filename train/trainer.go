@@ -207,18 +207,20 @@ func (t *Trainer) Eval(ctx context.Context, batches []Batch) (nll float64, token
 // pass runs one micro-batch, with gradients that are added to those there are. loss and
 // nll are sums times scale.
 func (t *Trainer) pass(ctx context.Context, b *Batch, scale float32, learn bool) (loss, nll float64, err error) {
-	if err := t.c.Begin(ctx, backend.Documents(b.Docs...), t.m.KV()); err != nil {
-		return 0, 0, err
-	}
-	defer func() { // also when an operation panics, so that the workers are free
-		fault := recover()
-		switch end := t.c.End(); {
-		case fault != nil:
+	defer func() {
+		if fault := recover(); fault != nil {
 			err = fmt.Errorf("train: a step failed: %v", fault)
-		case err == nil:
-			err = end
 		}
 	}()
+	err = t.c.Step(ctx, backend.Documents(b.Docs...), t.m.KV(), func() error {
+		loss, nll, err = t.within(b, scale, learn)
+		return err
+	})
+	return loss, nll, err
+}
+
+// within is what pass does within its step.
+func (t *Trainer) within(b *Batch, scale float32, learn bool) (loss, nll float64, err error) {
 	tape := tensor.NewTape()
 	if learn {
 		t.c.Record(tape)

@@ -92,10 +92,6 @@ func (c *testCase) benchmark(b *testing.B, be backend.Backend) {
 		b.Fatal(err)
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		b.Fatal(err)
-	}
-	p.upload(e)
 	size := int64(0)
 	for _, o := range c.operands() {
 		size += int64(o.view.Shape.Elems() * o.view.Type.BlockBytes())
@@ -106,10 +102,14 @@ func (c *testCase) benchmark(b *testing.B, be backend.Backend) {
 		}
 	}
 	b.SetBytes(size)
-	for b.Loop() {
-		e.Run(c.op, &p.args)
-	}
-	if err := e.End(); err != nil {
+	err = backend.Step(context.Background(), e, func() error {
+		p.upload(e)
+		for b.Loop() {
+			e.Run(c.op, &p.args)
+		}
+		return nil
+	})
+	if err != nil {
 		b.Fatal(err)
 	}
 }

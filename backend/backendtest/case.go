@@ -280,20 +280,25 @@ func (c *testCase) run(b backend.Backend) (after map[*operand]host, err error) {
 		return nil, err
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		return nil, err
-	}
+	err = within(e, func() {
+		p.upload(e)
+		e.Run(c.op, &p.args)
+		after = p.download(e)
+	})
+	return after, err
+}
+
+// within runs work as a step of e, and returns a panic as an error.
+func within(e backend.Exec, work func()) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 		}
-		if end := e.End(); err == nil {
-			err = end
-		}
 	}()
-	p.upload(e)
-	e.Run(c.op, &p.args)
-	return p.download(e), nil
+	return backend.Step(context.Background(), e, func() error {
+		work()
+		return nil
+	})
 }
 
 // output runs another operation of the oracle on the operands of c and returns

@@ -319,30 +319,28 @@ func checkMemory(b backend.Backend) error {
 		return err
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		return err
-	}
-	first := e.Alloc(backend.F32, backend.Dims(3, 5))
-	want := make([]float32, 15)
+	want, got := make([]float32, 15), make([]float32, 10)
 	for i := range want {
 		want[i] = float32(i) + 0.5
 	}
-	e.Write(first, want)
-	mark := e.Mark()
-	for range 3 { // the same memory again after Release
-		v := e.Alloc(backend.F32, backend.Dims(1<<16))
-		e.Write(v, make([]float32, 1<<16))
-		e.Release(mark)
+	err = within(e, func() {
+		first := e.Alloc(backend.F32, backend.Dims(3, 5))
+		e.Write(first, want)
+		mark := e.Mark()
+		for range 3 { // the same memory again after Release
+			v := e.Alloc(backend.F32, backend.Dims(1<<16))
+			e.Write(v, make([]float32, 1<<16))
+			e.Release(mark)
+		}
+		e.Read(got, first.Slice(0, 1, 2))
+	})
+	if err != nil {
+		return err
 	}
-	got := make([]float32, 10)
-	e.Read(got, first.Slice(0, 1, 2))
 	for i, v := range got {
 		if v != want[5+i] {
 			return fmt.Errorf("element %d read back as %v, not %v", i, v, want[5+i])
 		}
-	}
-	if err := e.End(); err != nil {
-		return err
 	}
 	if s := e.Scratch(); s < 4<<16 || s > 8<<16 {
 		return fmt.Errorf("contract: Scratch is %d after a step of %d bytes", s, 4*(15+1<<16))
@@ -350,8 +348,8 @@ func checkMemory(b backend.Backend) error {
 	return nil
 }
 
-// checkSteps checks the line at Begin, a step stopped by its context, and the
-// panic for operands that do not fit.
+// checkSteps checks the line of steps, a step stopped by its context, the panic for
+// operands that do not fit, and that a step ends after a panic.
 func checkSteps(b backend.Backend) error {
 	if !errors.Is(b.Supports(backend.NoOp), backend.ErrUnsupported) {
 		return errors.New("NoOp is supported")
@@ -363,35 +361,38 @@ func checkSteps(b backend.Backend) error {
 	defer e.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := e.Begin(ctx); err != nil {
-		return err
+	err = backend.Step(ctx, e, func() error {
+		if err := secondInLine(b); err != nil {
+			return err
+		}
+		var a backend.Args
+		a.In[0], a.Out[0] = e.Alloc(backend.F32, backend.Dims(4)), e.Alloc(backend.F32, backend.Dims(5))
+		if err := wantShapeError(e, &a); err != nil {
+			return err
+		}
+		a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
+		a.Out[0].Stride[0] = 0
+		if err := wantShapeError(e, &a); err != nil {
+			return fmt.Errorf("an output that repeats: %w", err)
+		}
+		cancel()
+		a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
+		e.Run(backend.Copy, &a)
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("contract: a cancelled step: %v", err)
 	}
-	if err := secondInLine(b); err != nil {
-		return errors.Join(err, e.End())
+	if err := backend.Step(ctx, e, func() error { return nil }); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("contract: a step with a cancelled context: %v", err)
 	}
-	var a backend.Args
-	a.In[0], a.Out[0] = e.Alloc(backend.F32, backend.Dims(4)), e.Alloc(backend.F32, backend.Dims(5))
-	if err := wantShapeError(e, &a); err != nil {
-		return errors.Join(err, e.End())
+	if err := within(e, func() { panic("of a step") }); err == nil {
+		return errors.New("contract: a panic of a step is lost")
 	}
-	a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
-	a.Out[0].Stride[0] = 0
-	if err := wantShapeError(e, &a); err != nil {
-		return errors.Join(fmt.Errorf("an output that repeats: %w", err), e.End())
+	if err := within(e, func() {}); err != nil {
+		return fmt.Errorf("contract: a step after a cancelled one and one that panicked: %v", err)
 	}
-	cancel()
-	a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
-	e.Run(backend.Copy, &a)
-	if err := e.End(); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("contract: End of a cancelled step: %v", err)
-	}
-	if err := e.Begin(ctx); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("contract: Begin with a cancelled context: %v", err)
-	}
-	if err := e.Begin(context.Background()); err != nil {
-		return fmt.Errorf("contract: Begin after a cancelled step: %v", err)
-	}
-	return e.End()
+	return nil
 }
 
 // secondInLine checks that a second context waits for the first, and stops
@@ -404,8 +405,9 @@ func secondInLine(b backend.Backend) error {
 	defer e.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 	defer cancel()
-	if err := e.Begin(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("contract: Begin during another step, with 5 ms to wait: %v", err)
+	err = backend.Step(ctx, e, func() error { return nil })
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("contract: a step during another step, with 5 ms to wait: %v", err)
 	}
 	return nil
 }

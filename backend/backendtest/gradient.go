@@ -1,7 +1,6 @@
 package backendtest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -165,31 +164,24 @@ func (g *gradient) run(b backend.Backend, d *differences) (grads []got, values [
 		return nil, nil, err
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v", r)
-		}
-		err = errors.Join(err, e.End())
-	}()
-	p.upload(e)
 	t := &tape{Exec: e, fwd: &p.args, in: p.args.In[:]}
-	for i, dy := range d.dy {
-		s := p.args.Out[i].Shape
-		t.out, t.dy = append(t.out, t.put(d.y[i], s)), append(t.dy, t.put(dy, s))
-	}
-	for range 2 {
-		t.next = 0
-		g.backward(t)
-	}
-	for _, grad := range t.got {
-		x := make([]float32, grad.v.Shape.Elems())
-		e.Read(x, grad.v)
-		values = append(values, x)
-	}
-	return t.got, values, nil
+	err = within(e, func() {
+		p.upload(e)
+		for i, dy := range d.dy {
+			s := p.args.Out[i].Shape
+			t.out, t.dy = append(t.out, t.put(d.y[i], s)), append(t.dy, t.put(dy, s))
+		}
+		for range 2 {
+			t.next = 0
+			g.backward(t)
+		}
+		for _, grad := range t.got {
+			x := make([]float32, grad.v.Shape.Elems())
+			e.Read(x, grad.v)
+			values = append(values, x)
+		}
+	})
+	return t.got, values, err
 }
 
 // differences evaluates sum dy*y of the forward operation in float64.

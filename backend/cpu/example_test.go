@@ -39,18 +39,18 @@ func Example() {
 		panic(err)
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		panic(err)
-	}
-	x := e.Alloc(backend.F32, backend.Dims(2, 2))
-	y := e.Alloc(backend.F32, backend.Dims(2, 3))
-	e.Write(x, []float32{1, 2, 3, 4})
-	var a backend.Args
-	a.In[0], a.W[0], a.Out[0] = x, w, y
-	e.Run(backend.MatMul, &a)
 	out := make([]float32, 6)
-	e.Read(out, y)
-	if err := e.End(); err != nil {
+	err = backend.Step(context.Background(), e, func() error {
+		x := e.Alloc(backend.F32, backend.Dims(2, 2))
+		y := e.Alloc(backend.F32, backend.Dims(2, 3))
+		e.Write(x, []float32{1, 2, 3, 4})
+		var a backend.Args
+		a.In[0], a.W[0], a.Out[0] = x, w, y
+		e.Run(backend.MatMul, &a)
+		e.Read(out, y)
+		return nil
+	})
+	if err != nil {
 		panic(err)
 	}
 	fmt.Println(out)

@@ -16,20 +16,19 @@ func ExampleNew() {
 		return
 	}
 	defer e.Close()
-	if err := e.Begin(context.Background()); err != nil {
-		fmt.Println(err)
-		return
-	}
-	var a backend.Args
-	for i, x := range [][]float32{{1, 2}, {10, 20}} {
-		a.In[i] = e.Alloc(backend.F32, backend.Dims(2))
-		e.Write(a.In[i], x)
-	}
-	a.Out[0] = e.Alloc(backend.F32, backend.Dims(2))
-	e.Run(backend.Add, &a)
 	sum := make([]float32, 2)
-	e.Read(sum, a.Out[0])
-	fmt.Println(sum, e.End())
+	err = backend.Step(context.Background(), e, func() error {
+		var a backend.Args
+		for i, x := range [][]float32{{1, 2}, {10, 20}} {
+			a.In[i] = e.Alloc(backend.F32, backend.Dims(2))
+			e.Write(a.In[i], x)
+		}
+		a.Out[0] = e.Alloc(backend.F32, backend.Dims(2))
+		e.Run(backend.Add, &a)
+		e.Read(sum, a.Out[0])
+		return nil
+	})
+	fmt.Println(sum, err)
 	// Output: [11 22] <nil>
 }
 
