@@ -145,33 +145,18 @@ func (t *Tokenizer) addedJSON() []hfAdded {
 	return out
 }
 
-// vocabJSON is model.vocab, in the order of ids. Added tokens are in it if the
-// model itself uses them; vocabularies of characters list all.
+// vocabJSON is model.vocab, in the order of ids. The tokenizers library takes the id
+// of an added token from there; one that is missing gets the next free id, whatever
+// added_tokens says. So only a last run of added tokens may be left out, as Llama 3's
+// own file leaves out its control tokens.
 func (t *Tokenizer) vocabJSON(rules []merge) json.RawMessage {
-	list := make([]bool, len(t.kinds))
-	for i, k := range t.kinds {
-		list[i] = k != absent && (!t.model.bytes || k != control && k != user && k != unknown)
-	}
-	use := func(id int32) {
-		if id >= 0 {
-			list[id] = true
-		}
-	}
-	use(t.model.unk)
-	for _, id := range t.model.first {
-		use(id)
-	}
-	for _, r := range rules {
-		use(r.a)
-		use(r.b)
-		use(r.id)
-	}
+	from := t.appended(rules)
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	b.WriteByte('{')
-	for i, listed := range list {
-		if !listed {
+	for i := range from {
+		if t.kinds[i] == absent {
 			continue
 		}
 		if b.Len() > 1 {
@@ -184,6 +169,28 @@ func (t *Tokenizer) vocabJSON(rules []merge) json.RawMessage {
 	}
 	b.WriteByte('}')
 	return b.Bytes()
+}
+
+// appended is the first id of the added tokens that the library numbers by itself:
+// those at the end of a vocabulary of bytes without holes that the model does not use.
+func (t *Tokenizer) appended(rules []merge) int {
+	size := len(t.kinds)
+	if !t.model.bytes || slices.Contains(t.kinds, absent) {
+		return size
+	}
+	from := size
+	for from > 0 && (t.kinds[from-1] == control || t.kinds[from-1] == user || t.kinds[from-1] == unknown) {
+		from--
+	}
+	use := func(id int32) { from = max(from, int(id)+1) }
+	use(t.model.unk)
+	for _, id := range t.model.first {
+		use(id)
+	}
+	for _, r := range rules {
+		use(max(r.a, r.b, r.id))
+	}
+	return from
 }
 
 // pipelineJSON says how text is prepared and decoded.

@@ -34,7 +34,8 @@ type addedToken struct {
 // match is a part of the text to encode and the token behind it.
 type match struct {
 	start int   // text before start is ordinary
-	end   int   // where to go on
+	end   int   // where the ordinary text goes on
+	next  int   // where the next token is looked for: before end, if this one took white space along
 	id    int32 // -1: the end of the text
 }
 
@@ -85,11 +86,14 @@ func (m *matcher) add(text string, a addedToken) error {
 	return nil
 }
 
-// find returns the first added token at or after from. A nil matcher finds none.
-// Nothing special is found that touches p.
-func (m *matcher) find(text string, from int, special bool, p plain) match {
+// find returns the first added token at or after from; the text before done is
+// encoded already. As in the reference, a token is also found in the white space
+// that the one before it took along. A nil matcher finds none. Nothing special is
+// found that touches p.
+func (m *matcher) find(text string, done, from int, special bool, p plain) match {
+	none := match{len(text), len(text), len(text), -1}
 	if m == nil || len(m.tokens) == 0 {
-		return match{len(text), len(text), -1}
+		return none
 	}
 	for i := from; i < len(text); i++ {
 		if m.single {
@@ -102,10 +106,10 @@ func (m *matcher) find(text string, from int, special bool, p plain) match {
 			continue
 		}
 		if a, n := m.longest(text, i, special, p); n > 0 {
-			start, end := i, i+n
+			start, end := max(i, done), max(i+n, done)
 			if a.lstrip {
-				for start > from {
-					r, w := utf8.DecodeLastRuneInString(text[from:start])
+				for start > done {
+					r, w := utf8.DecodeLastRuneInString(text[done:start])
 					if !unicode.IsSpace(r) {
 						break
 					}
@@ -121,10 +125,10 @@ func (m *matcher) find(text string, from int, special bool, p plain) match {
 					end += w
 				}
 			}
-			return match{start, end, a.id}
+			return match{start, end, i + n, a.id}
 		}
 	}
-	return match{len(text), len(text), -1}
+	return none
 }
 
 // longest returns the longest allowed token that starts at text[i].

@@ -205,8 +205,8 @@ func (t *Tokenizer) Append(dst []int32, text string, o EncodeOptions) ([]int32, 
 	}
 	s := t.getScratch()
 	defer t.putScratch(s)
-	for i := 0; i < len(text); {
-		m := t.added.find(text, i, o.Special, plain{o.Plain, 0})
+	for i, from := 0, 0; from < len(text); {
+		m := t.added.find(text, i, from, o.Special, plain{o.Plain, 0})
 		if m.start > i {
 			var err error
 			if dst, err = t.segment(dst, text[i:m.start], i == 0, o.Special, plain{o.Plain, i}, s); err != nil {
@@ -216,7 +216,7 @@ func (t *Tokenizer) Append(dst []int32, text string, o EncodeOptions) ([]int32, 
 		if m.id >= 0 {
 			dst = append(dst, m.id)
 		}
-		i = m.end
+		i, from = m.end, m.next
 	}
 	if o.AddEOS {
 		dst = append(dst, t.after...)
@@ -237,8 +237,8 @@ func (t *Tokenizer) segment(dst []int32, text string, first, special bool, p pla
 	if text != raw && p.touches(0, len(raw)) { // where the ranges are now is not known
 		p = plain{[]Range{{0, len(text)}}, 0}
 	}
-	for i := 0; i < len(text); {
-		m := t.addedAfter.find(text, i, special, p)
+	for i, from := 0, 0; from < len(text); {
+		m := t.addedAfter.find(text, i, from, special, p)
 		if m.start > i {
 			part := text[i:m.start]
 			for _, edit := range t.prepare {
@@ -252,7 +252,7 @@ func (t *Tokenizer) segment(dst []int32, text string, first, special bool, p pla
 		if m.id >= 0 {
 			dst = append(dst, m.id)
 		}
-		i = m.end
+		i, from = m.end, m.next
 	}
 	return dst, nil
 }
