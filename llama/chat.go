@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/herd-ml/herd/llama/chat"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 )
 
 // ChatOptions are the settings of one reply. The zero value is greedy and
@@ -49,37 +50,12 @@ func (m *Model) ChatFormat() (chat.Format, error) { return m.format, m.formatErr
 
 // ChatFormat is Model.ChatFormat for files whose weights are not loaded.
 func ChatFormat(ctx context.Context, path string) (chat.Format, error) {
-	fsys, name := splitPath(path)
-	c, err := openCheckpoint(ctx, fsys, name, path)
+	c, err := checkpoint.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	defer c.close()
-	return c.chatFormat()
-}
-
-func (c *checkpoint) chatFormat() (chat.Format, error) {
-	switch {
-	case c.tok == nil:
-		return nil, fmt.Errorf("llama: %s holds no tokenizer: it cannot chat: %w", c.path, ErrUnsupported)
-	case c.chat != "":
-		t, err := chat.NewTemplate(c.chat, c.tok)
-		if err != nil {
-			return nil, fmt.Errorf("llama: %s: %w", c.path, err)
-		}
-		return t, nil
-	}
-	v := chat.Llama30
-	if r, ok := c.config.llama3Scaling(c.ropeHint); ok && r.Factor > 8 { // 1B and 3B have 32
-		v = chat.Llama32
-	} else if ok {
-		v = chat.Llama31
-	}
-	l, err := chat.NewLlama3(c.tok, v)
-	if err != nil {
-		return nil, fmt.Errorf("llama: %s has no chat template, and is no Llama 3 (%w): it cannot chat: %w", c.path, err, ErrUnsupported)
-	}
-	return l, nil
+	defer c.Close()
+	return c.ChatFormat()
 }
 
 // Reply makes a message of the tokens of a reply.

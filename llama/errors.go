@@ -2,9 +2,9 @@ package llama
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 )
 
 // Errors that callers tell apart with errors.Is.
@@ -24,32 +24,8 @@ var (
 	ErrMemory = errors.New("llama: above the memory limit")
 )
 
-// FileError says what is wrong with a checkpoint. Errors of one file format
-// (*gguf.Error, *safetensors.Error, *pth.Error) come unwrapped.
-type FileError struct {
-	File   string // path as given
-	Tensor string // name in the file, or empty
-	Reason string
-	Err    error // cause, or nil
-}
-
-func (e *FileError) Error() string {
-	s := e.File
-	if e.Tensor != "" {
-		s += ": tensor " + e.Tensor
-	}
-	if e.Reason != "" {
-		s += ": " + e.Reason
-	}
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
-	return s
-}
-
-// Unwrap returns the cause.
-func (e *FileError) Unwrap() error { return e.Err }
-
-func fileErr(file, tensor, format string, a ...any) error {
-	return &FileError{File: file, Tensor: tensor, Reason: fmt.Sprintf(format, a...)}
-}
+// FileError says what is wrong with a model's files: File (the path as given),
+// Tensor (the name in the file, or empty), Reason, and Err, the cause, or nil.
+// Errors of one file format (*gguf.Error, *safetensors.Error, *pth.Error) come
+// unwrapped.
+type FileError = checkpoint.FileError

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
+	"github.com/herd-ml/herd/llama/safetensors"
 )
 
 // Memory is what a model takes, in bytes.
@@ -29,16 +32,15 @@ func Estimate(path string, o Options) (Memory, error) {
 	if err := o.Validate(); err != nil {
 		return Memory{}, err
 	}
-	fsys, name := splitPath(path)
-	c, err := openCheckpoint(context.Background(), fsys, name, path)
+	c, err := checkpoint.Open(context.Background(), path)
 	if err != nil {
 		return Memory{}, err
 	}
-	defer c.close()
-	if err := c.openAdapters(o.Adapters); err != nil {
+	defer c.Close()
+	if err := c.OpenAdapters(o.Adapters); err != nil {
 		return Memory{}, err
 	}
-	return c.estimate(o)
+	return estimate(c, o)
 }
 
 // logitRows is how many rows of logits are in memory at once.
@@ -46,49 +48,49 @@ const logitRows = 32
 
 // estimate checks that every tensor is there with the right shape and adds up
 // their sizes.
-func (c *checkpoint) estimate(o Options) (Memory, error) {
+func estimate(c *checkpoint.Checkpoint, o Options) (Memory, error) {
 	var m Memory
-	for _, p := range expected(c.config) {
-		t, err := c.find(p)
+	for _, p := range checkpoint.Parameters(c.Config) {
+		t, err := c.Find(p)
 		if err != nil {
 			return Memory{}, err
 		}
-		n := int64(t.rows()) * 4 // a vector, kept as F32
+		n := int64(t.Rows()) * 4 // a vector, kept as F32
 		switch {
-		case p.Param.Matrix() && o.Trainable:
-			n = 4 * int64(t.rows()) * int64(t.cols()) // below 2^62: the configuration is bounded
-		case p.Param.Matrix():
-			n = int64(ceilDiv(t.rows(), 16)) * 16 * int64(t.rowBytes())
+		case p.Matrix() && o.Trainable:
+			n = 4 * int64(t.Rows()) * int64(t.Cols()) // below 2^62: the configuration is bounded
+		case p.Matrix():
+			n = int64(ceilDiv(t.Rows(), 16)) * 16 * int64(t.RowBytes())
 		}
 		if m.Weights > math.MaxInt64-n {
-			return Memory{}, fileErr(c.path, "", "the sum of the tensors does not fit 63 bits")
+			return Memory{}, checkpoint.Errorf(c.Path, "", "the sum of the tensors does not fit 63 bits")
 		}
 		m.Weights += n
 	}
-	_, adapters := c.adapterBytes()
+	adapters := adapterMemory(c)
 	if m.Weights > math.MaxInt64-adapters {
-		return Memory{}, fileErr(c.path, "", "the sum of the tensors does not fit 63 bits")
+		return Memory{}, checkpoint.Errorf(c.Path, "", "the sum of the tensors does not fit 63 bits")
 	}
 	m.Weights += adapters
 	var ok bool
-	positions := o.context(c.config, 0)
-	if err := c.kv(o).Err(); err != nil {
-		return Memory{}, fmt.Errorf("llama: %s: %w: %w", c.path, err, ErrUnsupported)
+	positions := o.context(c.Config, 0)
+	if err := kvGeometry(c, o).Err(); err != nil {
+		return Memory{}, fmt.Errorf("llama: %s: %w: %w", c.Path, err, ErrUnsupported)
 	}
-	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), c.kv(o).PageBytes()); !ok {
-		return Memory{}, fileErr(c.path, "", "a session of %d positions does not fit 63 bits", positions)
+	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), kvGeometry(c, o).PageBytes()); !ok {
+		return Memory{}, checkpoint.Errorf(c.Path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
-	m.Scratch = c.scratch(o.batchRows())
+	m.Scratch = scratch(c, o.batchRows())
 	if m.Session > math.MaxInt64-m.Weights || m.Scratch > math.MaxInt64-m.Weights-m.Session {
-		return Memory{}, fileErr(c.path, "", "%v do not fit 63 bits together", m)
+		return Memory{}, checkpoint.Errorf(c.Path, "", "%v do not fit 63 bits together", m)
 	}
 	return m, nil
 }
 
 // scratch is the arena of a prefill step of r rows: what transformer.hidden and
 // one layer allocate, and a block of logits.
-func (p *checkpoint) scratch(rows int) int64 {
-	c := p.config
+func scratch(p *checkpoint.Checkpoint, rows int) int64 {
+	c := p.Config
 	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
 	h := int64(c.HiddenDim)
 	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
@@ -103,12 +105,12 @@ func (p *checkpoint) scratch(rows int) int64 {
 	if c.MLPBias {
 		feed += f * (2*h + d)
 	}
-	attend += r * p.adapterWidth("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-	if w := p.adapterWidth("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"); w > 0 {
+	attend += r * adapterWidth(p, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+	if w := adapterWidth(p, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"); w > 0 {
 		feed += f * (w + 2*h + d) // gate and up are two products
 	}
 	n := min(r, logitRows)
-	output := 2*r*d + n*(int64(c.Vocab)+p.adapterWidth("lm_head"))
+	output := 2*r*d + n*(int64(c.Vocab)+adapterWidth(p, "lm_head"))
 	// The host's copy of the logits comes on top.
 	return 4 * (common + max(attend, feed, output) + n*int64(c.Vocab))
 }
@@ -116,29 +118,55 @@ func (p *checkpoint) scratch(rows int) int64 {
 // input is the width of the copy of rows that a product makes, lines longer.
 func input(width int64) int64 { return width + width/8 + 64 }
 
-// kv is the geometry of the pages of keys and values.
-func (c *checkpoint) kv(o Options) backend.KV {
+// kvGeometry is the geometry of the pages of keys and values.
+func kvGeometry(c *checkpoint.Checkpoint, o Options) backend.KV {
 	t := o.KVType
 	if t == backend.Invalid {
 		t = backend.F16
-		if w := c.tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || o.Trainable || w != nil && w.dtype == backend.F32 {
+		if w := c.Tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || o.Trainable || w != nil && w.Type == backend.F32 {
 			t = backend.F32
 		}
 	}
-	return backend.KV{Type: t, Layers: c.config.Layers, Heads: c.config.KVHeads, HeadDim: c.config.HeadDim}
+	return backend.KV{Type: t, Layers: c.Config.Layers, Heads: c.Config.KVHeads, HeadDim: c.Config.HeadDim}
 }
 
-// bytes is how much of the files loading reads.
-func (c *checkpoint) bytes() int64 {
-	var n int64
-	for _, p := range expected(c.config) {
-		t := c.tensors[p.Name]
-		if p.Param.Matrix() {
-			n += int64(t.rows()) * int64(t.rowBytes())
-		} else {
-			n += 4 * int64(t.rows())
+// adapterMemory is what adapters take: panels of 16 rows as those of other
+// matrices, and two vectors for DoRA.
+func adapterMemory(c *checkpoint.Checkpoint) (n int64) {
+	panels := func(s safetensors.Source) int64 {
+		return checkpoint.TensorBytes(s) / int64(s.Shape[0]) * int64(ceilDiv(s.Shape[0], 16)) * 16
+	}
+	for _, a := range c.Adapters {
+		for _, m := range a.Modules {
+			n += panels(m.A) + panels(m.B)
+			if m.Magnitude.Data != nil {
+				n += 8 * int64(m.Out)
+			}
 		}
 	}
-	adapters, _ := c.adapterBytes()
-	return n + adapters
+	return n
+}
+
+// adapterWidth is what the adapters of one layer's matrices allocate of a step's
+// arena, in numbers a row: products with A, those times the factor, and what DoRA
+// rescales. Layers may differ; it is the most.
+func adapterWidth(c *checkpoint.Checkpoint, parts ...string) (most int64) {
+	widths := map[string]int64{}
+	for _, a := range c.Adapters {
+		for _, m := range a.Modules {
+			layer, part := "", m.Name
+			if i, rest, ok := checkpoint.LayerName(m.Name); ok {
+				layer, part = fmt.Sprint(i), rest
+			}
+			if !slices.Contains(parts, part) {
+				continue
+			}
+			widths[layer] += 2 * int64(m.Rank)
+			if m.Magnitude.Data != nil {
+				widths[layer] += 2 * int64(m.Out)
+			}
+			most = max(most, widths[layer])
+		}
+	}
+	return most
 }

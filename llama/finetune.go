@@ -10,6 +10,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/peft"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/nn"
@@ -43,27 +44,19 @@ func (m *Model) AddAdapter(ctx context.Context, config peft.Config, seed uint64)
 // LoadAdapter is AddAdapter with the numbers of an adapter in PEFT's layout, to go on
 // training it.
 func (m *Model) LoadAdapter(ctx context.Context, path string) error {
-	p, err := peft.Open(path)
+	p, err := checkpoint.OpenAdapter(Adapter{Path: path}, m.config)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	layers := map[string]backend.Shape{}
-	for _, l := range nn.Linears(m.net) {
-		layers[l.Name] = l.Linear.Weight.Shape
-	}
 	modules := map[string]*peft.Module{}
 	for i := range p.Modules {
-		a := &opened{p, 1}
-		if err := a.check(&p.Modules[i], layers); err != nil {
-			return err
-		}
 		modules[p.Modules[i].Name] = &p.Modules[i]
 	}
 	return m.addAdapter(ctx, p.Config, func(name string, _ *nn.Linear, lora *nn.LoRA) (x [3][]float32, err error) {
 		mod := modules[name]
 		if mod == nil {
-			return x, fileErr(p.File, "", "has nothing for layer %s, which its settings name", name)
+			return x, checkpoint.Errorf(p.File, "", "has nothing for layer %s, which its settings name", name)
 		}
 		for i, s := range []safetensors.Source{mod.A, mod.B, mod.Magnitude} {
 			if s.Data == nil {

@@ -2,8 +2,8 @@ package llama
 
 import (
 	"context"
-	"encoding/json"
 
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
@@ -25,6 +25,10 @@ type Info struct {
 	Problems      []string // found in the files; what stops loading comes first
 }
 
+// TensorInfo describes a tensor of a model's files: its Name there, its Type, its
+// Shape, row-major with the rows first, and its Bytes.
+type TensorInfo = checkpoint.TensorInfo
+
 // ReadInfo reads what the files say, without their weights. Files that can be
 // read but not loaded (a missing tensor, a wrong shape) are described, with
 // the reason among Problems.
@@ -32,42 +36,31 @@ func ReadInfo(ctx context.Context, path string, o Options) (Info, error) {
 	if err := o.Validate(); err != nil {
 		return Info{}, err
 	}
-	fsys, name := splitPath(path)
-	c, err := openCheckpoint(ctx, fsys, name, path)
+	c, err := checkpoint.Open(ctx, path)
 	if err != nil {
 		return Info{}, err
 	}
-	defer c.close()
+	defer c.Close()
 	i := Info{
-		Path: path, Format: string(c.format), Architecture: c.arch, Config: c.config, Params: c.config.Params(),
-		Tensors: c.files, StopTokens: c.stop(), ChatTemplate: c.chat, Problems: c.problems,
+		Path: path, Format: string(c.Format), Architecture: c.Architecture, Config: c.Config, Params: c.Config.Params(),
+		Tensors: c.Files, StopTokens: c.StopTokens(), ChatTemplate: c.ChatTemplate, Problems: c.Problems,
 	}
-	if c.tok != nil {
-		t := c.tok.Info()
+	if c.Tokenizer != nil {
+		t := c.Tokenizer.Info()
 		i.Tokenizer = &t
 		i.Problems = append(i.Problems, t.Warnings...)
 	}
-	if err = c.openAdapters(o.Adapters); err == nil {
-		i.Memory, err = c.estimate(o)
+	if err = c.OpenAdapters(o.Adapters); err == nil {
+		i.Memory, err = estimate(c, o)
 	}
 	if err != nil {
 		i.Problems = append([]string{"cannot be loaded: " + err.Error()}, i.Problems...)
 		return i, nil
 	}
 	i.BytesPerToken = i.Memory.Weights
-	if !c.config.TiedEmbeddings {
-		e := c.tensors["model.embed_tokens.weight"]
-		i.BytesPerToken -= int64(e.rows()-1) * int64(e.rowBytes())
+	if !c.Config.TiedEmbeddings {
+		e := c.Tensors["model.embed_tokens.weight"]
+		i.BytesPerToken -= int64(e.Rows()-1) * int64(e.RowBytes())
 	}
 	return i, nil
-}
-
-// MarshalJSON adds the type's name to the fields.
-func (t TensorInfo) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Name  string `json:"name"`
-		Type  string `json:"type"`
-		Shape []int  `json:"shape"`
-		Bytes int64  `json:"bytes"`
-	}{t.Name, t.Type.String(), t.Shape, t.Bytes})
 }

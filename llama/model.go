@@ -16,7 +16,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/llama/chat"
-	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 	"github.com/herd-ml/herd/tensor"
@@ -36,9 +36,9 @@ type Model struct {
 	formatErr error
 	warnings  []string
 	loader    *loader
-	source    *checkpoint   // without tensors, for Save; nil unless Trainable
-	version   atomic.Uint64 // of the weights
-	training  *trained      // the adapter that training changes, or nil
+	source    *checkpoint.Checkpoint // without tensors, for Save; nil unless Trainable
+	version   atomic.Uint64          // of the weights
+	training  *trained               // the adapter that training changes, or nil
 	estimate  Memory
 	pages     pagePool
 	loadTime  time.Duration
@@ -58,30 +58,23 @@ func Open(ctx context.Context, path string, o Options) (*Model, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, &FileError{File: path, Reason: "cannot be opened", Err: errors.Unwrap(err)}
 	}
-	fsys, name := splitPath(path)
-	return open(ctx, o, func() (*checkpoint, error) { return openCheckpoint(ctx, fsys, name, path) })
+	return open(ctx, o, func() (*checkpoint.Checkpoint, error) { return checkpoint.Open(ctx, path) })
 }
 
 // OpenFS is Open in a file system: embed.FS, a zip archive, a test's. name is
 // slash-separated; "." is the whole file system as a folder.
 func OpenFS(ctx context.Context, fsys fs.FS, name string, o Options) (*Model, error) {
-	return open(ctx, o, func() (*checkpoint, error) { return openCheckpoint(ctx, fsys, name, name) })
+	return open(ctx, o, func() (*checkpoint.Checkpoint, error) { return checkpoint.OpenFS(ctx, fsys, name) })
 }
 
 // OpenReader is Open for a GGUF file of size bytes behind a reader, which the
 // caller closes after loading. name is for error messages.
 func OpenReader(ctx context.Context, r io.ReaderAt, size int64, name string, o Options) (*Model, error) {
-	return open(ctx, o, func() (*checkpoint, error) {
-		f, err := gguf.New(r, size, name)
-		if err != nil {
-			return nil, err
-		}
-		return readGGUF(f, name)
-	})
+	return open(ctx, o, func() (*checkpoint.Checkpoint, error) { return checkpoint.OpenReader(r, size, name) })
 }
 
 // open loads what a function opens, and closes the files.
-func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*Model, error) {
+func open(ctx context.Context, o Options, files func() (*checkpoint.Checkpoint, error)) (*Model, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -92,12 +85,12 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 	if err != nil {
 		return nil, err
 	}
-	defer c.close()
-	if err := c.openAdapters(o.Adapters); err != nil {
+	defer c.Close()
+	if err := c.OpenAdapters(o.Adapters); err != nil {
 		return nil, err
 	}
 	if o.Trainable {
-		if err := c.saveable(); err != nil {
+		if err := c.Saveable(); err != nil {
 			return nil, err
 		}
 	}
@@ -106,8 +99,8 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 	if err != nil {
 		return nil, err
 	}
-	c.forget()
-	m.loader.total = c.bytes()
+	c.DropMetadata()
+	m.loader.Total = c.Bytes()
 	err = m.loader.load(ctx, c, m.net, m.cx)
 	if err == nil {
 		err = m.loader.adapt(ctx, c, m.net, m.cx)
@@ -117,13 +110,13 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 		return nil, err
 	}
 	if o.Trainable {
-		if m.source, err = c.source(); err != nil {
+		if m.source, err = c.WithoutTensors(); err != nil {
 			m.Close()
 			return nil, err
 		}
 	}
 	m.loadTime = time.Since(start)
-	m.log().Info("model loaded", "path", c.path, "format", string(c.format), "params", c.config.Params(),
+	m.log().Info("model loaded", "path", c.Path, "format", string(c.Format), "params", c.Config.Params(),
 		"memory", m.estimate.Weights, "seconds", m.loadTime.Seconds(), "backend", m.b.Describe().String())
 	for _, w := range m.warnings {
 		m.log().Warn(w)
@@ -132,13 +125,13 @@ func open(ctx context.Context, o Options, files func() (*checkpoint, error)) (*M
 }
 
 // newModel makes a model without numbers, once it is known to fit.
-func newModel(o Options, c *checkpoint) (*Model, error) {
-	est, err := c.estimate(o)
+func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
+	est, err := estimate(c, o)
 	if err != nil {
 		return nil, err
 	}
 	if o.MemoryLimit > 0 && est.Total() > o.MemoryLimit {
-		return nil, fmt.Errorf("%s: needs %d bytes (%v) with one session, the limit is %d: %w", c.path, est.Total(), est, o.MemoryLimit, ErrMemory)
+		return nil, fmt.Errorf("%s: needs %d bytes (%v) with one session, the limit is %d: %w", c.Path, est.Total(), est, o.MemoryLimit, ErrMemory)
 	}
 	if o.Backend == nil {
 		o.Backend = cpu.Default()
@@ -148,18 +141,18 @@ func newModel(o Options, c *checkpoint) (*Model, error) {
 		return nil, err
 	}
 	m := &Model{
-		config: c.config, opts: o, b: o.Backend, net: newTransformer(c.config), cx: cx, tok: c.tok,
-		sampling: c.sampling, estimate: est, warnings: c.problems,
-		loader: &loader{b: o.Backend, trainable: o.Trainable, progress: o.Progress},
+		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, tok: c.Tokenizer,
+		sampling: c.Sampling, estimate: est, warnings: c.Problems,
+		loader: &loader{b: o.Backend, trainable: o.Trainable, Meter: checkpoint.Meter{Told: o.Progress}},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
-	m.pages = pagePool{m: m, kv: c.kv(o)}
-	m.stop = c.stop()
-	if m.format, m.formatErr = c.chatFormat(); c.chat != "" && m.formatErr != nil {
+	m.pages = pagePool{m: m, kv: kvGeometry(c, o)}
+	m.stop = c.StopTokens()
+	if m.format, m.formatErr = c.ChatFormat(); c.ChatTemplate != "" && m.formatErr != nil {
 		m.warnings = append(m.warnings, m.formatErr.Error())
 	}
-	if c.tok != nil {
-		m.warnings = append(m.warnings, c.tok.Info().Warnings...)
+	if c.Tokenizer != nil {
+		m.warnings = append(m.warnings, c.Tokenizer.Info().Warnings...)
 	}
 	if d := o.Backend.Describe(); d.Variant == "generic" {
 		m.warnings = append(m.warnings, "no vector kernels run here ("+d.String()+"): slow")

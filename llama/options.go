@@ -8,6 +8,7 @@ import (
 	"math/bits"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/sample"
 )
 
@@ -54,10 +55,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Progress is how far loading is.
-type Progress struct {
-	Done, Total int64 // bytes of weights
-}
+// Progress is how far loading or converting is: Done and Total, in bytes of
+// weights.
+type Progress = checkpoint.Progress
 
 const (
 	defaultBatchRows = 512
@@ -90,7 +90,7 @@ func (o Options) Validate() error {
 	if o.Trainable && len(o.Adapters) > 0 {
 		errs = append(errs, errors.New("llama: Trainable beside Adapters: merge them first, or train an adapter"))
 	}
-	return errors.Join(append(errs, validateAdapters(o.Adapters)...)...)
+	return errors.Join(append(errs, checkpoint.ValidateAdapters(o.Adapters)...)...)
 }
 
 func checkKVType(t backend.DType) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 )
 
 // NewRandom makes a model of the given shape with random weights of one type,
@@ -22,22 +23,22 @@ func NewRandom(ctx context.Context, config Config, t backend.DType, o Options) (
 	if _, known := scaleOffsets[t]; !known && !t.Float() {
 		return nil, fmt.Errorf("llama: random weights of type %v are %w", t, ErrUnsupported)
 	}
-	return open(ctx, o, func() (*checkpoint, error) {
-		c := &checkpoint{path: "random " + t.String(), config: config, tensors: map[string]*fileTensor{}}
-		for i, p := range expected(config) {
-			ft := &fileTensor{file: c.path, name: p.Name, dtype: backend.F32, shape: p.Param.Shape.Dim[:p.Param.Shape.Rank]}
-			if !p.Param.Matrix() {
-				ft.read = func(dst []byte, _, n int) error { return ones(dst, n) }
-				c.tensors[p.Name] = ft
+	return open(ctx, o, func() (*checkpoint.Checkpoint, error) {
+		c := &checkpoint.Checkpoint{Path: "random " + t.String(), Config: config, Tensors: map[string]*checkpoint.Tensor{}}
+		for i, p := range checkpoint.Parameters(config) {
+			ft := &checkpoint.Tensor{File: c.Path, Name: p.Name, Type: backend.F32, Shape: p.Shape.Dim[:p.Shape.Rank]}
+			if !p.Matrix() {
+				ft.Read = func(dst []byte, _, n int) error { return ones(dst, n) }
+				c.Tensors[p.Name] = ft
 				continue
 			}
-			ft.dtype = fitting(t, ft.cols())
-			src, err := randomSource(p.Name, ft.dtype, ft.rows(), ft.cols(), uint64(i+1))
+			ft.Type = fitting(t, ft.Cols())
+			src, err := randomSource(p.Name, ft.Type, ft.Rows(), ft.Cols(), uint64(i+1))
 			if err != nil {
 				return nil, err
 			}
-			ft.read = src.ReadRows
-			c.tensors[p.Name] = ft
+			ft.Read = src.ReadRows
+			c.Tensors[p.Name] = ft
 		}
 		return c, nil
 	})

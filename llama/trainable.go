@@ -7,13 +7,9 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
-	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
-	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/tokenizer"
 	"github.com/herd-ml/herd/nn"
 	"github.com/herd-ml/herd/tensor"
@@ -42,25 +38,25 @@ func New(ctx context.Context, config Config, tok *tokenizer.Tokenizer, init Init
 		init.Std = 0.02
 	}
 	o.Trainable = true
-	return open(ctx, o, func() (*checkpoint, error) {
-		c := &checkpoint{path: "new model", config: config, tensors: map[string]*fileTensor{}, tok: tok}
-		for _, p := range expected(config) {
-			ft := &fileTensor{file: c.path, name: p.Name, dtype: backend.F32, shape: p.Param.Shape.Dim[:p.Param.Shape.Rank]}
-			switch _, part, _ := layerName(p.Name); {
-			case p.Param.Matrix():
+	return open(ctx, o, func() (*checkpoint.Checkpoint, error) {
+		c := &checkpoint.Checkpoint{Path: "new model", Config: config, Tensors: map[string]*checkpoint.Tensor{}, Tokenizer: tok}
+		for _, p := range checkpoint.Parameters(config) {
+			ft := &checkpoint.Tensor{File: c.Path, Name: p.Name, Type: backend.F32, Shape: p.Shape.Dim[:p.Shape.Rank]}
+			switch _, part, _ := checkpoint.LayerName(p.Name); {
+			case p.Matrix():
 				std := init.Std
 				if part == "self_attn.o_proj.weight" || part == "mlp.down_proj.weight" {
 					std /= math.Sqrt(float64(2 * config.Layers))
 				}
-				ft.read = normalRows(p.Name, init.Seed, std, ft.cols())
+				ft.Read = normalRows(p.Name, init.Seed, std, ft.Cols())
 			case isBias(p.Name):
-				ft.read = func(dst []byte, _, n int) error { clear(dst[:4*n]); return nil }
+				ft.Read = func(dst []byte, _, n int) error { clear(dst[:4*n]); return nil }
 			default:
-				ft.read = func(dst []byte, _, n int) error { return ones(dst, n) }
+				ft.Read = func(dst []byte, _, n int) error { return ones(dst, n) }
 			}
-			c.tensors[p.Name] = ft
+			c.Tensors[p.Name] = ft
 		}
-		c.checkTokenizer()
+		c.CheckTokenizer()
 		return c, nil
 	})
 }
@@ -85,8 +81,8 @@ func normalRows(name string, seed uint64, std float64, cols int) func([]byte, in
 }
 
 // floatMatrix reads a matrix into mutable F32 memory.
-func (l *loader) floatMatrix(ctx context.Context, p *tensor.Param, t *fileTensor) error {
-	buf, err := l.b.Alloc(4 * int64(t.rows()) * int64(t.cols()))
+func (l *loader) floatMatrix(ctx context.Context, p *tensor.Param, t *checkpoint.Tensor) error {
+	buf, err := l.b.Alloc(4 * int64(t.Rows()) * int64(t.Cols()))
 	if err != nil {
 		return err
 	}
@@ -95,57 +91,15 @@ func (l *loader) floatMatrix(ctx context.Context, p *tensor.Param, t *fileTensor
 	if mem == nil {
 		return fmt.Errorf("llama: trainable weights where the host cannot write are %w", ErrUnsupported)
 	}
-	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(t.rows(), t.cols()))
-	w, err := l.b.Float(t.name, v)
+	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(t.Rows(), t.Cols()))
+	w, err := l.b.Float(t.Name, v)
 	if err != nil {
 		return err
 	}
-	if err := t.decodeTo(ctx, mem, l.add); err != nil {
+	if err := t.DecodeTo(ctx, mem, l.Add); err != nil {
 		return err
 	}
 	p.BindMatrix(w, v)
-	return nil
-}
-
-// decodeTo writes the numbers of a tensor as little-endian F32, in parallel.
-func (t *fileTensor) decodeTo(ctx context.Context, mem []byte, progress func(int64)) error {
-	const some = 1 << 18 // bytes read at once
-	step := max(1, some/max(t.rowBytes(), 1))
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	errs := make([]error, runtime.GOMAXPROCS(0))
-	for i := range errs {
-		wg.Go(func() {
-			raw, values := make([]byte, step*t.rowBytes()), make([]float32, step*t.cols())
-			for errs[i] == nil {
-				row := (int(next.Add(1)) - 1) * step
-				if row >= t.rows() {
-					return
-				}
-				if errs[i] = ctx.Err(); errs[i] != nil {
-					return
-				}
-				n := min(step, t.rows()-row)
-				raw := raw[:n*t.rowBytes()]
-				if err := t.read(raw, row, n); err != nil {
-					errs[i] = &FileError{File: t.file, Tensor: t.name, Reason: "cannot be read", Err: err}
-					return
-				}
-				block.Decode(t.dtype, values[:n*t.cols()], raw)
-				out := mem[4*row*t.cols():]
-				for j, x := range values[:n*t.cols()] {
-					binary.LittleEndian.PutUint32(out[4*j:], math.Float32bits(x))
-				}
-				progress(int64(len(raw)))
-			}
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -216,31 +170,27 @@ func (m *Model) Save(ctx context.Context, dir string, o SaveOptions) error {
 		return err
 	}
 	defer m.steps.Done()
-	v := &converter{ctx: ctx, c: m.snapshot(), o: ConvertOptions{To: string(formatHF), Type: o.Type}}
-	if err := v.o.Validate(); err != nil {
-		return err
-	}
-	return vfs.WriteFolder(dir, v.writeHF)
+	return m.snapshot().Save(ctx, dir, o.Type)
 }
 
 // snapshot is the model as a checkpoint whose tensors are read from memory.
-func (m *Model) snapshot() *checkpoint {
+func (m *Model) snapshot() *checkpoint.Checkpoint {
 	c := *m.source
-	c.tensors = map[string]*fileTensor{}
+	c.Tensors = map[string]*checkpoint.Tensor{}
 	for _, p := range m.Params() {
-		t := &fileTensor{file: c.path, name: p.Name, dtype: backend.F32, shape: p.Param.Shape.Dim[:p.Param.Shape.Rank]}
+		t := &checkpoint.Tensor{File: c.Path, Name: p.Name, Type: backend.F32, Shape: p.Param.Shape.Dim[:p.Param.Shape.Rank]}
 		if p.Param.Matrix() {
 			w := p.Param.Weight()
-			t.dtype = w.Type()
-			t.read = func(dst []byte, row, n int) error { w.Unpack(dst, row, n); return nil }
+			t.Type = w.Type()
+			t.Read = func(dst []byte, row, n int) error { w.Unpack(dst, row, n); return nil }
 		} else {
 			v := p.Param.Value().View()
-			t.read = func(dst []byte, row, n int) error {
+			t.Read = func(dst []byte, row, n int) error {
 				copy(dst[:4*n], v.Buf.Bytes()[4*(v.Off+row):])
 				return nil
 			}
 		}
-		c.tensors[p.Name] = t
+		c.Tensors[p.Name] = t
 	}
 	return &c
 }

@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"llama/hub":         30,
 	"llama/vision":      30,
 	"llama/speech":      30,
+	"llama/internal":    30,
 	"optim":             30,
 
 	"nn":      20,
@@ -41,6 +42,7 @@ var floors = map[string]int{
 	"backend": 0,
 
 	// Helpers that know nothing of the rest.
+
 	"internal/vfs":      -10,
 	"internal/tfevents": -10,
 	"internal/lockfile": -10,

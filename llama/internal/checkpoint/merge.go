@@ -1,4 +1,4 @@
-package llama
+package checkpoint
 
 import (
 	"math"
@@ -34,15 +34,15 @@ type merge struct {
 
 // mergePart is one adapter of the layer.
 type mergePart struct {
-	*opened
+	*OpenedAdapter
 	m       *peft.Module
 	a, b, v []float64 // A [r, in], B [out, r], magnitude [out] or nil; nil before load
 }
 
 // mergeOf returns what adapters make of a parameter, nil for nothing.
-func (c *checkpoint) mergeOf(name string, shape []int) *merge {
+func (c *Checkpoint) mergeOf(name string, shape []int) *merge {
 	var g *merge
-	for _, a := range c.adapters {
+	for _, a := range c.Adapters {
 		for i := range a.Modules {
 			m := &a.Modules[i]
 			switch {
@@ -51,18 +51,18 @@ func (c *checkpoint) mergeOf(name string, shape []int) *merge {
 			case g == nil:
 				g = &merge{name: m.Name, in: shape[1]}
 			}
-			g.parts = append(g.parts, mergePart{opened: a, m: m})
+			g.parts = append(g.parts, mergePart{OpenedAdapter: a, m: m})
 		}
 	}
 	return g
 }
 
 // checkMerge refuses what has no place in the merged model.
-func (c *checkpoint) checkMerge() error {
-	for _, a := range c.adapters {
+func (c *Checkpoint) checkMerge() error {
+	for _, a := range c.Adapters {
 		for _, m := range a.Modules {
-			if m.Name == "lm_head" && c.config.TiedEmbeddings {
-				return &FileError{File: a.File, Tensor: m.A.Name, Reason: "changes the output layer, whose matrix is the embedding's too: merging it", Err: ErrUnsupported}
+			if m.Name == "lm_head" && c.Config.TiedEmbeddings {
+				return &FileError{File: a.File, Tensor: m.A.Name, Reason: "changes the output layer, whose matrix is the embedding's too: merging it", Err: backend.ErrUnsupported}
 			}
 		}
 	}
@@ -153,7 +153,7 @@ func (g *merge) row(y []float64, w []float32, change []float64, n int) {
 // change writes row n of s B A to d.
 func (p *mergePart) change(d []float64, n int) {
 	clear(d)
-	s, r := float64(p.factor(p.m)), p.m.Rank
+	s, r := float64(p.Factor(p.m)), p.m.Rank
 	b := p.b[n*r : (n+1)*r]
 	k, in := 0, len(d)
 	for ; k+4 <= r; k += 4 { // one pass over d for four rows of A
@@ -177,7 +177,7 @@ func (g *merge) compare(stored []float32, t backend.DType) error {
 		d := float64(stored[i]) - x
 		if math.IsNaN(d) || math.IsInf(d, 0) {
 			p := g.parts[len(g.parts)-1]
-			return fileErr(p.File, p.m.A.Name, "gives a merged number of %v, which %v does not hold", x, t)
+			return Errorf(p.File, p.m.A.Name, "gives a merged number of %v, which %v does not hold", x, t)
 		}
 		g.square += d * d
 		g.worst, g.largest = max(g.worst, math.Abs(d)), max(g.largest, math.Abs(x))

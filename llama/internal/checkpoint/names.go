@@ -1,4 +1,4 @@
-package llama
+package checkpoint
 
 import (
 	"fmt"
@@ -8,13 +8,14 @@ import (
 // Tensor names inside are Hugging Face's. The other two formats differ in
 // names and in the order of the rows of q and k.
 
-// format is a kind of checkpoint on disk.
-type format string
+// Format is a kind of checkpoint on disk.
+type Format string
 
+// The three formats.
 const (
-	formatGGUF format = "gguf"
-	formatHF   format = "safetensors"
-	formatMeta format = "meta"
+	FormatGGUF Format = "gguf"
+	FormatHF   Format = "safetensors"
+	FormatMeta Format = "meta"
 )
 
 // nameTable translates one format's names; a layer's entries stand for all
@@ -78,7 +79,7 @@ func (t *nameTable) name(hf string) (string, bool) {
 	if n, ok := t.global[hf]; ok {
 		return n, true
 	}
-	i, part, ok := layerName(hf)
+	i, part, ok := LayerName(hf)
 	if !ok {
 		return "", false
 	}
@@ -86,8 +87,8 @@ func (t *nameTable) name(hf string) (string, bool) {
 	return fmt.Sprintf(t.prefix, i) + n, ok
 }
 
-// layerName splits "model.layers.3.mlp.up_proj.weight" at the layer's number.
-func layerName(hf string) (layer int, part string, ok bool) {
+// LayerName splits "model.layers.3.mlp.up_proj.weight" at the layer's number.
+func LayerName(hf string) (layer int, part string, ok bool) {
 	rest, ok := strings.CutPrefix(hf, "model.layers.")
 	if !ok {
 		return 0, "", false

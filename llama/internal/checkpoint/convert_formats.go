@@ -1,4 +1,4 @@
-package llama
+package checkpoint
 
 import (
 	"encoding/binary"
@@ -39,8 +39,8 @@ func (v *converter) writeGGUF(out string) error {
 	if err := v.ggufMetadata(w, list); err != nil {
 		return err
 	}
-	if v.c.config.RopeScaling.Type == "llama3" || v.c.config.RopeScaling.Type == "factors" {
-		factors := v.c.config.ropeFactors()
+	if v.c.Config.RopeScaling.Type == "llama3" || v.c.Config.RopeScaling.Type == "factors" {
+		factors := v.c.Config.ropeFactors()
 		raw := make([]byte, 4*len(factors))
 		for i, f := range factors {
 			binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(f))
@@ -64,7 +64,7 @@ func (r *ConvertReport) size(name string) int64 {
 }
 
 func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
-	c := v.c.config
+	c := v.c.Config
 	matrix := backend.F32
 	var vectors []string
 	for _, t := range list {
@@ -72,7 +72,7 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 			matrix = t.dtype
 			continue
 		}
-		original := v.c.tensors[t.hf].dtype
+		original := v.c.Tensors[t.hf].Type
 		if known := v.c.vectorTypes[t.hf]; known != backend.Invalid {
 			original = known
 		}
@@ -86,7 +86,7 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 	}{
 		{"general.architecture", "llama"},
 		{"general.type", "model"},
-		{"general.name", filepath.Base(v.c.path)},
+		{"general.name", filepath.Base(v.c.Path)},
 		{"general.file_type", fileTypes[matrix]},
 		{"llama.block_count", uint32(c.Layers)},
 		{"llama.context_length", uint32(c.Context)},
@@ -125,8 +125,8 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 			return err
 		}
 	}
-	if v.c.chat != "" {
-		if err := w.Set("tokenizer.chat_template", v.c.chat); err != nil {
+	if v.c.ChatTemplate != "" {
+		if err := w.Set("tokenizer.chat_template", v.c.ChatTemplate); err != nil {
 			return err
 		}
 	}
@@ -167,14 +167,14 @@ func (v *converter) writeHF(dir string) error {
 	if _, err := safetensors.WriteDir(dir, sources, map[string]string{"format": "pt"}, safetensors.DefaultShardSize); err != nil {
 		return err
 	}
-	if v.c.format == formatHF {
+	if v.c.Format == FormatHF {
 		return v.copyFiles(dir, hfFiles...)
 	}
 	return v.vocabulary("tokenizer.json", (*tokenizer.Tokenizer).JSON, func(b []byte) error {
 		if err := vfs.WriteBytes(filepath.Join(dir, "tokenizer.json"), b); err != nil {
 			return err
 		}
-		if b, err = v.c.tok.ConfigJSON(v.c.chat); err != nil {
+		if b, err = v.c.Tokenizer.ConfigJSON(v.c.ChatTemplate); err != nil {
 			return err
 		}
 		return vfs.WriteBytes(filepath.Join(dir, "tokenizer_config.json"), b)
@@ -189,9 +189,9 @@ var hfFiles = []string{"generation_config.json", "tokenizer.json", "tokenizer_co
 var torchTypes = map[backend.DType]string{backend.F32: "float32", backend.F16: "float16", backend.BF16: "bfloat16"}
 
 func (v *converter) hfConfigJSON(matrix backend.DType) ([]byte, error) {
-	c := v.c.config
+	c := v.c.Config
 	if c.AttentionBias != c.AttentionOutputBias {
-		return nil, fmt.Errorf("%s: config.json cannot say that only some attention layers have biases: %w", v.c.path, ErrUnsupported)
+		return nil, fmt.Errorf("%s: config.json cannot say that only some attention layers have biases: %w", v.c.Path, backend.ErrUnsupported)
 	}
 	out := map[string]any{
 		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_act": "silu", "torch_dtype": torchTypes[matrix],
@@ -206,17 +206,17 @@ func (v *converter) hfConfigJSON(matrix backend.DType) ([]byte, error) {
 	case "llama3", "factors":
 		s, ok := c.llama3Scaling(v.c.ropeHint)
 		if !ok {
-			return nil, fmt.Errorf("%s: rope_freqs.weight holds factors that config.json cannot say: %w", v.c.path, ErrUnsupported)
+			return nil, fmt.Errorf("%s: rope_freqs.weight holds factors that config.json cannot say: %w", v.c.Path, backend.ErrUnsupported)
 		}
 		out["rope_scaling"] = map[string]any{"rope_type": "llama3", "factor": shortest(s.Factor), "low_freq_factor": shortest(s.LowFreqFactor),
 			"high_freq_factor": shortest(s.HighFreqFactor), "original_max_position_embeddings": s.OriginalContext}
 	}
-	if v.c.tok != nil {
-		if id, ok := v.c.tok.BOS(); ok {
+	if v.c.Tokenizer != nil {
+		if id, ok := v.c.Tokenizer.BOS(); ok {
 			out["bos_token_id"] = id
 		}
 	}
-	if ids := v.c.stop(); len(ids) > 0 {
+	if ids := v.c.StopTokens(); len(ids) > 0 {
 		out["eos_token_id"] = ids
 	}
 	return json.MarshalIndent(out, "", "  ")
@@ -251,7 +251,7 @@ func (v *converter) writeMeta(dir string) error {
 	if err := pth.WriteFile(filepath.Join(dir, "consolidated.00.pth"), sources); err != nil {
 		return err
 	}
-	if v.c.format == formatMeta {
+	if v.c.Format == FormatMeta {
 		return v.copyFiles(dir, "tokenizer.model")
 	}
 	return v.vocabulary("tokenizer.model", (*tokenizer.Tokenizer).ModelFile, func(b []byte) error {
@@ -264,9 +264,9 @@ func (v *converter) writeMeta(dir string) error {
 // means factor 8 to every reader; another factor is written as that, as Meta's
 // own files do, with a warning.
 func (v *converter) metaParamsJSON() ([]byte, error) {
-	c := v.c.config
+	c := v.c.Config
 	refuse := func(format string, a ...any) ([]byte, error) {
-		return nil, fmt.Errorf("%s: params.json cannot say %s: %w", v.c.path, fmt.Sprintf(format, a...), ErrUnsupported)
+		return nil, fmt.Errorf("%s: params.json cannot say %s: %w", v.c.Path, fmt.Sprintf(format, a...), backend.ErrUnsupported)
 	}
 	switch {
 	case c.AttentionBias || c.AttentionOutputBias || c.MLPBias:

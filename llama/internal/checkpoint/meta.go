@@ -1,4 +1,4 @@
-package llama
+package checkpoint
 
 import (
 	"encoding/json"
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama/pth"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -35,8 +36,8 @@ var metaKeys = []string{"dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", 
 
 // openMeta opens a Meta folder: params.json, consolidated.NN.pth and
 // tokenizer.model.
-func openMeta(dir fs.FS, shown string) (*checkpoint, error) {
-	c := &checkpoint{format: formatMeta, path: shown, dir: dir, arch: "llama", tensors: map[string]*fileTensor{}}
+func openMeta(dir fs.FS, shown string) (*Checkpoint, error) {
+	c := &Checkpoint{Format: FormatMeta, Path: shown, dir: dir, Architecture: "llama", Tensors: map[string]*Tensor{}}
 	var p metaParams
 	if err := readJSON(dir, "params.json", shown, &p); err != nil {
 		return nil, err
@@ -48,7 +49,7 @@ func openMeta(dir fs.FS, shown string) (*checkpoint, error) {
 	for key := range all {
 		switch {
 		case strings.HasPrefix(key, "vision_"), key == "quantization_args", key == "lora_args", key == "moe_args":
-			return nil, &FileError{File: path.Join(shown, "params.json"), Err: fmt.Errorf("%s is %w", key, ErrUnsupported)}
+			return nil, &FileError{File: path.Join(shown, "params.json"), Err: fmt.Errorf("%s is %w", key, backend.ErrUnsupported)}
 		case !slices.Contains(metaKeys, key):
 			c.problem("params.json: unknown key %s is not used", key)
 		}
@@ -61,30 +62,30 @@ func openMeta(dir fs.FS, shown string) (*checkpoint, error) {
 		c.closers = append(c.closers, s)
 	}
 	if err := c.readMeta(p, shards); err != nil {
-		c.close()
+		c.Close()
 		return nil, err
 	}
-	if c.tok, err = tokenizer.OpenFS(dir, "tokenizer.model"); err != nil {
+	if c.Tokenizer, err = tokenizer.OpenFS(dir, "tokenizer.model"); err != nil {
 		if _, missing := fs.Stat(dir, "tokenizer.model"); missing == nil {
-			c.close()
+			c.Close()
 			return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
 		}
 		c.problem("no tokenizer: %v", err)
 	}
-	c.checkTokenizer()
+	c.CheckTokenizer()
 	return c, nil
 }
 
 func openShards(dir fs.FS, shown string) ([]*pth.File, error) {
 	names, err := fs.Glob(dir, "consolidated.*.pth")
 	if err != nil || len(names) == 0 {
-		return nil, fileErr(shown, "", "has no consolidated.00.pth")
+		return nil, Errorf(shown, "", "has no consolidated.00.pth")
 	}
 	slices.Sort(names)
 	var shards []*pth.File
 	for i, name := range names {
 		if want := fmt.Sprintf("consolidated.%02d.pth", i); name != want {
-			err = fileErr(shown, "", "has %s where %s is expected", name, want)
+			err = Errorf(shown, "", "has %s where %s is expected", name, want)
 		} else {
 			var f *pth.File
 			if f, err = pth.OpenFS(dir, name); err == nil {
@@ -138,10 +139,10 @@ func (p *metaParams) resolve() (Config, error) {
 }
 
 // readMeta fills the configuration and merges the shards' tensors.
-func (c *checkpoint) readMeta(p metaParams, shards []*pth.File) error {
+func (c *Checkpoint) readMeta(p metaParams, shards []*pth.File) error {
 	var err error
-	file := path.Join(c.path, "params.json")
-	if c.config, err = p.resolve(); err != nil {
+	file := path.Join(c.Path, "params.json")
+	if c.Config, err = p.resolve(); err != nil {
 		return &FileError{File: file, Err: err}
 	}
 	embed, err := c.merge("tok_embeddings.weight", shards)
@@ -149,19 +150,19 @@ func (c *checkpoint) readMeta(p metaParams, shards []*pth.File) error {
 		return err
 	}
 	if embed == nil {
-		return fileErr(c.path, "tok_embeddings.weight", "is missing")
+		return Errorf(c.Path, "tok_embeddings.weight", "is missing")
 	}
-	c.config.Vocab = embed.rows()
-	if p.Vocab > 0 && p.Vocab != c.config.Vocab {
-		return fileErr(embed.file, embed.name, "has %d rows in %d files, vocab_size is %d", c.config.Vocab, len(shards), p.Vocab)
+	c.Config.Vocab = embed.Rows()
+	if p.Vocab > 0 && p.Vocab != c.Config.Vocab {
+		return Errorf(embed.File, embed.Name, "has %d rows in %d files, vocab_size is %d", c.Config.Vocab, len(shards), p.Vocab)
 	}
 	out := shards[0].Tensor("output.weight")
-	c.config.TiedEmbeddings = out == nil || len(shards) == 1 && out.SameData(shards[0].Tensor("tok_embeddings.weight"))
-	if err := c.config.Validate(); err != nil {
+	c.Config.TiedEmbeddings = out == nil || len(shards) == 1 && out.SameData(shards[0].Tensor("tok_embeddings.weight"))
+	if err := c.Config.Validate(); err != nil {
 		return &FileError{File: file, Err: err}
 	}
 	known := map[string]bool{"rope.freqs": true, "output.weight": true}
-	for _, e := range expected(c.config) {
+	for _, e := range Parameters(c.Config) {
 		name, ok := metaNames.name(e.Name)
 		if !ok {
 			continue
@@ -177,7 +178,7 @@ func (c *checkpoint) readMeta(p metaParams, shards []*pth.File) error {
 	}
 	for i, s := range shards {
 		for _, t := range s.Tensors() {
-			c.files = append(c.files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+			c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
 			if !known[t.Name] && i == 0 {
 				c.problem("tensor %s is not part of a Llama model and is not used", t.Name)
 			}
@@ -190,35 +191,35 @@ func (c *checkpoint) readMeta(p metaParams, shards []*pth.File) error {
 // layers whose outputs are split, along the columns for those whose inputs
 // are, and the embedding either way, as its shape tells. It returns nil where
 // no shard has it.
-func (c *checkpoint) merge(name string, shards []*pth.File) (*fileTensor, error) {
+func (c *Checkpoint) merge(name string, shards []*pth.File) (*Tensor, error) {
 	first := shards[0].Tensor(name)
 	if first == nil {
 		return nil, nil
 	}
-	shown := path.Join(c.path, "consolidated.*.pth")
+	shown := path.Join(c.Path, "consolidated.*.pth")
 	if len(first.Shape) == 0 || len(first.Shape) > 2 {
-		return nil, fileErr(shown, name, "has shape %v, want a vector or a matrix", first.Shape)
+		return nil, Errorf(shown, name, "has shape %v, want a vector or a matrix", first.Shape)
 	}
-	t := &fileTensor{file: shown, name: name, dtype: first.Type, shape: slices.Clone(first.Shape)}
-	part := t.rowBytes()
+	t := &Tensor{File: shown, Name: name, Type: first.Type, Shape: slices.Clone(first.Shape)}
+	part := t.RowBytes()
 	if len(shards) == 1 || len(first.Shape) == 1 { // norms are whole in each shard
-		t.read = plainRows(first, part)
+		t.Read = PlainRows(first, part)
 		return t, nil
 	}
 	parts := make([]*pth.Tensor, len(shards))
 	for i, s := range shards {
 		if parts[i] = s.Tensor(name); parts[i] == nil {
-			return nil, fileErr(shown, name, "is missing in shard %d", i)
+			return nil, Errorf(shown, name, "is missing in shard %d", i)
 		}
 		if parts[i].Type != first.Type || !slices.Equal(parts[i].Shape, first.Shape) {
-			return nil, fileErr(shown, name, "is %v %v in shard %d, %v %v in shard 0", parts[i].Type, parts[i].Shape, i, first.Type, first.Shape)
+			return nil, Errorf(shown, name, "is %v %v in shard %d, %v %v in shard 0", parts[i].Type, parts[i].Shape, i, first.Type, first.Shape)
 		}
 	}
 	byColumns := strings.HasSuffix(name, "attention.wo.weight") || strings.HasSuffix(name, "feed_forward.w2.weight") ||
-		name == "tok_embeddings.weight" && first.Shape[1] != c.config.Dim
+		name == "tok_embeddings.weight" && first.Shape[1] != c.Config.Dim
 	if byColumns {
-		t.shape[1] *= len(parts)
-		t.read = func(dst []byte, row, n int) error {
+		t.Shape[1] *= len(parts)
+		t.Read = func(dst []byte, row, n int) error {
 			for i := range n * len(parts) {
 				r, k := row+i/len(parts), i%len(parts)
 				if err := readFull(parts[k], dst[i*part:(i+1)*part], int64(r)*int64(part)); err != nil {
@@ -230,8 +231,8 @@ func (c *checkpoint) merge(name string, shards []*pth.File) (*fileTensor, error)
 		return t, nil
 	}
 	each := first.Shape[0]
-	t.shape[0] *= len(parts)
-	t.read = func(dst []byte, row, n int) error {
+	t.Shape[0] *= len(parts)
+	t.Read = func(dst []byte, row, n int) error {
 		for n > 0 {
 			k, r := row/each, row%each
 			m := min(n, each-r)

@@ -1,4 +1,4 @@
-package llama
+package checkpoint
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 )
 
 // openGGUF opens a file or the first part of a split set.
-func openGGUF(fsys fs.FS, name, shown string) (*checkpoint, error) {
+func openGGUF(fsys fs.FS, name, shown string) (*Checkpoint, error) {
 	f, err := gguf.OpenFS(fsys, name)
 	if err != nil {
 		return nil, err
@@ -29,51 +29,51 @@ func openGGUF(fsys fs.FS, name, shown string) (*checkpoint, error) {
 }
 
 // readGGUF makes a checkpoint of an open file.
-func readGGUF(f *gguf.File, shown string) (*checkpoint, error) {
-	c := &checkpoint{format: formatGGUF, path: shown, tensors: map[string]*fileTensor{}}
+func readGGUF(f *gguf.File, shown string) (*Checkpoint, error) {
+	c := &Checkpoint{Format: FormatGGUF, Path: shown, Tensors: map[string]*Tensor{}}
 	arch, err := f.String("general.architecture")
 	if err != nil {
 		return nil, err
 	}
-	c.arch = arch
+	c.Architecture = arch
 	if arch != "llama" {
-		return nil, &FileError{File: shown, Err: fmt.Errorf("architecture %q is %w; only llama is", arch, ErrUnsupported)}
+		return nil, &FileError{File: shown, Err: fmt.Errorf("architecture %q is %w; only llama is", arch, backend.ErrUnsupported)}
 	}
 	g := &ggufConfig{f: f, file: shown}
 	if err := g.read(c); err != nil {
 		return nil, err
 	}
-	if err := c.config.Validate(); err != nil {
+	if err := c.Config.Validate(); err != nil {
 		return nil, &FileError{File: shown, Reason: "bad configuration", Err: err}
 	}
 	for _, t := range f.Tensors() {
-		c.files = append(c.files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+		c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
 	}
 	c.addGGUF(f)
 	c.gguf = f
 	c.readNotes(f)
-	if c.tok, err = tokenizer.FromGGUF(f); err != nil {
+	if c.Tokenizer, err = tokenizer.FromGGUF(f); err != nil {
 		return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
 	}
-	if n := c.tok.VocabSize(); n != c.config.Vocab {
-		return nil, fileErr(shown, "token_embd.weight", "has %d rows, the vocabulary %d tokens", c.config.Vocab, n)
+	if n := c.Tokenizer.VocabSize(); n != c.Config.Vocab {
+		return nil, Errorf(shown, "token_embd.weight", "has %d rows, the vocabulary %d tokens", c.Config.Vocab, n)
 	}
-	c.chat, _ = f.String("tokenizer.chat_template")
+	c.ChatTemplate, _ = f.String("tokenizer.chat_template")
 	return c, nil
 }
 
 // addGGUF enters the file's tensors under their Hugging Face names.
-func (c *checkpoint) addGGUF(f *gguf.File) {
+func (c *Checkpoint) addGGUF(f *gguf.File) {
 	known := map[string]bool{"rope_freqs.weight": true}
-	for _, p := range expected(c.config) {
+	for _, p := range Parameters(c.Config) {
 		name, ok := ggufNames.name(p.Name)
 		t := f.Tensor(name)
 		if !ok || t == nil {
 			continue
 		}
 		known[name] = true
-		ft := &fileTensor{file: c.path, name: t.Name, dtype: t.Type, shape: t.Shape}
-		ft.read = plainRows(t, ft.rowBytes())
+		ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, Shape: t.Shape}
+		ft.Read = PlainRows(t, ft.RowBytes())
 		c.add(p.Name, ft)
 	}
 	for _, t := range f.Tensors() {
@@ -84,7 +84,7 @@ func (c *checkpoint) addGGUF(f *gguf.File) {
 }
 
 // readNotes reads what Convert noted; a note that makes no sense is not used.
-func (c *checkpoint) readNotes(f *gguf.File) {
+func (c *Checkpoint) readNotes(f *gguf.File) {
 	if v, err := f.Floats(ropeScalingKey); err == nil && len(v) == 4 {
 		c.ropeHint = RopeScaling{Type: "llama3", Factor: float64(v[0]), LowFreqFactor: float64(v[1]), HighFreqFactor: float64(v[2]), OriginalContext: int(v[3])}
 	}
@@ -115,7 +115,7 @@ func (g *ggufConfig) size(key string) int {
 	case err != nil && g.err == nil:
 		g.err = err
 	case v > math.MaxInt32 && g.err == nil:
-		g.err = fileErr(g.file, "", "%s is %d", key, v)
+		g.err = Errorf(g.file, "", "%s is %d", key, v)
 	}
 	return int(min(v, math.MaxInt32))
 }
@@ -139,8 +139,8 @@ func (g *ggufConfig) floatOr(key string, missing float64) float64 {
 	return v
 }
 
-func (g *ggufConfig) read(c *checkpoint) error {
-	cfg := &c.config
+func (g *ggufConfig) read(c *Checkpoint) error {
+	cfg := &c.Config
 	cfg.Layers = g.size("llama.block_count")
 	cfg.Context = g.size("llama.context_length")
 	cfg.Dim = g.size("llama.embedding_length")
@@ -154,20 +154,20 @@ func (g *ggufConfig) read(c *checkpoint) error {
 		return g.err
 	}
 	if cfg.NormEps == 0 {
-		return fileErr(g.file, "", "llama.attention.layer_norm_rms_epsilon is missing or 0")
+		return Errorf(g.file, "", "llama.attention.layer_norm_rms_epsilon is missing or 0")
 	}
 	if n := g.sizeOr("llama.expert_count", 0); n > 0 {
-		return &FileError{File: g.file, Err: fmt.Errorf("a mixture of %d experts is %w", n, ErrUnsupported)}
+		return &FileError{File: g.file, Err: fmt.Errorf("a mixture of %d experts is %w", n, backend.ErrUnsupported)}
 	}
 	if cfg.Heads <= 0 || cfg.Dim <= 0 {
-		return fileErr(g.file, "", "llama.attention.head_count is %d and llama.embedding_length %d: both must be positive", cfg.Heads, cfg.Dim)
+		return Errorf(g.file, "", "llama.attention.head_count is %d and llama.embedding_length %d: both must be positive", cfg.Heads, cfg.Dim)
 	}
 	cfg.HeadDim = g.sizeOr("llama.attention.key_length", cfg.Dim/cfg.Heads)
 	if v := g.sizeOr("llama.attention.value_length", cfg.HeadDim); v != cfg.HeadDim {
-		return fileErr(g.file, "", "llama.attention.value_length is %d, key_length %d: they must be equal", v, cfg.HeadDim)
+		return Errorf(g.file, "", "llama.attention.value_length is %d, key_length %d: they must be equal", v, cfg.HeadDim)
 	}
 	if v := g.sizeOr("llama.rope.dimension_count", cfg.HeadDim); v != cfg.HeadDim {
-		return fileErr(g.file, "", "llama.rope.dimension_count is %d, the head size %d: they must be equal", v, cfg.HeadDim)
+		return Errorf(g.file, "", "llama.rope.dimension_count is %d, the head size %d: they must be equal", v, cfg.HeadDim)
 	}
 	if g.err == nil {
 		g.rope(cfg)
@@ -196,7 +196,7 @@ func (g *ggufConfig) rope(cfg *Config) {
 		return
 	}
 	if len(t.Shape) != 1 || t.Shape[0] != cfg.HeadDim/2 || !t.Type.Float() {
-		g.err = fileErr(g.file, t.Name, "is %v of %v, want [%d] of a float type", t.Type, t.Shape, cfg.HeadDim/2)
+		g.err = Errorf(g.file, t.Name, "is %v of %v, want [%d] of a float type", t.Type, t.Shape, cfg.HeadDim/2)
 		return
 	}
 	raw := make([]byte, t.Bytes)
@@ -206,7 +206,7 @@ func (g *ggufConfig) rope(cfg *Config) {
 	factors := make([]float32, t.Shape[0])
 	block.Decode(t.Type, factors, raw)
 	if cfg.RopeScaling.Type != "" {
-		g.err = fileErr(g.file, t.Name, "scales RoPE, and llama.rope.scaling.type %q does too", cfg.RopeScaling.Type)
+		g.err = Errorf(g.file, t.Name, "scales RoPE, and llama.rope.scaling.type %q does too", cfg.RopeScaling.Type)
 		return
 	}
 	cfg.RopeScaling = RopeScaling{Type: "factors", Factors: factors}
@@ -216,11 +216,11 @@ func (g *ggufConfig) rope(cfg *Config) {
 func (g *ggufConfig) tensors(cfg *Config) error {
 	embed := g.f.Tensor("token_embd.weight")
 	if embed == nil || len(embed.Shape) != 2 {
-		return fileErr(g.file, "token_embd.weight", "is missing or not a matrix")
+		return Errorf(g.file, "token_embd.weight", "is missing or not a matrix")
 	}
 	cfg.Vocab = embed.Shape[0]
 	if v := g.sizeOr("llama.vocab_size", cfg.Vocab); v != cfg.Vocab {
-		return fileErr(g.file, embed.Name, "has %d rows, llama.vocab_size is %d", cfg.Vocab, v)
+		return Errorf(g.file, embed.Name, "has %d rows, llama.vocab_size is %d", cfg.Vocab, v)
 	}
 	cfg.TiedEmbeddings = g.f.Tensor("output.weight") == nil
 	cfg.AttentionBias = g.f.Tensor("blk.0.attn_q.bias") != nil

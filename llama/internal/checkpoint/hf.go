@@ -1,4 +1,4 @@
-package llama
+package checkpoint
 
 import (
 	"encoding/json"
@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/llama/sample"
@@ -56,16 +57,16 @@ type hfRope struct {
 }
 
 // openHF opens a Hugging Face folder.
-func openHF(dir fs.FS, shown string) (*checkpoint, error) {
-	c := &checkpoint{format: formatHF, path: shown, dir: dir, tensors: map[string]*fileTensor{}}
+func openHF(dir fs.FS, shown string) (*Checkpoint, error) {
+	c := &Checkpoint{Format: FormatHF, Path: shown, dir: dir, Tensors: map[string]*Tensor{}}
 	var raw hfConfig
 	if err := readJSON(dir, "config.json", shown, &raw); err != nil {
 		return nil, err
 	}
-	c.arch = raw.ModelType
+	c.Architecture = raw.ModelType
 	var err error
-	if c.config, err = raw.resolve(); err == nil {
-		err = c.config.Validate()
+	if c.Config, err = raw.resolve(); err == nil {
+		err = c.Config.Validate()
 	}
 	if err != nil {
 		return nil, &FileError{File: path.Join(shown, "config.json"), Err: err}
@@ -80,7 +81,7 @@ func openHF(dir fs.FS, shown string) (*checkpoint, error) {
 	if _, err := fs.Stat(dir, name); err != nil {
 		name = "model.safetensors"
 		if _, err := fs.Stat(dir, name); err != nil {
-			return nil, fileErr(shown, "", "has neither model.safetensors nor model.safetensors.index.json")
+			return nil, Errorf(shown, "", "has neither model.safetensors nor model.safetensors.index.json")
 		}
 	}
 	f, err := safetensors.OpenFS(dir, name)
@@ -89,15 +90,15 @@ func openHF(dir fs.FS, shown string) (*checkpoint, error) {
 	}
 	c.closers = append(c.closers, f)
 	c.addHF(f)
-	if c.tok, err = tokenizer.OpenFS(dir, "."); err != nil {
+	if c.Tokenizer, err = tokenizer.OpenFS(dir, "."); err != nil {
 		if _, missing := fs.Stat(dir, "tokenizer.json"); missing == nil {
-			c.close()
+			c.Close()
 			return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
 		}
 		c.problem("no tokenizer: %v", err)
 	}
-	c.checkTokenizer()
-	c.chat = hfChatTemplate(dir)
+	c.CheckTokenizer()
+	c.ChatTemplate = hfChatTemplate(dir)
 	return c, nil
 }
 
@@ -130,41 +131,41 @@ func hfChatTemplate(dir fs.FS) string {
 	return ""
 }
 
-func (c *checkpoint) addHF(f *safetensors.File) {
+func (c *Checkpoint) addHF(f *safetensors.File) {
 	want := map[string]bool{}
-	for _, p := range expected(c.config) {
+	for _, p := range Parameters(c.Config) {
 		want[p.Name] = true
 	}
 	for _, t := range f.Tensors() {
-		c.files = append(c.files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+		c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
 		switch {
 		case want[t.Name]:
-			ft := &fileTensor{file: c.path, name: t.Name, dtype: t.Type, shape: t.Shape}
-			ft.read = plainRows(t, ft.rowBytes())
+			ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, Shape: t.Shape}
+			ft.Read = PlainRows(t, ft.RowBytes())
 			c.add(t.Name, ft)
 		case strings.HasSuffix(t.Name, "rotary_emb.inv_freq"): // a table older files carry
-		case t.Name == "lm_head.weight" && c.config.TiedEmbeddings: // a second copy
+		case t.Name == "lm_head.weight" && c.Config.TiedEmbeddings: // a second copy
 		default:
 			c.problem("tensor %s is not part of a Llama model and is not used", t.Name)
 		}
 	}
-	c.problems = append(c.problems, f.Warnings()...)
+	c.Problems = append(c.Problems, f.Warnings()...)
 }
 
 // resolve turns what the file says into a Config.
 func (h *hfConfig) resolve() (Config, error) {
 	if h.ModelType != "llama" {
-		return Config{}, fmt.Errorf("model_type %q is %w; only llama is", h.ModelType, ErrUnsupported)
+		return Config{}, fmt.Errorf("model_type %q is %w; only llama is", h.ModelType, backend.ErrUnsupported)
 	}
 	switch {
 	case h.Act != "" && h.Act != "silu":
-		return Config{}, fmt.Errorf("hidden_act %q is %w; only silu is", h.Act, ErrUnsupported)
+		return Config{}, fmt.Errorf("hidden_act %q is %w; only silu is", h.Act, backend.ErrUnsupported)
 	case h.Quantization != nil && string(*h.Quantization) != "null":
-		return Config{}, fmt.Errorf("quantization_config: quantised safetensors are %w", ErrUnsupported)
+		return Config{}, fmt.Errorf("quantization_config: quantised safetensors are %w", backend.ErrUnsupported)
 	case h.PartialRotary != nil && *h.PartialRotary != 1:
-		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *h.PartialRotary, ErrUnsupported)
+		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *h.PartialRotary, backend.ErrUnsupported)
 	case h.NumLocalExperts > 0:
-		return Config{}, fmt.Errorf("a mixture of %d experts is %w", h.NumLocalExperts, ErrUnsupported)
+		return Config{}, fmt.Errorf("a mixture of %d experts is %w", h.NumLocalExperts, backend.ErrUnsupported)
 	}
 	c := Config{
 		Layers: h.Layers, Dim: h.HiddenSize, Heads: h.Heads, KVHeads: h.Heads, HiddenDim: h.Intermediate,
@@ -194,7 +195,7 @@ func (h *hfConfig) resolve() (Config, error) {
 		c.RopeTheta = *rope.Theta
 	}
 	if rope.PartialRotary != nil && *rope.PartialRotary != 1 {
-		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *rope.PartialRotary, ErrUnsupported)
+		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *rope.PartialRotary, backend.ErrUnsupported)
 	}
 	c.RopeScaling = rope.resolve()
 	return c, nil
@@ -217,7 +218,7 @@ func (r *hfRope) resolve() RopeScaling {
 }
 
 // generationConfig reads sampling settings and stop tokens, where the file is.
-func (c *checkpoint) generationConfig(dir fs.FS, shown string) error {
+func (c *Checkpoint) generationConfig(dir fs.FS, shown string) error {
 	if _, err := fs.Stat(dir, "generation_config.json"); err != nil {
 		return nil
 	}
@@ -251,7 +252,7 @@ func (c *checkpoint) generationConfig(dir fs.FS, shown string) error {
 	if err := p.Validate(); err != nil {
 		return &FileError{File: path.Join(shown, "generation_config.json"), Err: err}
 	}
-	c.sampling = p
+	c.Sampling = p
 	return nil
 }
 
@@ -262,21 +263,21 @@ func set[T any](dst, src *T) {
 }
 
 // addEOS adds stop tokens: a number, a list or null.
-func (c *checkpoint) addEOS(file string, raw json.RawMessage) error {
+func (c *Checkpoint) addEOS(file string, raw json.RawMessage) error {
 	var (
 		one  *int32
 		list []int32
 	)
 	if len(raw) > 0 && json.Unmarshal(raw, &one) != nil {
 		if json.Unmarshal(raw, &list) != nil {
-			return fileErr(path.Join(c.path, file), "", "eos_token_id is %.40s, want a number or a list of numbers", raw)
+			return Errorf(path.Join(c.Path, file), "", "eos_token_id is %.40s, want a number or a list of numbers", raw)
 		}
 	} else if one != nil {
 		list = []int32{*one}
 	}
 	for _, id := range list {
-		if id < 0 || int(id) >= c.config.Vocab {
-			return fileErr(path.Join(c.path, file), "", "eos_token_id %d is outside the vocabulary of %d", id, c.config.Vocab)
+		if id < 0 || int(id) >= c.Config.Vocab {
+			return Errorf(path.Join(c.Path, file), "", "eos_token_id %d is outside the vocabulary of %d", id, c.Config.Vocab)
 		}
 	}
 	c.eos = append(c.eos, list...)

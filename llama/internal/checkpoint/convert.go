@@ -1,0 +1,304 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// ConvertOptions are the settings of Convert.
+type ConvertOptions struct {
+	// To is "gguf", "safetensors" or "meta".
+	To string
+	// Type is what matrices and, outside GGUF, vectors are stored as: F32, F16 or
+	// BF16. Zero keeps the file's type; quantised matrices become F32.
+	Type backend.DType
+	// Adapters are merged into the matrices, in this order.
+	Adapters []Adapter
+	// Progress is told how it goes.
+	Progress func(Progress)
+}
+
+// Validate lists every violation.
+func (o ConvertOptions) Validate() error {
+	var errs []error
+	switch Format(o.To) {
+	case FormatGGUF, FormatHF, FormatMeta:
+	default:
+		errs = append(errs, fmt.Errorf("llama: convert to %q: want gguf, safetensors or meta", o.To))
+	}
+	if o.Type != backend.Invalid && !o.Type.Float() {
+		errs = append(errs, fmt.Errorf("llama: convert to type %v: want F32, F16 or BF16", o.Type))
+	}
+	return errors.Join(append(errs, ValidateAdapters(o.Adapters)...)...)
+}
+
+// ConvertReport says what was written.
+type ConvertReport struct {
+	Tensors  []TensorInfo
+	Warnings []string     // what the target cannot say
+	Merged   []MergeError // of each matrix that adapters were merged into
+}
+
+// Convert writes a model in another Format: a .gguf file, a Hugging Face folder
+// or a Meta folder, which must not exist yet. Float tensors keep every value
+// and their type, unless Type says otherwise; in GGUF, where vectors are F32,
+// their type travels in metadata and comes back. Quantised tensors are decoded
+// exactly. Matrices that have adapters are merged in float64. A file is replaced, and a folder appears, only when it is complete.
+func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {
+	if err := o.Validate(); err != nil {
+		return ConvertReport{}, err
+	}
+	c, err := Open(ctx, in)
+	if err != nil {
+		return ConvertReport{}, err
+	}
+	defer c.Close()
+	if err := c.OpenAdapters(o.Adapters); err != nil {
+		return ConvertReport{}, err
+	}
+	if err := c.checkMerge(); err != nil {
+		return ConvertReport{}, err
+	}
+	for _, p := range Parameters(c.Config) {
+		if _, err := c.Find(p); err != nil {
+			return ConvertReport{}, err
+		}
+	}
+	v := &converter{ctx: ctx, c: c, o: o}
+	v.progress.Total = c.Bytes()
+	v.progress.Told = o.Progress
+	if o.To == string(FormatGGUF) {
+		err = v.writeGGUF(out)
+	} else {
+		err = vfs.WriteFolder(out, func(dir string) error {
+			if o.To == string(FormatMeta) {
+				return v.writeMeta(dir)
+			}
+			return v.writeHF(dir)
+		})
+	}
+	return v.report, err
+}
+
+// converter writes one checkpoint.
+type converter struct {
+	ctx      context.Context
+	c        *Checkpoint
+	o        ConvertOptions
+	progress Meter
+	report   ConvertReport
+}
+
+func (v *converter) warn(format string, a ...any) {
+	v.report.Warnings = append(v.report.Warnings, fmt.Sprintf(format, a...))
+}
+
+// outType is the type a tensor is stored as.
+func (v *converter) outType(p Parameter, t *Tensor) backend.DType {
+	if !p.Matrix() && v.o.To == string(FormatGGUF) {
+		return backend.F32
+	}
+	switch {
+	case v.o.Type != backend.Invalid:
+		return v.o.Type
+	case !t.Type.Float():
+		return backend.F32
+	case !p.Matrix() && v.c.vectorTypes[p.Name] != backend.Invalid:
+		return v.c.vectorTypes[p.Name]
+	}
+	return t.Type
+}
+
+// output is one tensor as it is written.
+type output struct {
+	name  string
+	hf    string
+	dtype backend.DType
+	shape []int
+	data  *converted
+}
+
+// outputs lists the tensors under the target's names and in its row order.
+func (v *converter) outputs() ([]output, error) {
+	names := map[string]*nameTable{string(FormatGGUF): &ggufNames, string(FormatMeta): &metaNames}[v.o.To]
+	var list []output
+	for _, p := range Parameters(v.c.Config) {
+		t, err := v.c.Find(p)
+		if err != nil {
+			return nil, err
+		}
+		out := output{name: p.Name, hf: p.Name, dtype: v.outType(p, t), shape: t.Shape}
+		out.data = &converted{v: v, t: t, out: out.dtype, merge: v.c.mergeOf(p.Name, t.Shape)}
+		if names != nil {
+			var ok bool
+			if out.name, ok = names.name(p.Name); !ok {
+				return nil, &FileError{File: v.c.Path, Tensor: t.Name, Err: fmt.Errorf("%w in the %s format", backend.ErrUnsupported, v.o.To)}
+			}
+			if rotatedHeads(p.Name, v.c.Config) > 0 {
+				hd := v.c.Config.HeadDim
+				out.data.order = func(row int) int { return halved(row, hd) }
+			}
+		}
+		size, err := out.dtype.RowBytes(int64(t.Cols()))
+		if err != nil {
+			return nil, err
+		}
+		v.report.Tensors = append(v.report.Tensors, TensorInfo{out.name, out.dtype, out.shape, int64(t.Rows()) * size})
+		list = append(list, out)
+	}
+	return list, nil
+}
+
+// converted reads a tensor in another type and row order, block by block. It
+// serves one goroutine.
+type converted struct {
+	v     *converter
+	t     *Tensor
+	out   backend.DType
+	order func(int) int // row of t that row i of the output is, or nil
+	merge *merge        // or nil
+
+	raw    []byte
+	values []float32
+	buf    []byte // rows [from, from+rows) of the output
+	from   int
+	rows   int
+}
+
+// convertBlock is about how many bytes are converted at once.
+const convertBlock = 1 << 18
+
+// ReadAt implements io.ReaderAt.
+func (r *converted) ReadAt(p []byte, off int64) (int, error) {
+	size, err := r.out.RowBytes(int64(r.t.Cols()))
+	if err != nil {
+		return 0, err
+	}
+	done := 0
+	for done < len(p) {
+		row := int((off + int64(done)) / size)
+		if row >= r.t.Rows() {
+			return done, fmt.Errorf("llama: read beyond tensor %s", r.t.Name)
+		}
+		if row < r.from || row >= r.from+r.rows {
+			if err := r.fill(row, int(size)); err != nil {
+				return done, err
+			}
+		}
+		done += copy(p[done:], r.buf[off+int64(done)-int64(r.from)*size:])
+	}
+	return done, nil
+}
+
+// fill converts rows from row on.
+func (r *converted) fill(row, size int) error {
+	if err := r.v.ctx.Err(); err != nil {
+		return err
+	}
+	n := min(max(1, convertBlock/size), r.t.Rows()-row)
+	in := r.t.RowBytes()
+	r.raw = grow(r.raw, n*in)
+	read := r.t.Read
+	if r.order != nil {
+		read = permutedRows(read, in, r.order)
+	}
+	if err := read(r.raw, row, n); err != nil {
+		return &FileError{File: r.t.File, Tensor: r.t.Name, Reason: "cannot be read", Err: err}
+	}
+	r.v.progress.Add(int64(n * in))
+	r.from, r.rows = row, n
+	if r.out == r.t.Type && r.merge == nil {
+		r.buf = append(r.buf[:0], r.raw...)
+		return nil
+	}
+	r.values, r.buf = grow(r.values, n*r.t.Cols()), grow(r.buf, n*size)
+	block.Decode(r.t.Type, r.values, r.raw)
+	if r.merge == nil {
+		block.Encode(r.out, r.buf, r.values)
+		return nil
+	}
+	return r.fillMerged()
+}
+
+// fillMerged encodes the rows in values with adapters merged into them.
+func (r *converted) fillMerged() error {
+	err := r.merge.apply(r.values, func(i int) int {
+		if r.order != nil {
+			return r.order(r.from + i)
+		}
+		return r.from + i
+	})
+	if err != nil {
+		return err
+	}
+	block.Encode(r.out, r.buf, r.values)
+	if r.from < r.merge.rows {
+		return nil // read again
+	}
+	block.Decode(r.out, r.values, r.buf)
+	if err := r.merge.compare(r.values, r.out); err != nil {
+		return err
+	}
+	if r.merge.rows == r.t.Rows() {
+		r.v.report.Merged = append(r.v.report.Merged, r.merge.result())
+		r.merge.free()
+	}
+	return nil
+}
+
+func grow[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+// vocabulary writes the tokenizer by way of an export. What the target cannot
+// express is a warning, not a failure.
+func (v *converter) vocabulary(what string, export func(*tokenizer.Tokenizer) ([]byte, error), write func([]byte) error) error {
+	if v.c.Tokenizer == nil {
+		v.warn("no %s is written: the source has no tokenizer", what)
+		return nil
+	}
+	b, err := export(v.c.Tokenizer)
+	switch {
+	case errors.Is(err, tokenizer.ErrInexact):
+		v.warn("%v", err)
+	case errors.Is(err, tokenizer.ErrInexpressible):
+		v.warn("no %s is written: %v", what, err)
+		return nil
+	case err != nil:
+		return err
+	}
+	return write(b)
+}
+
+// copyFiles copies the source folder's files that exist.
+func (v *converter) copyFiles(dir string, names ...string) error {
+	for _, name := range names {
+		b, err := v.c.small[name], error(nil)
+		if v.c.small == nil {
+			b, err = fs.ReadFile(v.c.dir, name)
+		} else if b == nil {
+			continue
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = vfs.WriteBytes(filepath.Join(dir, name), b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,2 @@
+// Package checkpoint reads and writes the files of Llama models.
+package checkpoint

@@ -1,0 +1,113 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/pth"
+	"github.com/herd-ml/herd/llama/safetensors"
+)
+
+// Open opens a .gguf file, a Hugging Face folder or a Meta folder.
+func Open(ctx context.Context, path string) (*Checkpoint, error) {
+	fsys, name := splitPath(path)
+	return openFS(ctx, fsys, name, path)
+}
+
+// OpenFS is Open in a file system.
+func OpenFS(ctx context.Context, fsys fs.FS, name string) (*Checkpoint, error) {
+	return openFS(ctx, fsys, name, name)
+}
+
+// OpenReader is Open for a GGUF file of size bytes, which the caller closes.
+func OpenReader(r io.ReaderAt, size int64, name string) (*Checkpoint, error) {
+	f, err := gguf.New(r, size, name)
+	if err != nil {
+		return nil, err
+	}
+	return readGGUF(f, name)
+}
+
+// openFS opens what messages call shown.
+func openFS(ctx context.Context, fsys fs.FS, name, shown string) (*Checkpoint, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	info, err := fs.Stat(fsys, name)
+	if err != nil {
+		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: err}
+	}
+	if !info.IsDir() {
+		return openFile(fsys, name, shown)
+	}
+	dir, err := fs.Sub(fsys, name)
+	if err != nil {
+		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: err}
+	}
+	has := func(n string) bool { _, err := fs.Stat(dir, n); return err == nil }
+	inFolder := func(file string) string { return path.Join(shown, file) }
+	switch {
+	case has("config.json"):
+		c, err := openHF(dir, shown)
+		return c, located(err, inFolder)
+	case has("params.json"):
+		c, err := openMeta(dir, shown)
+		return c, located(err, inFolder)
+	}
+	found, err := fs.Glob(dir, "*.gguf")
+	if err == nil && len(found) > 0 {
+		sort.Strings(found)
+		return nil, Errorf(shown, "", "is a folder; name the model file in it, %s for one", path.Join(shown, found[0]))
+	}
+	return nil, Errorf(shown, "", "is a folder without config.json (Hugging Face) or params.json (Meta)")
+}
+
+// openFile opens a single file, which must be GGUF; it tells the other known
+// kinds apart, since naming the folder is what was meant.
+func openFile(fsys fs.FS, name, shown string) (*Checkpoint, error) {
+	base := path.Base(name)
+	switch {
+	case strings.HasSuffix(base, ".safetensors"), strings.HasSuffix(base, ".safetensors.index.json"), base == "config.json":
+		return nil, Errorf(shown, "", "is part of a Hugging Face model: name its folder")
+	case strings.HasSuffix(base, ".pth"), base == "params.json":
+		return nil, Errorf(shown, "", "is part of a Meta model: name its folder")
+	}
+	c, err := openGGUF(fsys, name, shown)
+	return c, located(err, func(file string) string { return strings.TrimSuffix(shown, name) + file })
+}
+
+// located makes an error of one file format name the file by the path that the
+// caller knows; in its package the file has a name in a folder.
+func located(err error, place func(file string) string) error {
+	var (
+		g *gguf.Error
+		s *safetensors.Error
+		p *pth.Error
+	)
+	switch {
+	case errors.As(err, &g):
+		g.File = place(g.File)
+	case errors.As(err, &s):
+		s.File = place(s.File)
+	case errors.As(err, &p):
+		p.File = place(p.File)
+	}
+	return err
+}
+
+// splitPath turns a path into a file system and a name in it. A folder becomes
+// its own file system, so that names such as "." and ".." work.
+func splitPath(p string) (fs.FS, string) {
+	fsys, name := vfs.Split(p)
+	if name == "." || name == ".." || name == "/" || strings.ContainsAny(name, `\`) {
+		return vfs.Dir(p), "."
+	}
+	return fsys, name
+}

@@ -1,0 +1,148 @@
+package checkpoint
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+)
+
+// Tensor is a tensor of a checkpoint.
+type Tensor struct {
+	File  string // for messages
+	Name  string // in the file
+	Type  backend.DType
+	Shape []int // [n] or [rows, cols]
+	// Read fills dst with rows [row, row+n) in the type's encoding; a vector has
+	// rows of one element. Safe for concurrent use.
+	Read func(dst []byte, row, n int) error
+}
+
+// Rows is the number of rows; a vector has rows of one element.
+func (t *Tensor) Rows() int { return t.Shape[0] }
+
+// Cols is the number of elements of a row.
+func (t *Tensor) Cols() int {
+	if len(t.Shape) == 1 {
+		return 1
+	}
+	return t.Shape[1]
+}
+
+// RowBytes is the size of a row; the file's reader has checked that it exists.
+func (t *Tensor) RowBytes() int {
+	n, err := t.Type.RowBytes(int64(t.Cols()))
+	if err != nil {
+		return 0
+	}
+	return int(n)
+}
+
+// PlainRows reads rows that lie in the order wanted.
+func PlainRows(r io.ReaderAt, rowBytes int) func([]byte, int, int) error {
+	return func(dst []byte, row, n int) error {
+		return readFull(r, dst[:n*rowBytes], int64(row)*int64(rowBytes))
+	}
+}
+
+// permutedRows reads row order(i) for row i.
+func permutedRows(read func([]byte, int, int) error, rowBytes int, order func(int) int) func([]byte, int, int) error {
+	return func(dst []byte, row, n int) error {
+		for i := range n {
+			if err := read(dst[i*rowBytes:(i+1)*rowBytes], order(row+i), 1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// readFull is ReadAt for readers that may report io.EOF with the last byte.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Decode reads a whole tensor as F32.
+func (t *Tensor) Decode() ([]float32, error) {
+	raw := make([]byte, t.Rows()*t.RowBytes())
+	if err := t.Read(raw, 0, t.Rows()); err != nil {
+		return nil, &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
+	}
+	values := make([]float32, t.Rows()*t.Cols())
+	block.Decode(t.Type, values, raw)
+	return values, nil
+}
+
+// DecodeTo writes the numbers of a tensor as little-endian F32, in parallel.
+func (t *Tensor) DecodeTo(ctx context.Context, mem []byte, progress func(int64)) error {
+	const some = 1 << 18 // bytes read at once
+	step := max(1, some/max(t.RowBytes(), 1))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	errs := make([]error, runtime.GOMAXPROCS(0))
+	for i := range errs {
+		wg.Go(func() {
+			raw, values := make([]byte, step*t.RowBytes()), make([]float32, step*t.Cols())
+			for errs[i] == nil {
+				row := (int(next.Add(1)) - 1) * step
+				if row >= t.Rows() {
+					return
+				}
+				if errs[i] = ctx.Err(); errs[i] != nil {
+					return
+				}
+				n := min(step, t.Rows()-row)
+				raw := raw[:n*t.RowBytes()]
+				if err := t.Read(raw, row, n); err != nil {
+					errs[i] = &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
+					return
+				}
+				block.Decode(t.Type, values[:n*t.Cols()], raw)
+				out := mem[4*row*t.Cols():]
+				for j, x := range values[:n*t.Cols()] {
+					binary.LittleEndian.PutUint32(out[4*j:], math.Float32bits(x))
+				}
+				progress(int64(len(raw)))
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TensorInfo describes a tensor of a model's files.
+type TensorInfo struct {
+	Name  string        `json:"name"`  // in the file
+	Type  backend.DType `json:"-"`     // of the file
+	Shape []int         `json:"shape"` // row-major, rows first
+	Bytes int64         `json:"bytes"`
+}
+
+// MarshalJSON adds the type's name to the fields.
+func (t TensorInfo) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Name  string `json:"name"`
+		Type  string `json:"type"`
+		Shape []int  `json:"shape"`
+		Bytes int64  `json:"bytes"`
+	}{t.Name, t.Type.String(), t.Shape, t.Bytes})
+}
