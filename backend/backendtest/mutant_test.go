@@ -296,6 +296,22 @@ func TestMutants(t *testing.T) {
 	}
 }
 
+// What an operation that panicked has left is found in the next one.
+func TestMutantAfterPanic(t *testing.T) {
+	left := false
+	m := newMutant(func(op backend.Op, a *backend.Args) {
+		wrong := left
+		left = true
+		ref.Run(op, a)
+		if left = false; wrong {
+			change(a.Out[0], false, func(x float64) float64 { return x + 1000 })
+		}
+	})
+	if err := checkPanics(m, Faults{}); err == nil {
+		t.Error("a backend that adds 1000 after a panic passes")
+	}
+}
+
 // The weights of a mutant.
 type wrongWeight struct {
 	backend.Weight

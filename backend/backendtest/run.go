@@ -39,7 +39,7 @@ func cases() []*testCase {
 
 // Run checks b against the oracle, one subtest an operation, then the promises
 // of the interface: packing, float weights, rows alone or in a batch, memory,
-// steps. What b does not support is skipped, by name, with the error b gives.
+// steps, panics. What b does not support is skipped, by name, with the error b gives.
 func Run(t *testing.T, b backend.Backend) {
 	byOp := map[backend.Op][]*testCase{}
 	for _, c := range cases() {
@@ -78,6 +78,7 @@ func contract(t *testing.T, b backend.Backend) {
 	}
 	report("Memory", func() error { return checkMemory(b) })
 	report("Steps", func() error { return checkSteps(b) })
+	report("Panics", func() error { return checkPanics(b, Faults{}) })
 }
 
 // most is how many failures of one operation are reported.
