@@ -173,47 +173,37 @@ func (s *spoilt) then(b backend.Backend, e backend.Exec, after *testCase) (panic
 		return 0, err
 	}
 	defer good.free()
+	var mem map[*operand]host
+	clean := func() error {
+		fault := panicked(func() {
+			good.upload(e)
+			e.Run(after.op, &good.args)
+			mem = good.download(e)
+		})
+		if fault != nil {
+			return fmt.Errorf("panic: %v", fault)
+		}
+		return nil
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := e.Begin(ctx); err != nil {
-		return 0, err
-	}
-	bad.upload(e)
-	if s.change != nil {
-		s.change(bad)
-	}
-	if s.cancel {
-		stop := time.AfterFunc(20*time.Microsecond, cancel)
-		defer stop.Stop()
-	}
-	undo := func() {}
-	if s.fault != nil {
-		undo = s.fault(bad, e)
-	}
-	if fault := panicked(func() {
-		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-		e.Run(s.c.op, &bad.args)
-	}); fault != nil {
-		panics = 1
-	}
-	undo()
-	if s.cancel {
-		cancel()
-		e.End()
-		if err := e.Begin(context.Background()); err != nil {
-			return panics, err
+	err = backend.Step(ctx, e, func() error {
+		bad.upload(e)
+		if s.cancel {
+			stop := time.AfterFunc(20*time.Microsecond, cancel)
+			defer stop.Stop()
 		}
-		panics = 1
+		panics = s.run(e, bad)
+		if s.cancel {
+			return nil
+		}
+		return clean()
+	})
+	if s.cancel { // it may have come too late
+		panics++
+		err = backend.Step(context.Background(), e, clean)
 	}
-	var mem map[*operand]host
-	if fault := panicked(func() {
-		good.upload(e)
-		e.Run(after.op, &good.args)
-		mem = good.download(e)
-	}); fault != nil {
-		return panics, errors.Join(fmt.Errorf("panic: %v", fault), e.End())
-	}
-	if err := e.End(); err != nil {
+	if err != nil {
 		return panics, err
 	}
 	outs, err := after.answer()
@@ -222,4 +212,19 @@ func (s *spoilt) then(b backend.Backend, e backend.Exec, after *testCase) (panic
 	}
 	_, err = after.compare(outs, mem)
 	return panics, err
+}
+
+// run runs the spoilt case and reports whether it panicked, 1 or 0.
+func (s *spoilt) run(e backend.Exec, p *placed) (panics int) {
+	if s.change != nil {
+		s.change(p)
+	}
+	if s.fault != nil {
+		defer s.fault(p, e)()
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if panicked(func() { e.Run(s.c.op, &p.args) }) != nil {
+		panics = 1
+	}
+	return panics
 }

@@ -81,12 +81,11 @@ func packs(w backend.Weight, r backend.Rounding) bool {
 func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 	m := &e.matmul
 	in := &a.In[0]
-	m.rows, m.k, m.gated = rows, in.Cols(), gated
+	*m = matmulTask{rows: rows, k: in.Cols(), gated: gated, parts: a.Weights(), codes: 1}
 	if add {
 		m.addStride = a.In[1].RowStride()
 		m.add = elems[float32](&a.In[1])[from*m.addStride:]
 	}
-	m.parts, m.codes = a.Weights(), 1
 	if a.Round.Twice() {
 		m.codes = 2
 	}
