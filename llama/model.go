@@ -29,6 +29,7 @@ type Model struct {
 	b         backend.Backend
 	net       *transformer
 	cx        *tensor.Context
+	turn      chan struct{} // holds one element while a step uses cx; who waits is served in order
 	tok       *tokenizer.Tokenizer
 	stop      []int32 // tokens that end a generation, ascending
 	sampling  *sample.Params
@@ -141,7 +142,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 		return nil, err
 	}
 	m := &Model{
-		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, tok: c.Tokenizer,
+		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, turn: make(chan struct{}, 1), tok: c.Tokenizer,
 		sampling: c.Sampling, estimate: est, warnings: c.Problems,
 		loader: &loader{b: o.Backend, trainable: o.Trainable, Meter: checkpoint.Meter{Told: o.Progress}},
 	}

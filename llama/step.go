@@ -39,6 +39,12 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 			err = fmt.Errorf("llama: a forward step failed: %v", fault)
 		}
 	}()
+	select {
+	case m.turn <- struct{}{}:
+	case <-ctx.Done():
+		return cause(ctx, ctx.Err())
+	}
+	defer func() { <-m.turn }()
 	err = m.cx.Step(ctx, &s.layout, m.pages.kv, func() error {
 		m.forward(s)
 		return nil
