@@ -3,6 +3,7 @@ package nn_test
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -162,7 +163,10 @@ func (q matrix) attend(k, v matrix, hd int) matrix {
 				for i := range hd {
 					weights[t] += row[h*hd+i] * k[t][from+i] / math.Sqrt(float64(hd))
 				}
-				weights[t] = math.Exp(weights[t])
+			}
+			most := slices.Max(weights) // exp of a large score alone is infinite
+			for t := range weights {
+				weights[t] = math.Exp(weights[t] - most)
 				total += weights[t]
 			}
 			for i := range hd {

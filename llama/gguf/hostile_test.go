@@ -264,7 +264,7 @@ func TestAllocation(t *testing.T) {
 			var err error
 			start := time.Now()
 			n := allocated(func() { _, err = New(sparse{c.bytes}, 1<<42, "big.gguf") })
-			if took := time.Since(start); took > 20*time.Second {
+			if took := time.Since(start); took > time.Minute && !testing.Short() {
 				t.Errorf("it took %v", took)
 			}
 			wantError(t, err, c.words...)

@@ -188,7 +188,7 @@ func TestHostilePickles(t *testing.T) {
 		if !errors.As(err, &e) || f != nil || e.File != "bad.pth" || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.what, err, c.want)
 		}
-		if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 || took > 10*time.Second {
+		if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 || took > time.Minute && !testing.Short() {
 			t.Errorf("%s: %d MB and %v for a pickle of %d bytes", c.what, used>>20, took, len(c.code))
 		}
 	}

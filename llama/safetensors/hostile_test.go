@@ -141,9 +141,9 @@ func TestHostileIndex(t *testing.T) {
 	}
 }
 
-// TestLargeHeaders bounds the work for megabytes of header: each is
-// refused in bounded memory and, to leave room for slow machines, ten seconds;
-// a few tenths of one are usual, and anything quadratic takes hours.
+// TestLargeHeaders bounds the work for megabytes of header: each is refused in
+// bounded memory and, in the full run, within a minute; a few tenths of a second
+// are usual, and anything quadratic takes hours.
 func TestLargeHeaders(t *testing.T) {
 	var tensors, keys strings.Builder
 	for i := range maxKeys + 1 {
@@ -169,7 +169,7 @@ func TestLargeHeaders(t *testing.T) {
 		if !errors.As(err, &e) {
 			t.Errorf("%s: %v", what, err)
 		}
-		if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 || took > 10*time.Second {
+		if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 || took > time.Minute && !testing.Short() {
 			t.Errorf("%s: %d MB and %v for %d MB of header", what, used>>20, took, len(h)>>20)
 		}
 	}

@@ -23,6 +23,8 @@ type dry struct {
 	back []int32       // scratch: the window, the latest first
 	z    []int32       // [len(back)] of the Z algorithm
 	best map[int32]int // longest match by the token after it
+
+	compared int // pairs of tokens that the last match looked at
 }
 
 func newDRY(p Params) *dry {
@@ -98,14 +100,17 @@ func (d *dry) match() {
 	s := d.back
 	d.z = slices.Grow(d.z[:0], len(s))[:len(s)]
 	left, right := 0, 0
+	d.compared = 0
 	for i := 1; i < len(s); i++ {
 		n := 0
 		if i < right {
 			n = min(right-i, int(d.z[i-left]))
 		}
+		d.compared += 1 - n
 		for i+n < len(s) && s[n] == s[i+n] {
 			n++
 		}
+		d.compared += n
 		if d.z[i] = int32(n); i+n > right {
 			left, right = i, i+n
 		}

@@ -162,6 +162,7 @@ func (m *bpe) mergeShort(word string, s *scratch) {
 		syms[i].rank, syms[i].merged = m.pair(word, &syms[i], &syms[i+1], s)
 	}
 	for len(syms) > 1 {
+		s.work += len(syms)
 		best, at := uint32(noRank), -1
 		for i := range syms[:len(syms)-1] {
 			if syms[i].rank < best {
@@ -200,6 +201,7 @@ func (m *bpe) mergeLong(word string, s *scratch) {
 		offer(int32(i))
 	}
 	for len(s.heap) > 0 {
+		s.work += bits.Len(uint(len(s.heap))) // what a pop and a push look at
 		c := s.pop()
 		i := int32(c.key & math.MaxUint32)
 		a := &syms[i]

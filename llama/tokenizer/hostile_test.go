@@ -4,13 +4,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"math"
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -24,34 +22,6 @@ func vocabularies(t testing.TB) []string {
 		all = append(all, golden.Glob(t, pattern)...)
 	}
 	return all
-}
-
-// TestLinearTime encodes the worst texts with every vocabulary. The bound is
-// some fifty times what an idle core needs; quadratic work would take minutes.
-func TestLinearTime(t *testing.T) {
-	const size = 1 << 17
-	random := make([]byte, size)
-	r := rand.New(rand.NewPCG(1, 2))
-	for i := range random {
-		random[i] = byte(r.Uint32())
-	}
-	texts := map[string]string{"random bytes": string(random)}
-	for _, unit := range []string{" ", "a", "1", "\n", "\U0001f999", "'", "a ", " \n", "\u0301", "<", "<|eot_id|>", "\xff"} {
-		texts[unit] = strings.Repeat(unit, size/len(unit))
-	}
-	for _, path := range vocabularies(t) {
-		tok := open(t, path)
-		for name, text := range texts {
-			start := time.Now()
-			ids, err := tok.Encode(text, tokenizer.EncodeOptions{Special: true})
-			if err != nil || len(ids) == 0 {
-				t.Errorf("%s: %q: %d ids, %v", golden.Name(path), name, len(ids), err)
-			}
-			if d := time.Since(start); d > 4*time.Second {
-				t.Errorf("%s: %d bytes of %q took %v", golden.Name(path), size, name, d)
-			}
-		}
-	}
 }
 
 // TestBadFiles opens broken files; each error must be an *Error that names the

@@ -377,6 +377,7 @@ type scratch struct {
 	syms         []symbol
 	heap         []candidate
 	made         map[string]int32 // text of an unused token: where its two parts meet
+	work         int              // symbols that merging has looked at
 }
 
 func (t *Tokenizer) getScratch() *scratch {

@@ -71,7 +71,14 @@ func isList(s string) bool {
 }
 
 // list is isList of what is held.
-func (p *Parser) list() bool { return isList(string(p.held[:min(len(p.held), maxHead)])) }
+func (p *Parser) list() bool { return isList(string(p.head())) }
+
+// head is the beginning of what is held.
+func (p *Parser) head() []byte {
+	head := p.held[:min(len(p.held), maxHead)]
+	p.looked += len(head)
+	return head
+}
 
 // verdict says whether held text may be a call.
 type verdict int
@@ -87,7 +94,7 @@ var firstKeys = []string{"name", "type", "function", "parameters", "arguments", 
 
 // mayCall looks at how the text held begins.
 func (p *Parser) mayCall() verdict {
-	s := strings.TrimLeft(string(p.held[:min(len(p.held), maxHead)]), " \n\t\r")
+	s := strings.TrimLeft(string(p.head()), " \n\t\r")
 	if len(p.held) > maxHead && len(s) < 64 {
 		return no // white space without end
 	}
@@ -152,7 +159,8 @@ var (
 
 // clear reports whether malformed text was meant to be a call.
 func (p *Parser) clear() bool {
-	head := p.held[:min(len(p.held), p.scan.at, maxHead)] // not what comes after
+	head := p.head()
+	head = head[:min(len(head), p.scan.at)] // not what comes after
 	if p.list() {
 		return len(p.o.Names) > 0 // mayList has seen one of them
 	}

@@ -70,6 +70,10 @@ type Parser struct {
 	calls int  // found so far
 	err   error
 
+	// looked is how many bytes were looked at so far, counting again those that
+	// were looked at again: work that has to stay linear in the reply's length.
+	looked int
+
 	visible strings.Builder // of the call under way
 	found   []Call
 }
@@ -163,6 +167,7 @@ func (p *Parser) begin(end bool) bool {
 	for n < len(p.held) && (isSpace(p.held[n]) || p.calls > 0 && (p.held[n] == ';' || p.held[n] == ',')) {
 		n++
 	}
+	p.looked += n
 	if n == len(p.held) && n < maxHead {
 		if end && p.calls == 0 {
 			p.show(n)
@@ -199,10 +204,12 @@ func (p *Parser) plain(end bool) bool {
 	for at := 0; ; at++ {
 		i := bytes.IndexAny(p.held[at:], "<[")
 		if i < 0 {
+			p.looked += len(p.held) - at
 			p.show(len(p.held))
 			return false
 		}
 		at += i
+		p.looked += i + 1
 		for _, o := range openings {
 			here := p.held[at:min(at+len(o), len(p.held))]
 			switch {
@@ -236,8 +243,10 @@ func (p *Parser) bare(end bool) bool {
 		p.sure = true
 		p.scan.python = p.list()
 	}
+	from := p.scan.at
 	done, bad := p.scan.run(p.held)
 	n := p.scan.at
+	p.looked += n - from
 	switch {
 	case bad != "" || !done && end:
 		if bad == "" {
@@ -270,6 +279,7 @@ func (p *Parser) bare(end bool) bool {
 
 // value reads calls in JSON or in Python's syntax.
 func (p *Parser) value(s string) ([]Call, error) {
+	p.looked += len(s)
 	s = strings.TrimSpace(s)
 	if isList(s) {
 		return pythonCalls(s)
@@ -290,6 +300,7 @@ func (p *Parser) wrapped(end bool) bool {
 	}
 	from := max(len(p.open), p.scan.at-len(closing))
 	i := bytes.Index(p.held[from:], []byte(closing))
+	p.looked += len(p.held) - from
 	p.scan.at = len(p.held)
 	n := len(p.held)
 	switch {
@@ -298,6 +309,7 @@ func (p *Parser) wrapped(end bool) bool {
 	case i >= 0:
 		n = from + i + len(closing)
 	}
+	p.looked += n
 	inside := strings.TrimSuffix(string(p.held[len(p.open):n]), closing)
 	var calls []Call
 	var err error
@@ -322,6 +334,7 @@ func (p *Parser) wrapped(end bool) bool {
 
 // last reads what follows the python tag, or Mistral's opening, to the end.
 func (p *Parser) last() {
+	p.looked += len(p.held)
 	inside := string(p.held[len(p.open):])
 	calls, err := p.tagged(strings.TrimSpace(inside))
 	if p.open == mistralOpen {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/herd-ml/herd/llama/chat/internal/toolcall"
 )
@@ -161,21 +161,41 @@ func TestEarly(t *testing.T) {
 	}
 }
 
-// TestHostile: long and deep replies take no time to speak of.
+// TestHostile: long and deep replies cost work in proportion to their length.
+// Work is bytes looked at and bytes of memory taken, so a copy of all that was
+// read so far, for every part that is read, is found as well.
 func TestHostile(t *testing.T) {
-	for _, unit := range []string{"[", `{"name":`, `[{"name":"f","parameters":{"a":`, "<tool_call>", "<tool_call></tool_call>", "[f(a=[", `"""`, "[TOOL_CALLS]", " ", "<|python_tag|>", "[f(a='''"} {
+	for _, c := range []struct{ head, unit, end string }{
+		{"", "[", ""}, {"", `{"name":`, ""}, {"", `[{"name":"f","parameters":{"a":`, ""}, {"", "<tool_call>", ""},
+		{"", "<tool_call></tool_call>", ""}, {"", "[f(a=[", ""}, {"", `"""`, ""}, {"", "[TOOL_CALLS]", ""}, {"", " ", ""},
+		{"", "<|python_tag|>", ""}, {"", "[f(a='''", ""}, {"", "<", ""}, {"x", "[", ""},
+		{"", `{"name":"f","parameters":{}};`, ""}, {"<|python_tag|>", `{"name":"f","parameters":{}};`, ""},
+		{"<|python_tag|>", "f(a=1);", ""}, {"[TOOL_CALLS]", "f[ARGS]{}[TOOL_CALLS]", ""},
+		{"[f(a=", "'x' ", ")]"}, {"[f(a='", `\x41`, "')]"}, {"[f(a=[", "'x',", "])]"}, {"[f(a={", "'x':1,", "})]"},
+		{"[", `{"name":"f","parameters":{}},`, `{"name":"f","parameters":{}}]`}, {`{"name":"f","parameters":{`, `"a":1,`, `"b":1}}`},
+	} {
 		for _, o := range []toolcall.Options{{}, {Builtin: true, Names: []string{"f"}}} {
-			reply := strings.Repeat(unit, 4<<20/len(unit))
-			begin := time.Now()
-			p := toolcall.New(o)
-			for rest := reply; rest != ""; {
-				n := min(1000, len(rest))
-				p.Write(rest[:n])
-				rest = rest[n:]
+			work := func(n int) (looked, taken int) {
+				reply := c.head + strings.Repeat(c.unit, n/len(c.unit)) + c.end
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				p := toolcall.New(o)
+				for rest := reply; rest != ""; {
+					n := min(1000, len(rest))
+					p.Write(rest[:n])
+					rest = rest[n:]
+				}
+				p.Close()
+				runtime.ReadMemStats(&after)
+				return p.Looked(), int(after.TotalAlloc - before.TotalAlloc)
 			}
-			p.Close()
-			if d := time.Since(begin); d > 2*time.Second {
-				t.Errorf("%d times %q takes %v", 4<<20/len(unit), unit, d)
+			looked, taken := work(1 << 14)
+			looked4, taken4 := work(1 << 16)
+			if looked4 > 5*looked+1<<14 {
+				t.Errorf("%q: %d bytes looked at, and %d in a reply four times as long", c.unit, looked, looked4)
+			}
+			if taken4 > 5*taken+1<<20 {
+				t.Errorf("%q: %d bytes taken, and %d for a reply four times as long", c.unit, taken, taken4)
 			}
 		}
 	}

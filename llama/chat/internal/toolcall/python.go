@@ -159,14 +159,7 @@ func (p *python) value(b *bytes.Buffer) {
 	}
 	switch c := p.s[p.i]; {
 	case c == '"' || c == '\'':
-		text := p.str()
-		for {
-			if p.space(); p.i == len(p.s) || p.s[p.i] != '"' && p.s[p.i] != '\'' {
-				break
-			}
-			text += p.str()
-		}
-		b.Write(quoted(text))
+		b.Write(quoted(p.text()))
 	case c == '[':
 		p.i++
 		p.items(b, "]")
@@ -261,21 +254,31 @@ func (p *python) number(b *bytes.Buffer) {
 	b.Write(out)
 }
 
-// str reads a string literal.
-func (p *python) str() string {
+// text reads string literals that follow each other: one string.
+func (p *python) text() string {
+	var b strings.Builder
+	for {
+		p.str(&b)
+		if p.space(); p.i == len(p.s) || p.s[p.i] != '"' && p.s[p.i] != '\'' {
+			return b.String()
+		}
+	}
+}
+
+// str reads a string literal onto b.
+func (p *python) str(b *strings.Builder) {
 	quote := p.s[p.i : p.i+1]
 	if triple := strings.Repeat(quote, 3); strings.HasPrefix(p.s[p.i:], triple) {
 		quote = triple
 	}
 	p.i += len(quote)
-	var b strings.Builder
 	for {
 		if p.i >= len(p.s) {
 			p.fail("a string that does not end")
 		}
 		if strings.HasPrefix(p.s[p.i:], quote) {
 			p.i += len(quote)
-			return b.String()
+			return
 		}
 		c := p.s[p.i]
 		if c == '\n' && len(quote) == 1 {
@@ -287,7 +290,7 @@ func (p *python) str() string {
 			continue
 		}
 		p.i++
-		p.escape(&b)
+		p.escape(b)
 	}
 }
 
