@@ -205,8 +205,12 @@ func checkKVAppend(a *Args, name string) {
 	a.Layout.check(name, r)
 	paged(a, name)
 	for i := range a.Layout.Segments {
-		if a.Layout.Segments[i].Pages == nil {
+		s := &a.Layout.Segments[i]
+		if s.Pages == nil {
 			panic(shapeErr(name, "segment %d has no pages", i))
+		}
+		if last := s.Spans[len(s.Spans)-1]; last.Len < s.Rows {
+			panic(shapeErr(name, "segment %d: %d rows into a span of %d", i, s.Rows, last.Len))
 		}
 	}
 }
@@ -221,12 +225,14 @@ func checkAttention(a *Args, name string) {
 	a.Layout.check(name, r)
 	withPages := false
 	for i := range a.Layout.Segments {
-		if a.Layout.Segments[i].Pages != nil {
+		if s := &a.Layout.Segments[i]; s.Pages != nil {
 			withPages = true
 			continue
+		} else if s.blind() {
+			continue
 		}
-		matrix(name, "k", &a.In[1], F32, r, kv)
-		matrix(name, "v", &a.In[2], F32, r, kv)
+		matrix(name, "k", &a.In[1], F32, a.Layout.KeyRows(), kv)
+		matrix(name, "v", &a.In[2], F32, a.Layout.KeyRows(), kv)
 	}
 	if withPages {
 		paged(a, name)
@@ -244,8 +250,8 @@ func checkAttentionBackward(a *Args, name string) {
 	optional(name, "lse", &a.In[5], F32, r, d/a.KV.HeadDim)
 	checkGradientRound(a, name)
 	optional(name, "dq", &a.Out[0], F32, r, d)
-	optional(name, "dk", &a.Out[1], F32, r, kv)
-	optional(name, "dv", &a.Out[2], F32, r, kv)
+	optional(name, "dk", &a.Out[1], F32, a.Layout.KeyRows(), kv)
+	optional(name, "dv", &a.Out[2], F32, a.Layout.KeyRows(), kv)
 }
 
 // checkAttentionRows checks q, k, v and a layout without pages.
@@ -256,9 +262,9 @@ func checkAttentionRows(a *Args, name string) {
 		panic(shapeErr(name, "q is %v, keys have %d heads of %d", a.In[0].Shape, a.KV.Heads, a.KV.HeadDim))
 	}
 	matrix(name, "q", &a.In[0], F32, r, d)
-	matrix(name, "k", &a.In[1], F32, r, kv)
-	matrix(name, "v", &a.In[2], F32, r, kv)
 	a.Layout.check(name, r)
+	matrix(name, "k", &a.In[1], F32, a.Layout.KeyRows(), kv)
+	matrix(name, "v", &a.In[2], F32, a.Layout.KeyRows(), kv)
 	for i := range a.Layout.Segments {
 		if a.Layout.Segments[i].Pages != nil {
 			panic(shapeErr(name, "segment %d has pages: gradients are of rows", i))

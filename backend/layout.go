@@ -17,13 +17,19 @@ type Span struct{ Start, Len int }
 //
 //	last.Start ... last.Start + last.Len - Rows + j   (inclusive).
 //
+// With Whole, causality cuts nothing: every row sees all of every span, as in an
+// encoder. The last span may then be shorter than the segment, and where all spans
+// are empty the rows see nothing.
+//
 // With Pages, key row i is slot i%PageLen of page i/PageLen. Without, key row
-// i is row i of the k and v operands of the step itself (training).
+// i is row i of the k and v operands (training). Both may be of another source than
+// the rows: then the spans number the source's rows, and the pages are its own.
 type Segment struct {
 	Row, Rows int      // rows [Row, Row+Rows) of the step
 	Seq       int      // the caller's number of the sequence
 	Pages     []Buffer // page table of the sequence, or nil
 	Spans     []Span   // at least one
+	Whole     bool     // the rows see all of every span
 }
 
 // KeyRow is the key row of row j of the segment, where KVAppend puts it.
@@ -32,18 +38,43 @@ func (s *Segment) KeyRow(j int) int {
 	return last.Start + last.Len - s.Rows + j
 }
 
+// blind reports whether the segment's rows see no key.
+func (s *Segment) blind() bool {
+	for i := range s.Spans {
+		if s.Spans[i].Len > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Layout says for each row of a step which sequence it belongs to, its
 // position, and what it may attend to. Prefill, a decode step of many
 // sessions, packed training documents and shared-prompt samples are all
 // layouts; none is a code path. See the package documentation for each.
+//
+// A step has one layout; an operation may be given another, of as many rows as its
+// operand: the patches of a picture beside the rows of a text, or the same rows
+// looking at keys and values of another source.
 type Layout struct {
 	Segments []Segment // in order of Row, together all rows of the step
 	Pos      []int32   // [R] position of each row, for RoPE
 	Logits   []int32   // rows of which logits are wanted, ascending
+	// Keys is the number of rows of keys and values where these are not in pages and
+	// of another source; 0 where they are the rows themselves.
+	Keys int
 }
 
 // Rows is the number of rows of the step.
 func (l *Layout) Rows() int { return len(l.Pos) }
+
+// KeyRows is the number of rows of the operands k and v, where these are not in pages.
+func (l *Layout) KeyRows() int {
+	if l.Keys > 0 {
+		return l.Keys
+	}
+	return l.Rows()
+}
 
 // KV is the geometry of a page: for each layer, keys then values, for each
 // key-value head a block: of keys [HeadDim, PageLen], of values
@@ -116,6 +147,9 @@ func (l *Layout) check(op string, rows int) {
 	if l.Rows() != rows {
 		panic(shapeErr(op, "layout of %d rows for %d rows", l.Rows(), rows))
 	}
+	if l.Keys < 0 {
+		panic(shapeErr(op, "layout of %d rows of keys", l.Keys))
+	}
 	next := 0
 	for i := range l.Segments {
 		s := &l.Segments[i]
@@ -124,14 +158,14 @@ func (l *Layout) check(op string, rows int) {
 		}
 		next += s.Rows
 		for j, sp := range s.Spans {
-			if sp.Start < 0 || sp.Len < 0 || j == len(s.Spans)-1 && sp.Len < s.Rows {
+			if sp.Start < 0 || sp.Len < 0 || j == len(s.Spans)-1 && sp.Len < s.Rows && !s.Whole {
 				panic(shapeErr(op, "segment %d: span %d is [%d, +%d)", i, j, sp.Start, sp.Len))
 			}
 			if s.Pages != nil && sp.Start+sp.Len > len(s.Pages)*PageLen {
 				panic(shapeErr(op, "segment %d: span %d ends at key row %d of %d pages", i, j, sp.Start+sp.Len, len(s.Pages)))
 			}
-			if s.Pages == nil && sp.Start+sp.Len > rows {
-				panic(shapeErr(op, "segment %d: span %d ends at key row %d of %d", i, j, sp.Start+sp.Len, rows))
+			if s.Pages == nil && sp.Start+sp.Len > l.KeyRows() {
+				panic(shapeErr(op, "segment %d: span %d ends at key row %d of %d", i, j, sp.Start+sp.Len, l.KeyRows()))
 			}
 		}
 	}

@@ -61,11 +61,11 @@ const (
 	// the pages of the Layout, rounded to KV.Type as KV says. Inference only.
 	KVAppend
 	// Attention: for head h with key-value head g = h / (H/G), over the key rows
-	// t that the Layout lets row r see,
+	// t that the Layout lets row r see (no key: zeros, and lse is minus infinity),
 	// Out[0][r,h] = sum_t softmax_t(Scale * q[r,h].k[t,g]) v[t,g].
 	// In[0] q [R,H*hd]; keys and values lie in the Layout's pages (geometry KV,
-	// layer Layer), or are In[1] and In[2] [R,G*hd] where segments have no
-	// pages. Optional Out[1] [R,H] is lse, the logarithm of the sum over keys of
+	// layer Layer), or are In[1] and In[2] [S,G*hd] where segments have no
+	// pages, S = Layout.KeyRows. Optional Out[1] [R,H] is lse, the logarithm of the sum over keys of
 	// exp(Scale * q.k). The sum over keys is cut at fixed multiples of the key row
 	// where there are pages. Round is RoundNone, or RoundBothBF16: keys and values in
 	// rows, q (times Scale or not) and the probabilities (at any scale) may be rounded
@@ -76,7 +76,7 @@ const (
 	// AttentionBackward: In q, k, v, y, dy, optional lse (computed again where it is
 	// absent), keys and values in rows only. Round is as in Attention: dy and ds may
 	// be rounded, too.
-	// Out dq [R,H*hd], dk, dv [R,G*hd]. With p the softmax:
+	// Out dq [R,H*hd], dk, dv [S,G*hd]. With p the softmax:
 	// dv[t] = sum p dy, ds = p (dy.v[t] - dy.y), dq = Scale sum_t ds k[t],
 	// dk[t] = Scale sum ds q (https://arxiv.org/abs/2205.14135, appendix B).
 	AttentionBackward

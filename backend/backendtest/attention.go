@@ -64,53 +64,69 @@ type scene struct {
 	name  string
 	rows  []int            // of each segment
 	spans [][]backend.Span // of each segment
+	whole bool             // of all segments
+	keys  int              // rows of keys and values of another source, 0 for the step's
 }
 
 // pagedScenes are layouts of inference.
 func pagedScenes() []scene {
 	whole := func(n int) []backend.Span { return []backend.Span{{Len: n}} }
 	return []scene{
-		{"first token", []int{1}, [][]backend.Span{whole(1)}},
-		{"prefill 7", []int{7}, [][]backend.Span{whole(7)}},
-		{"prefill 64", []int{64}, [][]backend.Span{whole(64)}},
-		{"prefill 65", []int{65}, [][]backend.Span{whole(65)}},
-		{"prefill 150", []int{150}, [][]backend.Span{whole(150)}},
-		{"chunk 9 ending at 64", []int{9}, [][]backend.Span{whole(64)}},
-		{"chunk 33 over a page end", []int{33}, [][]backend.Span{whole(80)}},
-		{"chunk 3 of 300", []int{3}, [][]backend.Span{whole(300)}},
-		{"step of one, 63 before", []int{1}, [][]backend.Span{whole(64)}},
-		{"step of one, 64 before", []int{1}, [][]backend.Span{whole(65)}},
-		{"step of one, 700 before", []int{1}, [][]backend.Span{whole(701)}},
-		{"step of five", []int{1, 1, 1, 1, 1}, [][]backend.Span{whole(1), whole(64), whole(129), whole(2), whole(90)}},
-		{"steps and a prefill", []int{1, 20, 1}, [][]backend.Span{whole(70), whole(20), whole(128)}},
-		{"shared prompt", []int{2, 1}, [][]backend.Span{{{Len: 70}, {Start: 128, Len: 5}}, {{Start: 3, Len: 20}, {Start: 64, Len: 10}}}},
-		{"three spans, one empty", []int{4}, [][]backend.Span{{{Start: 130, Len: 10}, {Start: 5, Len: 0}, {Start: 60, Len: 9}}}},
+		{name: "first token", rows: []int{1}, spans: [][]backend.Span{whole(1)}},
+		{name: "prefill 7", rows: []int{7}, spans: [][]backend.Span{whole(7)}},
+		{name: "prefill 64", rows: []int{64}, spans: [][]backend.Span{whole(64)}},
+		{name: "prefill 65", rows: []int{65}, spans: [][]backend.Span{whole(65)}},
+		{name: "prefill 150", rows: []int{150}, spans: [][]backend.Span{whole(150)}},
+		{name: "chunk 9 ending at 64", rows: []int{9}, spans: [][]backend.Span{whole(64)}},
+		{name: "chunk 33 over a page end", rows: []int{33}, spans: [][]backend.Span{whole(80)}},
+		{name: "chunk 3 of 300", rows: []int{3}, spans: [][]backend.Span{whole(300)}},
+		{name: "step of one, 63 before", rows: []int{1}, spans: [][]backend.Span{whole(64)}},
+		{name: "step of one, 64 before", rows: []int{1}, spans: [][]backend.Span{whole(65)}},
+		{name: "step of one, 700 before", rows: []int{1}, spans: [][]backend.Span{whole(701)}},
+		{name: "step of five", rows: []int{1, 1, 1, 1, 1}, spans: [][]backend.Span{whole(1), whole(64), whole(129), whole(2), whole(90)}},
+		{name: "steps and a prefill", rows: []int{1, 20, 1}, spans: [][]backend.Span{whole(70), whole(20), whole(128)}},
+		{name: "shared prompt", rows: []int{2, 1}, spans: [][]backend.Span{{{Len: 70}, {Start: 128, Len: 5}}, {{Start: 3, Len: 20}, {Start: 64, Len: 10}}}},
+		{name: "three spans, one empty", rows: []int{4}, spans: [][]backend.Span{{{Start: 130, Len: 10}, {Start: 5, Len: 0}, {Start: 60, Len: 9}}}},
+		{name: "encoder of 150", rows: []int{150}, spans: [][]backend.Span{whole(150)}, whole: true},
+	}
+}
+
+// sourceScenes are layouts whose pages were filled before, by another source.
+func sourceScenes() []scene {
+	whole := func(n int) []backend.Span { return []backend.Span{{Len: n}} }
+	return []scene{
+		{name: "one row at a source of 200, nine at one of 5, four at none", rows: []int{1, 9, 4}, spans: [][]backend.Span{whole(200), whole(5), whole(0)}, whole: true},
+		{name: "40 rows at two parts of a source of 400", rows: []int{40}, spans: [][]backend.Span{{{Start: 10, Len: 60}, {Start: 270, Len: 130}}}, whole: true},
 	}
 }
 
 // rowScenes are layouts of training: key rows are rows of the step.
 func rowScenes() []scene {
 	return []scene{
-		{"one row", []int{1}, [][]backend.Span{{{Len: 1}}}},
-		{"one document", []int{70}, [][]backend.Span{{{Len: 70}}}},
-		{"packed documents", []int{5, 1, 66, 9}, [][]backend.Span{{{Len: 5}}, {{Start: 5, Len: 1}}, {{Start: 6, Len: 66}}, {{Start: 72, Len: 9}}}},
-		{"responses to one prompt", []int{67, 3, 8}, [][]backend.Span{{{Len: 67}}, {{Len: 67}, {Start: 67, Len: 3}}, {{Len: 67}, {Start: 70, Len: 8}}}},
+		{name: "one row", rows: []int{1}, spans: [][]backend.Span{{{Len: 1}}}},
+		{name: "one document", rows: []int{70}, spans: [][]backend.Span{{{Len: 70}}}},
+		{name: "packed documents", rows: []int{5, 1, 66, 9}, spans: [][]backend.Span{{{Len: 5}}, {{Start: 5, Len: 1}}, {{Start: 6, Len: 66}}, {{Start: 72, Len: 9}}}},
+		{name: "responses to one prompt", rows: []int{67, 3, 8}, spans: [][]backend.Span{{{Len: 67}}, {{Len: 67}, {Start: 67, Len: 3}}, {{Len: 67}, {Start: 70, Len: 8}}}},
+		{name: "two pictures, whole", rows: []int{60, 13}, spans: [][]backend.Span{{{Len: 60}}, {{Start: 60, Len: 13}}}, whole: true},
+		{name: "texts at pictures", rows: []int{7, 2, 70, 1}, spans: [][]backend.Span{{{Start: 40, Len: 31}}, {{Len: 0}}, {{Len: 40}, {Start: 71, Len: 2}}, {{Start: 3, Len: 1}}},
+			whole: true, keys: 75},
+		{name: "causal in another source", rows: []int{5, 6}, spans: [][]backend.Span{{{Start: 4, Len: 9}}, {{Len: 3}, {Start: 14, Len: 6}}}, keys: 20},
 	}
 }
 
 // layout makes the Layout of s, and for paged layouts a shuffled page table
 // for every segment in c.tables.
 func (c *testCase) layout(s scene, paged bool) {
-	l, pages := &backend.Layout{}, 0
+	l, pages := &backend.Layout{Keys: s.keys}, 0
 	for i, rows := range s.rows {
-		seg := backend.Segment{Row: l.Rows(), Rows: rows, Seq: i, Spans: s.spans[i]}
+		seg := backend.Segment{Row: l.Rows(), Rows: rows, Seq: i, Spans: s.spans[i], Whole: s.whole}
 		last := seg.Spans[len(seg.Spans)-1]
 		end := 0
 		for _, sp := range seg.Spans {
 			end = max(end, sp.Start+sp.Len)
 		}
 		for j := range rows {
-			l.Pos = append(l.Pos, int32(last.Start+last.Len-rows+j))
+			l.Pos = append(l.Pos, int32(max(0, last.Start+last.Len-rows+j)))
 		}
 		l.Segments = append(l.Segments, seg)
 		if paged {
@@ -240,7 +256,7 @@ func kvAppendCases() (cs []*testCase) {
 }
 
 func attentionCases() (cs []*testCase) {
-	for i, s := range pagedScenes() {
+	for i, s := range append(pagedScenes(), sourceScenes()...) {
 		for j, t := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0} {
 			g := geometries[(2*i+j)%len(geometries)]
 			if t == backend.Q8_0 {
@@ -259,9 +275,9 @@ func attentionCases() (cs []*testCase) {
 			c := newCase(backend.Attention, "%s/rows/%d on %d heads of %d", s.name, g.query, g.kv, g.dim)
 			c.args.KV = backend.KV{Type: backend.F32, Layers: 1, Heads: g.kv, HeadDim: g.dim}
 			c.layout(s, false)
-			r := c.args.Layout.Rows()
-			c.in[1] = newOperand(backend.F32, place(i%3), c.normal, r, g.kv*g.dim)
-			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, r, g.kv*g.dim)
+			keys := c.args.Layout.KeyRows()
+			c.in[1] = newOperand(backend.F32, place(i%3), c.normal, keys, g.kv*g.dim)
+			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, keys, g.kv*g.dim)
 			cs = append(cs, c.attention(g, place(i%3)))
 		}
 	}
@@ -283,15 +299,15 @@ func attentionBackwardCases() (cs []*testCase) {
 			c := newCase(backend.AttentionBackward, "%s/%d on %d heads of %d", s.name, g.query, g.kv, g.dim)
 			c.args.KV = backend.KV{Type: backend.F32, Layers: 1, Heads: g.kv, HeadDim: g.dim}
 			c.layout(s, false)
-			r := c.args.Layout.Rows()
-			c.in[1] = newOperand(backend.F32, place(i%3), c.normal, r, g.kv*g.dim)
-			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, r, g.kv*g.dim)
+			r, keys := c.args.Layout.Rows(), c.args.Layout.KeyRows()
+			c.in[1] = newOperand(backend.F32, place(i%3), c.normal, keys, g.kv*g.dim)
+			c.in[2] = newOperand(backend.F32, place((i+1)%3), c.normal, keys, g.kv*g.dim)
 			c.attention(g, place(i%3))
 			y := c.output(backend.Attention, r*g.query*g.dim)
 			c.in[3] = newOperand(backend.F32, place((i+1)%3), func(i int) float64 { return y[i] }, r, g.query*g.dim)
 			c.in[4] = newOperand(backend.F32, place(i%3), c.normal, r, g.query*g.dim)
-			c.out[1] = fresh(backend.F32, place((i+2)%3), r, g.kv*g.dim)
-			c.out[2] = fresh(backend.F32, place(i%3), r, g.kv*g.dim)
+			c.out[1] = fresh(backend.F32, place((i+2)%3), keys, g.kv*g.dim)
+			c.out[2] = fresh(backend.F32, place(i%3), keys, g.kv*g.dim)
 			if absent := j - 4; absent >= 0 && absent < 3 { // some gradients not wanted
 				c.out[absent] = nil
 			}

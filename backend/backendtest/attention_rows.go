@@ -15,9 +15,11 @@ import (
 // take at once, and end anywhere.
 func longScenes() []scene {
 	return []scene{
-		{"a long document", []int{311}, [][]backend.Span{{{Len: 311}}}},
-		{"long documents", []int{130, 1, 201, 77}, [][]backend.Span{{{Len: 130}}, {{Start: 130, Len: 1}}, {{Start: 131, Len: 201}}, {{Start: 332, Len: 77}}}},
-		{"long responses to one prompt", []int{199, 101, 110}, [][]backend.Span{{{Len: 199}}, {{Len: 199}, {Start: 199, Len: 101}}, {{Len: 199}, {Start: 300, Len: 110}}}},
+		{name: "a long document", rows: []int{311}, spans: [][]backend.Span{{{Len: 311}}}},
+		{name: "long documents", rows: []int{130, 1, 201, 77}, spans: [][]backend.Span{{{Len: 130}}, {{Start: 130, Len: 1}}, {{Start: 131, Len: 201}}, {{Start: 332, Len: 77}}}},
+		{name: "long responses to one prompt", rows: []int{199, 101, 110}, spans: [][]backend.Span{{{Len: 199}}, {{Len: 199}, {Start: 199, Len: 101}}, {{Len: 199}, {Start: 300, Len: 110}}}},
+		{name: "long pictures, whole", rows: []int{203, 98}, spans: [][]backend.Span{{{Len: 203}}, {{Start: 203, Len: 98}}}, whole: true},
+		{name: "a long text at a longer source", rows: []int{100, 3}, spans: [][]backend.Span{{{Len: 311}}, {{Start: 311, Len: 29}}}, whole: true, keys: 340},
 	}
 }
 
@@ -51,12 +53,12 @@ func attentionOfRows(s scene, g heads, round backend.Rounding, n int) (forward, 
 		*c = newCase([]backend.Op{backend.Attention, backend.AttentionBackward}[i], "%s", name)
 		(*c).args.KV, (*c).args.Round = backend.KV{Type: backend.F32, Layers: 1, Heads: g.kv, HeadDim: g.dim}, round
 		(*c).layout(s, false)
-		r := (*c).args.Layout.Rows()
-		(*c).in[1] = newOperand(backend.F32, place(n%3), (*c).normal, r, g.kv*g.dim)
-		(*c).in[2] = newOperand(backend.F32, place((n+1)%3), (*c).normal, r, g.kv*g.dim)
+		keys := (*c).args.Layout.KeyRows()
+		(*c).in[1] = newOperand(backend.F32, place(n%3), (*c).normal, keys, g.kv*g.dim)
+		(*c).in[2] = newOperand(backend.F32, place((n+1)%3), (*c).normal, keys, g.kv*g.dim)
 		(*c).attention(g, place(n%3))
 	}
-	r := forward.args.Layout.Rows()
+	r, keys := forward.args.Layout.Rows(), forward.args.Layout.KeyRows()
 	if n%4 > 0 {
 		forward.out[1] = fresh(backend.F32, place(n%3), r, g.query)
 	}
@@ -68,7 +70,7 @@ func attentionOfRows(s scene, g heads, round backend.Rounding, n int) (forward, 
 		lse := b.output(backend.Attention, r*g.query*g.dim, r*g.query)
 		b.in[5] = newOperand(backend.F32, place((n+2)%3), func(i int) float64 { return lse[i] }, r, g.query)
 	}
-	b.out[1], b.out[2] = fresh(backend.F32, place((n+2)%3), r, g.kv*g.dim), fresh(backend.F32, place(n%3), r, g.kv*g.dim)
+	b.out[1], b.out[2] = fresh(backend.F32, place((n+2)%3), keys, g.kv*g.dim), fresh(backend.F32, place(n%3), keys, g.kv*g.dim)
 	if n%5 < 3 && n > 3 {
 		b.out[n%5] = nil
 	}
@@ -93,9 +95,9 @@ const (
 func roundedAttentionRule(c *testCase, x, a *ref.Values) bound {
 	g, d, scale := a.Args.KV, a.Args.In[0].Cols(), math.Abs(float64(a.Args.Scale))
 	hd, kv := g.HeadDim, g.Heads*g.HeadDim
-	group, rows := d/kv, a.Args.Layout.Rows()
+	group, rows, keys := d/kv, a.Args.Layout.Rows(), a.Args.Layout.KeyRows()
 	back := c.op == backend.AttentionBackward
-	e := [3][]float64{make([]float64, rows*d), make([]float64, rows*kv), make([]float64, rows*kv)}
+	e := [3][]float64{make([]float64, rows*d), make([]float64, keys*kv), make([]float64, keys*kv)}
 	if !back {
 		e[1] = make([]float64, rows*d/hd)
 	}
@@ -142,7 +144,7 @@ func (c *testCase) eachRow(f func(row int, ts []int)) {
 		for j := range s.Rows {
 			var ts []int
 			for i, sp := range s.Spans {
-				for t := sp.Start; t < sp.Start+sp.Len && (t <= s.KeyRow(j) || i < len(s.Spans)-1); t++ {
+				for t := sp.Start; t < sp.Start+sp.Len && (t <= s.KeyRow(j) || s.Whole || i < len(s.Spans)-1); t++ {
 					ts = append(ts, t)
 				}
 			}

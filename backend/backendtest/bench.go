@@ -53,9 +53,9 @@ func largeCases(b backend.Backend) (cs []*testCase) {
 	cs = append(cs, adamWCase("large", dense, normals, 1, 1<<16+3), sumSquaresCase("large", dense, normals, 1<<16+3))
 	span := func(n int) []backend.Span { return []backend.Span{{Len: n}} }
 	for _, s := range []scene{
-		{"prefill 256", []int{256}, [][]backend.Span{span(256)}},
-		{"one session at 1000", []int{1}, [][]backend.Span{span(1000)}},
-		{"four sessions at 300", []int{1, 1, 1, 1}, [][]backend.Span{span(300), span(301), span(302), span(303)}},
+		{name: "prefill 256", rows: []int{256}, spans: [][]backend.Span{span(256)}},
+		{name: "one session at 1000", rows: []int{1}, spans: [][]backend.Span{span(1000)}},
+		{name: "four sessions at 300", rows: []int{1, 1, 1, 1}, spans: [][]backend.Span{span(300), span(301), span(302), span(303)}},
 	} {
 		c := newCase(backend.Attention, "large/%s", s.name)
 		c.args.KV = backend.KV{Type: backend.F16, Layers: 1, Heads: 2, HeadDim: 64}

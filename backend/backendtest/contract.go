@@ -268,24 +268,34 @@ func rowsAlone(b backend.Backend) (cs []*testCase) {
 }
 
 // checkChunks runs one prompt of 150 tokens at once, in chunks, and token by
-// token: the same bits.
+// token: the same bits. So does checkSource with rows that see a source whole.
 func checkChunks(b backend.Backend, t backend.DType) error {
+	return checkParts(b, t, "prefill in chunks", false, func(end int) backend.Span { return backend.Span{Len: end} })
+}
+
+func checkSource(b backend.Backend, t backend.DType) error {
+	return checkParts(b, t, "rows at a source, in chunks", true, func(int) backend.Span { return backend.Span{Start: 20, Len: 270} })
+}
+
+// checkParts compares rows [from, end) of 150 alone with the same among all; span is
+// what rows up to end see.
+func checkParts(b backend.Backend, t backend.DType, name string, whole bool, span func(end int) backend.Span) error {
 	g := heads{4, 2, 64}
-	c := newCase(backend.Attention, "prefill in chunks, %v", t)
+	c := newCase(backend.Attention, "%s, %v", name, t)
 	c.args.KV = backend.KV{Type: t, Layers: 1, Heads: g.kv, HeadDim: g.dim}
 	const n = 150
-	c.layout(scene{"", []int{n}, [][]backend.Span{{{Len: n}}}}, true)
+	c.layout(scene{rows: []int{n}, spans: [][]backend.Span{{span(n)}}, whole: whole}, true)
 	c.addPages()
 	c.attention(g, dense)
-	whole, err := c.run(b)
+	all, err := c.run(b)
 	if err != nil {
 		return err
 	}
 	for _, part := range [][2]int{{0, 1}, {63, 1}, {64, 1}, {128, 1}, {149, 1}, {0, 64}, {60, 9}, {100, 50}, {1, 149}} {
 		from, rows := part[0], part[1]
 		d := c.rowsOf(from, rows)
-		d.layout(scene{"", []int{rows}, [][]backend.Span{{{Len: from + rows}}}}, false)
-		if err := sameRows(b, whole, c, d, from); err != nil {
+		d.layout(scene{rows: []int{rows}, spans: [][]backend.Span{{span(from + rows)}}, whole: whole}, false)
+		if err := sameRows(b, all, c, d, from); err != nil {
 			return err
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 func gradients() []*gradient {
 	return []*gradient{
-		matMulGradient(), matMulAddGradient(), matMulSwiGLUGradient(), rmsNormGradient(), ropeGradient(), ropeBackGradient(), attentionGradient(),
+		matMulGradient(), matMulAddGradient(), matMulSwiGLUGradient(), rmsNormGradient(), ropeGradient(), ropeBackGradient(), attentionGradient(), crossAttentionGradient(),
 		swiGLUGradient(), embeddingGradient(), logProbGradient(), crossEntropyGradient(), addGradient(), mulGradient(),
 		unaryGradient(backend.Exp, normals, func(g *tape) {
 			g.run(backend.Mul, []backend.View{g.out[0], g.dy[0]}, g.dx(0))
@@ -88,9 +88,20 @@ func rotation(op, back backend.Op) *gradient {
 func attentionGradient() *gradient {
 	c := newCase(backend.Attention, "gradient, responses to a shared prompt")
 	c.args.KV = backend.KV{Type: backend.F32, Layers: 1, Heads: 2, HeadDim: 4}
-	c.layout(scene{"", []int{5, 2, 3}, [][]backend.Span{{{Len: 5}}, {{Len: 5}, {Start: 5, Len: 2}}, {{Len: 4}, {Start: 7, Len: 3}}}}, false)
+	c.layout(scene{rows: []int{5, 2, 3}, spans: [][]backend.Span{{{Len: 5}}, {{Len: 5}, {Start: 5, Len: 2}}, {{Len: 4}, {Start: 7, Len: 3}}}}, false)
 	c.in[1], c.in[2] = newOperand(backend.F32, gaps, c.normal, 10, 8), newOperand(backend.F32, odd, c.normal, 10, 8)
 	c.attention(heads{4, 2, 4}, gaps)
+	return &gradient{c, func(g *tape) {
+		g.run(backend.AttentionBackward, []backend.View{g.in[0], g.in[1], g.in[2], g.out[0], g.dy[0]}, g.dx(0), g.dx(1), g.dx(2))
+	}}
+}
+
+func crossAttentionGradient() *gradient {
+	c := newCase(backend.Attention, "gradient, two texts at parts of another source")
+	c.args.KV = backend.KV{Type: backend.F32, Layers: 1, Heads: 1, HeadDim: 4}
+	c.layout(scene{rows: []int{3, 1, 2}, spans: [][]backend.Span{{{Start: 2, Len: 6}}, {{Len: 0}}, {{Len: 3}, {Start: 7, Len: 2}}}, whole: true, keys: 9}, false)
+	c.in[1], c.in[2] = newOperand(backend.F32, gaps, c.normal, 9, 4), newOperand(backend.F32, odd, c.normal, 9, 4)
+	c.attention(heads{2, 1, 4}, gaps)
 	return &gradient{c, func(g *tape) {
 		g.run(backend.AttentionBackward, []backend.View{g.in[0], g.in[1], g.in[2], g.out[0], g.dy[0]}, g.dx(0), g.dx(1), g.dx(2))
 	}}

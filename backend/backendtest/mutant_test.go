@@ -235,6 +235,17 @@ func sequenceMistakes() []mistake {
 			s.Pages = slices.Clone(s.Pages)
 			slices.Reverse(s.Pages)
 		})},
+		{"causal where whole", backend.Attention, cut(backend.Attention, func(s *backend.Segment) {
+			if last := s.Spans[len(s.Spans)-1]; last.Len >= s.Rows {
+				s.Whole = false
+			}
+		})},
+		{"gradients causal where whole", backend.AttentionBackward, cut(backend.AttentionBackward, func(s *backend.Segment) {
+			if last := s.Spans[len(s.Spans)-1]; last.Len >= s.Rows {
+				s.Whole = false
+			}
+		})},
+		{"whole where causal", backend.AttentionBackward, cut(backend.AttentionBackward, func(s *backend.Segment) { s.Whole = true })},
 		{"wrong slot", backend.KVAppend, cut(backend.KVAppend, func(s *backend.Segment) { s.Spans[len(s.Spans)-1].Start ^= 1 })},
 		{"wrong layer", backend.KVAppend, on(backend.KVAppend, func(a *backend.Args) {
 			b := *a
@@ -287,8 +298,8 @@ func TestMutants(t *testing.T) {
 		if m.op == backend.LogProbBackward || m.op == backend.CrossEntropy {
 			all = append(logProbCases(), crossEntropyCases()...)
 		}
-		if m.op == backend.Attention || m.op == backend.RMSNorm {
-			all = append(attentionCases(), rmsNormCases()...)
+		if m.op == backend.Attention || m.op == backend.AttentionBackward || m.op == backend.RMSNorm {
+			all = slices.Concat(attentionCases(), attentionBackwardCases(), rmsNormCases())
 		}
 		if !killed(newMutant(m.run), m.op, all) {
 			t.Errorf("%s: no case of %v finds it", m.name, m.op)

@@ -65,8 +65,8 @@ func attentionBackwardRule(c *testCase, _, a *ref.Values) bound {
 	g, d, scale := a.Args.KV, a.Args.In[0].Cols(), math.Abs(float64(a.Args.Scale))
 	hd, kv := g.HeadDim, g.Heads*g.HeadDim
 	group := d / kv
-	rows := a.Args.Layout.Rows()
-	e := [3][]float64{make([]float64, rows*d), make([]float64, rows*kv), make([]float64, rows*kv)}
+	rows, keys := a.Args.Layout.Rows(), a.Args.Layout.KeyRows()
+	e := [3][]float64{make([]float64, rows*d), make([]float64, keys*kv), make([]float64, keys*kv)}
 	score := scale * c.longest(c.in[:1]) * c.longest(c.in[1:2])
 	rel := (2*score*walk(hd) + walk(c.mostKeys()+hd+rows*group) + 24) * u
 	c.eachRow(func(row int, ts []int) {

@@ -75,6 +75,7 @@ func contract(t *testing.T, b backend.Backend) {
 	}
 	for _, kv := range []backend.DType{backend.F32, backend.F16} {
 		report("Chunks/"+kv.String(), func() error { return checkChunks(b, kv) })
+		report("Source/"+kv.String(), func() error { return checkSource(b, kv) })
 	}
 	report("Memory", func() error { return checkMemory(b) })
 	report("Steps", func() error { return checkSteps(b) })

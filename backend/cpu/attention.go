@@ -98,7 +98,7 @@ func (t *attendTask) divide(run int) (units, parts, keep int) {
 		for _, sp := range s.Spans {
 			d.parts += spanParts(sp.Start, sp.Start+sp.Len)
 		}
-		d.runs = d.parts/run + min(1, d.parts%run)
+		d.runs = max(1, d.parts/run+min(1, d.parts%run)) // of no keys too: somebody writes the zeros
 		d.kept = min(t.group, s.Rows) * t.heads * (t.wide + 2)
 		n := d.groups * t.a.KV.Heads
 		units += n
@@ -235,7 +235,7 @@ func (c *attending) kept(p int) softmax {
 type stretch struct {
 	part, at, n int
 	last        bool // of a span that causality cuts
-	end         int  // of that
+	end         int  // of the span, or where causality cuts it
 }
 
 // stretches calls f for those of the parts [from, to) that a row of the chunk
@@ -244,7 +244,7 @@ func (c *attending) stretches(f func(s stretch) bool) bool {
 	part := 0
 	for i := range c.s.Spans {
 		sp := &c.s.Spans[i]
-		s := stretch{end: sp.Start + sp.Len, last: i == len(c.s.Spans)-1}
+		s := stretch{end: sp.Start + sp.Len, last: i == len(c.s.Spans)-1 && !c.s.Whole}
 		next := part + spanParts(sp.Start, s.end)
 		if s.last {
 			s.end -= c.s.Rows - (c.row + c.n) // what the last of our rows sees
@@ -369,6 +369,9 @@ func (c *attending) finish() {
 	for i := range c.nq {
 		r := c.s.Row + c.row + i/c.heads
 		y, all := out[r*rs+(c.g*c.heads+i%c.heads)*c.hd:][:c.hd], c.sum.all[i]
+		if c.d.parts == 0 {
+			all = 1 // no key: zeros
+		}
 		for j, v := range c.sum.sum[i*c.wide:][:c.hd] {
 			y[j] = v / all
 		}

@@ -133,10 +133,14 @@ func (t *rowAttention) combine(w *worker, g, i int) {
 	t.writeRows(w, &t.a.Out[0], g, b, sum, t.a.Scale)
 }
 
-// writeRows writes columns x [wide][all] times scale to the rows of a block.
+// writeRows writes columns x [wide][all] times scale to the rows of a block; nil is
+// zeros.
 func (t *rowAttention) writeRows(w *worker, o *backend.View, g int, b *queryBlock, x []float32, scale float32) {
 	rows := slice[float32](&w.scratch, b.all*t.wide)
-	for d := 0; d < t.wide; d += panel {
+	if x == nil {
+		clear(rows)
+	}
+	for d := 0; x != nil && d < t.wide; d += panel {
 		w.kernels.TransposeWords(bytesOf(rows[d:]), 4*t.wide, bytesOf(x[d*b.all:]), 4*b.all, b.all)
 	}
 	out, rs := elems[float32](o), o.RowStride()

@@ -44,6 +44,7 @@ func (p keyPiece) step() int {
 type columnSums struct {
 	top, sum []float32 // of a column: the largest score, the sum of exp(score - top)
 	out      []float32 // [wide][all], the sums of values times that, or nil
+	any      bool      // there is a key to see
 }
 
 // attend computes the output of a block of queries; for gradients their statistics only.
@@ -64,6 +65,7 @@ func (t *rowAttention) attend(w *worker, g, i int) {
 		if w.pause() {
 			return false
 		}
+		c.any = true
 		copy(old, c.top)
 		for i := 0; i < p.n; i += p.step() {
 			n, from := min(p.step(), p.n-i), t.seen(b, p, i)
@@ -171,7 +173,9 @@ func (t *rowAttention) finish(w *worker, g int, b *queryBlock, c *columnSums) {
 		return
 	}
 	for i, v := range c.sum {
-		c.sum[i] = 1 / v
+		if c.any { // else zeros
+			c.sum[i] = 1 / v
+		}
 	}
 	for d := range t.hd {
 		row := c.out[d*b.all:][:b.all]

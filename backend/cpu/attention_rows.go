@@ -7,7 +7,7 @@ import (
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
-// Attention of training has keys and values in rows of the step. Its scores lie with a
+// Attention of training has keys and values in rows. Its scores lie with a
 // row for each key and a column for each query, so that what belongs to a query (the
 // largest score, the sum, the gradient's mean) is a vector along the row, and both the
 // gradients of keys and values and the product with what keys hold are products of
@@ -66,7 +66,7 @@ type rowAttention struct {
 	hd, k      int // head size, and that in whole pairs
 	wide       int // in whole panels
 	heads      int // query heads of a key-value head
-	rows, cols int // of the step, and columns of a key-value head
+	rows, cols int // of keys and values, and columns of a key-value head
 	turned     int // row stride of keysT and valuesT
 	blocks     []queryBlock
 
@@ -84,14 +84,14 @@ type rowAttention struct {
 }
 
 // asColumns reports whether Attention is a rowAttention: where it rounds and all keys and
-// values are rows of the step. Not rounded it has the bits of a step with pages.
+// values are in rows. Not rounded it has the bits of a step with pages.
 func (e *exec) asColumns(a *backend.Args) bool {
 	for i := range a.Layout.Segments {
 		if a.Layout.Segments[i].Pages != nil {
 			return false
 		}
 	}
-	return a.Round == backend.RoundBothBF16 && e.b.kernels.HasBF16Dot()
+	return a.Round == backend.RoundBothBF16 && e.b.kernels.HasBF16Dot() && a.In[1].Present()
 }
 
 // attentionRows is Attention of rows, rounded.
@@ -133,7 +133,7 @@ func (e *exec) rowTask(a *backend.Args, back bool) *rowAttention {
 	t := &e.attendRows
 	*t = rowAttention{a: a, back: back, bf16: a.Round == backend.RoundBothBF16 && e.b.kernels.HasBF16Dot(),
 		blocks: t.blocks[:0], slots: t.slots[:0], unit: 1}
-	t.hd, t.heads, t.rows = a.KV.HeadDim, a.In[0].Cols()/(a.KV.Heads*a.KV.HeadDim), a.In[0].Rows()
+	t.hd, t.heads, t.rows = a.KV.HeadDim, a.In[0].Cols()/(a.KV.Heads*a.KV.HeadDim), a.Layout.KeyRows()
 	t.k, t.wide = t.hd, panels(t.hd)*panel
 	if t.bf16 {
 		t.unit, t.k = 2, (t.hd+1)&^1
@@ -224,7 +224,7 @@ type keyPiece struct {
 // returns false, and reports whether it never did.
 func (t *rowAttention) pieces(b *queryBlock, lo, hi int, f func(p keyPiece) bool) bool {
 	for i, sp := range b.s.Spans {
-		from, to, last := max(sp.Start, lo), min(sp.Start+sp.Len, hi), i == len(b.s.Spans)-1
+		from, to, last := max(sp.Start, lo), min(sp.Start+sp.Len, hi), i == len(b.s.Spans)-1 && !b.s.Whole
 		if last {
 			to = min(to, b.first+b.n)
 		}

@@ -88,13 +88,14 @@ func element(a *backend.Args, mem []byte, value, head, slot, i int) float64 {
 // visible lists the key rows that row j of segment s sees.
 func visible(s *backend.Segment, j int) []int {
 	var ts []int
-	for _, sp := range s.Spans[:len(s.Spans)-1] {
-		for t := range sp.Len {
-			ts = append(ts, sp.Start+t)
+	for i, sp := range s.Spans {
+		end := sp.Start + sp.Len
+		if i == len(s.Spans)-1 && !s.Whole {
+			end = s.KeyRow(j) + 1
 		}
-	}
-	for t := s.Spans[len(s.Spans)-1].Start; t <= s.KeyRow(j); t++ {
-		ts = append(ts, t)
+		for t := sp.Start; t < end; t++ {
+			ts = append(ts, t)
+		}
 	}
 	return ts
 }
@@ -154,8 +155,11 @@ func attention(x *Values) {
 		out, q := x.Out[0][at:][:hd], x.In[0][at:][:hd]
 		p := probabilities(x, q, k, ts)
 		if x.Out[1] != nil {
-			i := largest(p) // of any key; the best known one
-			x.Out[1][at/hd] = float64(x.Args.Scale)*dot(q, k[ts[i]]) - math.Log(p[i])
+			x.Out[1][at/hd] = math.Inf(-1)
+			if len(ts) > 0 {
+				i := largest(p) // of any key; the best known one
+				x.Out[1][at/hd] = float64(x.Args.Scale)*dot(q, k[ts[i]]) - math.Log(p[i])
+			}
 		}
 		clear(out)
 		for i, t := range ts {
