@@ -18,6 +18,10 @@ import (
 // Face's PEFT: LoRA, rsLoRA or DoRA. It fits every model of the shape that it was
 // trained on, of any format and type, quantised too. Of several on one matrix
 // the later change what the earlier made of it, as in PEFT.
+//
+//	Path  string  // a folder with adapter_config.json and adapter_model.safetensors, or the latter
+//	FS    fs.FS   // where Path is; nil is the operating system's files
+//	Scale float32 // multiplies the factor that the adapter has of its own; 0 means 1
 type Adapter = checkpoint.Adapter
 
 // adapt puts a checkpoint's adapters on the layers of a network that has its

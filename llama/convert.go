@@ -7,13 +7,29 @@ import (
 )
 
 // ConvertOptions are the settings of Convert.
+//
+//	To       string         // "gguf", "safetensors" or "meta"
+//	Type     backend.DType  // of matrices and, outside GGUF, vectors: F32, F16 or BF16;
+//	                        // zero keeps the file's, quantised matrices become F32
+//	Adapters []Adapter      // merged into the matrices, in this order
+//	Progress func(Progress) // is told how it goes
+//
+// Validate lists every violation.
 type ConvertOptions = checkpoint.ConvertOptions
 
 // ConvertReport says what was written.
+//
+//	Tensors  []TensorInfo
+//	Warnings []string     // what the target cannot say
+//	Merged   []MergeError // of each matrix that adapters were merged into
 type ConvertReport = checkpoint.ConvertReport
 
 // MergeError says how far a matrix that was stored with its adapters merged is
-// from the exact one.
+// from the exact one, computed in float64, relative to the largest number of
+// that.
+//
+//	Name     string // of the layer: "model.layers.0.self_attn.q_proj"
+//	RMS, Max float64
 type MergeError = checkpoint.MergeError
 
 // Convert writes a model in another format: a .gguf file, a Hugging Face folder

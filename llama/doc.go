@@ -62,53 +62,16 @@
 //
 // Weights are never rounded: they are multiplied as the file holds them.
 // Under PrecisionAuto activations may be rounded to the type that suits the
-// weights, 8 bits for quantised ones, where the processor gains by it;
-// PrecisionF32 keeps them. The inputs of the output layer are never rounded.
-// Results do not depend on the number of workers, on how a prompt was cut into
+// weights where the processor gains by it: to BF16 for BF16 weights, to 8 bits for
+// quantised ones. The output layer gets 16 bits in the place of 8, and so do the
+// keys of small models, since there a rounding can change which token is the most
+// likely. PrecisionF32 rounds nothing. Results do not depend on the number of workers, on how a prompt was cut into
 // steps, or on what the cache held.
 //
 // # Names
 //
-// Inside, tensors have Hugging Face names and row order. The other formats
-// differ in both: they hold row 2i+j of each q and k head where Hugging Face
-// has row i + j*HeadDim/2. Reading and writing translate. N is the layer's
-// number; weights end in .weight, biases, which Meta's format lacks, in .bias.
-//
-//	Hugging Face                             GGUF               Meta
-//	model.embed_tokens                       token_embd         tok_embeddings
-//	model.layers.N.input_layernorm           blk.N.attn_norm    layers.N.attention_norm
-//	model.layers.N.self_attn.q_proj          blk.N.attn_q       layers.N.attention.wq
-//	model.layers.N.self_attn.k_proj          blk.N.attn_k       layers.N.attention.wk
-//	model.layers.N.self_attn.v_proj          blk.N.attn_v       layers.N.attention.wv
-//	model.layers.N.self_attn.o_proj          blk.N.attn_output  layers.N.attention.wo
-//	model.layers.N.post_attention_layernorm  blk.N.ffn_norm     layers.N.ffn_norm
-//	model.layers.N.mlp.gate_proj             blk.N.ffn_gate     layers.N.feed_forward.w1
-//	model.layers.N.mlp.up_proj               blk.N.ffn_up       layers.N.feed_forward.w3
-//	model.layers.N.mlp.down_proj             blk.N.ffn_down     layers.N.feed_forward.w2
-//	model.norm                               output_norm        norm
-//	lm_head                                  output             output
-//
-// The fields of Config in config.json, in GGUF (after "llama.") and in
-// params.json; a dash is a value that follows from others or from the tensors:
-//
-//	Config               Hugging Face             GGUF                              Meta
-//	Layers               num_hidden_layers        block_count                       n_layers
-//	Dim                  hidden_size              embedding_length                  dim
-//	Heads                num_attention_heads      attention.head_count              n_heads
-//	KVHeads              num_key_value_heads      attention.head_count_kv           n_kv_heads
-//	HeadDim              head_dim                 attention.key_length              head_dim
-//	HiddenDim            intermediate_size        feed_forward_length               multiple_of, ffn_dim_multiplier
-//	Vocab                vocab_size               vocab_size                        vocab_size
-//	Context              max_position_embeddings  context_length                    max_seq_len
-//	NormEps              rms_norm_eps             attention.layer_norm_rms_epsilon  norm_eps
-//	RopeTheta            rope_theta               rope.freq_base                    rope_theta
-//	RopeScaling          rope_scaling             rope.scaling, rope_freqs.weight   use_scaled_rope
-//	TiedEmbeddings       tie_word_embeddings      -                                 -
-//	AttentionBias        attention_bias           -                                 -
-//	AttentionOutputBias  attention_bias           -                                 -
-//	MLPBias              mlp_bias                 -                                 -
-//
-// GGUF files hold the outcome of llama3 scaling in the tensor rope_freqs.weight
-// in place of its settings. Newer config.json files have rope_theta and the
-// scaling inside rope_parameters.
+// A Config and the tensors of a model have different names in each of the three
+// formats, and two of them order the rows of q and k differently. Inside, names and
+// order are those of Hugging Face. The tables are in the documentation of
+// llama/internal/checkpoint, the package that reads and writes the files.
 package llama

@@ -24,8 +24,11 @@ var (
 	ErrMemory = errors.New("llama: above the memory limit")
 )
 
-// FileError says what is wrong with a model's files: File (the path as given),
-// Tensor (the name in the file, or empty), Reason, and Err, the cause, or nil.
-// Errors of one file format (*gguf.Error, *safetensors.Error, *pth.Error) come
-// unwrapped.
+// FileError says what is wrong with a model's files. Errors of one file format
+// (*gguf.Error, *safetensors.Error, *pth.Error) come unwrapped.
+//
+//	File   string // path as given
+//	Tensor string // name in the file, or empty
+//	Reason string
+//	Err    error // cause, or nil; Unwrap returns it
 type FileError = checkpoint.FileError

@@ -25,8 +25,12 @@ type Info struct {
 	Problems      []string // found in the files; what stops loading comes first
 }
 
-// TensorInfo describes a tensor of a model's files: its Name there, its Type, its
-// Shape, row-major with the rows first, and its Bytes.
+// TensorInfo describes a tensor of a model's files.
+//
+//	Name  string        // in the file
+//	Type  backend.DType // of the file
+//	Shape []int         // row-major, rows first
+//	Bytes int64
 type TensorInfo = checkpoint.TensorInfo
 
 // ReadInfo reads what the files say, without their weights. Files that can be

@@ -55,8 +55,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Progress is how far loading or converting is: Done and Total, in bytes of
-// weights.
+// Progress is how far loading or converting is.
+//
+//	Done, Total int64 // bytes of weights
 type Progress = checkpoint.Progress
 
 const (

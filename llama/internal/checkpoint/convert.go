@@ -302,3 +302,13 @@ func (v *converter) copyFiles(dir string, names ...string) error {
 	}
 	return nil
 }
+
+// shortest is x without the digits that float32 storage adds: 1e-05 and not
+// 9.999999747378752e-06.
+func shortest(x float64) float64 {
+	var y float64
+	if _, err := fmt.Sscan(fmt.Sprint(float32(x)), &y); err != nil || float32(y) != float32(x) || float64(float32(x)) != x {
+		return x
+	}
+	return y
+}

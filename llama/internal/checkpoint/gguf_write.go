@@ -1,0 +1,140 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/gguf"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+// vectorTypesKey is the metadata key under which the types of vectors travel
+// through GGUF, as "name=TYPE".
+const vectorTypesKey = "herd.vector_types"
+
+// ropeScalingKey is the metadata key under which the settings of llama3 scaling
+// travel, as [factor, low, high, original context]; rope_freqs.weight holds
+// only what follows from them.
+const ropeScalingKey = "herd.rope_scaling"
+
+// fileTypes are the labels general.file_type; only labels.
+var fileTypes = map[backend.DType]uint32{backend.F32: 0, backend.F16: 1, backend.BF16: 32}
+
+func (v *converter) writeGGUF(out string) error {
+	list, err := v.outputs()
+	if err != nil {
+		return err
+	}
+	w := &gguf.Writer{}
+	if err := v.ggufMetadata(w, list); err != nil {
+		return err
+	}
+	if v.c.Config.RopeScaling.Type == "llama3" || v.c.Config.RopeScaling.Type == "factors" {
+		factors := v.c.Config.ropeFactors()
+		raw := make([]byte, 4*len(factors))
+		for i, f := range factors {
+			binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(f))
+		}
+		if err := w.Add("rope_freqs.weight", backend.F32, []int{len(factors)}, strings.NewReader(string(raw))); err != nil {
+			return err
+		}
+	}
+	for _, t := range list {
+		size := v.report.size(t.name)
+		if err := w.Add(t.name, t.dtype, t.shape, io.NewSectionReader(t.data, 0, size)); err != nil {
+			return err
+		}
+	}
+	return w.WriteFile(out)
+}
+
+func (r *ConvertReport) size(name string) int64 {
+	i := slices.IndexFunc(r.Tensors, func(t TensorInfo) bool { return t.Name == name })
+	return r.Tensors[i].Bytes
+}
+
+func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
+	c := v.c.Config
+	matrix := backend.F32
+	var vectors []string
+	for _, t := range list {
+		if len(t.shape) == 2 {
+			matrix = t.dtype
+			continue
+		}
+		original := v.c.Tensors[t.hf].Type
+		if known := v.c.vectorTypes[t.hf]; known != backend.Invalid {
+			original = known
+		}
+		if v.o.Type == backend.Invalid && original != backend.F32 {
+			vectors = append(vectors, t.hf+"="+original.String())
+		}
+	}
+	set := []struct {
+		key   string
+		value any
+	}{
+		{"general.architecture", "llama"},
+		{"general.type", "model"},
+		{"general.name", filepath.Base(v.c.Path)},
+		{"general.file_type", fileTypes[matrix]},
+		{"llama.block_count", uint32(c.Layers)},
+		{"llama.context_length", uint32(c.Context)},
+		{"llama.embedding_length", uint32(c.Dim)},
+		{"llama.feed_forward_length", uint32(c.HiddenDim)},
+		{"llama.attention.head_count", uint32(c.Heads)},
+		{"llama.attention.head_count_kv", uint32(c.KVHeads)},
+		{"llama.attention.key_length", uint32(c.HeadDim)},
+		{"llama.attention.value_length", uint32(c.HeadDim)},
+		{"llama.attention.layer_norm_rms_epsilon", float32(c.NormEps)},
+		{"llama.rope.dimension_count", uint32(c.HeadDim)},
+		{"llama.rope.freq_base", float32(c.RopeTheta)},
+		{"llama.vocab_size", uint32(c.Vocab)},
+	}
+	for _, s := range set {
+		if err := w.Set(s.key, s.value); err != nil {
+			return err
+		}
+	}
+	if c.RopeScaling.Type == "linear" {
+		if err := w.Set("llama.rope.scaling.type", "linear"); err != nil {
+			return err
+		}
+		if err := w.Set("llama.rope.scaling.factor", float32(c.RopeScaling.Factor)); err != nil {
+			return err
+		}
+	}
+	if s, ok := c.llama3Scaling(v.c.ropeHint); ok {
+		settings := []float32{float32(s.Factor), float32(s.LowFreqFactor), float32(s.HighFreqFactor), float32(s.OriginalContext)}
+		if err := w.Set(ropeScalingKey, settings); err != nil {
+			return err
+		}
+	}
+	if len(vectors) > 0 {
+		if err := w.Set(vectorTypesKey, vectors); err != nil {
+			return err
+		}
+	}
+	if v.c.ChatTemplate != "" {
+		if err := w.Set("tokenizer.chat_template", v.c.ChatTemplate); err != nil {
+			return err
+		}
+	}
+	if f := v.c.gguf; f != nil { // the same vocabulary, unchanged
+		for _, key := range f.Keys() {
+			if value, _ := f.Lookup(key); strings.HasPrefix(key, "tokenizer.") {
+				if err := w.Set(key, value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return v.vocabulary("vocabulary", func(t *tokenizer.Tokenizer) ([]byte, error) { return nil, t.SetGGUF(w, c.Vocab) },
+		func([]byte) error { return nil })
+}

@@ -1,0 +1,90 @@
+package checkpoint
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/safetensors"
+	"github.com/herd-ml/herd/llama/tokenizer"
+)
+
+func (v *converter) writeHF(dir string) error {
+	list, err := v.outputs()
+	if err != nil {
+		return err
+	}
+	var sources []safetensors.Source
+	matrix := backend.F32
+	for _, t := range list {
+		sources = append(sources, safetensors.Source{Name: t.name, Type: t.dtype, Shape: t.shape, Data: t.data})
+		if len(t.shape) == 2 {
+			matrix = t.dtype
+		}
+	}
+	config, err := v.hfConfigJSON(matrix)
+	if err != nil {
+		return err
+	}
+	if err := vfs.WriteBytes(filepath.Join(dir, "config.json"), config); err != nil {
+		return err
+	}
+	if _, err := safetensors.WriteDir(dir, sources, map[string]string{"format": "pt"}, safetensors.DefaultShardSize); err != nil {
+		return err
+	}
+	if v.c.Format == FormatHF {
+		return v.copyFiles(dir, hfFiles...)
+	}
+	return v.vocabulary("tokenizer.json", (*tokenizer.Tokenizer).JSON, func(b []byte) error {
+		if err := vfs.WriteBytes(filepath.Join(dir, "tokenizer.json"), b); err != nil {
+			return err
+		}
+		if b, err = v.c.Tokenizer.ConfigJSON(v.c.ChatTemplate); err != nil {
+			return err
+		}
+		return vfs.WriteBytes(filepath.Join(dir, "tokenizer_config.json"), b)
+	})
+}
+
+// hfFiles are those of a Hugging Face folder that are copied as they are.
+var hfFiles = []string{"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+	"tokenizer.model", "chat_template.jinja", "added_tokens.json"}
+
+// torchTypes are the names that config.json has for element types.
+var torchTypes = map[backend.DType]string{backend.F32: "float32", backend.F16: "float16", backend.BF16: "bfloat16"}
+
+func (v *converter) hfConfigJSON(matrix backend.DType) ([]byte, error) {
+	c := v.c.Config
+	if c.AttentionBias != c.AttentionOutputBias {
+		return nil, fmt.Errorf("%s: config.json cannot say that only some attention layers have biases: %w", v.c.Path, backend.ErrUnsupported)
+	}
+	out := map[string]any{
+		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_act": "silu", "torch_dtype": torchTypes[matrix],
+		"num_hidden_layers": c.Layers, "hidden_size": c.Dim, "num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads,
+		"head_dim": c.HeadDim, "intermediate_size": c.HiddenDim, "vocab_size": c.Vocab, "max_position_embeddings": c.Context,
+		"rms_norm_eps": shortest(c.NormEps), "rope_theta": shortest(c.RopeTheta), "tie_word_embeddings": c.TiedEmbeddings,
+		"attention_bias": c.AttentionBias, "mlp_bias": c.MLPBias, "rope_scaling": nil,
+	}
+	switch s := c.RopeScaling; s.Type {
+	case "linear":
+		out["rope_scaling"] = map[string]any{"type": "linear", "rope_type": "linear", "factor": shortest(s.Factor)}
+	case "llama3", "factors":
+		s, ok := c.llama3Scaling(v.c.ropeHint)
+		if !ok {
+			return nil, fmt.Errorf("%s: rope_freqs.weight holds factors that config.json cannot say: %w", v.c.Path, backend.ErrUnsupported)
+		}
+		out["rope_scaling"] = map[string]any{"rope_type": "llama3", "factor": shortest(s.Factor), "low_freq_factor": shortest(s.LowFreqFactor),
+			"high_freq_factor": shortest(s.HighFreqFactor), "original_max_position_embeddings": s.OriginalContext}
+	}
+	if v.c.Tokenizer != nil {
+		if id, ok := v.c.Tokenizer.BOS(); ok {
+			out["bos_token_id"] = id
+		}
+	}
+	if ids := v.c.StopTokens(); len(ids) > 0 {
+		out["eos_token_id"] = ids
+	}
+	return json.MarshalIndent(out, "", "  ")
+}
