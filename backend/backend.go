@@ -150,9 +150,9 @@ func (r Rounding) Group() int {
 // Twice reports whether what a first rounding leaves is rounded too.
 func (r Rounding) Twice() bool { return r == RoundI16x32 || r == RoundI16x256 }
 
-// Fine is the rounding to 16 bits in the place of r: RoundI16x32 of RoundI8x32,
+// To16 is the rounding to 16 bits in the place of r, which is to 8: RoundI16x32 of RoundI8x32,
 // RoundI16x256 of RoundI8x256; others are their own.
-func (r Rounding) Fine() Rounding {
+func (r Rounding) To16() Rounding {
 	switch r {
 	case RoundI8x32:
 		return RoundI16x32

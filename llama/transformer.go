@@ -40,7 +40,7 @@ func newTransformer(c Config) *transformer {
 	}
 	// Nothing comes after the logits that could absorb a rounding: two tokens that
 	// are nearly as likely would change places.
-	t.Output.Weight.Fine = true
+	t.Output.Weight.Round16 = true
 	for range c.Layers {
 		t.Layers = append(t.Layers, &layer{
 			AttnNorm:  nn.NewRMSNorm(c.Dim, float32(c.NormEps)),
@@ -50,7 +50,7 @@ func newTransformer(c Config) *transformer {
 		})
 		// Every later position sees the errors of keys; in a small model they cost near
 		// ties, and its keys are a thirtieth of the multiplications.
-		t.Layers[len(t.Layers)-1].Attention.WK.Weight.Fine = c.Dim <= smallDim
+		t.Layers[len(t.Layers)-1].Attention.WK.Weight.Round16 = c.Dim <= smallDim
 	}
 	return t
 }

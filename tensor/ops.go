@@ -94,8 +94,8 @@ func (c *Context) rounding(p *Param) backend.Rounding {
 	if g := r.Group(); g > 0 && w.Cols()%g != 0 {
 		return backend.RoundNone
 	}
-	if p.Fine {
-		return r.Fine()
+	if p.Round16 {
+		return r.To16()
 	}
 	return r
 }

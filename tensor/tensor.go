@@ -43,11 +43,11 @@ func (x *Tensor) Cols() int { return x.view.Cols() }
 type Param struct {
 	// Shape is [outputs, inputs] for a matrix, [n] for a vector.
 	Shape backend.Shape
-	// Fine rounds the inputs of the matrix to 16 bits where those of others are
+	// Round16 rounds the inputs of the matrix to 16 bits where those of others are
 	// rounded to 8.
-	Fine   bool
-	weight backend.Weight
-	value  Tensor
+	Round16 bool
+	weight  backend.Weight
+	value   Tensor
 	// numbers is what the weight is a view of, where it may be changed.
 	numbers backend.View
 	grad    backend.View

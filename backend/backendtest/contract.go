@@ -246,7 +246,7 @@ func rowsAlone(b backend.Backend) (cs []*testCase) {
 	for _, t := range weightTypes() {
 		k := max(256, inputs(t)[2])
 		for _, round := range roundings(k) {
-			if round == backend.RoundNone || round == backend.RoundBothBF16 && t == backend.F32 || round == b.Rounding(t) || round == b.Rounding(t).Fine() {
+			if round == backend.RoundNone || round == backend.RoundBothBF16 && t == backend.F32 || round == b.Rounding(t) || round == b.Rounding(t).To16() {
 				c := newCase(backend.MatMul, "%v, round %v", t, round)
 				cs = append(cs, c.matMul(round, dense, c.normal, 33, c.weight(t, 50, k)))
 				c = newCase(backend.MatMulAdd, "%v, round %v", t, round)

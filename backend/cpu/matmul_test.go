@@ -33,11 +33,11 @@ func BenchmarkMatMul(b *testing.B) {
 			fine bool
 		}{{1, false}, {1, true}, {512, false}} {
 			round := back.Rounding(t)
-			if c.fine && round.Fine() == round {
+			if c.fine && round.To16() == round {
 				continue
 			}
 			if c.fine {
-				round = round.Fine()
+				round = round.To16()
 			}
 			b.Run(fmt.Sprintf("%v/%d/%v", t, c.rows, round), func(b *testing.B) {
 				x, err := back.NewExec()
