@@ -19,6 +19,15 @@ type Backend interface {
 	Supports(op Op) error
 	// Alloc returns zeroed memory that lives until Free.
 	Alloc(bytes int64) (Buffer, error)
+	// Upload copies bytes from the host into a buffer, off bytes from its start, and
+	// Download copies from there to the host. Elements are little-endian, as files
+	// have them. Both may be called at any time, within a step too, and return when
+	// the copy is done. They wait for no step: the caller sees to it that no
+	// operation uses the bytes meanwhile (in a step, Exec.Write and Read are in line
+	// with its operations). They fail where the device does; bytes that the buffer
+	// does not have panic with a *ShapeError.
+	Upload(dst Buffer, off int64, src []byte) error
+	Download(dst []byte, src Buffer, off int64) error
 	// Pack reads a matrix into an immutable packed weight.
 	Pack(ctx context.Context, src WeightSource) (Weight, error)
 	// Float wraps a mutable row-major F32 or BF16 matrix [rows, cols] as a

@@ -177,8 +177,7 @@ func checkKV(a *Args, name string) {
 	}
 }
 
-// paged checks the page geometry and the size of every page that the host can
-// see.
+// paged checks the page geometry and the size of every page.
 func paged(a *Args, name string) {
 	g := a.KV
 	if err := g.Err(); err != nil {
@@ -190,8 +189,8 @@ func paged(a *Args, name string) {
 	size := g.PageBytes()
 	for i := range a.Layout.Segments {
 		for j, p := range a.Layout.Segments[i].Pages {
-			if b := p.Bytes(); b != nil && int64(len(b)) < size {
-				panic(shapeErr(name, "segment %d: page %d has %d bytes, not %d", i, j, len(b), size))
+			if n := p.Size(); n < size {
+				panic(shapeErr(name, "segment %d: page %d has %d bytes, not %d", i, j, n, size))
 			}
 		}
 	}

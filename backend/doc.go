@@ -28,8 +28,8 @@
 //     one span is its own rows; key row i is row i of the step. Responses that
 //     share a prompt have two spans: the prompt's rows, whole, and their own,
 //     cut. Backward operations walk the same segments.
-//   - A GPU. Buffers are device memory, Buffer.Bytes is nil, Run enqueues, Read
-//     synchronises. Nothing above this package looks at memory otherwise, so no
+//   - A GPU. Buffers are device memory, Run enqueues, Read synchronises; outside of
+//     steps Upload and Download copy. Nothing above a backend looks at memory, so no
 //     caller changes.
 //   - LoRA over a quantised base. MatMul multiplies x with the packed base; two
 //     small MatMuls with float weights A and B and an Add give the update; in

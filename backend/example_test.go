@@ -138,8 +138,8 @@ func ExampleLayout_decode() {
 // page stands for what Backend.Alloc returns.
 type page struct{}
 
-func (page) Bytes() []byte { return nil }
-func (page) Free()         {}
+func (page) Size() int64 { return 1 << 20 }
+func (page) Free()       {}
 
 // Training on two answers to one prompt, in one step without pages: the rows
 // of an answer see the prompt and, of their own answer, what came before.

@@ -5,9 +5,12 @@ const MaxRank = 4
 
 // Buffer is memory that belongs to a backend. It lies outside the Go heap
 // where the platform can, 64-byte aligned.
+//
+// Nothing above a backend looks at memory: Backend.Upload and Download move bytes,
+// Exec.Read and Write the numbers of a step.
 type Buffer interface {
-	// Bytes returns the memory, or nil where the host cannot address it.
-	Bytes() []byte
+	// Size is the number of bytes.
+	Size() int64
 	// Free returns the memory. A second call does nothing.
 	Free()
 }

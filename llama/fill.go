@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/tensor"
 )
 
 // FillRandom makes the session hold ids with random keys and values, between -1
@@ -30,56 +30,42 @@ func (s *Session) FillRandom(ctx context.Context, ids []int32) error {
 	defer s.m.steps.Done()
 	s.truncate(0)
 	rng := rand.New(rand.NewPCG(1, 2))
-	for held := 0; held < len(ids); held += backend.PageLen {
+	for len(s.ids) < len(ids) {
 		p, err := s.m.pages.get()
 		if err == nil {
 			s.pages, s.bufs = append(s.pages, p), append(s.bufs, p.buf)
-			err = fillPage(p.buf.Bytes(), s.m.pages.kv, rng)
-		}
-		if err == nil {
-			err = cause(call, call.Err())
+			err = s.fillPage(call, ids[len(s.ids):min(len(s.ids)+backend.PageLen, len(ids))], rng)
 		}
 		if err != nil {
 			s.truncate(0)
 			return err
 		}
 	}
-	s.ids = append([]int32(nil), ids...)
 	return nil
 }
 
-// fillPage writes random numbers to a page.
-func fillPage(mem []byte, kv backend.KV, rng *rand.Rand) error {
-	if mem == nil {
-		return fmt.Errorf("llama: random keys and values where the host cannot write are %w", ErrUnsupported)
+// fillPage appends random keys and values for ids, which lie in one page, to all layers.
+func (s *Session) fillPage(ctx context.Context, ids []int32, rng *rand.Rand) (err error) {
+	n, kv, c := len(ids), s.m.pages.kv, s.m.cx
+	layout := &backend.Layout{Pos: make([]int32, n), Segments: []backend.Segment{
+		{Rows: n, Pages: s.bufs, Spans: []backend.Span{{Len: len(s.ids) + n}}},
+	}}
+	if err := c.Begin(ctx, layout, kv); err != nil {
+		return cause(ctx, err)
 	}
-	mem = mem[:kv.PageBytes()]
-	if kv.Type == backend.Q8_0 { // codes of each block, then its scales
-		one := make([]byte, 2)
-		block.Encode(backend.F16, one, []float32{1.0 / 128})
-		codes := backend.PageLen * kv.HeadDim
-		for len(mem) > 0 {
-			for i := range codes {
-				mem[i] = byte(max(int8(rng.Uint32()), -127))
-			}
-			mem = mem[codes:]
-			for i := range 2 * codes / backend.Q8_0.BlockElems() {
-				mem[i] = one[i%2]
-			}
-			mem = mem[2*codes/backend.Q8_0.BlockElems():]
-		}
-		return nil
+	// The keys and values of a layer are windows of the same numbers.
+	noise := make([]float32, (n+2*kv.Layers)*kv.Heads*kv.HeadDim)
+	for i := range noise {
+		noise[i] = float32(int8(rng.Uint32())) / 128
 	}
-	size := kv.Type.BlockBytes()
-	var numbers [256][4]byte
-	for i := range numbers {
-		block.Encode(kv.Type, numbers[i][:size], []float32{float32(int8(i)) / 128})
+	x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
+	c.Write(x, noise)
+	for i := range kv.Layers {
+		tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), i)
 	}
-	for i, r := 0, uint64(0); len(mem) >= size; i, mem, r = i+1, mem[size:], r>>8 {
-		if i%8 == 0 {
-			r = rng.Uint64()
-		}
-		copy(mem[:size], numbers[byte(r)][:size])
+	if err := c.End(); err != nil {
+		return cause(ctx, err)
 	}
+	s.ids = append(s.ids, ids...)
 	return nil
 }

@@ -1,14 +1,12 @@
 package llama
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/peft"
@@ -138,14 +136,12 @@ func (m *Model) bindAdapter(l *nn.LoRA, name string, x [3][]float32) error {
 			return err
 		}
 		m.loader.buffers = append(m.loader.buffers, buf)
-		mem := buf.Bytes()
-		if mem == nil {
-			return fmt.Errorf("llama: trainable numbers where the host cannot write are %w", ErrUnsupported)
-		}
-		if i < len(x) && x[i] != nil {
-			block.Encode(backend.F32, mem[:4*n], x[i])
-		}
 		v := backend.Contiguous(buf, backend.F32, 0, p.Shape)
+		if i < len(x) && x[i] != nil {
+			if err := tensor.Upload(m.b, v, x[i]); err != nil {
+				return err
+			}
+		}
 		if !p.Matrix() {
 			p.BindValue(v)
 			continue
@@ -197,19 +193,18 @@ func (m *Model) SaveTrained(ctx context.Context, dir string) error {
 	defer m.steps.Done()
 	var modules []peft.Module
 	for _, t := range m.training.modules {
-		mod := peft.Module{Name: t.name, A: source(t.lora.A), B: source(t.lora.B)}
+		mod := peft.Module{Name: t.name, A: m.numbers(t.lora.A), B: m.numbers(t.lora.B)}
 		if t.lora.Magnitude != nil {
-			mod.Magnitude = source(t.lora.Magnitude)
+			mod.Magnitude = m.numbers(t.lora.Magnitude)
 		}
 		modules = append(modules, mod)
 	}
 	return vfs.WriteFolder(dir, func(dir string) error { return peft.Write(dir, m.training.config, modules) })
 }
 
-// source is a parameter's numbers, to be written.
-func source(p *tensor.Param) safetensors.Source {
-	v := p.Numbers()
-	s := safetensors.Source{Type: backend.F32, Data: bytes.NewReader(v.Buf.Bytes()[4*v.Off:])}
+// numbers are those of a parameter, to be written.
+func (m *Model) numbers(p *tensor.Param) safetensors.Source {
+	s := safetensors.Source{Type: backend.F32, Data: tensor.Reader(m.b, p.Numbers())}
 	s.Shape = append(s.Shape, p.Shape.Dim[:p.Shape.Rank]...)
 	return s
 }

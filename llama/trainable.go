@@ -87,16 +87,12 @@ func (l *loader) floatMatrix(ctx context.Context, p *tensor.Param, t *checkpoint
 		return err
 	}
 	l.buffers = append(l.buffers, buf)
-	mem := buf.Bytes()
-	if mem == nil {
-		return fmt.Errorf("llama: trainable weights where the host cannot write are %w", ErrUnsupported)
-	}
 	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(t.Rows(), t.Cols()))
 	w, err := l.b.Float(t.Name, v)
 	if err != nil {
 		return err
 	}
-	if err := t.DecodeTo(ctx, mem, l.Add); err != nil {
+	if err := t.DecodeTo(ctx, l.b, buf, l.Add); err != nil {
 		return err
 	}
 	p.BindMatrix(w, v)
@@ -184,10 +180,10 @@ func (m *Model) snapshot() *checkpoint.Checkpoint {
 			t.Type = w.Type()
 			t.Read = func(dst []byte, row, n int) error { w.Unpack(dst, row, n); return nil }
 		} else {
-			v := p.Param.Value().View()
+			values := tensor.Reader(m.b, p.Param.Value().View())
 			t.Read = func(dst []byte, row, n int) error {
-				copy(dst[:4*n], v.Buf.Bytes()[4*(v.Off+row):])
-				return nil
+				_, err := values.ReadAt(dst[:4*n], 4*int64(row))
+				return err
 			}
 		}
 		c.Tensors[p.Name] = t

@@ -24,8 +24,10 @@ func load(b backend.Backend, layer any) {
 			if err != nil {
 				panic(err)
 			}
-			block.Encode(backend.F32, buf.Bytes(), values)
 			p.Param.BindValue(backend.Contiguous(buf, backend.F32, 0, p.Param.Shape))
+			if err := tensor.Upload(b, p.Param.Numbers(), values); err != nil {
+				panic(err)
+			}
 			continue
 		}
 		cols := p.Param.Shape.Dim[1]

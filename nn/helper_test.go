@@ -47,7 +47,7 @@ func bind(t testing.TB, b backend.Backend, p *tensor.Param, values []float32) {
 		buf, err := b.Alloc(int64(len(raw)))
 		check(t, err)
 		t.Cleanup(buf.Free)
-		copy(buf.Bytes(), raw)
+		check(t, b.Upload(buf, 0, raw))
 		p.BindValue(backend.Contiguous(buf, backend.F32, 0, p.Shape))
 		return
 	}

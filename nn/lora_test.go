@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/nn"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -149,7 +148,7 @@ func bindFloat(t testing.TB, b backend.Backend, p *tensor.Param, values []float3
 	w, err := b.Float("w", backend.Contiguous(buf, backend.F32, 0, p.Shape))
 	check(t, err)
 	set = func(values []float32) {
-		block.Encode(backend.F32, buf.Bytes(), values)
+		check(t, tensor.Upload(b, backend.Contiguous(buf, backend.F32, 0, p.Shape), values))
 		w.Changed()
 	}
 	set(values)

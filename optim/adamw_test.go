@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/backend/ref"
 	"github.com/herd-ml/herd/nn"
@@ -58,8 +57,9 @@ func newModel(t testing.TB, b backend.Backend, shapes map[string][]int) *model {
 			for i := range x {
 				x[i] = float32(rng.NormFloat64())
 			}
-			block.Encode(backend.F32, buf.Bytes(), x)
-			return backend.Contiguous(buf, backend.F32, 0, p.Shape)
+			v := backend.Contiguous(buf, backend.F32, 0, p.Shape)
+			check(t, tensor.Upload(b, v, x))
+			return v
 		}
 		if v := view(); p.Matrix() {
 			w, err := b.Float(name, v)
@@ -86,29 +86,37 @@ func (m *model) find(name string) *tensor.Param {
 	panic(name)
 }
 
-// floats are the numbers of a view, bytes its bits.
-func floats(v backend.View) []float32 {
+// floats are the numbers of a view, bits their bits.
+func (m *model) floats(v backend.View) []float32 {
 	x := make([]float32, v.Shape.Elems())
-	block.Decode(backend.F32, x, v.Buf.Bytes()[4*v.Off:][:4*len(x)])
+	if err := tensor.Download(m.b, x, v); err != nil {
+		panic(err)
+	}
 	return x
 }
 
-func bits(v backend.View) []uint32 {
+func (m *model) bits(v backend.View) []uint32 {
 	var b []uint32
-	for _, x := range floats(v) {
+	for _, x := range m.floats(v) {
 		b = append(b, math.Float32bits(x))
 	}
 	return b
 }
 
+func upload(b backend.Backend, v backend.View, x []float32) {
+	if err := tensor.Upload(b, v, x); err != nil {
+		panic(err)
+	}
+}
+
 // numbers are the bits of all parameters and moments.
 func (m *model) numbers(o *AdamW) (all []uint32) {
 	for _, p := range m.params {
-		all = append(all, bits(p.Param.Numbers())...)
+		all = append(all, m.bits(p.Param.Numbers())...)
 	}
 	_, views := o.tensors()
 	for _, v := range views {
-		all = append(all, bits(v)...)
+		all = append(all, m.bits(v)...)
 	}
 	return all
 }
@@ -122,7 +130,7 @@ func (m *model) fill(seed uint64, size float64) {
 			for i := range x {
 				x[i] = float32(size * rng.NormFloat64())
 			}
-			block.Encode(backend.F32, g.Buf.Bytes()[4*g.Off:], x)
+			upload(m.b, g, x)
 		}
 	}
 }
@@ -164,9 +172,9 @@ var small = map[string][]int{
 // loop is AdamW of one parameter in float64.
 type loop struct{ w, m, v []float64 }
 
-func newLoop(v backend.View) *loop {
+func newLoop(values []float32) *loop {
 	l := &loop{}
-	for _, x := range floats(v) {
+	for _, x := range values {
 		l.w = append(l.w, float64(x))
 	}
 	l.m, l.v = make([]float64, len(l.w)), make([]float64, len(l.w))
@@ -192,7 +200,7 @@ func TestAdamW(t *testing.T) {
 		o := m.optimizer(t, AdamWConfig{ClipNorm: 1, Groups: []Group{group}})
 		loops := map[string]*loop{}
 		for _, p := range m.params {
-			loops[p.Name] = newLoop(p.Param.Numbers())
+			loops[p.Name] = newLoop(m.floats(p.Param.Numbers()))
 		}
 		decay := map[string]float64{
 			"lm_head.weight": 0.1, "model.layers.0.mlp.up_proj.weight": 0.1, "model.layers.0.self_attn.q_proj.weight": 0.1,
@@ -202,7 +210,7 @@ func TestAdamW(t *testing.T) {
 			sum := 0.0
 			for _, p := range m.params {
 				if g := p.Param.Grad(); g.Present() {
-					for _, x := range floats(g) {
+					for _, x := range m.floats(g) {
 						sum += float64(x) * float64(x)
 					}
 				}
@@ -220,7 +228,7 @@ func TestAdamW(t *testing.T) {
 					if strings.Contains(p.Name, "q_proj") {
 						rate /= 2
 					}
-					loops[p.Name].step(floats(g), step, rate, decay[p.Name], clip)
+					loops[p.Name].step(m.floats(g), step, rate, decay[p.Name], clip)
 				}
 			}
 		}
@@ -228,7 +236,7 @@ func TestAdamW(t *testing.T) {
 			t.Errorf("%d steps", o.Steps())
 		}
 		for _, p := range m.params {
-			for i, x := range floats(p.Param.Numbers()) {
+			for i, x := range m.floats(p.Param.Numbers()) {
 				// 20 changes of at most 0.01, each off by some roundings of float32.
 				if want := loops[p.Name].w[i]; math.Abs(float64(x)-want) > 4e-6 {
 					t.Errorf("%s[%d] is %v, want %v", p.Name, i, x, want)
@@ -286,7 +294,7 @@ func TestNotFinite(t *testing.T) {
 		for _, x := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e30} {
 			m.fill(1, 1)
 			g := m.find("model.norm.weight").Grad()
-			block.Encode(backend.F32, g.Buf.Bytes()[4*(g.Off+4):], []float32{float32(x)})
+			upload(b, g.Slice(0, 4, 1), []float32{float32(x)})
 			norm, err := o.Step(t.Context(), m.c, 1e-3)
 			if !errors.Is(err, ErrNotFinite) || !strings.Contains(err.Error(), "model.norm.weight") || !math.IsNaN(norm) && !math.IsInf(norm, 0) {
 				t.Errorf("%v: norm %v, error %v", x, norm, err)
@@ -317,7 +325,7 @@ func TestZeroGrad(t *testing.T) {
 		check(t, o.ZeroGrad(t.Context(), m.c))
 		for _, p := range m.params {
 			if g := p.Param.Grad(); g.Present() {
-				for i, x := range floats(g) {
+				for i, x := range m.floats(g) {
 					if math.Float32bits(x) != 0 {
 						t.Fatalf("%s[%d] is %v", p.Name, i, x)
 					}

@@ -3,10 +3,12 @@ package optim_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -27,9 +29,9 @@ func vector(b backend.Backend, numbers ...float32) *tensor.Param {
 	p := tensor.NewParam(len(numbers))
 	p.BindValue(backend.Contiguous(memory, backend.F32, 0, p.Shape))
 	p.BindGrad(backend.Contiguous(memory, backend.F32, len(numbers), p.Shape))
-	block.Encode(backend.F32, memory.Bytes()[:4*len(numbers)], numbers)
-	for i := range numbers {
-		block.Encode(backend.F32, memory.Bytes()[4*(len(numbers)+i):][:4], []float32{1})
+	ones := slices.Repeat([]float32{1}, len(numbers))
+	if err := errors.Join(tensor.Upload(b, p.Numbers(), numbers), tensor.Upload(b, p.Grad(), ones)); err != nil {
+		log.Fatal(err)
 	}
 	return p
 }
@@ -68,7 +70,9 @@ func ExampleAdamW_Step() {
 		log.Fatal(err)
 	}
 	values := make([]float32, 4)
-	block.Decode(backend.F32, values, p.Numbers().Buf.Bytes()[:16])
+	if err := tensor.Download(c.Backend(), values, p.Numbers()); err != nil {
+		log.Fatal(err)
+	}
 	fmt.Printf("norm %v, numbers %.2f\n", norm, values)
 	if err := o.ZeroGrad(context.Background(), c); err != nil {
 		log.Fatal(err)

@@ -10,7 +10,6 @@ import (
 	"strconv"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -55,7 +54,7 @@ func (o *AdamW) tensors() (names []string, views []backend.View) {
 // Save writes the moments and the number of steps, bit for bit, to a safetensors file:
 // for each trained parameter exp_avg.<name> (the mean m) and exp_avg_sq.<name> (the mean
 // v) in F32, the names that PyTorch gives them. The file holds what it held before until
-// the new one is complete. metadata are strings of the caller; it runs steps on c.
+// the new one is complete. metadata are strings of the caller; c says which backend holds the moments.
 func (o *AdamW) Save(ctx context.Context, c *tensor.Context, path string, metadata map[string]string) error {
 	if o.broken != nil {
 		return o.broken
@@ -74,50 +73,12 @@ func (o *AdamW) Save(ctx context.Context, c *tensor.Context, path string, metada
 	names, views := o.tensors()
 	var list []safetensors.Source
 	for i, v := range views {
-		list = append(list, safetensors.Source{Name: names[i], Type: backend.F32, Shape: dims(v), Data: &reader{ctx: ctx, c: c, v: v}})
+		list = append(list, safetensors.Source{Name: names[i], Type: backend.F32, Shape: dims(v), Data: &cancelled{ctx, tensor.Reader(c.Backend(), v)}})
 	}
 	return safetensors.WriteFile(path, list, all)
 }
 
 func dims(v backend.View) []int { return slices.Clone(v.Shape.Dim[:v.Shape.Rank]) }
-
-// reader reads a view as the bytes that a file has, through steps of a context, so that
-// memory that the host cannot address will do. It serves one goroutine.
-type reader struct {
-	ctx context.Context
-	c   *tensor.Context
-	v   backend.View
-
-	values []float32
-	blockReader
-}
-
-// ReadAt implements io.ReaderAt.
-func (r *reader) ReadAt(p []byte, off int64) (int, error) {
-	return r.read(p, off, 4, r.v.Shape.Elems(), r.fill)
-}
-
-func (r *reader) fill(raw []byte, from, n int) error {
-	if cap(r.values) < n {
-		r.values = make([]float32, n)
-	}
-	err := r.c.Step(r.ctx, nil, backend.KV{}, func() error {
-		r.c.Read(r.values[:n], window(r.v, from, n))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	block.Encode(backend.F32, raw, r.values[:n])
-	return nil
-}
-
-// window is n numbers of a view without gaps.
-func window(v backend.View, from, n int) *tensor.Tensor {
-	p := tensor.NewParam(n)
-	p.BindValue(backend.Contiguous(v.Buf, v.Type, v.Off+from, p.Shape))
-	return p.Value()
-}
 
 // Load takes the moments and the number of steps from a file of Save. All tensors are
 // held against the trained parameters first: a *StateError lists what differs. Settings
@@ -189,20 +150,32 @@ func readSaved(f *safetensors.File) (s Saved, differs []string) {
 // load copies a tensor of a file to a view.
 func load(ctx context.Context, c *tensor.Context, v backend.View, t *safetensors.Tensor) error {
 	total := v.Shape.Elems()
-	values, raw := make([]float32, min(blockElems, total)), make([]byte, 4*min(blockElems, total))
+	raw := make([]byte, 4*min(blockElems, total))
 	for at := 0; at < total; at += blockElems {
-		n := min(blockElems, total-at)
-		if _, err := t.ReadAt(raw[:4*n], 4*int64(at)); err != nil && err != io.EOF {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		block.Decode(backend.F32, values[:n], raw[:4*n])
-		err := c.Step(ctx, nil, backend.KV{}, func() error {
-			c.Write(window(v, at, n), values[:n])
-			return nil
-		})
-		if err != nil {
+		raw := raw[:4*min(blockElems, total-at)]
+		if _, err := t.ReadAt(raw, 4*int64(at)); err != nil && err != io.EOF {
+			return err
+		}
+		if err := c.Backend().Upload(v.Buf, 4*int64(v.Off+at), raw); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// cancelled reads until a context ends.
+type cancelled struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *cancelled) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.ReadAt(p, off)
 }

@@ -71,6 +71,9 @@ func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f 
 	})
 }
 
+// Backend is what the steps run on.
+func (c *Context) Backend() backend.Backend { return c.exec.Backend() }
+
 // Layout is the layout of the step, empty where there is none.
 func (c *Context) Layout() *backend.Layout { return c.layout }
 

@@ -1,9 +1,11 @@
 package tensor_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"github.com/herd-ml/herd/backend"
@@ -36,9 +38,11 @@ func values(b backend.Backend, x ...float32) *tensor.Param {
 	if err != nil {
 		panic(err)
 	}
-	block.Encode(backend.F32, buf.Bytes(), x)
 	p := tensor.NewParam(len(x))
 	p.BindValue(backend.Contiguous(buf, backend.F32, 0, backend.Dims(len(x))))
+	if err := tensor.Upload(b, p.Numbers(), x); err != nil {
+		panic(err)
+	}
 	return p
 }
 
@@ -209,10 +213,14 @@ func ExampleContext_CopyPage() {
 		fmt.Println(err)
 		return
 	}
-	from.Bytes()[1] = 0x3c // 1 in F16
+	if err := b.Upload(from, 0, []byte("keys and values")); err != nil {
+		fmt.Println(err)
+		return
+	}
 	run(nil, kv, func(c *tensor.Context) { c.CopyPage(to, from) })
-	fmt.Println(to.Bytes()[1] == 0x3c)
-	// Output: true
+	copied := make([]byte, 15)
+	fmt.Println(b.Download(copied, to, 0), string(copied))
+	// Output: <nil> keys and values
 }
 
 // Operands that do not fit are a programmer's mistake.
@@ -261,4 +269,58 @@ func ExampleAddTo() {
 		fmt.Println(read(c, x))
 	})
 	// Output: [11 22]
+}
+
+// Numbers that outlive steps are written and read between them, whatever memory they
+// are in; a file is written from a Reader.
+func ExampleUpload() {
+	b := cpu.Default()
+	norm := values(b, 0, 0, 0) // a parameter
+	if err := tensor.Upload(b, norm.Numbers(), []float32{1, 2, 3}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	last := make([]float32, 1)
+	err := tensor.Download(b, last, norm.Numbers().Slice(0, 2, 1))
+	fmt.Println(last, err)
+	raw, err := io.ReadAll(io.NewSectionReader(tensor.Reader(b, norm.Numbers()), 0, 12))
+	fmt.Println(len(raw), raw[:4], err)
+	// Output:
+	// [3] <nil>
+	// 12 [0 0 128 63] <nil>
+}
+
+func ExampleDownload() {
+	b, x := cpu.Default(), make([]float32, 2)
+	err := tensor.Download(b, x, values(b, 4, 5).Numbers())
+	fmt.Println(x, err)
+	// Output: [4 5] <nil>
+}
+
+func ExampleReader() {
+	b := cpu.Default()
+	first := make([]byte, 4)
+	n, err := tensor.Reader(b, values(b, 1, 5).Numbers()).ReadAt(first, 0)
+	fmt.Println(n, first, err)
+	// Output: 4 [0 0 128 63] <nil>
+}
+
+// Keys and values are written to a page; Attention does so by itself.
+func ExampleKVAppend() {
+	b, kv := cpu.Default(), backend.KV{Type: backend.F32, Layers: 1, Heads: 1, HeadDim: 2}
+	page, err := b.Alloc(kv.PageBytes())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	layout := &backend.Layout{Pos: []int32{0}, Segments: []backend.Segment{{Rows: 1, Pages: []backend.Buffer{page}, Spans: []backend.Span{{Len: 1}}}}}
+	run(layout, kv, func(c *tensor.Context) {
+		k, v := c.New(backend.F32, backend.Dims(1, 2)), c.New(backend.F32, backend.Dims(1, 2))
+		c.Write(k, []float32{1, 2})
+		c.Write(v, []float32{3, 4})
+		tensor.KVAppend(c, k, v, 0)
+	})
+	raw := make([]byte, kv.PageBytes())
+	fmt.Println(b.Download(raw, page, 0), bytes.Count(raw, []byte{0x80, 0x3f}), "key of 1")
+	// Output: <nil> 1 key of 1
 }

@@ -173,6 +173,6 @@ func (g *goldenLoss) check(t *testing.T, b backend.Backend, loss func(*tensor.Co
 		}
 	})
 	if g.Inputs.Hidden != nil {
-		grads("weight", gradOf(w), g.Grads.Weight)
+		grads("weight", gradOf(b, w), g.Grads.Weight)
 	}
 }

@@ -148,7 +148,7 @@ func vector(t testing.TB, b backend.Backend, values []float32, stride int) *tens
 	check(t, err)
 	t.Cleanup(buf.Free)
 	for i, x := range values {
-		block.Encode(backend.F32, buf.Bytes()[4*stride*i:][:4], []float32{x})
+		check(t, tensor.Upload(b, backend.Contiguous(buf, backend.F32, stride*i, backend.Dims(1)), []float32{x}))
 	}
 	p := tensor.NewParam(len(values))
 	v := backend.Contiguous(buf, backend.F32, 0, backend.Dims(len(values)))

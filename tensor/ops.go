@@ -180,6 +180,15 @@ func (c *Context) run2(op backend.Op, z, x, y *Tensor) {
 	c.exec.Run(op, a)
 }
 
+// KVAppend writes keys k and values v [R,G*hd] to layer layer of the pages that the
+// layout names, where the step's rows have their places.
+func KVAppend(c *Context, k, v *Tensor, layer int) {
+	a := c.begin()
+	a.In[0], a.In[1] = c.use(k), c.use(v)
+	a.Layout, a.KV, a.Layer = c.layout, c.kv, layer
+	c.exec.Run(backend.KVAppend, a)
+}
+
 // Attention attends from q [R,H*hd] to the keys the layout names. Where
 // segments have pages, k and v [R,G*hd] are first appended to layer layer of
 // them.
@@ -189,10 +198,7 @@ func Attention(c *Context, q, k, v *Tensor, layer int, scale float32) *Tensor {
 		paged = paged || c.layout.Segments[i].Pages != nil
 	}
 	if paged {
-		a := c.begin()
-		a.In[0], a.In[1] = c.use(k), c.use(v)
-		a.Layout, a.KV, a.Layer = c.layout, c.kv, layer
-		c.exec.Run(backend.KVAppend, a)
+		KVAppend(c, k, v, layer)
 	}
 	y := c.New(backend.F32, q.Shape())
 	var lse *Tensor // for backward

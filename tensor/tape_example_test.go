@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -17,8 +16,10 @@ func weight(b backend.Backend, x []float32, dims ...int) *tensor.Param {
 	if err != nil {
 		panic(err)
 	}
-	block.Encode(backend.F32, buf.Bytes()[:4*n], x)
 	v := backend.Contiguous(buf, backend.F32, 0, p.Shape)
+	if err := tensor.Upload(b, v, x); err != nil {
+		panic(err)
+	}
 	if p.Matrix() {
 		w, err := b.Float("example", v)
 		if err != nil {
@@ -32,11 +33,12 @@ func weight(b backend.Backend, x []float32, dims ...int) *tensor.Param {
 	return p
 }
 
-// gradOf reads a gradient from host memory.
-func gradOf(p *tensor.Param) []float32 {
-	v := p.Grad()
-	x := make([]float32, v.Shape.Elems())
-	block.Decode(backend.F32, x, v.Buf.Bytes()[4*v.Off:][:4*len(x)])
+// gradOf reads a gradient.
+func gradOf(b backend.Backend, p *tensor.Param) []float32 {
+	x := make([]float32, p.Shape.Elems())
+	if err := tensor.Download(b, x, p.Grad()); err != nil {
+		panic(err)
+	}
 	return x
 }
 
@@ -55,7 +57,7 @@ func ExampleTape() {
 		tape.Backward(tensor.Seed{Y: loss})
 		fmt.Println(read(c, tape.Grad(x)))
 	})
-	fmt.Println(gradOf(w))
+	fmt.Println(gradOf(cpu.Default(), w))
 	// Output:
 	// true [2]
 	// [-8 -12]
@@ -142,7 +144,7 @@ func ExampleContext_Drop() {
 		c.Drop(h)
 		tape.Backward(tensor.Seed{Y: y})
 	})
-	fmt.Printf("%.3f\n", gradOf(w))
+	fmt.Printf("%.3f\n", gradOf(cpu.Default(), w))
 	// Output: [0.000 3.523]
 }
 
@@ -158,7 +160,7 @@ func ExampleCrossEntropy() {
 		fmt.Printf("%.3f %.3f\n", read(c, loss), read(c, logp)[:1])
 		tape.Backward(tensor.Seed{Y: loss})
 	})
-	fmt.Printf("%.3f\n", gradOf(w))
+	fmt.Printf("%.3f\n", gradOf(cpu.Default(), w))
 	// Output:
 	// [0.408] [-0.408]
 	// [-0.335 0.000 0.245 0.000 0.090 0.000]

@@ -450,7 +450,7 @@ func TestTapesAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	want := float32(goroutines*steps) * float32(math.Tanh(1))
-	for i, g := range gradOf(w) {
+	for i, g := range gradOf(b, w) {
 		if i%2 == 1 {
 			g = -g
 		}

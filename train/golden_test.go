@@ -1,7 +1,6 @@
 package train_test
 
 import (
-	"encoding/binary"
 	"math"
 	"path/filepath"
 	"slices"
@@ -143,13 +142,18 @@ func (l *learner) step(p packed, y tensor.Targets, o llama.ForwardOptions) (loss
 }
 
 // zero clears the gradients.
-func (l *learner) zero() { clear(l.grads.Bytes()) }
+func (l *learner) zero() {
+	if err := l.m.Backend().Upload(l.grads, 0, make([]byte, l.grads.Size())); err != nil {
+		l.t.Fatal(err)
+	}
+}
 
 // numbers reads a view without gaps.
-func numbers(v backend.View) []float32 {
+func numbers(t *testing.T, b backend.Backend, v backend.View) []float32 {
+	t.Helper()
 	x := make([]float32, v.Shape.Elems())
-	for i := range x {
-		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(v.Buf.Bytes()[4*(v.Off+i):]))
+	if err := tensor.Download(b, x, v); err != nil {
+		t.Fatal(err)
 	}
 	return x
 }
@@ -163,7 +167,7 @@ func (l *learner) compareGrads(g *goldenModel, part string, tolerance float64) {
 			l.t.Errorf("%s has no gradient of %s", part, p.Name)
 			continue
 		}
-		got := numbers(p.Param.Grad())
+		got := numbers(l.t, l.m.Backend(), p.Param.Grad())
 		if worst, at := golden.MaxRelative(got, want.F32); !(worst <= tolerance) {
 			l.t.Errorf("%s: gradient of %s is off by %.3g at %d (%v, want %v)", part, p.Name, worst, at, got[at], want.F32[at])
 		}
@@ -297,7 +301,7 @@ func TestGoldenAdamW(t *testing.T) {
 		}
 		moments := golden.Safetensors(t, state)
 		for _, p := range tr.Params() {
-			got, want := numbers(p.Param.Numbers()), g.expect["adamw.weights."+p.Name].F32
+			got, want := numbers(t, tr.Context().Backend(), p.Param.Numbers()), g.expect["adamw.weights."+p.Name].F32
 			mean, largest := 0.0, 0.0
 			for i := range want {
 				d := math.Abs(float64(got[i]) - float64(want[i]))
@@ -340,7 +344,7 @@ func TestGoldenAdapters(t *testing.T) {
 				if !ok {
 					t.Fatalf("no gradient of %s %s", part, q.Name)
 				}
-				got := numbers(q.Param.Grad())
+				got := numbers(t, l.m.Backend(), q.Param.Grad())
 				if worst, at := golden.MaxRelative(got, want.F32); !(worst <= golden.AdapterGrad) {
 					t.Errorf("%s: gradient of %s is off by %.3g at %d (%v, want %v)", part, q.Name, worst, at, got[at], want.F32[at])
 				}

@@ -7,6 +7,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/peft"
+	"github.com/herd-ml/herd/tensor"
 	"github.com/herd-ml/herd/train"
 )
 
@@ -112,8 +113,11 @@ func TestAdapterRecomputed(t *testing.T) {
 		}
 		var got []byte
 		for _, p := range m.Trainable() {
-			v := p.Param.Numbers()
-			got = append(got, v.Buf.Bytes()[4*v.Off:][:4*v.Shape.Elems()]...)
+			raw := make([]byte, 4*p.Param.Shape.Elems())
+			if _, err := tensor.Reader(m.Backend(), p.Param.Numbers()).ReadAt(raw, 0); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, raw...)
 		}
 		if want == nil {
 			want = got

@@ -173,7 +173,7 @@ func (c *testCase) addPages() {
 				return c.rng.NormFloat64()
 			}, n)
 			// A page starts where its buffer does; the guard behind stays.
-			o.view.Buf = host(o.view.Buf.Bytes()[guard*g.Type.BlockBytes():])
+			o.view.Buf = o.bytes()[guard*g.Type.BlockBytes():]
 			o.view.Off = 0
 			c.pages = append(c.pages, o)
 		}
@@ -200,7 +200,7 @@ func (c *testCase) pageQ8(seen func(at int) bool) *operand {
 		}
 	}
 	o := newOperand(backend.I8, dense, func(i int) float64 { return float64(int8(mem[i])) }, len(mem))
-	o.view.Buf = host(o.view.Buf.Bytes()[guard:])
+	o.view.Buf = o.bytes()[guard:]
 	o.view.Off = 0
 	return o
 }
@@ -213,7 +213,7 @@ func (c *testCase) elements(o *operand) []float64 {
 		return x
 	}
 	var y []float64
-	mem := o.view.Buf.Bytes()
+	mem := o.bytes()
 	for h := range 2 * g.Layers * g.Heads {
 		for e := range backend.PageLen * g.HeadDim {
 			layer, value, head, slot, i := h/g.Heads/2, h/g.Heads%2, h%g.Heads, e/g.HeadDim, e%g.HeadDim

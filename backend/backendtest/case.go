@@ -40,10 +40,13 @@ func newCase(op backend.Op, format string, a ...any) *testCase {
 func (c *testCase) normal(int) float64 { return c.rng.NormFloat64() }
 
 // host is memory of the test itself.
-type host []byte
+type host = ref.Host
 
-func (h host) Bytes() []byte { return h }
-func (h host) Free()         {}
+// bytes is the memory of an operand.
+func (o *operand) bytes() host { return o.view.Buf.(host) }
+
+// oracle is the backend that every case is computed on.
+var oracle = ref.New()
 
 // operand is a buffer with the window that an operation gets. Everything
 // around and between the elements of the window is guard bytes, 0xff: NaN in
@@ -101,7 +104,7 @@ func newOperand(t backend.DType, p place, fill func(i int) float64, dims ...int)
 // fresh is an output: its elements are guard bytes too.
 func fresh(t backend.DType, p place, dims ...int) *operand {
 	o := newOperand(t, p, func(int) float64 { return 0 }, dims...)
-	mem := o.view.Buf.Bytes()
+	mem := o.bytes()
 	for i := range mem {
 		mem[i] = 0xff
 	}
@@ -167,17 +170,19 @@ type placed struct {
 	bufs map[*operand]backend.Buffer
 }
 
-// place allocates the operands and packs the weights of c on b. What the
-// buffers hold is written later, in a step.
+// place allocates and uploads the operands and packs the weights of c on b.
 func (c *testCase) place(b backend.Backend) (*placed, error) {
 	p := &placed{args: c.args, bufs: map[*operand]backend.Buffer{}}
 	for _, o := range c.operands() {
-		buf, err := b.Alloc(int64(len(o.view.Buf.Bytes())))
+		buf, err := b.Alloc(o.view.Buf.Size())
+		if err == nil {
+			p.bufs[o] = buf
+			err = b.Upload(buf, 0, o.bytes())
+		}
 		if err != nil {
 			p.free()
 			return nil, err
 		}
-		p.bufs[o] = buf
 	}
 	for i := range c.in {
 		p.args.In[i] = p.view(c.in[i])
@@ -235,34 +240,16 @@ func (p *placed) free() {
 	}
 }
 
-// upload writes the contents of the operands, download reads them back.
-func (p *placed) upload(e backend.Exec) {
-	for o, buf := range p.bufs {
-		src := o.view.Buf.Bytes()
-		if dst := buf.Bytes(); dst != nil {
-			copy(dst, src)
-			continue
-		}
-		v, words := asWords(buf, len(src))
-		read32(words, src)
-		e.Write(v, words)
-	}
-}
-
-func (p *placed) download(e backend.Exec) map[*operand]host {
+// download reads the operands back.
+func (p *placed) download(b backend.Backend) (map[*operand]host, error) {
 	after := map[*operand]host{}
 	for o, buf := range p.bufs {
-		dst := make(host, len(o.view.Buf.Bytes()))
-		if src := buf.Bytes(); src != nil {
-			copy(dst, src)
-		} else {
-			v, words := asWords(buf, len(dst))
-			e.Read(words, v)
-			write32(dst, words)
+		after[o] = make(host, buf.Size())
+		if err := b.Download(after[o], buf, 0); err != nil {
+			return nil, err
 		}
-		after[o] = dst
 	}
-	return after
+	return after, nil
 }
 
 // run runs the case on b and returns all memory afterwards.
@@ -280,12 +267,10 @@ func (c *testCase) run(b backend.Backend) (after map[*operand]host, err error) {
 		return nil, err
 	}
 	defer e.Close()
-	err = within(e, func() {
-		p.upload(e)
-		e.Run(c.op, &p.args)
-		after = p.download(e)
-	})
-	return after, err
+	if err := within(e, func() { e.Run(c.op, &p.args) }); err != nil {
+		return nil, err
+	}
+	return p.download(b)
 }
 
 // within runs work as a step of e, and returns a panic as an error.
@@ -304,12 +289,11 @@ func within(e backend.Exec, work func()) (err error) {
 // output runs another operation of the oracle on the operands of c and returns
 // its last output; sizes are those of the outputs.
 func (c *testCase) output(op backend.Op, sizes ...int) []float64 {
-	p, err := c.place(ref.New())
+	p, err := c.place(oracle)
 	if err != nil {
 		panic(err) // the oracle takes every case
 	}
 	defer p.free()
-	p.upload(nil)
 	x := ref.Load(&p.args)
 	for i, n := range sizes {
 		x.Out[i] = make([]float64, n)

@@ -2,7 +2,6 @@ package backendtest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -21,12 +20,11 @@ type wanted struct {
 
 // oracle computes the answer of a case with package ref.
 func (c *testCase) oracle() ([]wanted, error) {
-	p, err := c.place(ref.New())
+	p, err := c.place(oracle)
 	if err != nil {
 		return nil, err
 	}
 	defer p.free()
-	p.upload(nil)
 	x, a := ref.Load(&p.args), ref.Load(&p.args)
 	x.Eval(c.op)
 	bounds := tolerances[c.op](c, x, a)
@@ -73,11 +71,11 @@ func (c *testCase) compare(outs []wanted, after map[*operand]host) (worst float6
 		}
 		size := v.Type.BlockBytes()
 		for _, at := range positions(&v) {
-			copy(rest[w.o][at*size:][:size], w.o.view.Buf.Bytes()[at*size:])
+			copy(rest[w.o][at*size:][:size], w.o.bytes()[at*size:])
 		}
 	}
 	for i, o := range c.operands() {
-		before := o.view.Buf.Bytes()
+		before := o.bytes()
 		if !bytes.Equal(before, rest[o]) {
 			at := 0
 			for before[at] == rest[o][at] {
@@ -123,23 +121,6 @@ func positions(v *backend.View) []int {
 		list = next
 	}
 	return list
-}
-
-// asWords views a buffer of n bytes as F32, to move its bytes.
-func asWords(b backend.Buffer, n int) (backend.View, []float32) {
-	return backend.Contiguous(b, backend.F32, 0, backend.Dims(n/4)), make([]float32, n/4)
-}
-
-func read32(dst []float32, src []byte) {
-	for i := range dst {
-		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-	}
-}
-
-func write32(dst []byte, src []float32) {
-	for i, x := range src {
-		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(x))
-	}
 }
 
 // check runs a case on b and compares it with the oracle.

@@ -8,7 +8,6 @@ import (
 	"math"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -312,14 +311,11 @@ func checkMemory(b backend.Backend) error {
 		if err != nil {
 			return err
 		}
-		mem := buf.Bytes()
-		if mem != nil && (int64(len(mem)) < n || n > 0 && uintptr(unsafe.Pointer(&mem[0]))%64 != 0) {
-			return fmt.Errorf("Alloc(%d) gives %d bytes, or not aligned to 64", n, len(mem))
+		if buf.Size() < n {
+			return fmt.Errorf("Alloc(%d) gives %d bytes", n, buf.Size())
 		}
-		for _, v := range mem {
-			if v != 0 {
-				return fmt.Errorf("Alloc(%d) is not zeroed", n)
-			}
+		if err := checkCopies(b, buf, int(n)); err != nil {
+			return err
 		}
 		buf.Free()
 		buf.Free()
@@ -354,6 +350,41 @@ func checkMemory(b backend.Backend) error {
 	}
 	if s := e.Scratch(); s < 4<<16 || s > 8<<16 {
 		return fmt.Errorf("contract: Scratch is %d after a step of %d bytes", s, 4*(15+1<<16))
+	}
+	return nil
+}
+
+// checkCopies checks that a new buffer is zeroed, holds what is uploaded, and refuses
+// bytes that it does not have.
+func checkCopies(b backend.Backend, buf backend.Buffer, n int) error {
+	got := bytes.Repeat([]byte{1}, n)
+	if err := b.Download(got, buf, 0); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, make([]byte, n)) {
+		return fmt.Errorf("Alloc(%d) is not zeroed", n)
+	}
+	want, some := make([]byte, n), []byte("bytes of any kind")[:min(n/3, 17)]
+	copy(want[n/2:], some)
+	if err := b.Upload(buf, int64(n/2), some); err != nil {
+		return err
+	}
+	if err := b.Download(got, buf, 0); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("contract: %d bytes at %d were uploaded, the buffer holds %v", len(some), n/2, got)
+	}
+	for _, off := range []int64{-1, buf.Size(), math.MaxInt64} {
+		for what, copies := range map[string]func(){
+			"Upload":   func() { _ = b.Upload(buf, off, []byte{1}) },
+			"Download": func() { _ = b.Download([]byte{1}, buf, off) },
+		} {
+			var shape *backend.ShapeError
+			if err, _ := panicked(copies).(error); !errors.As(err, &shape) {
+				return fmt.Errorf("contract: %s of a byte at %d of %d does not panic with a ShapeError", what, off, buf.Size())
+			}
+		}
 	}
 	return nil
 }

@@ -116,13 +116,12 @@ func (g *tape) run(op backend.Op, in []backend.View, out ...backend.View) {
 // check compares the gradients of b with central differences.
 func (g *gradient) check(b backend.Backend) error {
 	c := g.c
-	oracle, err := c.place(ref.New())
+	p, err := c.place(oracle)
 	if err != nil {
 		return err
 	}
-	defer oracle.free()
-	oracle.upload(nil)
-	d := newDifferences(c, &oracle.args)
+	defer p.free()
+	d := newDifferences(c, &p.args)
 	grads, values, err := g.run(b, d)
 	if err != nil {
 		return err
@@ -166,7 +165,6 @@ func (g *gradient) run(b backend.Backend, d *differences) (grads []got, values [
 	defer e.Close()
 	t := &tape{Exec: e, fwd: &p.args, in: p.args.In[:]}
 	err = within(e, func() {
-		p.upload(e)
 		for i, dy := range d.dy {
 			s := p.args.Out[i].Shape
 			t.out, t.dy = append(t.out, t.put(d.y[i], s)), append(t.dy, t.put(dy, s))

@@ -176,8 +176,7 @@ func (s *spoilt) then(b backend.Backend, e backend.Exec, after *testCase) (panic
 	var mem map[*operand]host
 	clean := func() error {
 		fault := panicked(func() {
-			good.upload(e)
-			e.Run(after.op, &good.args)
+				e.Run(after.op, &good.args)
 			mem = good.download(e)
 		})
 		if fault != nil {
@@ -188,7 +187,6 @@ func (s *spoilt) then(b backend.Backend, e backend.Exec, after *testCase) (panic
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	err = backend.Step(ctx, e, func() error {
-		bad.upload(e)
 		if s.cancel {
 			stop := time.AfterFunc(20*time.Microsecond, cancel)
 			defer stop.Stop()
@@ -203,6 +201,10 @@ func (s *spoilt) then(b backend.Backend, e backend.Exec, after *testCase) (panic
 		panics++
 		err = backend.Step(context.Background(), e, clean)
 	}
+	if err != nil {
+		return panics, err
+	}
+	mem, err := good.download(b)
 	if err != nil {
 		return panics, err
 	}

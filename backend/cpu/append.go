@@ -17,7 +17,7 @@ func (e *exec) kvAppend(a *backend.Args) {
 				s = &a.Layout.Segments[segment]
 			}
 			at := s.KeyRow(r - s.Row)
-			page, slot := s.Pages[at/backend.PageLen].Bytes(), at%backend.PageLen
+			page, slot := memory(s.Pages[at/backend.PageLen]), at%backend.PageLen
 			for value := range 2 {
 				in := &a.In[value]
 				w.scratch.reset()

@@ -129,7 +129,7 @@ func (c *attending) askScales(next []byte) {
 }
 
 // page is the memory of the page of a key row.
-func (c *attending) page(at int) []byte { return c.s.Pages[at/backend.PageLen].Bytes() }
+func (c *attending) page(at int) []byte { return memory(c.s.Pages[at/backend.PageLen]) }
 
 // ahead is what is read after the keys (0) or values (1) before at+off, of a part
 // [at, at+n): those of the next page of the part; then the part's values; then the

@@ -90,7 +90,7 @@ func randomPages(t testing.TB, be *Backend, kv backend.KV, length int) (pages []
 		}
 		t.Cleanup(page.Free)
 		pages = append(pages, page)
-		fillPage(rnd, page.Bytes(), kv)
+		fillPage(rnd, memory(page), kv)
 	}
 	return pages
 }

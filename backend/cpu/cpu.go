@@ -140,6 +140,27 @@ func (b *Backend) Alloc(bytes int64) (backend.Buffer, error) {
 	return buf, nil
 }
 
+// Upload implements backend.Backend.
+func (b *Backend) Upload(dst backend.Buffer, off int64, src []byte) error {
+	copy(within("Upload", dst, off, len(src)), src)
+	return nil
+}
+
+// Download implements backend.Backend.
+func (b *Backend) Download(dst []byte, src backend.Buffer, off int64) error {
+	copy(dst, within("Download", src, off, len(dst)))
+	return nil
+}
+
+// within is n bytes of a buffer from off on.
+func within(what string, b backend.Buffer, off int64, n int) []byte {
+	mem := memory(b)
+	if off < 0 || off > int64(len(mem)-n) {
+		panic(&backend.ShapeError{Op: what, Detail: fmt.Sprintf("bytes [%d, +%d) of a buffer of %d", off, n, len(mem))})
+	}
+	return mem[off:][:n]
+}
+
 // NewExec implements backend.Backend.
 func (b *Backend) NewExec() (backend.Exec, error) { return &exec{b: b}, nil }
 

@@ -31,7 +31,7 @@ func (b *Backend) Float(name string, v backend.View) (backend.Weight, error) {
 		}
 		last += (d - 1) * v.Stride[i]
 	}
-	if mem := v.Buf.Bytes(); v.Off < 0 || last < 0 || last >= len(mem)/size {
+	if mem := memory(v.Buf); v.Off < 0 || last < 0 || last >= len(mem)/size {
 		return nil, fmt.Errorf("cpu: weight %s: the view ends beyond its buffer of %d bytes", name, len(mem))
 	}
 	return &float{name: name, v: v}, nil
@@ -58,7 +58,7 @@ func (w *float) Free() {}
 // Unpack implements backend.Weight.
 func (w *float) Unpack(dst []byte, row, n int) {
 	inside("Unpack", w, row, n, 0, w.Cols())
-	mem, size := w.v.Buf.Bytes(), w.v.Type.BlockBytes()
+	mem, size := memory(w.v.Buf), w.v.Type.BlockBytes()
 	for r := row; r < row+n; r++ {
 		for k := range w.Cols() {
 			copy(dst[:size], mem[(w.v.Off+r*w.v.Stride[0]+k*w.v.Stride[1])*size:])

@@ -49,7 +49,8 @@ func newBuffer(bytes int64) (*buffer, error) {
 // pageSlack keeps sizes that are rounded up from overflowing.
 const pageSlack = 1 << 16
 
-func (b *buffer) Bytes() []byte { return b.mem }
+// Size implements backend.Buffer.
+func (b *buffer) Size() int64 { return int64(len(b.mem)) }
 
 func (b *buffer) Free() {
 	if b.freed.CompareAndSwap(false, true) {
@@ -78,8 +79,11 @@ func bytesOf[T number](s []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(t)))
 }
 
+// memory is that of a buffer. A buffer of another backend panics.
+func memory(b backend.Buffer) []byte { return b.(*buffer).mem }
+
 // elems returns the buffer of a view from the view's first element on.
-func elems[T number](v *backend.View) []T { return as[T](v.Buf.Bytes())[v.Off:] }
+func elems[T number](v *backend.View) []T { return as[T](memory(v.Buf))[v.Off:] }
 
 // arena hands out memory in order and takes it back all at once, or back to a
 // mark. It grows by chunks; reset joins them into one, so a steady use of it

@@ -45,7 +45,7 @@ func kvAppend(x *Values) {
 		s := &a.Layout.Segments[i]
 		for j := range s.Rows {
 			t := s.KeyRow(j)
-			mem := s.Pages[t/backend.PageLen].Bytes()
+			mem := memory(s.Pages[t/backend.PageLen])
 			for value := range 2 {
 				row := x.In[value][(s.Row+j)*g.Heads*g.HeadDim:][:g.Heads*g.HeadDim]
 				if g.Type == backend.Q8_0 {
@@ -110,7 +110,7 @@ func keys(x *Values, s *backend.Segment, value, head int) map[int][]float64 {
 			rows[t] = x.In[1+value][(t*g.Heads+head)*g.HeadDim:][:g.HeadDim]
 			continue
 		}
-		mem, row := s.Pages[t/backend.PageLen].Bytes(), make([]float64, g.HeadDim)
+		mem, row := memory(s.Pages[t/backend.PageLen]), make([]float64, g.HeadDim)
 		for c := range row {
 			row[c] = element(a, mem, value, head, t%backend.PageLen, c)
 		}

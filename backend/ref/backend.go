@@ -61,8 +61,44 @@ func newBuffer(n int) *buffer {
 	return &buffer{mem[skip:][:n:n]}
 }
 
-func (b *buffer) Bytes() []byte { return b.mem }
-func (b *buffer) Free()         { b.mem = nil }
+func (b *buffer) Size() int64 { return int64(len(b.mem)) }
+func (b *buffer) Free()       { b.mem = nil }
+
+// Host is memory of the caller's own, as a buffer for Run and Values.
+type Host []byte
+
+// Size is the number of bytes.
+func (h Host) Size() int64 { return int64(len(h)) }
+
+// Free does nothing.
+func (h Host) Free() {}
+
+// memory is that of a buffer of the oracle, or a Host.
+func memory(b backend.Buffer) []byte {
+	if h, ok := b.(Host); ok {
+		return h
+	}
+	return b.(*buffer).mem
+}
+
+// within is n bytes of a buffer from off on.
+func within(what string, b backend.Buffer, off int64, n int) []byte {
+	mem := memory(b)
+	if off < 0 || off > int64(len(mem)-n) {
+		panic(&backend.ShapeError{Op: what, Detail: fmt.Sprintf("bytes [%d, +%d) of a buffer of %d", off, n, len(mem))})
+	}
+	return mem[off:][:n]
+}
+
+func (*device) Upload(dst backend.Buffer, off int64, src []byte) error {
+	copy(within("Upload", dst, off, len(src)), src)
+	return nil
+}
+
+func (*device) Download(dst []byte, src backend.Buffer, off int64) error {
+	copy(dst, within("Download", src, off, len(dst)))
+	return nil
+}
 
 // exec64 is an execution context. Arena memory is filled with NaN, so that
 // reading what was never written shows.
@@ -129,7 +165,7 @@ func (e *exec64) Run(op backend.Op, a *backend.Args) {
 
 func (e *exec64) Read(dst []float32, v backend.View) {
 	contiguous("Read", &v, backend.F32, len(dst))
-	mem := v.Buf.Bytes()[4*v.Off:]
+	mem := memory(v.Buf)[4*v.Off:]
 	for i := range dst {
 		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(mem[4*i:]))
 	}
@@ -137,7 +173,7 @@ func (e *exec64) Read(dst []float32, v backend.View) {
 
 func (e *exec64) Write(v backend.View, src []float32) {
 	contiguous("Write", &v, backend.F32, len(src))
-	mem := v.Buf.Bytes()[4*v.Off:]
+	mem := memory(v.Buf)[4*v.Off:]
 	for i, x := range src {
 		binary.LittleEndian.PutUint32(mem[4*i:], math.Float32bits(x))
 	}
@@ -145,7 +181,7 @@ func (e *exec64) Write(v backend.View, src []float32) {
 
 func (e *exec64) WriteIDs(v backend.View, src []int32) {
 	contiguous("WriteIDs", &v, backend.I32, len(src))
-	mem := v.Buf.Bytes()[4*v.Off:]
+	mem := memory(v.Buf)[4*v.Off:]
 	for i, x := range src {
 		binary.LittleEndian.PutUint32(mem[4*i:], uint32(x))
 	}

@@ -2,8 +2,7 @@
 // backend, forward and backward, as plain loops that accumulate in float64.
 // It is written to be read and compared against, and is slow.
 //
-// Run runs one operation on operands that the host can address, whatever
-// backend they belong to. New returns a whole Backend, so that a model can run
+// Run runs one operation on operands in memory of the host. New returns a whole Backend, so that a model can run
 // on the oracle. Values gives the same operations on float64 operands, which
 // finite differences need.
 //

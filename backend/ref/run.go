@@ -7,8 +7,8 @@ import (
 )
 
 // Run runs one operation. It panics with a *backend.ShapeError where the
-// operands do not fit or an id is out of range. The operands must be
-// addressable by the host and may belong to any backend. An output may be the
+// operands do not fit or an id is out of range. The operands' memory is the
+// oracle's, or a Host. An output may be the
 // same view as an input.
 func Run(op backend.Op, a *backend.Args) {
 	backend.Check(op, a)

@@ -88,7 +88,7 @@ func load(v *backend.View) []float64 {
 	if !v.Present() {
 		return nil
 	}
-	mem, out := v.Buf.Bytes(), make([]float64, 0, v.Shape.Elems())
+	mem, out := memory(v.Buf), make([]float64, 0, v.Shape.Elems())
 	each(v, func(at int) { out = append(out, get(v.Type, mem, at)) })
 	return out
 }
@@ -97,7 +97,7 @@ func store(v *backend.View, x []float64) {
 	if !v.Present() {
 		return
 	}
-	mem, i := v.Buf.Bytes(), 0
+	mem, i := memory(v.Buf), 0
 	each(v, func(at int) {
 		put(v.Type, mem, at, x[i])
 		i++

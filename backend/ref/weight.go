@@ -81,7 +81,7 @@ func (w *weight) Changed() {
 	w.version.Add(1)
 }
 
-func (w *weight) row(n int) []byte { return w.buf.Bytes()[w.off+n*w.stride:][:w.size] }
+func (w *weight) row(n int) []byte { return memory(w.buf)[w.off+n*w.stride:][:w.size] }
 
 func (w *weight) Unpack(dst []byte, row, n int) {
 	for i := range n {

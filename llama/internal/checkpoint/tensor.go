@@ -2,10 +2,8 @@ package checkpoint
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"io"
-	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -87,8 +85,8 @@ func (t *Tensor) Decode() ([]float32, error) {
 	return values, nil
 }
 
-// DecodeTo writes the numbers of a tensor as little-endian F32, in parallel.
-func (t *Tensor) DecodeTo(ctx context.Context, mem []byte, progress func(int64)) error {
+// DecodeTo writes the numbers of a tensor to a buffer as F32, in parallel.
+func (t *Tensor) DecodeTo(ctx context.Context, b backend.Backend, buf backend.Buffer, progress func(int64)) error {
 	const some = 1 << 18 // bytes read at once
 	step := max(1, some/max(t.RowBytes(), 1))
 	var next atomic.Int64
@@ -97,6 +95,7 @@ func (t *Tensor) DecodeTo(ctx context.Context, mem []byte, progress func(int64))
 	for i := range errs {
 		wg.Go(func() {
 			raw, values := make([]byte, step*t.RowBytes()), make([]float32, step*t.Cols())
+			out := make([]byte, 4*len(values))
 			for errs[i] == nil {
 				row := (int(next.Add(1)) - 1) * step
 				if row >= t.Rows() {
@@ -111,10 +110,11 @@ func (t *Tensor) DecodeTo(ctx context.Context, mem []byte, progress func(int64))
 					errs[i] = &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
 					return
 				}
-				block.Decode(t.Type, values[:n*t.Cols()], raw)
-				out := mem[4*row*t.Cols():]
-				for j, x := range values[:n*t.Cols()] {
-					binary.LittleEndian.PutUint32(out[4*j:], math.Float32bits(x))
+				values, out := values[:n*t.Cols()], out[:4*n*t.Cols()]
+				block.Decode(t.Type, values, raw)
+				block.Encode(backend.F32, out, values)
+				if errs[i] = b.Upload(buf, 4*int64(row)*int64(t.Cols()), out); errs[i] != nil {
+					return
 				}
 				progress(int64(len(raw)))
 			}
