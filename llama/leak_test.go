@@ -50,6 +50,14 @@ func (b countedBuffer) Free() { b.free(); b.Buffer.Free() }
 func (w countedWeight) Free() { w.free(); w.Weight.Free() }
 func (e countedExec) Close()  { e.free(); e.Exec.Close() }
 
+// Write is of the numbers in a buffer of the backend itself.
+func (e countedExec) Write(v backend.View, src []float32) {
+	if buf, ok := v.Buf.(countedBuffer); ok {
+		v.Buf = buf.Buffer
+	}
+	e.Exec.Write(v, src)
+}
+
 func (b *countingBackend) Alloc(n int64) (backend.Buffer, error) {
 	buf, err := b.Backend.Alloc(n)
 	if err != nil {

@@ -440,7 +440,7 @@ func (g *goldenOp) check(r route) {
 	})
 	for name, p := range g.params {
 		if !r.noGrads {
-			near("the gradient of "+name, gradOf(c.Backend(), p), g.tensor(g.Grads[name]).F32)
+			near("the gradient of "+name, gradOf(g.c.Backend(), p), g.tensor(g.Grads[name]).F32)
 		}
 	}
 }
