@@ -50,20 +50,20 @@ func (s *Session) fillPage(ctx context.Context, ids []int32, rng *rand.Rand) (er
 	layout := &backend.Layout{Pos: make([]int32, n), Segments: []backend.Segment{
 		{Rows: n, Pages: s.bufs, Spans: []backend.Span{{Len: len(s.ids) + n}}},
 	}}
-	if err := c.Begin(ctx, layout, kv); err != nil {
-		return cause(ctx, err)
-	}
 	// The keys and values of a layer are windows of the same numbers.
 	noise := make([]float32, (n+2*kv.Layers)*kv.Heads*kv.HeadDim)
 	for i := range noise {
 		noise[i] = float32(int8(rng.Uint32())) / 128
 	}
-	x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
-	c.Write(x, noise)
-	for i := range kv.Layers {
-		tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), i)
-	}
-	if err := c.End(); err != nil {
+	err = c.Step(ctx, layout, kv, func() error {
+		x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
+		c.Write(x, noise)
+		for i := range kv.Layers {
+			tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), i)
+		}
+		return nil
+	})
+	if err != nil {
 		return cause(ctx, err)
 	}
 	s.ids = append(s.ids, ids...)
