@@ -19,11 +19,12 @@ import (
 // usable.
 type DataConfig struct {
 	// Files are files, folders (with what is below them) and patterns such as
-	// data/*.jsonl.zst. Files end in .txt, .md, .jsonl or .ndjson, each also with
-	// .gz or .zst behind, or in .parquet.
-	Files []string `yaml:"files" help:"files, folders and patterns: .txt .md .jsonl .ndjson, also .gz or .zst, and .parquet"`
-	// EvalFiles are the same for held-out data. What is named in both is held
-	// out.
+	// data/*.jsonl.zst, in which ** is any number of folders. Files end in .txt, .md,
+	// .json (an array of rows, or rows), .jsonl, .ndjson or .parquet, each also with .gz
+	// or .zst behind.
+	Files []string `yaml:"files" help:"files, folders and patterns: .txt .md .json .jsonl .ndjson .parquet, also .gz or .zst"`
+	// EvalFiles are the same for held-out data. A file that is named in both, by
+	// whatever path, is held out.
 	EvalFiles []string `yaml:"eval_files" help:"held-out data; what is named in both is held out"`
 	// Holdout is the share of the documents of Files that is held out, 0 to 0.5.
 	// A hash of its text decides about a document, so copies go together, and
@@ -138,12 +139,7 @@ func OpenData(c DataConfig, tok *tokenizer.Tokenizer) (*Data, error) {
 	if err := errors.Join(trainErr, evalErr, tokenErr); err != nil {
 		return nil, err
 	}
-	d.eval = eval
-	for _, f := range train {
-		if !slices.Contains(eval, f) {
-			d.train = append(d.train, f)
-		}
-	}
+	d.eval, d.train = eval, corpus.Without(train, eval)
 	if len(d.train) == 0 {
 		return nil, errors.New("data: every one of files is in eval_files too; nothing is left to train on")
 	}

@@ -134,6 +134,27 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestJSON: an array, or rows one after the other, on however many lines.
+func TestJSON(t *testing.T) {
+	pretty := "{\n  \"text\": \"one\",\n  \"more\": [{\"a\": \"]}\\\"\"}]\n}"
+	for content, want := range map[string][]string{
+		`[{"text": "one"}, {"text": "two"}]`:               {"one", "two"},
+		"[\n" + pretty + ",\n" + `{"text": "two"}` + "]\n": {"one", "two"},
+		pretty: {"one"},
+		pretty + "\n" + `{"text": "two"}` + pretty:           {"one", "two", "one"},
+		`{"text": "one"}` + "\n" + `{"text": "two"}`:         {"one", "two"},
+		"\uFEFF[ {\"text\": \"[one]\"} ]":                    {"[one]"},
+		`{"text": "` + strings.Repeat("long ", 50000) + `"}`: {strings.Repeat("long ", 50000)}, // over the buffer
+	} {
+		for _, suffix := range []string{"", ".gz", ".zst"} {
+			got, err := readAll(t, write(t, "a.json"+suffix, pack(t, suffix, content)), defaults)
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%.80s%s: %.80q, %v, want %.80q", content, suffix, got, err, want)
+			}
+		}
+	}
+}
+
 // rowOf is a row of a parquet file.
 type rowOf struct {
 	ID    int64   `parquet:"id"`
@@ -170,9 +191,10 @@ func parquetFile(t testing.TB, codec compress.Codec, version int, texts ...*stri
 func ptr(s string) *string { return &s }
 
 func TestParquet(t *testing.T) {
-	for _, codec := range []compress.Codec{&parquet.Uncompressed, &parquet.Snappy, &parquet.Gzip, &parquet.Zstd} {
+	for _, codec := range []compress.Codec{&parquet.Uncompressed, &parquet.Snappy, &parquet.Gzip, &parquet.Zstd, &parquet.Brotli, &parquet.Lz4Raw} {
 		for version := 1; version <= 2; version++ {
-			f := write(t, "a.parquet", parquetFile(t, codec, version, ptr("one"), ptr("two"), ptr(strings.Repeat("three ", 500)), ptr("four"), ptr("one")))
+			suffix := []string{"", ".gz", ".zst"}[version] // as a whole, too
+			f := write(t, "a.parquet"+suffix, pack(t, suffix, string(parquetFile(t, codec, version, ptr("one"), ptr("two"), ptr(strings.Repeat("three ", 500)), ptr("four"), ptr("one")))))
 			want := []string{"one", "two", strings.Repeat("three ", 500), "four", "one"}
 			if got, err := readAll(t, f, defaults); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("%v, pages of version %d: %.80q, %v", codec, version, got, err)
@@ -209,7 +231,7 @@ func TestWrong(t *testing.T) {
 	row := `{"text": "fine"}` + "\n"
 	zipped, zst := pack(t, ".gz", strings.Repeat(row, 10000)), pack(t, ".zst", strings.Repeat(row, 10000))
 	table := parquetFile(t, &parquet.Snappy, 2, ptr("one"), nil, ptr("three"), ptr(""))
-	brotli := parquetFile(t, &parquet.Brotli, 2, ptr("one"))
+	whole := pack(t, ".gz", string(table))
 	for _, c := range []struct {
 		name    string
 		content []byte
@@ -251,7 +273,20 @@ func TestWrong(t *testing.T) {
 		{"a.parquet", []byte(row), defaults, "not a parquet file that can be read"},
 		{"a.parquet", []byte("PAR1"), defaults, "too short"},
 		{"a.parquet", []byte("PAR1\xff\xff\xff\x7fPAR1"), defaults, "its metadata is broken"},
-		{"a.parquet", brotli, defaults, "row 1: the column cannot be read: a column packed with BROTLI is not read"},
+		{"a.parquet.gz", whole[:len(whole)-9], defaults, "cannot be unpacked: unexpected EOF"},
+		{"a.parquet.gz", table, defaults, "cannot be unpacked: not gzip"},
+		{"a.json", []byte(`[` + row + `, {"text": 3}]`), defaults, `line 2: the row cannot be used: field "text" is a number`},
+		{"a.json", []byte(`[` + row), defaults, "line 2: the array has no end"},
+		{"a.json", []byte(`[` + row + row + `]`), defaults, "'{' where a comma or the array's end belongs"},
+		{"a.json", []byte(`[` + row + `,]`), defaults, "']' where a value belongs"},
+		{"a.json", []byte(`[` + row + `] {}`), defaults, "'{' behind the array"},
+		{"a.json", []byte(row + `{"text": "half`), defaults, "line 2: the value has no end: unexpected EOF"},
+		{"a.json", []byte(row + `,` + row), defaults, "',' where a value belongs"},
+		{"a.json", []byte(`["one"]`), defaults, "it is a string, want an object"},
+		{"a.json", []byte(`[]`), defaults, "the file holds no document"},
+		{"a.json", []byte(` `), defaults, "the file holds no document"},
+		{"a.json", []byte(`[` + row + row + `]`), Options{Field: "text", MaxBytes: 15}, "line 1: the row has more than the 15 bytes allowed"},
+		{"a.json", []byte(strings.Repeat("[", 100000)), defaults, "has no end"},
 	} {
 		f := write(t, c.name, c.content)
 		_, err := readAll(t, f, c.o)
@@ -333,6 +368,92 @@ func TestFind(t *testing.T) {
 	} {
 		if files, err := Find([]string{filepath.Join(dir, pattern)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v, want %s", pattern, files, err, want)
+		}
+	}
+}
+
+// TestFindLevels: "**" is any number of folders.
+func TestFindLevels(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.jsonl", "x/b.jsonl", "x/y/c.jsonl", "x/y/d.txt", "x/y/e.bin", "x/.z/f.jsonl", "w/y/g.jsonl"} {
+		path := filepath.Join(dir, name)
+		os.MkdirAll(filepath.Dir(path), 0o755)
+		if err := os.WriteFile(path, []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for pattern, want := range map[string]string{
+		"**/*.jsonl":        "[a.jsonl w/y/g.jsonl x/b.jsonl x/y/c.jsonl]",
+		"x/**/*.jsonl":      "[x/b.jsonl x/y/c.jsonl]",
+		"**/y/*.jsonl":      "[w/y/g.jsonl x/y/c.jsonl]",
+		"*/**/y/**/*.jsonl": "[w/y/g.jsonl x/y/c.jsonl]",
+		"x/**":              "[x/b.jsonl x/y/c.jsonl x/y/d.txt]",
+		"**/**/a.*":         "[a.jsonl]",
+	} {
+		var got []string
+		files, err := Find([]string{dir + "/" + pattern})
+		for _, f := range files {
+			name, _ := filepath.Rel(dir, f.Path)
+			got = append(got, filepath.ToSlash(name))
+		}
+		if err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, %v, want %s", pattern, got, err, want)
+		}
+	}
+	for pattern, want := range map[string]string{
+		"x/**.jsonl": `"**" must be a part of its own`,
+		"x/**/*.csv": "no file has such a name",
+		"**/[":       "not a pattern of files",
+		"**/e.*":     "unknown kind of file",
+	} {
+		if files, err := Find([]string{dir + "/" + pattern}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v, want %s", pattern, files, err, want)
+		}
+	}
+	if long := strings.Repeat("**/a/", 2000) + "b.txt"; fits(strings.Split(long, "/"), strings.Split(strings.Repeat("a/", 2000)+"c", "/")) {
+		t.Error("a pattern fits what it should not")
+	}
+}
+
+// TestSameFile: a file is one, by whatever path it is named.
+func TestSameFile(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for name, content := range map[string]string{"a.txt": "text", "copy.txt": "text", "b.txt": "other"} {
+		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("a.txt", "link.txt"); err != nil {
+		t.Skip("no links here:", err)
+	}
+	if err := os.Link("a.txt", "hard.txt"); err != nil {
+		t.Skip("no links here:", err)
+	}
+	if err := os.Symlink(".", "folder"); err != nil {
+		t.Fatal(err)
+	}
+	all, err := Find([]string{"*.txt", dir, filepath.Join(dir, "a.txt"), "folder/a.txt"})
+	if err != nil || len(all) != 3 { // a, b and the copy, which is another file
+		t.Fatalf("%v, %v", all, err)
+	}
+	for _, name := range []string{"./a.txt", filepath.Join(dir, "a.txt"), "link.txt", "hard.txt", "folder/link.txt"} {
+		held, err := Find([]string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rest := Without(all, held); len(rest) != 2 || filepath.Base(rest[0].Path) != "b.txt" || filepath.Base(rest[1].Path) != "copy.txt" {
+			t.Errorf("without %s: %v", name, rest)
+		}
+	}
+}
+
+// TestBrokenLZ4: what does not unpack is refused before the parquet library tries with
+// more and more memory.
+func TestBrokenLZ4(t *testing.T) {
+	for _, block := range [][]byte{{}, {0xff}, {0x1f, 'a', 0xff, 0xff, 1}, {0x00, 0x00, 0x00}} {
+		if err := checkLZ4(bytes.NewReader(block), pageHead{unpacked: 100}); err == nil && len(block) > 0 {
+			t.Errorf("% x unpacks", block)
 		}
 	}
 }

@@ -1,5 +1,6 @@
-// Package corpus reads documents of text from files: plain text, JSON lines and
-// parquet, the first two also under gzip or zstd.
+// Package corpus reads documents of text from files: plain text, JSON, JSON lines and
+// parquet, each also under gzip or zstd. A parquet file that is packed as a whole is
+// unpacked to a temporary file, as it is read from its end.
 //
 // A file is read from front to back with memory for one document (parquet: one
 // page of one column), whose size has a limit that is checked before memory is

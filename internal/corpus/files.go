@@ -15,6 +15,23 @@ import (
 type File struct {
 	Path string
 	Size int64 // bytes on disk
+
+	info fs.FileInfo // of what a link leads to
+}
+
+// Same reports whether two are one file, by whatever paths they were found.
+func (f File) Same(g File) bool { return f.Path == g.Path || os.SameFile(f.info, g.info) }
+
+// Without lists the files that are none of others.
+func Without(files, others []File) []File {
+	byTime := map[int64][]File{} // one file has one time, so few are compared
+	for _, o := range others {
+		at := o.info.ModTime().UnixNano()
+		byTime[at] = append(byTime[at], o)
+	}
+	return slices.DeleteFunc(slices.Clone(files), func(f File) bool {
+		return slices.ContainsFunc(byTime[f.info.ModTime().UnixNano()], f.Same)
+	})
 }
 
 // kind is how a file holds documents.
@@ -23,7 +40,8 @@ type kind int
 const (
 	unknown kind = iota
 	text
-	lines // JSON lines
+	lines  // JSON lines
+	values // JSON: an array, or values one after the other
 	columns
 )
 
@@ -37,7 +55,7 @@ const (
 )
 
 // accepted are the endings for error messages.
-const accepted = ".txt, .md, .jsonl, .ndjson (each also with .gz or .zst) or .parquet"
+const accepted = ".txt, .md, .json, .jsonl, .ndjson or .parquet, each also with .gz or .zst"
 
 // kindOf tells the kind of a file from its name.
 func kindOf(path string) (k kind, p packing) {
@@ -53,17 +71,18 @@ func kindOf(path string) (k kind, p packing) {
 		return text, p
 	case ".jsonl", ".ndjson":
 		return lines, p
+	case ".json":
+		return values, p
 	case ".parquet":
-		if p == plain {
-			return columns, p
-		}
+		return columns, p
 	}
 	return unknown, p
 }
 
 // Find lists the files that patterns name: files, folders (all files in them and
 // below that have a known ending; hidden ones are left out) and globs as of
-// filepath.Match. They are in the order of their paths, each once. It is an error
+// filepath.Match, in which a part "**" is any number of folders. They are in the
+// order of their paths, each file once, however many paths lead to it. It is an error
 // where a pattern gives nothing, where a file is empty, and where the ending of
 // a file named by itself or by a glob is unknown.
 func Find(patterns []string) ([]File, error) {
@@ -77,13 +96,21 @@ func Find(patterns []string) ([]File, error) {
 		return nil, err
 	}
 	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
-	return slices.CompactFunc(files, func(a, b File) bool { return a.Path == b.Path }), nil
+	var once []File
+	seen := map[int64][]File{}
+	for _, f := range files {
+		at := f.info.ModTime().UnixNano()
+		if !slices.ContainsFunc(seen[at], f.Same) {
+			once, seen[at] = append(once, f), append(seen[at], f)
+		}
+	}
+	return once, nil
 }
 
 func find(pattern string) ([]File, error) {
 	paths := []string{pattern}
 	if _, err := os.Stat(pattern); err != nil && strings.ContainsAny(pattern, "*?[") {
-		paths, err = filepath.Glob(pattern)
+		paths, err = glob(pattern)
 		if err != nil {
 			return nil, &Error{File: pattern, Reason: "not a pattern of files", Err: err}
 		}
@@ -119,7 +146,7 @@ func newFile(path string, info fs.FileInfo) (File, error) {
 	case info.Size() == 0:
 		return File{}, &Error{File: path, Reason: "the file is empty"}
 	}
-	return File{Path: filepath.Clean(path), Size: info.Size()}, nil
+	return File{filepath.Clean(path), info.Size(), info}, nil
 }
 
 // findBelow lists the files of known kinds in a folder and below it.

@@ -81,7 +81,12 @@ func Open(f File, o Options) (*Reader, error) {
 	case file.Size != f.Size:
 		err = &Error{File: f.Path, Reason: fmt.Sprintf("the file has changed: it had %d bytes and has %d", f.Size, file.Size)}
 	case k == columns:
-		r.in, err = openTable(f.Path, file, o)
+		if p != plain {
+			file, err = unpacked(f.Path, file, p)
+		}
+		if err == nil {
+			r.in, err = openTable(f.Path, file, o)
+		}
 	default:
 		r.in, err = openStream(f.Path, file, k, p, o)
 	}

@@ -26,16 +26,20 @@ type stream struct {
 	file *vfs.File
 	pack packing
 	o    Options
-	json bool
+	kind kind
 
 	in     *bufio.Reader
 	unpack func() error // frees the decompressor
 	at     Place
 	buf    []byte // of the document
+
+	array bool  // the values of a .json file are elements of an array
+	first int64 // where they start
+	ended bool  // all of the array was read: more than at says
 }
 
 func openStream(path string, f *vfs.File, k kind, p packing, o Options) (*stream, error) {
-	s := &stream{path: path, file: f, pack: p, o: o, json: k == lines, in: bufio.NewReaderSize(nil, readBytes)}
+	s := &stream{path: path, file: f, pack: p, o: o, kind: k, in: bufio.NewReaderSize(nil, readBytes)}
 	return s, s.rewind(0)
 }
 
@@ -45,24 +49,16 @@ func (s *stream) rewind(offset int64) error {
 		return err
 	}
 	raw := io.NewSectionReader(s.file, offset, s.file.Size-offset)
-	s.at = Place{Offset: offset}
-	switch s.pack {
-	case plain:
+	s.at, s.ended = Place{Offset: offset}, false
+	if s.pack == plain {
 		s.in.Reset(raw)
-	case gzipped:
-		z, err := gzip.NewReader(bufio.NewReaderSize(raw, readBytes))
+	} else {
+		r, free, err := s.pack.unpack(raw)
 		if err != nil {
-			return s.wrong(s.at, "not gzip", eof(err))
+			return s.wrong(s.at, "cannot be unpacked", err)
 		}
-		s.in.Reset(z)
-		s.unpack = z.Close
-	case zstandard:
-		z, err := zstd.NewReader(raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return s.wrong(s.at, "not zstd", eof(err))
-		}
-		s.in.Reset(z)
-		s.unpack = func() error { z.Close(); return nil }
+		s.in.Reset(r)
+		s.unpack = free
 	}
 	if offset > 0 {
 		return nil
@@ -71,7 +67,26 @@ func (s *stream) rewind(offset int64) error {
 		s.in.Discard(3)
 		s.at.Offset = 3
 	}
+	if s.kind == values {
+		return s.openArray()
+	}
 	return nil
+}
+
+// unpack reads what was packed; free gives back the memory.
+func (p packing) unpack(raw io.Reader) (r io.Reader, free func() error, err error) {
+	if p == gzipped {
+		z, err := gzip.NewReader(bufio.NewReaderSize(raw, readBytes))
+		if err != nil {
+			return nil, nil, fmt.Errorf("not gzip: %w", eof(err))
+		}
+		return z, z.Close, nil
+	}
+	z, err := zstd.NewReader(raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, nil, fmt.Errorf("not zstd: %w", eof(err))
+	}
+	return z, func() error { z.Close(); return nil }, nil
 }
 
 func (s *stream) release() error {
@@ -95,7 +110,7 @@ func (s *stream) seek(p Place) error {
 		if err := s.rewind(p.Offset); err != nil {
 			return err
 		}
-	case p.Offset < s.at.Offset || p.Offset == 0:
+	case p.Offset < s.at.Offset || p.Offset == 0 || s.ended:
 		if err := s.rewind(0); err != nil {
 			return err
 		}
@@ -124,8 +139,15 @@ func eof(err error) error {
 }
 
 func (s *stream) next() ([]byte, error) {
-	if s.json {
+	switch s.kind {
+	case lines:
 		return s.nextRow()
+	case values:
+		value, at, err := s.readValue()
+		if err != nil {
+			return nil, err
+		}
+		return s.row(value, at)
 	}
 	for {
 		at := s.at
@@ -153,18 +175,22 @@ func (s *stream) nextRow() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			return s.row(line, at)
 		}
-		if !s.o.ReplaceInvalid && !utf8.Valid(line) { // the decoder replaces silently
-			return nil, s.wrong(at, fmt.Sprintf("byte %d of the row is not UTF-8", invalidAt(string(line))), nil)
-		}
-		doc, err := rowText(line, s.o.Field)
-		if err != nil {
-			return nil, s.wrong(at, "the row cannot be used", err)
-		}
-		return []byte(doc), nil
 	}
+}
+
+// row returns the text of a row of JSON.
+func (s *stream) row(row []byte, at Place) ([]byte, error) {
+	if !s.o.ReplaceInvalid && !utf8.Valid(row) { // the decoder replaces silently
+		return nil, s.wrong(at, fmt.Sprintf("byte %d of the row is not UTF-8", invalidAt(string(row))), nil)
+	}
+	doc, err := rowText(row, s.o.Field)
+	if err != nil {
+		return nil, s.wrong(at, "the row cannot be used", err)
+	}
+	return []byte(doc), nil
 }
 
 // readTo returns what stands before the next separator, or before the end of the
@@ -210,11 +236,11 @@ func (s *stream) limited(start Place, doc []byte) ([]byte, error) {
 
 func (s *stream) tooLong() string {
 	what := "the document"
-	if s.json {
+	if s.kind != text {
 		what = "the row"
 	}
 	reason := fmt.Sprintf("%s has more than the %d bytes allowed", what, s.o.MaxBytes)
-	if !s.json && s.o.Separator == "" {
+	if s.kind == text && s.o.Separator == "" {
 		reason += "; a separator would cut the file into documents"
 	}
 	return reason

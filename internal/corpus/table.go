@@ -41,6 +41,24 @@ func openTable(path string, f *vfs.File, o Options) (*table, error) {
 	return t, nil
 }
 
+// maxUnpacked bounds the temporary file of a parquet file that is packed as a whole.
+const maxUnpacked = 64 << 30
+
+// unpacked is a parquet file that was packed as a whole, whose end must be read first,
+// in a temporary file. It closes the packed one.
+func unpacked(path string, packed *vfs.File, p packing) (*vfs.File, error) {
+	defer packed.Close()
+	r, free, err := p.unpack(io.NewSectionReader(packed, 0, packed.Size))
+	if err == nil {
+		defer free()
+		var f *vfs.File
+		if f, err = vfs.Temp(r, maxUnpacked, path); err == nil {
+			return f, nil
+		}
+	}
+	return packed, &Error{File: path, Reason: "cannot be unpacked", Err: err}
+}
+
 // guard turns a panic of the parquet library, which broken files can bring
 // about, into an error.
 func (t *table) guard(f func() error) (err error) {

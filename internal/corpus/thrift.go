@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/andybalholm/brotli"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/format"
+	"github.com/pierrec/lz4/v4"
 )
 
 // The parquet library takes memory for what lengths in a file claim. So the
@@ -305,8 +307,30 @@ func checkPacked(packed io.Reader, codec format.CompressionCodec, h pageHead) er
 		}
 		defer z.Close()
 		return bounded(z, limit)
+	case format.Brotli:
+		if h.levels == h.packed {
+			return nil
+		}
+		return bounded(brotli.NewReader(packed), limit)
+	case format.Lz4Raw:
+		return checkLZ4(packed, h)
 	}
-	return fmt.Errorf("a column packed with %s is not read: snappy, gzip, zstd and none are", codec)
+	return fmt.Errorf("a column packed with %s is not read: snappy, gzip, zstd, brotli, lz4 (LZ4_RAW) and none are", codec)
+}
+
+// checkLZ4 unpacks a block of LZ4, whose format has no length: the library goes on with
+// more and more memory where it does not unpack.
+func checkLZ4(packed io.Reader, h pageHead) error {
+	src, err := io.ReadAll(packed)
+	if err != nil {
+		return err
+	}
+	const most = 255 // bytes that one byte of LZ4 stands for, at most
+	dst := make([]byte, min(h.unpacked, most*int64(len(src))))
+	if _, err := lz4.UncompressBlock(src, dst); err != nil {
+		return fmt.Errorf("a page does not unpack to the %d bytes it claims: %w", h.unpacked, err)
+	}
+	return nil
 }
 
 func bounded(r io.Reader, limit int64) error {

@@ -66,6 +66,24 @@ func Open(fsys fs.FS, name string) (*File, error) {
 	return &File{ReaderAt: bytes.NewReader(buf.Bytes()), Name: name, Size: n}, nil
 }
 
+// Temp copies what r gives, at most limit bytes, to a temporary file that Close
+// removes. name is for error messages.
+func Temp(r io.Reader, limit int64, name string) (*File, error) {
+	f, err := os.CreateTemp("", "herd-*.tmp")
+	if err != nil {
+		return nil, err
+	}
+	remove := func() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
+	n, err := io.Copy(f, io.LimitReader(r, limit+1))
+	if err == nil && n > limit {
+		err = fmt.Errorf("%s: unpacks to more than the %d bytes allowed", name, limit)
+	}
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	return &File{ReaderAt: f, Name: name, Size: n, close: remove}, nil
+}
+
 // Split turns a path of the operating system into a file system and a name in
 // it, so that one code path serves both.
 func Split(path string) (fs.FS, string) {
