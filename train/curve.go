@@ -1,32 +1,38 @@
 package train
 
-import (
-	"fmt"
-	"io"
-	"math"
+import "math"
 
-	"github.com/herd-ml/herd/internal/chart"
-	"github.com/herd-ml/herd/internal/vfs"
-)
-
-const curvePoints = 2000 // of a line; more are averaged
+const curvePoints = 2000 // of a curve; more are averaged
 
 // newest is the weight of a loss in the exponential mean after n others: 1 for the
 // first, then about a tenth of the way so far, so that the mean follows the steep
 // start, at last one in fifty.
 func newest(n int) float64 { return max(0.02, 10/(10+float64(n))) }
 
-// DrawLoss draws the loss of a metrics file over the steps as a PNG: that of each
-// step, its exponential mean, and the evaluations. logX draws the steps on a
-// logarithmic axis.
-func DrawLoss(metrics, png, title string, logX bool) error {
-	var raw, smooth, eval curve
+// A Curve is at most some 2000 points over the steps of a run, X ascending, for a
+// picture. Where there are more, neighbours are averaged. A loss that is not finite
+// stays so among few points and is left out among many.
+type Curve struct {
+	X []float64 // steps
+	Y []float64 // nats
+}
+
+// LossCurves are the losses of a run.
+type LossCurves struct {
+	Steps  Curve // of each step
+	Smooth Curve // their exponential mean
+	Eval   Curve // held out
+}
+
+// ReadLossCurves reads the losses of a metrics file.
+func ReadLossCurves(metrics string) (LossCurves, error) {
+	var raw, smooth, eval thinned
 	mean, n := 0.0, 0
 	for row, err := range ReadMetrics(metrics) {
-		switch {
-		case err != nil:
-			return err
-		case row.Eval:
+		if err != nil {
+			return LossCurves{}, err
+		}
+		if row.Eval {
 			eval.add(row.Step, row.Loss)
 			continue
 		}
@@ -39,34 +45,21 @@ func DrawLoss(metrics, png, title string, logX bool) error {
 			smooth.add(row.Step, mean)
 		}
 	}
-	lines := []chart.Line{
-		raw.line("loss of a step"),
-		smooth.line("loss, smoothed"),
-		eval.line("held-out loss"),
-	}
-	lines[0].Faint = true
-	lines[2].Dots = len(lines[2].X) <= 50
-	err := vfs.WriteAtomic(png, func(w io.Writer) error {
-		return chart.Lines(w, chart.Axes{Title: title, X: "step", Y: "loss (nats)", LogX: logX}, lines)
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", png, err)
-	}
-	return nil
+	return LossCurves{raw.end(), smooth.end(), eval.end()}, nil
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// curve collects points with bounded memory: where there are too many, it
+// thinned collects points with bounded memory: where there are too many, it
 // averages two neighbours into one, and goes on so.
-type curve struct {
-	x, y  []float64
+type thinned struct {
+	Curve
 	every int // points that make one, a power of two
 	sum   [2]float64
 	n     int // in sum
 }
 
-func (c *curve) add(step int64, v float64) {
+func (c *thinned) add(step int64, v float64) {
 	c.every = max(c.every, 1)
 	if !finite(v) && c.every > 1 {
 		return // its neighbours stand for it
@@ -76,16 +69,16 @@ func (c *curve) add(step int64, v float64) {
 	if c.n++; c.n < c.every {
 		return
 	}
-	c.x, c.y = append(c.x, c.sum[0]/float64(c.n)), append(c.y, c.sum[1]/float64(c.n))
+	c.X, c.Y = append(c.X, c.sum[0]/float64(c.n)), append(c.Y, c.sum[1]/float64(c.n))
 	c.sum, c.n = [2]float64{}, 0
-	if len(c.x) < curvePoints {
+	if len(c.X) < curvePoints {
 		return
 	}
-	half := len(c.x) / 2
+	half := len(c.X) / 2
 	for i := range half {
-		c.x[i], c.y[i] = (c.x[2*i]+c.x[2*i+1])/2, either(c.y[2*i], c.y[2*i+1])
+		c.X[i], c.Y[i] = (c.X[2*i]+c.X[2*i+1])/2, either(c.Y[2*i], c.Y[2*i+1])
 	}
-	c.x, c.y, c.every = c.x[:half], c.y[:half], 2*c.every
+	c.X, c.Y, c.every = c.X[:half], c.Y[:half], 2*c.every
 }
 
 // either is the mean of two values, or the one that is finite.
@@ -99,11 +92,11 @@ func either(a, b float64) float64 {
 	return (a + b) / 2
 }
 
-// line ends the curve; the points that make no whole one are one too.
-func (c *curve) line(name string) chart.Line {
+// end returns the points; those that make no whole one are one too.
+func (c *thinned) end() Curve {
 	if c.n > 0 {
-		c.x, c.y = append(c.x, c.sum[0]/float64(c.n)), append(c.y, c.sum[1]/float64(c.n))
+		c.X, c.Y = append(c.X, c.sum[0]/float64(c.n)), append(c.Y, c.sum[1]/float64(c.n))
 		c.n = 0
 	}
-	return chart.Line{Name: name, X: c.x, Y: c.y}
+	return c.Curve
 }

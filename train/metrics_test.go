@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"image/png"
 	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -155,42 +155,49 @@ func TestRecorder(t *testing.T) {
 	}
 }
 
-func TestDrawLoss(t *testing.T) {
-	dir := t.TempDir()
-	path, figure := filepath.Join(dir, "m.jsonl"), filepath.Join(dir, "loss.png")
-	if err := DrawLoss(path, figure, "", false); err == nil {
-		t.Error("no metrics are drawn")
+// TestLossCurves: the curves of a metrics file are its losses, those of evaluations
+// apart, and the smoothed one leaves out what is no number.
+func TestLossCurves(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.jsonl")
+	if _, err := ReadLossCurves(path); err == nil {
+		t.Error("a file that is not there is read")
 	}
 	m, err := OpenMetrics(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := DrawLoss(path, figure, "", false); err == nil {
-		t.Error("no row is drawn")
+	if c, err := ReadLossCurves(path); err != nil || len(c.Steps.X)+len(c.Smooth.X)+len(c.Eval.X) != 0 {
+		t.Errorf("no row gives %v, %v", c, err)
 	}
-	for i := 1; i <= 5000; i++ {
-		loss := 10 * math.Pow(float64(i), -0.2)
-		if i == 100 || i == 4000 {
-			loss = math.NaN()
-		}
-		m.Add(Row{Step: int64(i), Loss: loss})
-		if i%1000 == 0 {
-			m.Add(Row{Step: int64(i), Eval: true, Loss: loss + 0.1})
-		}
+	for _, r := range []Row{{Step: 1, Loss: 4}, {Step: 2, Loss: math.NaN()}, {Step: 2, Eval: true, Loss: 5}, {Step: 3, Loss: 3}} {
+		m.Add(r)
 	}
 	m.Close()
-	for _, logX := range []bool{false, true} {
-		if err := DrawLoss(path, figure, "tiny", logX); err != nil {
-			t.Fatal(err)
+	c, err := ReadLossCurves(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The mean of 4 and 3 with the weights 1 and, after one other, 10/11.
+	for _, x := range []struct {
+		what      string
+		got       Curve
+		steps, ys []float64
+	}{
+		{"steps", c.Steps, []float64{1, 2, 3}, []float64{4, math.NaN(), 3}},
+		{"smooth", c.Smooth, []float64{1, 2, 3}, []float64{4, 4, 4 - 10.0/11}},
+		{"eval", c.Eval, []float64{2}, []float64{5}},
+	} {
+		if !slices.Equal(x.got.X, x.steps) || !slices.EqualFunc(x.got.Y, x.ys, func(a, b float64) bool {
+			return math.Abs(a-b) < 1e-12 || math.IsNaN(a) && math.IsNaN(b)
+		}) {
+			t.Errorf("%s: %v, want %v %v", x.what, x.got, x.steps, x.ys)
 		}
-		f, err := os.Open(figure)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if img, err := png.Decode(f); err != nil || img.Bounds().Dx() < 500 {
-			t.Errorf("%v", err)
-		}
-		f.Close()
+	}
+	if err := os.WriteFile(path, []byte("no row\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadLossCurves(path); err == nil {
+		t.Error("a broken file is read")
 	}
 }
 
@@ -198,7 +205,7 @@ func TestDrawLoss(t *testing.T) {
 // it, whatever is averaged.
 func TestCurve(t *testing.T) {
 	for _, n := range []int{0, 1, 1999, 2000, 2001, 100_003} {
-		var c curve
+		var c thinned
 		for i := 1; i <= n; i++ {
 			v := 2 * float64(i)
 			if i == 7 {
@@ -206,7 +213,7 @@ func TestCurve(t *testing.T) {
 			}
 			c.add(int64(i), v)
 		}
-		l := c.line("")
+		l := c.end()
 		if len(l.X) > curvePoints || n > 0 && len(l.X) < min(n, curvePoints/2-1) {
 			t.Errorf("%d points of %d", len(l.X), n)
 		}
@@ -270,4 +277,25 @@ func ExampleReadMetrics() {
 	// Output:
 	// 1 false 10.5 2048 <nil>
 	// 1 true 10.25 500 <nil>
+}
+
+func ExampleReadLossCurves() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	r, err := OpenRecorder(dir, 0)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	r.Add(Row{Step: 1, Loss: 10.5})
+	r.Add(Row{Step: 2, Loss: 9.5})
+	r.Add(Row{Step: 2, Eval: true, Loss: 10.25})
+	r.Close()
+	c, err := ReadLossCurves(filepath.Join(dir, MetricsFile))
+	fmt.Println(c.Steps, c.Eval, err)
+	// Output: {[1 2] [10.5 9.5]} {[2] [10.25]} <nil>
 }

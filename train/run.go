@@ -65,8 +65,8 @@ type Report struct {
 	Scratch    int64 // most memory used for activations, in bytes
 }
 
-// Run trains as a configuration says: it writes checkpoints, metrics.jsonl, TensorBoard
-// events and loss.png below Config.Out. When ctx ends it saves what is done and returns
+// Run trains as a configuration says: it writes checkpoints, metrics.jsonl and
+// TensorBoard events below Config.Out (ReadLossCurves has what to draw of them). When ctx ends it saves what is done and returns
 // the error of ctx; with Options.Resume a later Run goes on as if nothing had been,
 // bit for bit. A loss that is not finite ends the run with ErrNotFinite; the last
 // checkpoint stays. A folder serves one run at a time: a second one, of this process or
@@ -457,7 +457,7 @@ func (r *run) stop(ctx context.Context, err error) error {
 	return fmt.Errorf("train: step %d, epoch %d: %w; %s", r.done.Step+1, r.it.Epoch(), err, last)
 }
 
-// finish is the end of a run: the last evaluation, text, checkpoint and the picture.
+// finish is the end of a run: the last evaluation, text and checkpoint.
 func (r *run) finish(ctx context.Context) error {
 	if err := r.save(ctx); err != nil {
 		return r.stop(ctx, err)
@@ -469,10 +469,6 @@ func (r *run) finish(ctx context.Context) error {
 		if err := r.sample(ctx); err != nil {
 			return r.stop(ctx, err)
 		}
-	}
-	name := filepath.Base(r.c.Out)
-	if err := DrawLoss(filepath.Join(r.c.Out, MetricsFile), filepath.Join(r.c.Out, "loss.png"), name, false); err != nil {
-		return fmt.Errorf("train: %w", err)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("%d events of %s, want %d", kinds[kind], kind, n)
 			}
 		}
-		for _, name := range []string{"metrics.jsonl", "loss.png", "checkpoints/step-00000040/config.json", "checkpoints/step-00000060/tokenizer.json"} {
+		for _, name := range []string{"metrics.jsonl", "checkpoints/step-00000040/config.json", "checkpoints/step-00000060/tokenizer.json"} {
 			if _, err := os.Stat(filepath.Join(c.Out, name)); err != nil {
 				t.Error(err)
 			}

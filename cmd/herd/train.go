@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/internal/chart"
 	"github.com/herd-ml/herd/internal/config"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/train"
@@ -115,6 +117,9 @@ func (c *common) train(cmd *cobra.Command, conf train.Config, resume bool) error
 		}
 		return err
 	}
+	if err := drawLoss(conf.WithDefaults().Out); err != nil {
+		return err
+	}
 	if c.json {
 		out := struct {
 			Steps      int      `json:"steps"`
@@ -129,6 +134,28 @@ func (c *common) train(cmd *cobra.Command, conf train.Config, resume bool) error
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(out)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d steps, %d tokens, loss %.4f: %s\n", r.Steps, r.Tokens, r.Loss, r.Checkpoint)
+	return nil
+}
+
+// drawLoss draws the loss of the run in a folder over the steps, as loss.png there:
+// that of each step, its mean, and the evaluations.
+func drawLoss(dir string) error {
+	l, err := train.ReadLossCurves(filepath.Join(dir, train.MetricsFile))
+	if err != nil {
+		return err
+	}
+	lines := []chart.Line{
+		{Name: "loss of a step", X: l.Steps.X, Y: l.Steps.Y, Faint: true},
+		{Name: "loss, smoothed", X: l.Smooth.X, Y: l.Smooth.Y},
+		{Name: "held-out loss", X: l.Eval.X, Y: l.Eval.Y, Dots: len(l.Eval.X) <= 50},
+	}
+	path := filepath.Join(dir, "loss.png")
+	err = vfs.WriteAtomic(path, func(w io.Writer) error {
+		return chart.Lines(w, chart.Axes{Title: filepath.Base(dir), X: "step", Y: "loss (nats)"}, lines)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	return nil
 }
 

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"image/png"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/herd-ml/herd/train"
 )
 
 // watcher cancels once a text was written.
@@ -46,5 +50,42 @@ func TestTrainInterrupted(t *testing.T) {
 	stdout, stderr, code := herd(t, append(args, "--resume", "--sample.every=1000", "--sample.tokens=2")...)
 	if code != exitDone || !strings.HasPrefix(stdout, "1000 steps, ") || !strings.Contains(stderr, "going on from ") {
 		t.Errorf("exit code %d, %s\n%s", code, stdout, stderr)
+	}
+}
+
+// TestDrawLoss: a picture is drawn of what a run wrote, and none where it wrote nothing.
+func TestDrawLoss(t *testing.T) {
+	dir := t.TempDir()
+	if err := drawLoss(dir); err == nil {
+		t.Error("no metrics are drawn")
+	}
+	r, err := train.OpenRecorder(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := drawLoss(dir); err == nil || !strings.Contains(err.Error(), "loss.png") {
+		t.Errorf("no row is drawn: %v", err)
+	}
+	for i := 1; i <= 5000; i++ {
+		loss := 10 * math.Pow(float64(i), -0.2)
+		if i == 100 || i == 4000 {
+			loss = math.NaN()
+		}
+		r.Add(train.Row{Step: int64(i), Loss: loss})
+		if i%1000 == 0 {
+			r.Add(train.Row{Step: int64(i), Eval: true, Loss: loss + 0.1})
+		}
+	}
+	r.Close()
+	if err := drawLoss(dir); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(filepath.Join(dir, "loss.png"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if img, err := png.Decode(f); err != nil || img.Bounds().Dx() < 500 {
+		t.Errorf("%v", err)
 	}
 }

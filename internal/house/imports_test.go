@@ -1,6 +1,7 @@
 package house
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ var floors = map[string]int{
 	"internal/tfevents": -10,
 	"internal/lockfile": -10,
 
-	"internal/chart":  40, // draws for the training loop, recipes and programs
+	"internal/chart":  45, // draws for programs: see plotters
 	"internal/corpus": 40, // reads text for the training loop and recipes
 	"internal/config": 40, // settings of the training loop, recipes and programs
 }
@@ -59,6 +60,10 @@ var forTests = map[string][]string{
 	"internal/golden/testdata": {"examples/embedfs"},
 	"internal/house":           {},
 }
+
+// plotters are the programs that draw. Others hand out numbers: a library to draw with
+// reaches nobody who imports them.
+var plotters = []string{"cmd/herd", "bench"}
 
 // libraries are the modules that floors 0 to 3 may import.
 var libraries = []string{
@@ -102,6 +107,9 @@ func wrongImport(dir, path string) string {
 	case !known:
 		return dir + " has no floor"
 	}
+	if below(path, "gonum.org/v1/plot") && dir != "internal/chart" {
+		return "only internal/chart draws"
+	}
 	if !below(path, module) {
 		if floor >= 40 {
 			return ""
@@ -124,6 +132,9 @@ func wrongImport(dir, path string) string {
 	}
 	if dir == "backend" {
 		return "package backend is types and interface only"
+	}
+	if to == "internal/chart" && !slices.Contains(plotters, dir) {
+		return "only programs draw"
 	}
 	target, ok := find(floors, to)
 	if !ok {
@@ -180,6 +191,11 @@ func TestWrongImport(t *testing.T) {
 		{"train", module + "/posttrain", false},
 		{"posttrain", module + "/train", true},
 		{"unknown", module + "/llama", false},
+		{"train", module + "/internal/chart", false},
+		{"posttrain", module + "/internal/chart", false},
+		{"cmd/herd", module + "/internal/chart", true},
+		{"cmd/herd", "gonum.org/v1/plot/vg", false},
+		{"internal/chart", "gonum.org/v1/plot/vg", true},
 	} {
 		if wrong := wrongImport(c.dir, c.path); (wrong == "") != c.ok {
 			t.Errorf("%s imports %s: %q", c.dir, c.path, wrong)
