@@ -59,7 +59,7 @@ func (s *Session) fillPage(ctx context.Context, ids []int32, rng *rand.Rand) (er
 		x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
 		c.Write(x, noise)
 		for i := range kv.Layers {
-			tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), i)
+			tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), tensor.AttentionOptions{Layer: i})
 		}
 		return nil
 	})

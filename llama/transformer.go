@@ -67,7 +67,7 @@ const feedRows = 256
 // keep nothing of a layer but its input.
 func (t *transformer) hidden(c *tensor.Context, ids []int32, recompute bool) *tensor.Tensor {
 	x := t.Embed.Forward(c, c.IDs(ids)) // [R, D]
-	rope := t.RoPE.Table(c)             // [R, hd]
+	rope := t.RoPE.Table(c, nil)        // [R, hd]
 	want := c.Layout().Logits
 	if len(want) == len(ids) {
 		want = nil
@@ -90,7 +90,7 @@ func (t *transformer) hidden(c *tensor.Context, ids []int32, recompute bool) *te
 func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows []int32) *tensor.Tensor {
 	mark := c.Mark()
 	h := l.AttnNorm.Forward(c, x)
-	x = l.Attention.AddTo(c, x, h, rope, i)
+	x = l.Attention.AddTo(c, x, h, rope, tensor.AttentionOptions{Layer: i})
 	c.Drop(h)
 	c.Release(mark)
 	if rows != nil {

@@ -144,7 +144,7 @@ func ExampleAttention() {
 		held += rows
 		show(layout, kv, func(c *tensor.Context) *tensor.Tensor {
 			x := write(c, []float32{1, 0, 1, 0, 0, 1, 0, 1}[:4*rows], rows, 4)
-			return l.Forward(c, x, rope.Table(c), 0)
+			return l.Forward(c, x, rope.Table(c, nil), tensor.AttentionOptions{})
 		})
 	}
 	// Output:
@@ -159,7 +159,7 @@ func ExampleRoPE() {
 	}{l.Freqs}) // 0 and 0.1 radians a position
 	layout := &backend.Layout{Pos: []int32{10}}
 	show(layout, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
-		return tensor.RoPE(c, write(c, []float32{1, 1, 0, 0}, 1, 4), l.Table(c))
+		return tensor.RoPE(c, write(c, []float32{1, 1, 0, 0}, 1, 4), l.Table(c, nil))
 	})
 	// Output: [1 4] [1.00 0.54 0.00 0.84]
 }

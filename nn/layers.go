@@ -1,8 +1,6 @@
 package nn
 
 import (
-	"math"
-
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -103,52 +101,53 @@ type RoPE struct {
 // NewRoPE returns a layer without numbers.
 func NewRoPE(headDim int) *RoPE { return &RoPE{Freqs: tensor.NewParam(headDim / 2)} }
 
-// Table returns the rotations of the step's positions [R,hd], which all layers
-// of a step share.
-func (l *RoPE) Table(c *tensor.Context) *tensor.Tensor { return tensor.RoPETable(c, l.Freqs) }
+// Table returns the rotations of the positions of a layout, nil for the step's, [R,hd].
+// All layers of a step share it.
+func (l *RoPE) Table(c *tensor.Context, layout *backend.Layout) *tensor.Tensor {
+	return tensor.RoPETable(c, l.Freqs, layout)
+}
 
-// Attention is causal self-attention with grouped queries
+// Attention is self-attention with grouped queries
 // (https://arxiv.org/abs/2305.13245): key-value head g serves the query heads
-// [g*H/G, (g+1)*H/G).
+// [g*H/G, (g+1)*H/G). The layout says what each row sees, and the geometry of keys and
+// values how wide a head is.
 type Attention struct {
 	WQ *Linear `name:"q_proj"` // [H*hd, D]
 	WK *Linear `name:"k_proj"` // [G*hd, D]
 	WV *Linear `name:"v_proj"` // [G*hd, D]
 	WO *Linear `name:"o_proj"` // [D, H*hd]
-
-	HeadDim int
 }
 
 // NewAttention returns a layer without numbers. bias adds biases to q, k and
 // v, outBias one to the output.
 func NewAttention(dim, heads, kvHeads, headDim int, bias, outBias bool) *Attention {
 	return &Attention{
-		WQ:      NewLinear(dim, heads*headDim, bias),
-		WK:      NewLinear(dim, kvHeads*headDim, bias),
-		WV:      NewLinear(dim, kvHeads*headDim, bias),
-		WO:      NewLinear(heads*headDim, dim, outBias),
-		HeadDim: headDim,
+		WQ: NewLinear(dim, heads*headDim, bias),
+		WK: NewLinear(dim, kvHeads*headDim, bias),
+		WV: NewLinear(dim, kvHeads*headDim, bias),
+		WO: NewLinear(heads*headDim, dim, outBias),
 	}
 }
 
-// Forward keeps the shape [R,D]. rope is RoPE.Table of the step; layer is the
-// layer's place in the pages of keys and values.
-func (l *Attention) Forward(c *tensor.Context, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
-	return l.WO.Forward(c, l.heads(c, x, rope, layer))
+// Forward keeps the shape [R,D]. rope is RoPE.Table of the same layout, nil for no
+// rotation.
+func (l *Attention) Forward(c *tensor.Context, x, rope *tensor.Tensor, o tensor.AttentionOptions) *tensor.Tensor {
+	return l.WO.Forward(c, l.heads(c, x, rope, o))
 }
 
 // AddTo is Forward added to y [R,D], as Linear.AddTo.
-func (l *Attention) AddTo(c *tensor.Context, y, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
-	return l.WO.AddTo(c, y, l.heads(c, x, rope, layer))
+func (l *Attention) AddTo(c *tensor.Context, y, x, rope *tensor.Tensor, o tensor.AttentionOptions) *tensor.Tensor {
+	return l.WO.AddTo(c, y, l.heads(c, x, rope, o))
 }
 
 // heads is what the heads attend to [R,H*hd].
-func (l *Attention) heads(c *tensor.Context, x, rope *tensor.Tensor, layer int) *tensor.Tensor {
+func (l *Attention) heads(c *tensor.Context, x, rope *tensor.Tensor, o tensor.AttentionOptions) *tensor.Tensor {
 	p := project(c, x, [backend.MaxWeights]*Linear{l.WQ, l.WK, l.WV})
-	q := tensor.RoPETo(c, p[0], rope) // [R, H*hd]
-	k := tensor.RoPETo(c, p[1], rope) // [R, G*hd]
-	scale := float32(1 / math.Sqrt(float64(l.HeadDim)))
-	return tensor.Attention(c, q, k, p[2], layer, scale)
+	q, k := p[0], p[1] // [R, H*hd], [R, G*hd]
+	if rope != nil {
+		q, k = tensor.RoPETo(c, q, rope), tensor.RoPETo(c, k, rope)
+	}
+	return tensor.Attention(c, q, k, p[2], o)
 }
 
 // FeedForward is down(silu(gate(x)) * up(x)) (https://arxiv.org/abs/2002.05202).

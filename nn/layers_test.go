@@ -64,7 +64,7 @@ func TestRoPE(t *testing.T) {
 		layout := &backend.Layout{Pos: []int32{0, 5, 1000}}
 		x, c := random(3*heads*headDim), newContext(t, b)
 		got := step(t, c, layout, backend.KV{}, func() *tensor.Tensor {
-			return tensor.RoPE(c, write(c, x, 3, heads*headDim), l.Table(c))
+			return tensor.RoPE(c, write(c, x, 3, heads*headDim), l.Table(c, nil))
 		})
 		compare(t, "rotation", got, toMatrix(x, heads*headDim).rotate(layout.Pos, freqs))
 	})
@@ -155,10 +155,10 @@ func (l attention) forward(t testing.TB, b backend.Backend, x []float32, chunk i
 		}
 		layout.Segments = []backend.Segment{{Rows: rows, Pages: pages, Spans: []backend.Span{{Len: from + rows}}}}
 		out = append(out, step(t, c, layout, l.kv, func() *tensor.Tensor {
-			rope := l.rope.Table(c)
-			y := l.Forward(c, write(c, x[from*dim:(from+rows)*dim], rows, dim), rope, 1)
+			rope := l.rope.Table(c, nil)
+			y := l.Forward(c, write(c, x[from*dim:(from+rows)*dim], rows, dim), rope, tensor.AttentionOptions{Layer: 1})
 			zeros := func() *tensor.Tensor { return write(c, make([]float32, rows*dim), rows, dim) }
-			l.AddTo(c, zeros(), zeros(), rope, 0) // another layer of the same pages
+			l.AddTo(c, zeros(), zeros(), rope, tensor.AttentionOptions{}) // another layer of the same pages
 			return y
 		})...)
 	}
@@ -228,7 +228,7 @@ func TestMisfits(t *testing.T) {
 			"RMSNorm":           func() *tensor.Tensor { return norm.Forward(c, five()) },
 			"Embedding unbound": func() *tensor.Tensor { return nn.NewEmbedding(2, 2).Forward(c, c.IDs([]int32{1})) },
 			"3 heads on 2": func() *tensor.Tensor {
-				return uneven.Forward(c, write(c, make([]float32, 4), 1, 4), write(c, make([]float32, 2), 1, 2), 0)
+				return uneven.Forward(c, write(c, make([]float32, 4), 1, 4), write(c, make([]float32, 2), 1, 2), tensor.AttentionOptions{})
 			},
 		} {
 			func() {

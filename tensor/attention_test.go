@@ -94,7 +94,7 @@ func TestAttentionRows(t *testing.T) {
 		k, v := split(kv)
 		c := newContext(t, b, tensor.Options{})
 		step(t, c, layout, geometry, func() {
-			y := tensor.Attention(c, write(c, slices.Concat(q...), rows, width), write(c, k, rows, kvWidth), write(c, v, rows, kvWidth), 0, 0.3)
+			y := tensor.Attention(c, write(c, slices.Concat(q...), rows, width), write(c, k, rows, kvWidth), write(c, v, rows, kvWidth), tensor.AttentionOptions{Scale: 0.3})
 			compare(t, "Attention", read(c, y), want)
 		})
 	})
@@ -172,7 +172,7 @@ func TestAttentionPages(t *testing.T) {
 						}
 						k, v := split(rows)
 						y := tensor.Attention(c, write(c, slices.Concat(q...), len(q), width),
-							write(c, k, len(q), kvWidth), write(c, v, len(q), kvWidth), layer, 0.5)
+							write(c, k, len(q), kvWidth), write(c, v, len(q), kvWidth), tensor.AttentionOptions{Layer: layer, Scale: 0.5})
 						compare(t, typ.String(), read(c, y), want)
 					}
 				})
@@ -194,6 +194,103 @@ func TestAttentionPages(t *testing.T) {
 	})
 }
 
+// TestCrossAttention: the rows of a text attend to a source whose keys and values are
+// appended once, to pages of another geometry, in the step of the prompt or before it, and
+// to the pages of the text itself; later steps read what the pages hold. Two texts see
+// different parts of the source, and a third nothing of it.
+func TestCrossAttention(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		for _, before := range []bool{false, true} {
+			testCrossAttention(t, b, before)
+		}
+	})
+}
+
+func testCrossAttention(t *testing.T, b backend.Backend, before bool) {
+	const length, layer = 150, 2
+	kv := backend.KV{Type: backend.F16, Layers: 3, Heads: kvHeads, HeadDim: hd}
+	c := newContext(t, b, tensor.Options{})
+	var source sequence
+	source.grow(t, b, kv, length)
+	_, new := source.append(0, length, kv.Type)
+	appended := &backend.Layout{Pos: make([]int32, length), Segments: []backend.Segment{
+		{Rows: length, Pages: source.pages, Spans: []backend.Span{{Len: length}}}}}
+	fill := func() {
+		k, v := split(new)
+		tensor.KVAppend(c, write(c, k, length, kvWidth), write(c, v, length, kvWidth), tensor.AttentionOptions{Layout: appended, KV: kv, Layer: layer})
+	}
+	if before {
+		step(t, c, nil, backend.KV{}, fill)
+	}
+	sees := []backend.Span{{Start: 10, Len: 130}, {Len: 7}, {}}
+	texts := make([]sequence, len(sees))
+	for round, rows := range []int{5, 1, 70} {
+		own, cross := &backend.Layout{}, &backend.Layout{}
+		for i := range texts {
+			held := len(texts[i].rows[0])
+			texts[i].grow(t, b, geometry, held+rows)
+			s := backend.Segment{Row: i * rows, Rows: rows, Pages: texts[i].pages, Spans: []backend.Span{{Len: held + rows}}}
+			own.Segments = append(own.Segments, s)
+			s.Pages, s.Spans, s.Whole = source.pages, sees[i:i+1], true
+			cross.Segments = append(cross.Segments, s)
+		}
+		own.Pos = make([]int32, rows*len(texts))
+		cross.Pos = own.Pos
+		var q [][]float32
+		var added []keyed
+		var self, other []number
+		for i := range texts {
+			sq, new := texts[i].append(0, rows, geometry.Type)
+			q, added = append(q, sq...), append(added, new...)
+			all := texts[i].rows[0]
+			for j := range sq {
+				self = append(self, attend(sq[j], all[:len(all)-rows+j+1], 0.5)...)
+				if sees[i].Len == 0 {
+					other = append(other, slices.Repeat([]number{exact(0)}, width)...)
+					continue
+				}
+				other = append(other, attend(sq[j], source.rows[0][sees[i].Start:][:sees[i].Len], 1/math.Sqrt(hd))...)
+			}
+		}
+		step(t, c, own, geometry, func() {
+			if round == 0 && !before {
+				fill()
+			}
+			k, v := split(added)
+			n := len(q)
+			x := write(c, slices.Concat(q...), n, width)
+			y := tensor.Attention(c, x, write(c, k, n, kvWidth), write(c, v, n, kvWidth), tensor.AttentionOptions{Scale: 0.5})
+			compare(t, "the text", read(c, y), self)
+			y = tensor.Attention(c, x, nil, nil, tensor.AttentionOptions{Layout: cross, KV: kv, Layer: layer})
+			compare(t, "the source", read(c, y), other)
+		})
+	}
+}
+
+// TestWhole: the rows of an encoder see all others, in pages and without.
+func TestWhole(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		const rows = 90
+		q, kv := randomRows(rows)
+		var want []number
+		for j := range rows {
+			want = append(want, attend(q[j], kv, 1/math.Sqrt(hd))...)
+		}
+		k, v := split(kv)
+		var s sequence
+		s.grow(t, b, geometry, rows)
+		for _, pages := range [][]backend.Buffer{nil, s.pages} {
+			l := &backend.Layout{Pos: make([]int32, rows), Segments: []backend.Segment{
+				{Rows: rows, Pages: pages, Spans: []backend.Span{{Len: rows}}, Whole: true}}}
+			c := newContext(t, b, tensor.Options{})
+			step(t, c, nil, geometry, func() { // a layout beside the step's
+				y := tensor.Attention(c, write(c, slices.Concat(q...), rows, width), write(c, k, rows, kvWidth), write(c, v, rows, kvWidth), tensor.AttentionOptions{Layout: l})
+				compare(t, "Attention", read(c, y), want)
+			})
+		}
+	})
+}
+
 // TestStaleKeys: stale keys and values do not reach a page, which outlives the
 // step.
 func TestStaleKeys(t *testing.T) {
@@ -211,8 +308,8 @@ func TestStaleKeys(t *testing.T) {
 			stale := write(c, random(kvWidth), 1, kvWidth)
 			c.Release(mark)
 			for name, work := range map[string]func(){
-				"keys":   func() { tensor.Attention(c, q, stale, fresh, 0, 1) },
-				"values": func() { tensor.Attention(c, q, fresh, stale, 0, 1) },
+				"keys":   func() { tensor.Attention(c, q, stale, fresh, tensor.AttentionOptions{Scale: 1}) },
+				"values": func() { tensor.Attention(c, q, fresh, stale, tensor.AttentionOptions{Scale: 1}) },
 			} {
 				before, after := make([]byte, page.Size()), make([]byte, page.Size())
 				check(t, b.Download(before, page, 0))

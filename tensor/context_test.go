@@ -110,9 +110,9 @@ func TestStale(t *testing.T) {
 				"RoPE":         func() { tensor.RoPE(c, x, fresh) },
 				"its table":    func() { tensor.RoPE(c, fresh, x) },
 				"RoPETo":       func() { tensor.RoPETo(c, x, fresh) },
-				"Attention":    func() { tensor.Attention(c, x, fresh, fresh, 0, 1) },
-				"its keys":     func() { tensor.Attention(c, fresh, x, fresh, 0, 1) },
-				"its values":   func() { tensor.Attention(c, fresh, fresh, x, 0, 1) },
+				"Attention":    func() { tensor.Attention(c, x, fresh, fresh, tensor.AttentionOptions{Scale: 1}) },
+				"its keys":     func() { tensor.Attention(c, fresh, x, fresh, tensor.AttentionOptions{Scale: 1}) },
+				"its values":   func() { tensor.Attention(c, fresh, fresh, x, tensor.AttentionOptions{Scale: 1}) },
 				"SwiGLU":       func() { tensor.SwiGLU(c, x, fresh) },
 				"its up":       func() { tensor.SwiGLU(c, fresh, x) },
 				"Add":          func() { tensor.Add(c, x, fresh) },
@@ -183,9 +183,9 @@ func TestShapes(t *testing.T) {
 			"RMSNorm, unbound":  {[]string{"[4]", "no numbers"}, func() { tensor.RMSNorm(c, zeros(2, 4), tensor.NewParam(4), 1) }},
 			"RoPE":              {[]string{"RoPE", "[2 6]", "[2 4]"}, func() { tensor.RoPE(c, zeros(2, 6), zeros(2, 4)) }},
 			"RoPE, rows":        {[]string{"RoPE", "[3 4]", "[2 4]"}, func() { tensor.RoPE(c, zeros(2, 4), zeros(3, 4)) }},
-			"Attention, keys":   {[]string{"Attention", "[2 8]", "[2 4]"}, func() { tensor.Attention(c, zeros(2, 4), zeros(2, 8), zeros(2, 4), 0, 1) }},
-			"Attention, rows":   {[]string{"Attention", "2 rows", "3 rows"}, func() { tensor.Attention(c, zeros(3, 4), zeros(3, 4), zeros(3, 4), 0, 1) }},
-			"Attention, heads":  {[]string{"Attention", "[2 6]", "1 heads of 4"}, func() { tensor.Attention(c, zeros(2, 6), zeros(2, 4), zeros(2, 4), 0, 1) }},
+			"Attention, keys":   {[]string{"Attention", "[2 8]", "[2 4]"}, func() { tensor.Attention(c, zeros(2, 4), zeros(2, 8), zeros(2, 4), tensor.AttentionOptions{Scale: 1}) }},
+			"Attention, rows":   {[]string{"Attention", "2 rows", "3 rows"}, func() { tensor.Attention(c, zeros(3, 4), zeros(3, 4), zeros(3, 4), tensor.AttentionOptions{Scale: 1}) }},
+			"Attention, heads":  {[]string{"Attention", "[2 6]", "1 heads of 4"}, func() { tensor.Attention(c, zeros(2, 6), zeros(2, 4), zeros(2, 4), tensor.AttentionOptions{Scale: 1}) }},
 			"SwiGLU":            {[]string{"SwiGLU", "[2 3]", "[3 2]"}, func() { tensor.SwiGLU(c, zeros(2, 3), zeros(3, 2)) }},
 			"Add":               {[]string{"Add", "[2 3]", "[3 2]"}, func() { tensor.Add(c, zeros(2, 3), zeros(3, 2)) }},
 			"Add, vector":       {[]string{"Add", "[2 4]", "[3]"}, func() { tensor.Add(c, zeros(2, 4), v.Value()) }},
@@ -215,8 +215,8 @@ func TestNoLayout(t *testing.T) {
 	each(t, func(t *testing.T, b backend.Backend) {
 		alone(t, b, func(c *tensor.Context) {
 			x := write(c, make([]float32, 8), 2, 4)
-			panics[*backend.ShapeError](t, "Attention", []string{"Attention"}, func() { tensor.Attention(c, x, x, x, 0, 1) })
-			table := tensor.RoPETable(c, vector(t, b, make([]float32, 2), 1))
+			panics[*backend.ShapeError](t, "Attention", []string{"Attention"}, func() { tensor.Attention(c, x, x, x, tensor.AttentionOptions{Scale: 1}) })
+			table := tensor.RoPETable(c, vector(t, b, make([]float32, 2), 1), nil)
 			panics[*backend.ShapeError](t, "RoPE", []string{"RoPE", "[0 4]", "[2 4]"}, func() { tensor.RoPE(c, x, table) })
 		})
 	})

@@ -123,7 +123,7 @@ func ExampleRoPE() {
 	freqs := values(cpu.Default(), math.Pi/2)
 	layout := &backend.Layout{Pos: []int32{0, 1}}
 	run(layout, backend.KV{}, func(c *tensor.Context) {
-		table := tensor.RoPETable(c, freqs)
+		table := tensor.RoPETable(c, freqs, nil)
 		y := read(c, tensor.RoPE(c, write(c, []float32{1, 0, 1, 0}, 2, 2), table))
 		fmt.Printf("%.1f %.1f\n", y[:2], []float64{math.Abs(float64(y[2])), float64(y[3])})
 	})
@@ -139,7 +139,7 @@ func ExampleAttention() {
 	run(layout, backend.KV{Heads: 1, HeadDim: 2}, func(c *tensor.Context) {
 		q, k := write(c, []float32{1, 0, 0, 1}, 2, 2), write(c, make([]float32, 4), 2, 2)
 		v := write(c, []float32{2, 4, 6, 8}, 2, 2)
-		fmt.Println(read(c, tensor.Attention(c, q, k, v, 0, 1)))
+		fmt.Println(read(c, tensor.Attention(c, q, k, v, tensor.AttentionOptions{Scale: 1})))
 	})
 	// Output: [2 4 4 6]
 }
@@ -318,7 +318,7 @@ func ExampleKVAppend() {
 		k, v := c.New(backend.F32, backend.Dims(1, 2)), c.New(backend.F32, backend.Dims(1, 2))
 		c.Write(k, []float32{1, 2})
 		c.Write(v, []float32{3, 4})
-		tensor.KVAppend(c, k, v, 0)
+		tensor.KVAppend(c, k, v, tensor.AttentionOptions{})
 	})
 	raw := make([]byte, kv.PageBytes())
 	fmt.Println(b.Download(raw, page, 0), bytes.Count(raw, []byte{0x80, 0x3f}), "key of 1")

@@ -228,7 +228,7 @@ func rope(g *goldenOp) *tensor.Tensor {
 		x = tensor.Transpose(g.c, tensor.Reshape(g.c, x, backend.Dims(shape.Elems()/hd, from, to)), 1, 2)
 		return tensor.Reshape(g.c, x, shape)
 	}
-	table := tensor.RoPETable(g.c, vector(g.t, g.b, freqs, 1))
+	table := tensor.RoPETable(g.c, vector(g.t, g.b, freqs, 1), nil)
 	switch pairs := setting[string](g, "pairing"); pairs {
 	case "half":
 		return tensor.RoPE(g.c, x, table)
@@ -297,7 +297,7 @@ func attendRows(g *goldenOp) *tensor.Tensor {
 		q = tensor.Concat(g.c, 1, none, tensor.Reshape(g.c, q, backend.Dims(sequences, queries, width)))
 		q = tensor.Reshape(g.c, q, backend.Dims(sequences*keys, width))
 	}
-	y := tensor.Attention(g.c, q, g.in["k"], g.in["v"], 0, g.scale())
+	y := tensor.Attention(g.c, q, g.in["k"], g.in["v"], tensor.AttentionOptions{Scale: g.scale()})
 	if past > 0 {
 		y = tensor.Slice(g.c, tensor.Reshape(g.c, y, backend.Dims(sequences, keys, width)), 1, past, queries)
 	}
@@ -336,7 +336,7 @@ func attendPages(g *goldenOp) (out []float32) {
 			pq = make([]float32, l.Rows()*width)
 		}
 		step(g.t, c, l, kv, func() {
-			out = read(c, tensor.Attention(c, write(c, pq, l.Rows(), width), write(c, pk, l.Rows(), kvWidth), write(c, pv, l.Rows(), kvWidth), 0, g.scale()))
+			out = read(c, tensor.Attention(c, write(c, pq, l.Rows(), width), write(c, pk, l.Rows(), kvWidth), write(c, pv, l.Rows(), kvWidth), tensor.AttentionOptions{Scale: g.scale()}))
 		})
 	}
 	return out

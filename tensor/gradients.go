@@ -102,10 +102,14 @@ func (c *Context) recordRoPE(y, x, table *Tensor) {
 	}, nil)
 }
 
-// recordAttention is for keys and values in rows: lse is that of the scores.
-func (c *Context) recordAttention(y, lse, q, k, v *Tensor, scale float32) {
-	c.record("Attention", []*Tensor{q, k, v}, nil, []*Tensor{y}, []*Tensor{q, k, v, y}, func(t *Tape) {
-		in := three{q, k, v}
+// recordAttention is for keys and values in rows: lse is that of the scores. Those in
+// pages have no gradient: Backward refuses.
+func (c *Context) recordAttention(y, lse, q, k, v *Tensor, o AttentionOptions) {
+	in := []*Tensor{q, k, v}
+	if k == nil {
+		in = in[:1]
+	}
+	c.record("Attention", in, nil, []*Tensor{y}, append([]*Tensor{y}, in...), func(t *Tape) {
 		var grads three
 		for i, x := range in {
 			t.numbers(x)
@@ -124,7 +128,7 @@ func (c *Context) recordAttention(y, lse, q, k, v *Tensor, scale float32) {
 		if lse != nil {
 			a.In[5] = c.use(lse)
 		}
-		a.Layout, a.KV, a.Scale, a.Round = c.layout, c.kv, scale, c.roundingBack()
+		a.Layout, a.KV, a.Scale, a.Round = o.Layout, o.KV, o.Scale, c.roundingBack()
 		c.exec.Run(backend.AttentionBackward, a)
 		for i, g := range grads {
 			if g != nil {

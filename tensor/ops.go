@@ -138,12 +138,13 @@ func (c *Context) rmsNorm(y, x *Tensor, w *Param, eps float32) {
 	c.exec.Run(backend.RMSNorm, a)
 }
 
-// RoPETable returns the rotations [R,hd] of the step's positions for the
-// frequencies freqs [hd/2].
-func RoPETable(c *Context, freqs *Param) *Tensor {
-	y := c.New(backend.F32, backend.Dims(c.layout.Rows(), 2*freqs.Shape.Dim[0]))
+// RoPETable returns the rotations [R,hd] of the positions of a layout, nil for the step's,
+// for the frequencies freqs [hd/2].
+func RoPETable(c *Context, freqs *Param, l *backend.Layout) *Tensor {
+	l = c.layoutOr(l)
+	y := c.New(backend.F32, backend.Dims(l.Rows(), 2*freqs.Shape.Dim[0]))
 	a := c.begin()
-	a.In[0], a.Layout, a.Out[0] = c.use(freqs.Value()), c.layout, c.use(y)
+	a.In[0], a.Layout, a.Out[0] = c.use(freqs.Value()), l, c.use(y)
 	c.exec.Run(backend.RoPETable, a)
 	return y
 }
@@ -178,47 +179,6 @@ func (c *Context) run2(op backend.Op, z, x, y *Tensor) {
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
 	c.exec.Run(op, a)
-}
-
-// KVAppend writes keys k and values v [R,G*hd] to layer layer of the pages that the
-// layout names, where the step's rows have their places.
-func KVAppend(c *Context, k, v *Tensor, layer int) {
-	a := c.begin()
-	a.In[0], a.In[1] = c.use(k), c.use(v)
-	a.Layout, a.KV, a.Layer = c.layout, c.kv, layer
-	c.exec.Run(backend.KVAppend, a)
-}
-
-// Attention attends from q [R,H*hd] to the keys the layout names. Where
-// segments have pages, k and v [R,G*hd] are first appended to layer layer of
-// them.
-func Attention(c *Context, q, k, v *Tensor, layer int, scale float32) *Tensor {
-	paged := false
-	for i := range c.layout.Segments {
-		paged = paged || c.layout.Segments[i].Pages != nil
-	}
-	if paged {
-		KVAppend(c, k, v, layer)
-	}
-	y := c.New(backend.F32, q.Shape())
-	var lse *Tensor // for backward
-	if c.Recording() && !paged {
-		lse = c.New(backend.F32, backend.Dims(q.Rows(), q.Cols()/c.kv.HeadDim))
-	}
-	a := c.begin()
-	a.In[0], a.In[1], a.In[2], a.Out[0] = c.use(q), c.use(k), c.use(v), c.use(y)
-	a.Layout, a.KV, a.Layer, a.Scale = c.layout, c.kv, layer, scale
-	if !paged {
-		a.Round = c.roundingBack()
-	}
-	if lse != nil {
-		a.Out[1] = c.use(lse)
-	}
-	c.exec.Run(backend.Attention, a)
-	if c.tape != nil {
-		c.recordAttention(y, lse, q, k, v, scale)
-	}
-	return y
 }
 
 // SwiGLU returns silu(gate) * up.

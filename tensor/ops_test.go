@@ -220,7 +220,7 @@ func TestRoPE(t *testing.T) {
 		layout := &backend.Layout{Pos: pos, Segments: []backend.Segment{{Rows: len(pos), Spans: []backend.Span{{Len: len(pos)}}}}}
 		c := newContext(t, b, tensor.Options{})
 		step(t, c, layout, backend.KV{}, func() {
-			angles := tensor.RoPETable(c, vector(t, b, freqs, 1))
+			angles := tensor.RoPETable(c, vector(t, b, freqs, 1), nil)
 			compare(t, "RoPETable", read(c, angles), table)
 			compare(t, "RoPE", read(c, tensor.RoPE(c, write(c, x, len(pos), heads*hd), angles)), want)
 		})

@@ -367,9 +367,29 @@ func TestAttentionGradients(t *testing.T) {
 	freqs.BindGrad(backend.View{})
 	w.params = nil
 	w.differentiate("RoPE and Attention", func(c *tensor.Context, x []*tensor.Tensor) []*tensor.Tensor {
-		table := tensor.RoPETable(c, freqs)
+		table := tensor.RoPETable(c, freqs, nil)
 		q := tensor.RoPETo(c, tensor.Tanh(c, x[0]), table)
-		return one(tensor.Attention(c, q, tensor.RoPE(c, x[1], table), x[2], 0, 0.5))
+		return one(tensor.Attention(c, q, tensor.RoPE(c, x[1], table), x[2], tensor.AttentionOptions{Scale: 0.5}))
+	})
+}
+
+// TestCrossAttentionGradients: rows that see nothing, all, or parts of a source, in a
+// layout and a geometry of its own beside the causal ones of the step.
+func TestCrossAttentionGradients(t *testing.T) {
+	w := newWorld(t)
+	w.kv = backend.KV{Heads: 1, HeadDim: 8}
+	w.layout = &backend.Layout{Pos: []int32{0, 1, 2, 3}, Segments: []backend.Segment{{Rows: 4, Spans: []backend.Span{{Len: 4}}}}}
+	cross := &backend.Layout{Pos: w.layout.Pos, Keys: 7, Segments: []backend.Segment{
+		{Row: 0, Rows: 1, Spans: []backend.Span{{}}, Whole: true},
+		{Row: 1, Rows: 2, Spans: []backend.Span{{Len: 7}}, Whole: true},
+		{Row: 3, Rows: 1, Spans: []backend.Span{{Len: 2}, {Start: 4, Len: 3}}, Whole: true},
+	}}
+	w.input(4, 8)
+	w.input(7, 4)
+	w.input(7, 4)
+	w.differentiate("two layouts", func(c *tensor.Context, x []*tensor.Tensor) []*tensor.Tensor {
+		q := tensor.Attention(c, x[0], tensor.Tanh(c, x[0]), x[0], tensor.AttentionOptions{})
+		return one(tensor.Attention(c, q, tensor.Tanh(c, x[1]), x[2], tensor.AttentionOptions{Layout: cross, KV: backend.KV{Heads: 2, HeadDim: 2}}))
 	})
 }
 
