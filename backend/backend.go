@@ -28,7 +28,8 @@ type Backend interface {
 	// does not have panic with a *ShapeError.
 	Upload(dst Buffer, off int64, src []byte) error
 	Download(dst []byte, src Buffer, off int64) error
-	// Pack reads a matrix into an immutable packed weight.
+	// Pack reads a matrix into an immutable packed weight. A panic of the source's
+	// functions is the caller's own, in its goroutine.
 	Pack(ctx context.Context, src WeightSource) (Weight, error)
 	// Float wraps a mutable row-major F32 or BF16 matrix [rows, cols] as a
 	// weight. The view's memory stays the caller's.

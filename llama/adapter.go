@@ -107,20 +107,17 @@ func scaledRows(read func([]byte, int, int) error, m *peft.Module, scale float32
 
 // magnitudes gives DoRA's vectors their place in a buffer, and their numbers.
 func (l *loader) magnitudes(ctx context.Context, a *checkpoint.OpenedAdapter, buf backend.Buffer, loras []*nn.LoRA, from []*peft.Module, cx *tensor.Context) error {
-	off := 0
-	return cx.Step(ctx, nil, backend.KV{}, func() error {
-		for i, lora := range loras {
-			for _, p := range []*tensor.Param{lora.Magnitude, lora.InverseNorm} {
-				p.BindValue(backend.Contiguous(buf, backend.F32, off, p.Shape))
-				off += p.Shape.Dim[0]
-			}
-			values, err := peft.Read(from[i].Magnitude)
-			if err != nil {
-				return &FileError{File: a.File, Tensor: from[i].Magnitude.Name, Reason: "cannot be read", Err: err}
-			}
-			cx.Write(lora.Magnitude.Value(), values)
-			l.Add(checkpoint.TensorBytes(from[i].Magnitude))
+	var values []float32 // of all: the magnitude, and zeros where InverseNorm will be
+	for i, lora := range loras {
+		x, err := peft.Read(from[i].Magnitude)
+		if err != nil {
+			return &FileError{File: a.File, Tensor: from[i].Magnitude.Name, Reason: "cannot be read", Err: err}
 		}
-		return nil
-	})
+		for _, p := range []*tensor.Param{lora.Magnitude, lora.InverseNorm} {
+			p.BindValue(backend.Contiguous(buf, backend.F32, len(values), p.Shape))
+			values, x = append(values, x...), make([]float32, len(x))
+		}
+		l.Add(checkpoint.TensorBytes(from[i].Magnitude))
+	}
+	return write(ctx, cx, buf, values)
 }

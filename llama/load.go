@@ -71,22 +71,26 @@ func (l *loader) vectors(ctx context.Context, c *checkpoint.Checkpoint, net *tra
 		return err
 	}
 	l.buffers = append(l.buffers, buf)
-	off := 0
-	bind := func(p *tensor.Param, values []float32) {
-		p.BindValue(backend.Contiguous(buf, backend.F32, off, p.Shape))
-		cx.Write(p.Value(), values)
-		off += len(values)
-	}
-	return cx.Step(ctx, nil, backend.KV{}, func() error {
-		bind(net.RoPE.Freqs, freqs)
-		for _, p := range list {
-			values, err := vector(c, p)
-			if err != nil {
-				return err
-			}
-			bind(p.Param, values)
-			l.Add(4 * int64(len(values)))
+	values := freqs // of all
+	net.RoPE.Freqs.BindValue(backend.Contiguous(buf, backend.F32, 0, net.RoPE.Freqs.Shape))
+	for _, p := range list {
+		p.Param.BindValue(backend.Contiguous(buf, backend.F32, len(values), p.Param.Shape))
+		x, err := vector(c, p)
+		if err != nil {
+			return err
 		}
+		values = append(values, x...)
+		l.Add(4 * int64(len(x)))
+	}
+	return write(ctx, cx, buf, values)
+}
+
+// write copies numbers to the front of a buffer, in a step of its own.
+func write(ctx context.Context, cx *tensor.Context, buf backend.Buffer, values []float32) error {
+	all := tensor.NewParam(len(values))
+	all.BindValue(backend.Contiguous(buf, backend.F32, 0, all.Shape))
+	return cx.Step(ctx, nil, backend.KV{}, func() error {
+		cx.Write(all.Value(), values)
 		return nil
 	})
 }

@@ -100,22 +100,26 @@ func open(ctx context.Context, o Options, files func() (*checkpoint.Checkpoint, 
 	if err != nil {
 		return nil, err
 	}
+	loaded := false
+	defer func() { // also where the caller's Progress or file system panics
+		if !loaded {
+			m.Close()
+		}
+	}()
 	c.DropMetadata()
 	m.loader.Total = c.Bytes()
-	err = m.loader.load(ctx, c, m.net, m.cx)
-	if err == nil {
-		err = m.loader.adapt(ctx, c, m.net, m.cx)
+	if err := m.loader.load(ctx, c, m.net, m.cx); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		m.Close()
+	if err := m.loader.adapt(ctx, c, m.net, m.cx); err != nil {
 		return nil, err
 	}
 	if o.Trainable {
 		if m.source, err = c.WithoutTensors(); err != nil {
-			m.Close()
 			return nil, err
 		}
 	}
+	loaded = true
 	m.loadTime = time.Since(start)
 	m.log().Info("model loaded", "path", c.Path, "format", string(c.Format), "params", c.Config.Params(),
 		"memory", m.estimate.Weights, "seconds", m.loadTime.Seconds(), "backend", m.b.Describe().String())

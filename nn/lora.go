@@ -5,10 +5,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/parallel"
 	"github.com/herd-ml/herd/tensor"
 )
 
@@ -259,18 +258,8 @@ func squares(w backend.Weight) []float64 {
 // blocks calls work for parts of n rows, on all processors.
 func blocks(n int, work func(from, to int)) {
 	const rows = 32
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), (n+rows-1)/rows) {
-		wg.Go(func() {
-			for {
-				from := int(next.Add(rows)) - rows
-				if from >= n {
-					return
-				}
-				work(from, min(from+rows, n))
-			}
-		})
-	}
-	wg.Wait()
+	_ = parallel.Ranges(context.Background(), runtime.GOMAXPROCS(0), n, rows, func(_, from, to int) error {
+		work(from, to)
+		return nil
+	})
 }

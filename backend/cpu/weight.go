@@ -5,13 +5,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"runtime/debug"
 	"sync"
-	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
+	"github.com/herd-ml/herd/internal/parallel"
 )
 
 const panel = kernel.Panel // rows of a weight that are stored together
@@ -62,31 +61,16 @@ func (b *Backend) Pack(ctx context.Context, src backend.WeightSource) (backend.W
 	if err != nil {
 		return nil, err
 	}
-	var next atomic.Int64
-	n := min(panels(w.rows), len(b.pool.workers))
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-			defer func() {
-				if v := recover(); v != nil { // of the caller's ReadRows
-					errs[i] = fmt.Errorf("cpu: weight %s: %v", src.Name, v)
-				}
-				if errs[i] != nil {
-					next.Store(math.MaxInt32)
-				}
-			}()
-			errs[i] = w.fill(ctx, b, &src, &next)
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
+	done := false
+	defer func() { // also where ReadRows or Progress panics
+		if !done {
 			w.Free()
-			return nil, err
 		}
+	}()
+	if err := w.fill(ctx, b, &src); err != nil {
+		return nil, err
 	}
+	done = true
 	return w, nil
 }
 
@@ -129,20 +113,15 @@ func (b *Backend) reading(n int) []byte {
 	return make([]byte, max(n, readBytes))[:n]
 }
 
-// fill claims panels, some at a time, and packs them until none is left.
-func (w *packed) fill(ctx context.Context, b *Backend, src *backend.WeightSource, next *atomic.Int64) error {
-	some := max(min(readBytes/(panel*w.rowBytes), panels(w.rows)/(8*len(b.pool.workers))), 1)
-	rows := b.reading(some * panel * w.rowBytes) // dropped where ReadRows panics, which may keep it
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
+// fill reads the panels, some at a time, and packs them.
+func (w *packed) fill(ctx context.Context, b *Backend, src *backend.WeightSource) error {
+	read := make([][]byte, len(b.pool.workers))
+	some := max(min(readBytes/(panel*w.rowBytes), panels(w.rows)/(8*len(read))), 1)
+	err := parallel.Ranges(ctx, len(read), panels(w.rows), some, func(worker, i, _ int) error {
+		if read[worker] == nil {
+			read[worker] = b.reading(some * panel * w.rowBytes)
 		}
-		i := (int(next.Add(1)) - 1) * some
-		if i >= panels(w.rows) {
-			b.reads.Put(&rows)
-			return nil
-		}
-		n := min(some*panel, w.rows-i*panel)
+		rows, n := read[worker], min(some*panel, w.rows-i*panel)
 		clear(rows[n*w.rowBytes:])
 		if err := src.ReadRows(rows[:n*w.rowBytes], i*panel, n); err != nil {
 			return fmt.Errorf("cpu: weight %s: %w", w.name, err)
@@ -153,7 +132,14 @@ func (w *packed) fill(ctx context.Context, b *Backend, src *backend.WeightSource
 		if src.Progress != nil {
 			src.Progress(int64(n * w.rowBytes))
 		}
+		return nil
+	})
+	for i := range read { // where ReadRows panics it may keep them
+		if read[i] != nil {
+			b.reads.Put(&read[i])
+		}
 	}
+	return err
 }
 
 // pack is exchange of all rows of a panel.

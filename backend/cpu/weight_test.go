@@ -28,7 +28,6 @@ func TestPackErrors(t *testing.T) {
 			}
 			return nil
 		}}, "bad sector"},
-		{"panic", backend.WeightSource{Type: backend.F32, Rows: 100, Cols: 8, ReadRows: func([]byte, int, int) error { panic("fell over") }}, "fell over"},
 		{"type", backend.WeightSource{Type: backend.I32, Rows: 1, Cols: 1, ReadRows: read}, "I32"},
 		{"part of a block", backend.WeightSource{Type: backend.Q4_K, Rows: 1, Cols: 255, ReadRows: read}, "255"},
 		{"no rows", backend.WeightSource{Type: backend.F32, Cols: 8, ReadRows: read}, "[0 8]"},
@@ -39,6 +38,20 @@ func TestPackErrors(t *testing.T) {
 		w, err := b.Pack(t.Context(), c.src)
 		if err == nil || w != nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.src.Name) {
 			t.Errorf("%s: weight %v, error %v", c.name, w, err)
+		}
+	}
+	for _, src := range []backend.WeightSource{
+		{ReadRows: func([]byte, int, int) error { panic(bad) }},
+		{ReadRows: read, Progress: func(int64) { panic(bad) }},
+	} {
+		src.Name, src.Type, src.Rows, src.Cols = "w", backend.F32, 100, 8
+		fault := func() (v any) {
+			defer func() { v = recover() }()
+			_, err := b.Pack(t.Context(), src)
+			return err
+		}()
+		if fault != bad {
+			t.Errorf("the caller's panic comes out as %v", fault)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -44,6 +44,8 @@ var floors = map[string]int{
 
 	// Helpers that know nothing of the rest.
 
+	"internal/ctxerr":   -10,
+	"internal/parallel": -10,
 	"internal/vfs":      -10,
 	"internal/tfevents": -10,
 	"internal/lockfile": -10,

@@ -1,10 +1,11 @@
 package tokenizer
 
 import (
+	"context"
 	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
+
+	"github.com/herd-ml/herd/internal/parallel"
 )
 
 // A long text is encoded in blocks, which end where a word surely starts, so
@@ -78,20 +79,14 @@ func (t *Tokenizer) blocks(dst []int32, text *string, valid *int, s *scratch) []
 func (t *Tokenizer) parallel(dst []int32, parts []string, workers int) []int32 {
 	type run struct{ worker, from, to int } // of that worker's tokens
 	runs, ids := make([]run, len(parts)), make([][]int32, workers)
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			s := t.getScratch()
-			defer t.putScratch(s)
-			for i := int(next.Add(1)) - 1; i < len(parts); i = int(next.Add(1)) - 1 {
-				from := len(ids[w])
-				ids[w], _, _ = t.pieces(ids[w], parts[i], s)
-				runs[i] = run{w, from, len(ids[w])}
-			}
-		})
-	}
-	wg.Wait()
+	_ = parallel.Ranges(context.Background(), workers, len(parts), 1, func(w, i, _ int) error {
+		s := t.getScratch()
+		defer t.putScratch(s)
+		from := len(ids[w])
+		ids[w], _, _ = t.pieces(ids[w], parts[i], s)
+		runs[i] = run{w, from, len(ids[w])}
+		return nil
+	})
 	for _, r := range runs {
 		dst = append(dst, ids[r.worker][r.from:r.to]...)
 	}

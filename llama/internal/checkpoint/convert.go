@@ -230,7 +230,7 @@ func (r *converted) fill(row, size int) error {
 
 // fillMerged encodes the rows in values with adapters merged into them.
 func (r *converted) fillMerged() error {
-	err := r.merge.apply(r.values, func(i int) int {
+	err := r.merge.apply(r.v.ctx, r.values, func(i int) int {
 		if r.order != nil {
 			return r.order(r.from + i)
 		}

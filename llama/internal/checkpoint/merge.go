@@ -1,11 +1,12 @@
 package checkpoint
 
 import (
+	"context"
 	"math"
 	"runtime"
-	"sync"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/parallel"
 	"github.com/herd-ml/herd/llama/peft"
 	"github.com/herd-ml/herd/llama/safetensors"
 )
@@ -98,7 +99,7 @@ func (g *merge) load() error {
 }
 
 // apply changes rows [n, in] of the matrix; order(i) is the row that row i is.
-func (g *merge) apply(values []float32, order func(int) int) error {
+func (g *merge) apply(ctx context.Context, values []float32, order func(int) int) error {
 	if g.scratch == nil {
 		if err := g.load(); err != nil {
 			return err
@@ -106,15 +107,13 @@ func (g *merge) apply(values []float32, order func(int) int) error {
 	}
 	n := len(values) / g.in
 	g.exact = grow(g.exact, len(values))
-	var wg sync.WaitGroup
-	for w, change := range g.scratch[:min(len(g.scratch), n)] {
-		wg.Go(func() {
-			for i := w; i < n; i += len(g.scratch) {
-				g.row(g.exact[i*g.in:(i+1)*g.in], values[i*g.in:(i+1)*g.in], change, order(i))
-			}
-		})
+	err := parallel.Ranges(ctx, len(g.scratch), n, 1, func(w, i, _ int) error {
+		g.row(g.exact[i*g.in:(i+1)*g.in], values[i*g.in:(i+1)*g.in], g.scratch[w], order(i))
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	wg.Wait()
 	for i, x := range g.exact {
 		values[i] = float32(x)
 	}

@@ -5,11 +5,10 @@ import (
 	"encoding/json"
 	"io"
 	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/parallel"
 )
 
 // Tensor is a tensor of a checkpoint.
@@ -89,44 +88,28 @@ func (t *Tensor) Decode() ([]float32, error) {
 func (t *Tensor) DecodeTo(ctx context.Context, b backend.Backend, buf backend.Buffer, progress func(int64)) error {
 	const some = 1 << 18 // bytes read at once
 	step := max(1, some/max(t.RowBytes(), 1))
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	errs := make([]error, runtime.GOMAXPROCS(0))
-	for i := range errs {
-		wg.Go(func() {
-			raw, values := make([]byte, step*t.RowBytes()), make([]float32, step*t.Cols())
-			out := make([]byte, 4*len(values))
-			for errs[i] == nil {
-				row := (int(next.Add(1)) - 1) * step
-				if row >= t.Rows() {
-					return
-				}
-				if errs[i] = ctx.Err(); errs[i] != nil {
-					return
-				}
-				n := min(step, t.Rows()-row)
-				raw := raw[:n*t.RowBytes()]
-				if err := t.Read(raw, row, n); err != nil {
-					errs[i] = &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
-					return
-				}
-				values, out := values[:n*t.Cols()], out[:4*n*t.Cols()]
-				block.Decode(t.Type, values, raw)
-				block.Encode(backend.F32, out, values)
-				if errs[i] = b.Upload(buf, 4*int64(row)*int64(t.Cols()), out); errs[i] != nil {
-					return
-				}
-				progress(int64(len(raw)))
-			}
-		})
+	type rows struct {
+		raw, out []byte
+		values   []float32
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
+	memory := make([]rows, runtime.GOMAXPROCS(0))
+	return parallel.Ranges(ctx, len(memory), t.Rows(), step, func(w, from, to int) error {
+		m, n := &memory[w], to-from
+		if m.raw == nil {
+			*m = rows{make([]byte, step*t.RowBytes()), make([]byte, 4*step*t.Cols()), make([]float32, step*t.Cols())}
+		}
+		raw, out, values := m.raw[:n*t.RowBytes()], m.out[:4*n*t.Cols()], m.values[:n*t.Cols()]
+		if err := t.Read(raw, from, n); err != nil {
+			return &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
+		}
+		block.Decode(t.Type, values, raw)
+		block.Encode(backend.F32, out, values)
+		if err := b.Upload(buf, 4*int64(from)*int64(t.Cols()), out); err != nil {
 			return err
 		}
-	}
-	return nil
+		progress(int64(len(raw)))
+		return nil
+	})
 }
 
 // TensorInfo describes a tensor of a model's files.

@@ -1,0 +1,30 @@
+// Package ctxerr makes errors of contexts that have ended: one function, so that
+// errors.Is(err, context.Canceled), or DeadlineExceeded, holds wherever the library
+// returns one, and the cause that the caller gave is reachable too.
+package ctxerr
+
+import (
+	"context"
+	"errors"
+)
+
+// Of returns nil while ctx has not ended. Afterwards errors.Is finds ctx.Err() in what it
+// returns, and errors.Is and errors.As find context.Cause(ctx).
+func Of(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil {
+		return nil
+	}
+	cause := context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return &ended{err, cause}
+}
+
+// ended is the error of a context with a cause of its own.
+type ended struct{ err, cause error }
+
+func (e *ended) Error() string { return e.err.Error() + ": " + e.cause.Error() }
+
+func (e *ended) Unwrap() []error { return []error{e.err, e.cause} }
