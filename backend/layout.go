@@ -1,6 +1,9 @@
 package backend
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // PageLen is the number of positions in a page of keys and values.
 const PageLen = 64
@@ -30,6 +33,14 @@ type Segment struct {
 	Pages     []Buffer // page table of the sequence, or nil
 	Spans     []Span   // at least one
 	Whole     bool     // the rows see all of every span
+	// Adapters are the numbers of the adapter sets that change the layers for these
+	// rows (nn.LoRA.Set), in any order. Nil is all that the model has; empty is none.
+	Adapters []int
+}
+
+// Adapted reports whether an adapter set changes the layers for the segment's rows.
+func (s *Segment) Adapted(set int) bool {
+	return s.Adapters == nil || slices.Contains(s.Adapters, set)
 }
 
 // KeyRow is the key row of row j of the segment, where KVAppend puts it.

@@ -17,7 +17,8 @@ import (
 // Adapter is a low-rank change of a model's matrices in the layout of Hugging
 // Face's PEFT: LoRA, rsLoRA or DoRA. It fits every model of the shape that it was
 // trained on, of any format and type, quantised too. Of several on one matrix
-// the later change what the earlier made of it, as in PEFT.
+// the later change what the earlier made of it, as in PEFT. backend.Segment.Adapters
+// names one by its place in Options.Adapters.
 //
 //	Path  string  // a folder with adapter_config.json and adapter_model.safetensors, or the latter
 //	FS    fs.FS   // where Path is; nil is the operating system's files
@@ -34,23 +35,23 @@ func (l *loader) adapt(ctx context.Context, c *checkpoint.Checkpoint, net *trans
 	for _, n := range nn.Linears(net) {
 		layers[n.Name] = n.Linear
 	}
-	for _, a := range c.Adapters {
-		if err := l.adapter(ctx, a, layers, cx); err != nil {
+	for i, a := range c.Adapters {
+		if err := l.adapter(ctx, a, i, layers, cx); err != nil {
 			return err
 		}
 	}
 	return nn.Refresh(ctx, l.b, net)
 }
 
-// adapter loads one.
-func (l *loader) adapter(ctx context.Context, a *checkpoint.OpenedAdapter, layers map[string]*nn.Linear, cx *tensor.Context) error {
+// adapter loads one, adapter set number set.
+func (l *loader) adapter(ctx context.Context, a *checkpoint.OpenedAdapter, set int, layers map[string]*nn.Linear, cx *tensor.Context) error {
 	var vectors []*nn.LoRA
 	var from []*peft.Module
 	total := 0
 	for i := range a.Modules {
 		m := &a.Modules[i]
 		lora := nn.NewLoRA(m.In, m.Out, m.Rank, a.Config.DoRA)
-		lora.Scale = a.Factor(m)
+		lora.Scale, lora.Set = a.Factor(m), set
 		readB := checkpoint.PlainRows(m.B.Data, m.B.Type.BlockBytes()*m.Rank)
 		if f, _ := math.Frexp(float64(lora.Scale)); f == 0.5 && m.B.Type != backend.F16 {
 			readB, lora.Scale = scaledRows(readB, m, lora.Scale), 1

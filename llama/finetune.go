@@ -95,7 +95,7 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 			return fmt.Errorf("llama: rank %d is more than layer %s of %v has", rank, l.Name, s)
 		}
 		lora := nn.NewLoRA(s.Dim[1], s.Dim[0], rank, config.DoRA)
-		lora.Scale = float32(scale)
+		lora.Scale, lora.Set = float32(scale), len(m.opts.Adapters)
 		x, err := numbers(l.Name, l.Linear, lora)
 		if err != nil {
 			return err

@@ -70,6 +70,7 @@ func (m *Model) forward(s *step) {
 		n := min(logitRows, h.Rows()-from)
 		mark := m.cx.Mark()
 		x := tensor.SliceRows(m.cx, h, from, n)
+		m.cx.SetRows(s.layout.Logits, from)
 		if !s.hidden {
 			x = m.net.Output.Forward(m.cx, x) // [n, V]
 		}

@@ -63,7 +63,8 @@ const smallDim = 1024
 const feedRows = 256
 
 // hidden runs the layers and returns the normalised residual stream of the
-// rows that the layout wants logits of, [len(Logits), D]. recompute makes a tape
+// rows that the layout wants logits of, [len(Logits), D]; the context's rows are those
+// then. recompute makes a tape
 // keep nothing of a layer but its input.
 func (t *transformer) hidden(c *tensor.Context, ids []int32, recompute bool) *tensor.Tensor {
 	x := t.Embed.Forward(c, c.IDs(ids)) // [R, D]
@@ -83,11 +84,13 @@ func (t *transformer) hidden(c *tensor.Context, ids []int32, recompute bool) *te
 			x = l.forward(c, x, rope, i, rows)
 		}
 	}
+	c.SetRows(want, 0)
 	return t.Norm.Forward(c, x)
 }
 
 // forward is layer i of rows, nil for all, of x [R, D].
 func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows []int32) *tensor.Tensor {
+	c.SetRows(nil, 0) // a tape may come here again, after other layers
 	mark := c.Mark()
 	h := l.AttnNorm.Forward(c, x)
 	x = l.Attention.AddTo(c, x, h, rope, tensor.AttentionOptions{Layer: i})
@@ -95,6 +98,7 @@ func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows [
 	c.Release(mark)
 	if rows != nil {
 		x = tensor.Gather(c, x, rows)
+		c.SetRows(rows, 0)
 		mark = c.Mark()
 	}
 	if c.Recording() { // backward wants all rows at once
@@ -105,6 +109,7 @@ func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows [
 	}
 	for from := 0; from < x.Rows(); from += feedRows {
 		part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
+		c.SetRows(rows, from)
 		if l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part)) != part {
 			panic("llama: what a layer adds is not in the residual stream")
 		}

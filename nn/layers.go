@@ -9,7 +9,7 @@ import (
 type Linear struct {
 	Weight   *tensor.Param `name:"weight"`   // [out, in]
 	Bias     *tensor.Param `name:"bias"`     // [out], or nil
-	Adapters []*LoRA       `name:"adapters"` // in the order of their work
+	Adapters []*LoRA       `name:"adapters"` // in the order of their work, for the rows that have them
 }
 
 // NewLinear returns a layer without numbers.
@@ -33,10 +33,9 @@ func (l *Linear) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
 		return tensor.AddTo(c, y, l.Forward(c, x))
 	}
 	y = tensor.MatMulAdd(c, y, x, l.Weight)
-	for _, a := range l.Adapters {
-		y = a.add(c, y, tensor.MatMul(c, x, a.A))
-	}
-	return y
+	ys := [backend.MaxWeights]*tensor.Tensor{y}
+	adapt(c, x, [backend.MaxWeights]*Linear{l}, &ys)
+	return ys[0]
 }
 
 // project applies several layers to one input, their products in one dispatch

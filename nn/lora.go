@@ -33,6 +33,9 @@ type LoRA struct {
 	Magnitude *tensor.Param `name:"lora_magnitude_vector"` // [out] of DoRA, else nil
 
 	Scale float32
+	// Set is the number of the adapter set that this is a part of, one for each layer
+	// that the set changes: backend.Segment.Adapters names sets by it.
+	Set int
 	// InverseNorm [out] is 1/||W + Scale B A|| of each row where Magnitude is. It
 	// follows from the other numbers and is no trained parameter: Refresh writes it.
 	InverseNorm *tensor.Param
@@ -55,51 +58,6 @@ func NewLoRA(in, out, r int, dora bool) *LoRA {
 		l.Magnitude, l.InverseNorm = tensor.NewParam(out), tensor.NewParam(out)
 	}
 	return l
-}
-
-// add returns y changed by the adapter, for y [R,out] and h = x A^T [R,r].
-func (l *LoRA) add(c *tensor.Context, y, h *tensor.Tensor) *tensor.Tensor {
-	if l.Scale != 1 {
-		h = tensor.Scale(c, h, l.Scale)
-	}
-	y = tensor.MatMulAdd(c, y, h, l.B)
-	if l.Magnitude != nil {
-		y = tensor.Mul(c, y, tensor.Mul(c, l.Magnitude.Value(), l.InverseNorm.Value()))
-	}
-	return y
-}
-
-// plain reports whether the layer is its matrix alone.
-func (l *Linear) plain() bool { return l.Bias == nil && len(l.Adapters) == 0 }
-
-// rescaled reports whether an adapter does more than add.
-func (l *Linear) rescaled() bool {
-	for _, a := range l.Adapters {
-		if a.Magnitude != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// adapt lets the adapters of layers of one input change their outputs.
-func adapt(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear, ys *[backend.MaxWeights]*tensor.Tensor) {
-	for j := 0; ; j++ {
-		var as [backend.MaxWeights]*tensor.Param
-		for i, l := range ls {
-			if l != nil && j < len(l.Adapters) {
-				as[i] = l.Adapters[j].A
-			}
-		}
-		if as == ([backend.MaxWeights]*tensor.Param{}) {
-			return
-		}
-		for i, h := range tensor.MatMuls(c, x, as) {
-			if h != nil {
-				ys[i] = ls[i].Adapters[j].add(c, ys[i], h)
-			}
-		}
-	}
 }
 
 // Initial returns the numbers that training starts from, as PEFT's: A uniform

@@ -22,6 +22,8 @@ type Context struct {
 	layout *backend.Layout
 	none   backend.Layout // of a step that has no layout
 	kv     backend.KV
+	rows   []int32 // what SetRows was told
+	row    int
 	step   uint64 // counts beginnings and ends of steps, so that old tensors are recognised
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
@@ -66,6 +68,7 @@ func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f 
 		defer func() {
 			c.step++
 			c.ctx, c.layout, c.tape = nil, &c.none, nil
+			c.SetRows(nil, 0)
 		}()
 		return f()
 	})
@@ -76,6 +79,20 @@ func (c *Context) Backend() backend.Backend { return c.exec.Backend() }
 
 // Layout is the layout of the step, empty where there is none.
 func (c *Context) Layout() *backend.Layout { return c.layout }
+
+// SetRows says which rows of the layout the rows of the tensors are that layers get from
+// here on: those that a list names in ascending order, from its index from on; a nil list
+// is all rows. Layers whose adapters differ by segment need it. A step begins with all
+// rows from the first on.
+func (c *Context) SetRows(list []int32, from int) { c.rows, c.row = list, from }
+
+// LayoutRow is the row of the layout that row r of a tensor is, as SetRows says.
+func (c *Context) LayoutRow(r int) int {
+	if c.rows != nil {
+		return int(c.rows[c.row+r])
+	}
+	return c.row + r
+}
 
 // Scratch is the most arena memory that any step has used, in bytes.
 func (c *Context) Scratch() int64 { return c.exec.Scratch() }

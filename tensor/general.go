@@ -248,6 +248,15 @@ func Reshape(c *Context, x *Tensor, s backend.Shape) *Tensor {
 	return y
 }
 
+// CopyTo writes the numbers of x over those of y, of the same shape. It is for steps
+// without a tape, which would not know of it.
+func CopyTo(c *Context, y, x *Tensor) {
+	if c.Recording() || y.param || y.ofParam {
+		panic(&backend.ShapeError{Op: "CopyTo", Detail: "beside a tape, or to a parameter"})
+	}
+	c.copy(y, x)
+}
+
 // Concat joins tensors along an axis; their other extents are the same.
 func Concat(c *Context, axis int, xs ...*Tensor) *Tensor {
 	if len(xs) == 0 || axis < 0 || axis >= xs[0].Shape().Rank {
