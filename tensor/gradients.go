@@ -251,12 +251,6 @@ func (t *Tape) unbroadcast(g backend.View, y *Tensor) *Tensor {
 	c := t.c
 	dy := c.New(backend.F32, y.Shape())
 	wide, _ := widened(y.Shape(), g.Shape)
-	last := -1
-	for i := range g.Shape.Rank {
-		if wide.Dim[i] != g.Shape.Dim[i] {
-			last = i
-		}
-	}
 	var old *Tensor
 	for i := range g.Shape.Rank {
 		if wide.Dim[i] == g.Shape.Dim[i] {
@@ -273,12 +267,10 @@ func (t *Tape) unbroadcast(g backend.View, y *Tensor) *Tensor {
 		}
 		g, old = sum.view, sum
 	}
-	if last < 0 {
-		c.copyView(dy.view, g)
-		return dy
-	}
 	c.copyView(dy.view.Reshape(wide), g)
-	t.release(old)
+	if old != nil {
+		t.release(old)
+	}
 	return dy
 }
 

@@ -1,0 +1,160 @@
+package nn_test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/nn"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// chosen are the adapters of the segments of a test, of a model with two sets.
+var chosen = [][]int{{0}, {1}, {}, nil, {1, 0}, {0}}
+
+// layer is what a layer of a model does with its rows, norms aside.
+type layer struct {
+	Attention *nn.Attention   `name:"attn"`
+	FFN       *nn.FeedForward `name:"ffn"`
+}
+
+func (m layer) forward(c *tensor.Context, x, rope *tensor.Tensor) *tensor.Tensor {
+	x = m.Attention.AddTo(c, x, x, rope, 0)
+	return m.FFN.AddTo(c, x, m.FFN.Forward(c, x))
+}
+
+// result is an output and the gradients of a step.
+type result struct {
+	y, grads []uint32
+	dx       []float32
+}
+
+// bits adds those of numbers.
+func bits(to []uint32, x []float32) []uint32 {
+	for _, v := range x {
+		to = append(to, math.Float32bits(v))
+	}
+	return to
+}
+
+// TestSegments: rows of one step that have adapters of their own get the bits of steps of their
+// own, with a tape and without one, and their gradients.
+func TestSegments(t *testing.T) {
+	const hd = headDim
+	kv := backend.KV{Type: backend.F32, Layers: 1, Heads: 2, HeadDim: hd}
+	each(t, func(t *testing.T, b backend.Backend) {
+		for name, kinds := range map[string][]bool{"lora": {false, false}, "dora": {true, false}, "both": {true, true}} {
+			rng = rand.New(rand.NewPCG(1, 2))
+			m := layer{nn.NewAttention(dim, 4, 2, hd, false, true), nn.NewFeedForward(dim, 24, false)}
+			adapt(t, b, m, kinds)
+			for i, n := range nn.Linears(m) {
+				for set, a := range n.Linear.Adapters {
+					a.Set = set
+				}
+				if i%3 == 1 { // this layer is of one set alone
+					n.Linear.Adapters = n.Linear.Adapters[1:]
+				}
+			}
+			for _, p := range nn.Params(m) { // as small as a model's
+				x := random(p.Param.Shape.Elems())
+				for i := range x {
+					x[i] /= 5
+				}
+				bind(t, b, p.Param, x)
+			}
+			check(t, nn.Refresh(t.Context(), b, m))
+			rope := nn.NewRoPE(hd)
+			bind(t, b, rope.Freqs, freqs)
+			var params []*tensor.Param
+			for _, n := range nn.Linears(m) {
+				for _, p := range nn.Params(n.Linear.Adapters) {
+					params = append(params, p.Param)
+				}
+			}
+			lengths := []int{3, 1, 4, 2, 5, 3}
+			rows := 0
+			for _, n := range lengths {
+				rows += n
+			}
+			x, dy, c := random(rows*dim), random(rows*dim), newContext(t, b)
+			run := func(l *backend.Layout, x, dy []float32, tape bool) (r result) {
+				grads := gradients(t, b, params)
+				out, dx := make([]float32, len(x)), make([]float32, len(x))
+				check(t, c.Step(t.Context(), l, kv, func() error {
+					in, up := write(c, x, len(x)/dim, dim), write(c, dy, len(x)/dim, dim)
+					if !tape {
+						c.Read(out, m.forward(c, in, rope.Table(c)))
+						return nil
+					}
+					tp := tensor.NewTape()
+					c.Record(tp)
+					tp.Watch(in)
+					y := m.forward(c, in, rope.Table(c))
+					c.Read(out, y)
+					tp.Backward(tensor.Seed{Y: y, DY: up})
+					c.Read(dx, tp.Grad(in))
+					return nil
+				}))
+				r.y, r.dx = bits(nil, out), dx
+				for _, g := range grads {
+					r.grads = bits(r.grads, g())
+				}
+				return r
+			}
+			for _, tape := range []bool{false, true} {
+				l := backend.Documents(lengths...)
+				for i := range l.Segments {
+					l.Segments[i].Adapters = chosen[i]
+				}
+				got, at := run(l, x, dy, tape), 0
+				for i, n := range lengths {
+					own := backend.Documents(n)
+					own.Segments[0].Adapters = chosen[i]
+					want, to := run(own, x[at:at+n*dim], dy[at:at+n*dim], tape), at+n*dim
+					what := fmt.Sprintf("%s, tape %v: segment %d with adapters %v", name, tape, i, chosen[i])
+					if !slices.Equal(got.y[at:to], want.y) {
+						t.Errorf("%s: other bits than alone", what)
+					}
+					if tape { // adapters add to it in another order
+						compare(t, what+", the gradient of the input", got.dx[at:to], toMatrix(want.dx, dim))
+					}
+					at = to
+				}
+				if !tape {
+					continue
+				}
+				// Rows without a set add nothing to its gradients.
+				few := backend.Documents(lengths[1], lengths[2])
+				few.Segments[0].Adapters, few.Segments[1].Adapters = chosen[1], chosen[2]
+				from, end := lengths[0]*dim, (lengths[0]+lengths[1]+lengths[2])*dim
+				alone := backend.Documents(lengths[1])
+				alone.Segments[0].Adapters = chosen[1]
+				if a, b := run(few, x[from:end], dy[from:end], true), run(alone, x[from:][:lengths[1]*dim], dy[from:][:lengths[1]*dim], true); !slices.Equal(a.grads, b.grads) {
+					t.Errorf("%s: rows without adapters change their gradients", name)
+				}
+			}
+		}
+	})
+}
+
+// gradients gives parameters memory for gradients and returns functions that read it.
+func gradients(t testing.TB, b backend.Backend, params []*tensor.Param) (read []func() []float32) {
+	t.Helper()
+	for _, p := range params {
+		n := p.Shape.Elems()
+		buf, err := b.Alloc(4 * int64(n))
+		check(t, err)
+		t.Cleanup(buf.Free)
+		p.BindGrad(backend.Contiguous(buf, backend.F32, 0, p.Shape))
+		read = append(read, func() []float32 {
+			out := make([]float32, n)
+			block.Decode(backend.F32, out, buf.Bytes()[:4*n])
+			return out
+		})
+	}
+	return read
+}
