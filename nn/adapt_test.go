@@ -151,8 +151,9 @@ func gradients(t testing.TB, b backend.Backend, params []*tensor.Param) (read []
 		t.Cleanup(buf.Free)
 		p.BindGrad(backend.Contiguous(buf, backend.F32, 0, p.Shape))
 		read = append(read, func() []float32 {
-			out := make([]float32, n)
-			block.Decode(backend.F32, out, buf.Bytes()[:4*n])
+			out, raw := make([]float32, n), make([]byte, 4*n)
+			check(t, b.Download(raw, buf, 0))
+			block.Decode(backend.F32, out, raw)
 			return out
 		})
 	}
