@@ -23,7 +23,7 @@ type layer struct {
 }
 
 func (m layer) forward(c *tensor.Context, x, rope *tensor.Tensor) *tensor.Tensor {
-	x = m.Attention.AddTo(c, x, x, rope, 0)
+	x = m.Attention.AddTo(c, x, x, rope, tensor.AttentionOptions{})
 	return m.FFN.AddTo(c, x, m.FFN.Forward(c, x))
 }
 
