@@ -87,13 +87,13 @@ func TestSegments(t *testing.T) {
 				check(t, c.Step(t.Context(), l, kv, func() error {
 					in, up := write(c, x, len(x)/dim, dim), write(c, dy, len(x)/dim, dim)
 					if !tape {
-						c.Read(out, m.forward(c, in, rope.Table(c)))
+						c.Read(out, m.forward(c, in, rope.Table(c, nil)))
 						return nil
 					}
 					tp := tensor.NewTape()
 					c.Record(tp)
 					tp.Watch(in)
-					y := m.forward(c, in, rope.Table(c))
+					y := m.forward(c, in, rope.Table(c, nil))
 					c.Read(out, y)
 					tp.Backward(tensor.Seed{Y: y, DY: up})
 					c.Read(dx, tp.Grad(in))
