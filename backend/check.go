@@ -151,6 +151,16 @@ func checkRMSNormBackward(a *Args, name string) {
 	optional(name, "dw", &a.Out[1], F32, 1, d)
 }
 
+func checkLayerNorm(a *Args, name string) {
+	checkRMSNorm(a, name)
+	vector(name, "b", &a.In[2], F32, a.In[0].Cols())
+}
+
+func checkLayerNormBackward(a *Args, name string) {
+	checkRMSNormBackward(a, name)
+	optional(name, "db", &a.Out[2], F32, 1, a.In[0].Cols())
+}
+
 func checkRoPETable(a *Args, name string) {
 	if a.Layout == nil {
 		panic(shapeErr(name, "no layout"))

@@ -7,7 +7,7 @@ package backend
 // rows whose elements are contiguous; SwiGLU and the general ones, from Add on,
 // take any strides. No two elements of an output may share memory.
 //
-// Out[0] may be the same view as In[0] in RMSNorm, RoPE, RoPEBackward, SwiGLU,
+// Out[0] may be the same view as In[0] in RMSNorm, LayerNorm, RoPE, RoPEBackward, SwiGLU,
 // SwiGLUBackward, Softmax, SoftmaxBackward and the element-wise operations (Add
 // to GELUBackward), and as In[1] in MatMulAdd. Otherwise outputs overlap neither inputs nor each other.
 //
@@ -43,6 +43,13 @@ const (
 	// s = 1/sqrt(mean x^2 + Eps): dw += sum_r dy x s, and
 	// dx = s (w dy - x s^2 mean_d(w dy x)).
 	RMSNormBackward
+	// LayerNorm: Out[0][r,d] = h[r,d] w[d] + b[d], h = s (x - mean_d x), s =
+	// 1/sqrt(mean_d (x - mean_d x)^2 + Eps). In[0] x [R,D], In[1] w, In[2] b [D]
+	// (https://arxiv.org/abs/1607.06450, eq. 3 and 4).
+	LayerNorm
+	// LayerNormBackward: In x, w, dy. Out[0] dx [R,D], Out[1] dw, Out[2] db [D]. dw +=
+	// sum_r dy h, db += sum_r dy, dx = s (w dy - mean_d(w dy) - h mean_d(w dy h)).
+	LayerNormBackward
 
 	// RoPETable: Out[0] [R,hd] holds, for row r, cos(Pos[r] f_i) at i and
 	// sin(Pos[r] f_i) at hd/2+i. In[0] [hd/2] are the frequencies f; the
@@ -128,6 +135,17 @@ const (
 	// straight through.
 	RoundBF16
 
+	// Unfold lays what a window sees of the rows of a segment in one row: a convolution is
+	// Unfold and MatMul. In[0] x [R,C], of the Layout and the Window of Args. Out[0] [S,T*C],
+	// S = Window.Outputs of the Layout, T = Window.Taps: of tap (a,b) of the window at
+	// (i,j), Out[0][(i,j),(a,b),c] = x[(i Stride - Pad + a, j Stride - Pad + b),c], zero
+	// outside of the segment. Backward: Fold.
+	Unfold
+	// Fold adds up, in In[0] dy [S,T*C], all that Unfold took from a row: Out[0] dx [R,C],
+	// zero for a row that no window sees. Layout and Window are those of Unfold. Backward:
+	// Unfold.
+	Fold
+
 	// Add: Out[0] = In[0] + In[1]. Broadcasting is a stride of 0 in an input.
 	// Backward: Copy; Sum over the broadcast axes.
 	Add
@@ -207,7 +225,8 @@ type Args struct {
 	Layout *Layout
 	KV     KV
 	Layer  int
-	Eps    float32 // RMSNorm
+	Window Window  // Unfold, Fold
+	Eps    float32 // RMSNorm, LayerNorm
 	Scale  float32 // Attention
 	Axis   int     // Sum, Max
 	AdamW  AdamWArgs
@@ -250,6 +269,8 @@ var ops = [numOps]struct {
 	MatMulSwiGLU:      {"MatMulSwiGLU", checkMatMulSwiGLU, []Op{MatMul, SwiGLUBackward, MatMulBackward}},
 	RMSNorm:           {"RMSNorm", checkRMSNorm, []Op{RMSNormBackward}},
 	RMSNormBackward:   {"RMSNormBackward", checkRMSNormBackward, nil},
+	LayerNorm:         {"LayerNorm", checkLayerNorm, []Op{LayerNormBackward}},
+	LayerNormBackward: {"LayerNormBackward", checkLayerNormBackward, nil},
 	RoPETable:         {"RoPETable", checkRoPETable, nil},
 	RoPE:              {"RoPE", checkRoPE, []Op{RoPEBackward}},
 	RoPEBackward:      {"RoPEBackward", checkRoPE, []Op{RoPE}},
@@ -265,6 +286,8 @@ var ops = [numOps]struct {
 	CrossEntropy:      {"CrossEntropy", checkCrossEntropy, nil},
 	RoundI8:           {"RoundI8", checkRoundI8, []Op{Copy}},
 	RoundBF16:         {"RoundBF16", checkRoundBF16, []Op{Copy}},
+	Unfold:            {"Unfold", checkUnfold, []Op{Fold}},
+	Fold:              {"Fold", checkFold, []Op{Unfold}},
 	Add:               {"Add", same(2, 1), []Op{Copy, Sum}},
 	Mul:               {"Mul", same(2, 1), []Op{Mul, Sum}},
 	Exp:               {"Exp", same(1, 1), []Op{Mul}},

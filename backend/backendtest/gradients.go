@@ -11,7 +11,7 @@ import (
 
 func gradients() []*gradient {
 	return []*gradient{
-		matMulGradient(), matMulAddGradient(), matMulSwiGLUGradient(), rmsNormGradient(), ropeGradient(), ropeBackGradient(), attentionGradient(), crossAttentionGradient(),
+		matMulGradient(), matMulAddGradient(), matMulSwiGLUGradient(), rmsNormGradient(), layerNormGradient(), unfoldGradient(), foldGradient(), ropeGradient(), ropeBackGradient(), attentionGradient(), crossAttentionGradient(),
 		swiGLUGradient(), embeddingGradient(), logProbGradient(), crossEntropyGradient(), addGradient(), mulGradient(),
 		unaryGradient(backend.Exp, normals, func(g *tape) {
 			g.run(backend.Mul, []backend.View{g.out[0], g.dy[0]}, g.dx(0))

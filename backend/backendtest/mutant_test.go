@@ -252,6 +252,51 @@ func sequenceMistakes() []mistake {
 			b.Layer = 1 - b.Layer
 			ref.Run(backend.KVAppend, &b)
 		})},
+		{"mean not taken away", backend.LayerNorm, on(backend.LayerNorm, func(a *backend.Args) {
+			ref.Run(backend.RMSNorm, a)
+		})},
+		{"bias twice", backend.LayerNorm, on(backend.LayerNorm, func(a *backend.Args) {
+			ref.Run(backend.LayerNorm, a)
+			b := backend.Args{}
+			b.In[0], b.In[1], b.Out[0] = a.Out[0], a.In[2], a.Out[0]
+			b.In[1].Shape, b.In[1].Stride = a.Out[0].Shape, [backend.MaxRank]int{0, 1}
+			ref.Run(backend.Add, &b)
+		})},
+		{"gradient as of RMSNorm", backend.LayerNormBackward, on(backend.LayerNormBackward, func(a *backend.Args) {
+			b := *a
+			b.Out[2] = backend.View{}
+			ref.Run(backend.LayerNormBackward, a)
+			ref.Run(backend.RMSNormBackward, &b)
+		})},
+		{"a neighbour where the padding is", backend.Unfold, on(backend.Unfold, func(a *backend.Args) {
+			ref.Run(backend.Unfold, a)
+			y, c := read(a.Out[0]), a.In[0].Cols()
+			for i := c; i < len(y); i++ {
+				if y[i] == 0 {
+					y[i] = y[i-c]
+				}
+			}
+			write(a.Out[0], y)
+		})},
+		{"windows over the ends of segments", backend.Unfold, on(backend.Unfold, func(a *backend.Args) {
+			ref.Run(backend.Unfold, a)
+			one := backend.Documents(a.In[0].Rows())
+			if n := a.Window.Outputs(one); n == a.Out[0].Rows() && a.In[0].Rows()%a.Window.Width == 0 {
+				b := *a
+				b.Layout = one
+				ref.Run(backend.Unfold, &b)
+			}
+		})},
+		{"windows that overlap overwritten", backend.Fold, on(backend.Fold, func(a *backend.Args) {
+			b := *a
+			dy := read(a.In[0])
+			for i := a.In[0].Cols(); i < len(dy); i += a.In[0].Cols() { // the first of the next window
+				dy[i] = 0
+			}
+			b.In[0] = backend.Contiguous(make(host, 4*len(dy)), backend.F32, 0, a.In[0].Shape)
+			write(b.In[0], dy)
+			ref.Run(backend.Fold, &b)
+		})},
 		{"Eps forgotten", backend.RMSNorm, on(backend.RMSNorm, func(a *backend.Args) {
 			b := *a
 			b.Eps = 0

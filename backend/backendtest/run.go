@@ -17,7 +17,7 @@ var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
 		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), crossEntropyCases(), roundCases(),
 		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(),
-		rmsNormCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
+		rmsNormCases(), layerNormCases(), unfoldCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })
 	return cs

@@ -45,8 +45,10 @@ var tolerances = [...]rule{
 		return n + 8
 	}),
 	// The mean of D squares, halved by the root, and four more roundings.
-	backend.RMSNorm:         relative(func(a *backend.Args) int { return a.In[0].Cols()/2 + 8 }),
-	backend.RMSNormBackward: rmsNormBackwardRule,
+	backend.RMSNorm:           relative(func(a *backend.Args) int { return a.In[0].Cols()/2 + 8 }),
+	backend.RMSNormBackward:   rmsNormBackwardRule,
+	backend.LayerNorm:         layerNormRule,
+	backend.LayerNormBackward: layerNormBackwardRule,
 	// The angle is exact; |cos|, |sin| <= 1.
 	backend.RoPETable: absolute(8),
 	// Two products and a sum.
@@ -68,6 +70,9 @@ var tolerances = [...]rule{
 	// Exact by formula.
 	backend.RoundI8:   exact,
 	backend.RoundBF16: exact,
+	// Numbers are moved; each row of Fold adds at most one number of every tap.
+	backend.Unfold: exact,
+	backend.Fold:   sumOf(func(a *backend.Args, _ int) int { return a.Window.Taps() }),
 	// One IEEE operation, rounded once.
 	backend.Add: exact,
 	backend.Mul: exact,

@@ -22,6 +22,7 @@ type exec struct {
 	attend  attendTask
 	squares sumTask
 	norm    normTask
+	layers  layerNormTask
 	reduce  reduceTask
 	batch   batchTask
 	gemm    gemm
@@ -45,6 +46,8 @@ var native = [...]func(*exec, *backend.Args){
 	backend.MatMulSwiGLU:      (*exec).matMulSwiGLU,
 	backend.RMSNorm:           (*exec).rmsNorm,
 	backend.RMSNormBackward:   (*exec).rmsNormBackward,
+	backend.LayerNorm:         (*exec).layerNorm,
+	backend.LayerNormBackward: (*exec).layerNormBackward,
 	backend.RoPETable:         (*exec).ropeTable,
 	backend.RoPE:              (*exec).rope,
 	backend.RoPEBackward:      (*exec).ropeBackward,
@@ -60,6 +63,8 @@ var native = [...]func(*exec, *backend.Args){
 	backend.CrossEntropy:      (*exec).crossEntropy,
 	backend.RoundI8:           (*exec).roundI8,
 	backend.RoundBF16:         (*exec).copy,
+	backend.Unfold:            (*exec).unfold,
+	backend.Fold:              (*exec).fold,
 	backend.Add:               (*exec).add,
 	backend.Mul:               (*exec).mul,
 	backend.Exp:               (*exec).exp,

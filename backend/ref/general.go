@@ -37,6 +37,57 @@ func rmsNormBackward(x *Values) {
 	}
 }
 
+// centred is a row without its mean, times s of LayerNorm, which it returns too.
+func centred(row []float64, eps float64) (h []float64, s float64) {
+	d, mean := float64(len(row)), 0.0
+	for _, v := range row {
+		mean += v / d
+	}
+	h = make([]float64, len(row))
+	for i, v := range row {
+		h[i] = v - mean
+	}
+	s = 1 / math.Sqrt(dot(h, h)/d+eps)
+	for i := range h {
+		h[i] *= s
+	}
+	return h, s
+}
+
+func layerNorm(x *Values) {
+	d := x.Args.In[0].Cols()
+	for r := range x.Args.In[0].Rows() {
+		h, _ := centred(x.In[0][r*d:][:d], float64(x.Args.Eps))
+		for i, v := range h {
+			x.Out[0][r*d+i] = v*x.In[1][i] + x.In[2][i]
+		}
+	}
+}
+
+func layerNormBackward(x *Values) {
+	d, w := x.Args.In[0].Cols(), x.In[1]
+	for r := range x.Args.In[0].Rows() {
+		h, s := centred(x.In[0][r*d:][:d], float64(x.Args.Eps))
+		dy := x.In[2][r*d:][:d]
+		mean, along := 0.0, 0.0
+		for i, v := range h {
+			mean += w[i] * dy[i] / float64(d)
+			along += w[i] * dy[i] * v / float64(d)
+		}
+		for i, v := range h {
+			if dx := x.Out[0]; dx != nil {
+				dx[r*d+i] = s * (w[i]*dy[i] - mean - v*along)
+			}
+			if dw := x.Out[1]; dw != nil {
+				dw[i] += dy[i] * v
+			}
+			if db := x.Out[2]; db != nil {
+				db[i] += dy[i]
+			}
+		}
+	}
+}
+
 func logistic(z float64) float64 { return 1 / (1 + math.Exp(-z)) }
 
 func swiGLU(x *Values) {
