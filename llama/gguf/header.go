@@ -61,23 +61,14 @@ func (c *cursor) take(n uint64) ([]byte, error) {
 		want := min(int64(max(end, 2*have, 64<<10)), maxHeader, c.src.Size)
 		buf := make([]byte, want)
 		copy(buf, c.buf)
-		if got, err := c.src.ReadAt(buf[have:], int64(have)); got < len(buf)-have {
-			return nil, c.fail(shortRead(err), "the header cannot be read")
+		if _, err := vfs.ReadFull(c.src, buf[have:], int64(have)); err != nil {
+			return nil, c.fail(err, "the header cannot be read")
 		}
 		c.buf = buf
 	}
 	b := c.buf[c.off:end:end]
 	c.off = end
 	return b, nil
-}
-
-// shortRead is the cause of a read that gave too few bytes: err, or where the
-// file just ended, io.ErrUnexpectedEOF.
-func shortRead(err error) error {
-	if err == nil || err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 func (c *cursor) u32() (uint32, error) {

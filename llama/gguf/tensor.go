@@ -34,9 +34,9 @@ func (t *Tensor) ReadAt(p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, end
 	}
-	n, err := t.src.ReadAt(p, t.off+off)
-	if n < len(p) {
-		return n, &Error{File: t.src.Name, Tensor: t.Name, Reason: "its data cannot be read", Err: shortRead(err)}
+	n, err := vfs.ReadFull(t.src, p, t.off+off)
+	if err != nil {
+		return n, &Error{File: t.src.Name, Tensor: t.Name, Reason: "its data cannot be read", Err: err}
 	}
 	return n, end
 }

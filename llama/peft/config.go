@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // Config are the settings of an adapter, as adapter_config.json has them.
@@ -93,20 +95,20 @@ type parser struct {
 }
 
 func (p *parser) fail(key, format string, a ...any) {
-	p.errs = append(p.errs, fmt.Errorf("%s %s", strconv.Quote(clip(key)), fmt.Sprintf(format, a...)))
+	p.errs = append(p.errs, fmt.Errorf("%s %s", strconv.Quote(vfs.Clip(key)), fmt.Sprintf(format, a...)))
 }
 
 // get decodes a value.
 func (p *parser) get(key string, raw json.RawMessage, v any) {
 	if err := json.Unmarshal(raw, v); err != nil || string(raw) == "null" {
-		p.fail(key, "is %s, which is not what it must be: a %T", clip(string(raw)), v)
+		p.fail(key, "is %s, which is not what it must be: a %T", vfs.Clip(string(raw)), v)
 	}
 }
 
 // only refuses every value but those given.
 func (p *parser) only(key string, raw json.RawMessage, allowed ...string) {
 	if !slices.Contains(allowed, string(raw)) {
-		p.fail(key, "is %s, which is not supported: want %s", clip(string(raw)), allowed[0])
+		p.fail(key, "is %s, which is not supported: want %s", vfs.Clip(string(raw)), allowed[0])
 	}
 }
 
@@ -148,7 +150,7 @@ func (p *parser) member(key string, raw json.RawMessage) {
 		c.Other[key] = raw
 	default:
 		if !slices.Contains(neutral, key) && !empty(raw) {
-			p.fail(key, "is %s, which is not supported: it may change what the adapter computes", clip(string(raw)))
+			p.fail(key, "is %s, which is not supported: it may change what the adapter computes", vfs.Clip(string(raw)))
 		}
 		c.Other[key] = raw
 	}
@@ -241,12 +243,12 @@ func (c Config) Validate() error {
 	}
 	for _, o := range c.Ranks {
 		if o.Value != math.Trunc(o.Value) || !(o.Value >= 1 && o.Value <= maxRank) {
-			bad("rank_pattern of %q is %v, want a whole number of 1 to %d", clip(o.Pattern), o.Value, maxRank)
+			bad("rank_pattern of %q is %v, want a whole number of 1 to %d", vfs.Clip(o.Pattern), o.Value, maxRank)
 		}
 	}
 	for _, o := range c.Alphas {
 		if !number(o.Value) {
-			bad("alpha_pattern of %q is %v, want a finite number", clip(o.Pattern), o.Value)
+			bad("alpha_pattern of %q is %v, want a finite number", vfs.Clip(o.Pattern), o.Value)
 		}
 	}
 	_, err := newMatcher(&c)
@@ -325,14 +327,6 @@ func encode(v any) (json.RawMessage, error) {
 func orNull(s string) any {
 	if s == "" {
 		return nil
-	}
-	return s
-}
-
-// clip shortens text from a file for a message.
-func clip(s string) string {
-	if r := []rune(s); len(r) > 100 {
-		return string(r[:100]) + "..."
 	}
 	return s
 }

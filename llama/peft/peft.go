@@ -40,19 +40,7 @@ type Error struct {
 }
 
 // Error names the file, the tensor and the reason.
-func (e *Error) Error() string {
-	s := e.File
-	if e.Tensor != "" {
-		s += fmt.Sprintf(": tensor %q", clip(e.Tensor))
-	}
-	if e.Reason != "" {
-		s += ": " + e.Reason
-	}
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
-	return s
-}
+func (e *Error) Error() string { return vfs.Fault(*e).Error() }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
@@ -309,10 +297,7 @@ func Read(s safetensors.Source) ([]float32, error) {
 	}
 	size := s.Type.BlockBytes()
 	raw := make([]byte, n*size)
-	if got, err := s.Data.ReadAt(raw, 0); got < len(raw) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := vfs.ReadFull(s.Data, raw, 0); err != nil {
 		return nil, err
 	}
 	values := make([]float32, n)

@@ -54,7 +54,7 @@ func readArchive(f *vfs.File) (map[string]entry, error) {
 	for _, e := range z.File {
 		if dir, ok := strings.CutSuffix(e.Name, "data.pkl"); ok && strings.Count(dir, "/") == 1 && strings.HasSuffix(dir, "/") {
 			if root != "" {
-				return bad("two pickles, "+clip(root)+"data.pkl and "+clip(e.Name), nil)
+				return bad("two pickles, "+vfs.Clip(root)+"data.pkl and "+vfs.Clip(e.Name), nil)
 			}
 			root = dir
 		}
@@ -67,7 +67,7 @@ func readArchive(f *vfs.File) (map[string]entry, error) {
 	for _, e := range z.File {
 		place, err := locate(e, f.Size)
 		if err != nil {
-			return bad(fmt.Sprintf("zip entry %q", clip(e.Name)), err)
+			return bad(fmt.Sprintf("zip entry %q", vfs.Clip(e.Name)), err)
 		}
 		all = append(all, place)
 		name, below := strings.CutPrefix(e.Name, root)
@@ -75,7 +75,7 @@ func readArchive(f *vfs.File) (map[string]entry, error) {
 			continue
 		}
 		if _, twice := entries[name]; twice {
-			return bad(fmt.Sprintf("zip entry %q is there twice", clip(e.Name)), nil)
+			return bad(fmt.Sprintf("zip entry %q is there twice", vfs.Clip(e.Name)), nil)
 		}
 		place.name = name
 		entries[name] = place
@@ -84,7 +84,7 @@ func readArchive(f *vfs.File) (map[string]entry, error) {
 	end := entry{}
 	for _, e := range all {
 		if e.size > 0 && e.start < end.start+end.size {
-			return bad(fmt.Sprintf("zip entries %q and %q overlap", clip(end.name), clip(e.name)), nil)
+			return bad(fmt.Sprintf("zip entries %q and %q overlap", vfs.Clip(end.name), vfs.Clip(e.name)), nil)
 		}
 		if e.size > 0 {
 			end = e
@@ -113,22 +113,9 @@ func readEntry(f *vfs.File, e entry, limit int64) (string, error) {
 	if e.size > limit {
 		return "", &Error{f.Name, "", fmt.Sprintf("%s of %d bytes is above the limit of %d", e.name, e.size, limit), nil}
 	}
-	var b strings.Builder
-	b.Grow(int(e.size))
-	_, err := io.Copy(&b, io.NewSectionReader(f, e.start, e.size))
-	if err == nil && int64(b.Len()) < e.size {
-		err = io.ErrUnexpectedEOF
-	}
+	text, err := vfs.ReadString(f, e.start, e.size)
 	if err != nil {
 		return "", &Error{f.Name, "", "reading " + e.name, err}
 	}
-	return b.String(), nil
-}
-
-// clip shortens a name from a file for an error message.
-func clip(s string) string {
-	if len(s) > 100 {
-		return s[:100] + "..."
-	}
-	return s
+	return text, nil
 }

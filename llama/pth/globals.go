@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // kind is an element type of storages.
@@ -83,10 +84,10 @@ func (m *machine) persistent() error {
 		return fmt.Errorf("persistent id has wrong fields: class %s, key %s, location %s, elements %s", typeName(t[1]), typeName(t[2]), typeName(t[3]), typeName(t[4]))
 	}
 	if key == "" || key == "." || key == ".." || strings.ContainsAny(key, "/\\:\x00") {
-		return fmt.Errorf("storage key %q is not a plain name", clip(key))
+		return fmt.Errorf("storage key %q is not a plain name", vfs.Clip(key))
 	}
 	if numel > math.MaxInt64/k.size {
-		return fmt.Errorf("storage %s of %d elements is too large", clip(key), numel)
+		return fmt.Errorf("storage %s of %d elements is too large", vfs.Clip(key), numel)
 	}
 	s := m.keys[key]
 	if s == nil {
@@ -94,7 +95,7 @@ func (m *machine) persistent() error {
 		m.keys[key] = s
 	}
 	if s.kind != k || s.numel != numel {
-		return fmt.Errorf("storage %s is both %d of %s and %d of %s", clip(key), s.numel, s.kind.name, numel, k.name)
+		return fmt.Errorf("storage %s is both %d of %s and %d of %s", vfs.Clip(key), s.numel, s.kind.name, numel, k.name)
 	}
 	return m.push(s)
 }

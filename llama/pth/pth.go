@@ -21,17 +21,7 @@ type Error struct {
 }
 
 // Error names the file, the tensor and the reason.
-func (e *Error) Error() string {
-	s := e.File + ": "
-	if e.Tensor != "" {
-		s += fmt.Sprintf("tensor %q: ", clip(e.Tensor))
-	}
-	s += e.Reason
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
-	return s
-}
+func (e *Error) Error() string { return vfs.Fault(*e).Error() }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
@@ -140,10 +130,10 @@ func newTensor(f *vfs.File, name string, v *view, entries map[string]entry) (*Te
 	s := v.storage
 	e, ok := entries["data/"+s.key]
 	if !ok {
-		return nil, fmt.Errorf("storage data/%s is not in the archive", clip(s.key))
+		return nil, fmt.Errorf("storage data/%s is not in the archive", vfs.Clip(s.key))
 	}
 	if e.size != s.numel*s.kind.size {
-		return nil, fmt.Errorf("storage data/%s has %d bytes, expected %d for %d of %s", clip(s.key), e.size, s.numel*s.kind.size, s.numel, s.kind.name)
+		return nil, fmt.Errorf("storage data/%s has %d bytes, expected %d for %d of %s", vfs.Clip(s.key), e.size, s.numel*s.kind.size, s.numel, s.kind.name)
 	}
 	// last is the furthest element, counted without overflow: every term is
 	// compared with what the storage has left.
@@ -169,7 +159,7 @@ func newTensor(f *vfs.File, name string, v *view, entries map[string]entry) (*Te
 		}
 	}
 	if !fits || elems > s.numel || elems > 0 && last >= s.numel {
-		return nil, fmt.Errorf("shape %v, strides %v, offset %d reach outside storage data/%s of %d elements, or repeat them", v.shape, v.strides, v.offset, clip(s.key), s.numel)
+		return nil, fmt.Errorf("shape %v, strides %v, offset %d reach outside storage data/%s of %d elements, or repeat them", v.shape, v.strides, v.offset, vfs.Clip(s.key), s.numel)
 	}
 	t := &Tensor{
 		Name: name, Type: s.kind.t, TypeName: strings.TrimSuffix(s.kind.name, "Storage"),

@@ -117,14 +117,11 @@ func (t *Tensor) ReadAt(p []byte, off int64) (n int, err error) {
 
 // read reads bytes of the file.
 func (t *Tensor) read(p []byte, at int64) (int, error) {
-	n, err := t.file.ReadAt(p, at)
-	if n == len(p) {
-		return n, nil
+	n, err := vfs.ReadFull(t.file, p, at)
+	if err != nil {
+		return n, &Error{t.file.Name, t.Name, fmt.Sprintf("reading %d bytes at %d", len(p), at), err}
 	}
-	if err == io.EOF { // the file was long enough when it was opened
-		err = io.ErrUnexpectedEOF
-	}
-	return n, &Error{t.file.Name, t.Name, fmt.Sprintf("reading %d bytes at %d", len(p), at), err}
+	return n, nil
 }
 
 // gather reads len(p) bytes, from byte within on, of the run that starts at

@@ -101,11 +101,7 @@ func Write(w io.Writer, tensors []Source) error {
 
 // copyData streams a tensor's n bytes into w and id.
 func copyData(w io.Writer, s *Source, n int64, buf []byte, id hash.Hash) error {
-	got, err := io.CopyBuffer(io.MultiWriter(w, id), io.NewSectionReader(s.Data, 0, n), buf)
-	if err == nil && got < n {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
+	if err := vfs.Copy(io.MultiWriter(w, id), s.Data, n, buf); err != nil {
 		return &Error{"pth", s.Name, fmt.Sprintf("copying %d bytes", n), err}
 	}
 	return nil

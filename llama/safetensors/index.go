@@ -34,7 +34,7 @@ func openIndex(fsys fs.FS, name, shown string) (_ *File, err error) {
 	for _, shard := range shards {
 		f, err := vfs.Open(fsys, path.Join(path.Dir(name), shard))
 		if err != nil {
-			return nil, &Error{shown, "", fmt.Sprintf("shard %q", clip(shard)), err}
+			return nil, &Error{shown, "", fmt.Sprintf("shard %q", vfs.Clip(shard)), err}
 		}
 		f.Name = dir + shard
 		out.files = append(out.files, f)
@@ -51,7 +51,7 @@ func openIndex(fsys fs.FS, name, shown string) (_ *File, err error) {
 				missing = tensor
 			}
 		}
-		return nil, &Error{shown, missing, fmt.Sprintf("is not in the shard %q that the index names", clip(shardOf[missing])), nil}
+		return nil, &Error{shown, missing, fmt.Sprintf("is not in the shard %q that the index names", vfs.Clip(shardOf[missing])), nil}
 	}
 	return out, nil
 }
@@ -68,7 +68,7 @@ func (f *File) add(shard string, ts []*Tensor, meta map[string]string, shardOf m
 		f.tensors = append(f.tensors, t)
 	}
 	if extra > 0 {
-		f.warnings = append(f.warnings, fmt.Sprintf("shard %s holds %d tensors that the index does not list there, %q for one", shard, extra, clip(example)))
+		f.warnings = append(f.warnings, fmt.Sprintf("shard %s holds %d tensors that the index does not list there, %q for one", shard, extra, vfs.Clip(example)))
 	}
 	for k, v := range meta {
 		if _, ok := f.metadata[k]; !ok {
@@ -99,7 +99,7 @@ func readIndex(fsys fs.FS, name, shown string) (shardOf map[string]string, shard
 				return err
 			}
 			if !local(shard) {
-				return c.fail("shard name %q is not a file of the index's folder", clip(shard))
+				return c.fail("shard name %q is not a file of the index's folder", vfs.Clip(shard))
 			}
 			shardOf[tensor] = shard
 			if !seen[shard] {

@@ -43,17 +43,7 @@ type Error struct {
 }
 
 // Error names the file, the tensor and the reason.
-func (e *Error) Error() string {
-	s := e.File + ": "
-	if e.Tensor != "" {
-		s += fmt.Sprintf("tensor %q: ", clip(e.Tensor))
-	}
-	s += e.Reason
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
-	return s
-}
+func (e *Error) Error() string { return vfs.Fault(*e).Error() }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
@@ -86,12 +76,9 @@ func (t *Tensor) ReadAt(p []byte, off int64) (int, error) {
 	if left := t.Bytes - off; int64(len(p)) > left {
 		p, end = p[:left], io.EOF
 	}
-	n, err := t.file.ReadAt(p, t.start+off)
-	if n == len(p) {
+	n, err := vfs.ReadFull(t.file, p, t.start+off)
+	if err == nil {
 		return n, end
-	}
-	if err == io.EOF { // the file was long enough when it was opened
-		err = io.ErrUnexpectedEOF
 	}
 	return n, &Error{t.file.Name, t.Name, fmt.Sprintf("reading %d bytes at %d", len(p), t.start+off), err}
 }
@@ -182,7 +169,7 @@ func readHeader(f *vfs.File) ([]*Tensor, map[string]string, error) {
 		return bad(fmt.Sprintf("%d bytes are too few for a safetensors file", f.Size), nil)
 	}
 	var b [8]byte
-	if n, err := f.ReadAt(b[:], 0); n < len(b) {
+	if _, err := vfs.ReadFull(f, b[:], 0); err != nil {
 		return bad("reading the header length", err)
 	}
 	u := binary.LittleEndian.Uint64(b[:])
@@ -193,15 +180,11 @@ func readHeader(f *vfs.File) ([]*Tensor, map[string]string, error) {
 		return bad(fmt.Sprintf("header of %d bytes in a file of %d", u, f.Size), nil)
 	}
 	n := int64(u)
-	var text strings.Builder // names are slices of it, so it is kept
-	text.Grow(int(n))
-	if _, err := io.Copy(&text, io.NewSectionReader(f, 8, n)); err != nil {
+	text, err := vfs.ReadString(f, 8, n) // names are slices of it, so it is kept
+	if err != nil {
 		return bad("reading the header", err)
 	}
-	if int64(text.Len()) != n {
-		return bad("reading the header", io.ErrUnexpectedEOF)
-	}
-	h := header{scanner: scanner{s: text.String()}, file: f, data: 8 + n}
+	h := header{scanner: scanner{s: text}, file: f, data: 8 + n}
 	if err := h.parse(); err != nil {
 		if e, ok := err.(*Error); ok {
 			return nil, nil, e
@@ -288,7 +271,7 @@ func (h *header) tensor(name string) (*Tensor, error) {
 				return err
 			})
 		}
-		return h.fail("unknown field %q", clip(key))
+		return h.fail("unknown field %q", vfs.Clip(key))
 	})
 	if err != nil {
 		return nil, err
@@ -298,7 +281,7 @@ func (h *header) tensor(name string) (*Tensor, error) {
 	}
 	typ, ok := types[t.TypeName]
 	if !ok {
-		return nil, h.fail("unknown dtype %q", clip(t.TypeName))
+		return nil, h.fail("unknown dtype %q", vfs.Clip(t.TypeName))
 	}
 	t.Type = typ.t
 	t.Bytes = elems * typ.bits / 8

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 const (
@@ -70,14 +72,14 @@ func (c *scanner) object(each func(key string) error) error {
 			return err
 		}
 		if _, twice := seen[key]; twice {
-			return c.fail("key %q appears twice", clip(key))
+			return c.fail("key %q appears twice", vfs.Clip(key))
 		}
 		if len(seen) == maxKeys {
 			return c.fail("more than %d keys in one object", maxKeys)
 		}
 		seen[key] = struct{}{}
 		if !c.take(':') {
-			return c.fail("expected : after key %q", clip(key))
+			return c.fail("expected : after key %q", vfs.Clip(key))
 		}
 		if err := each(key); err != nil {
 			return err
@@ -179,12 +181,4 @@ func (c *scanner) skip(depth int) error {
 	}
 	c.i += n
 	return nil
-}
-
-// clip shortens a name from a file for an error message.
-func clip(s string) string {
-	if len(s) > 100 {
-		return s[:100] + "..."
-	}
-	return s
 }

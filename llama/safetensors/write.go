@@ -64,11 +64,7 @@ func Write(w io.Writer, tensors []Source, metadata map[string]string) error {
 	buf := make([]byte, 1<<18)
 	for i := range ts {
 		n, _ := ts[i].size() // checked by encodeHeader
-		got, err := io.CopyBuffer(onlyWriter{b}, io.NewSectionReader(ts[i].Data, 0, n), buf)
-		if err == nil && got < n {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
+		if err := vfs.Copy(onlyWriter{b}, ts[i].Data, n, buf); err != nil {
 			return &Error{"safetensors", ts[i].Name, fmt.Sprintf("copying %d bytes", n), err}
 		}
 	}

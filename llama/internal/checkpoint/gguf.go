@@ -9,6 +9,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -200,7 +201,7 @@ func (g *ggufConfig) rope(cfg *Config) {
 		return
 	}
 	raw := make([]byte, t.Bytes)
-	if g.err = readFull(t, raw, 0); g.err != nil {
+	if _, g.err = vfs.ReadFull(t, raw, 0); g.err != nil {
 		return
 	}
 	factors := make([]float32, t.Shape[0])

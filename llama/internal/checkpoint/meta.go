@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/pth"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -222,7 +223,7 @@ func (c *Checkpoint) merge(name string, shards []*pth.File) (*Tensor, error) {
 		t.Read = func(dst []byte, row, n int) error {
 			for i := range n * len(parts) {
 				r, k := row+i/len(parts), i%len(parts)
-				if err := readFull(parts[k], dst[i*part:(i+1)*part], int64(r)*int64(part)); err != nil {
+				if _, err := vfs.ReadFull(parts[k], dst[i*part:(i+1)*part], int64(r)*int64(part)); err != nil {
 					return err
 				}
 			}
@@ -236,7 +237,7 @@ func (c *Checkpoint) merge(name string, shards []*pth.File) (*Tensor, error) {
 		for n > 0 {
 			k, r := row/each, row%each
 			m := min(n, each-r)
-			if err := readFull(parts[k], dst[:m*part], int64(r)*int64(part)); err != nil {
+			if _, err := vfs.ReadFull(parts[k], dst[:m*part], int64(r)*int64(part)); err != nil {
 				return err
 			}
 			dst, row, n = dst[m*part:], row+m, n-m

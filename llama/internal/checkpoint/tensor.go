@@ -9,6 +9,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/parallel"
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // Tensor is a tensor of a checkpoint.
@@ -45,7 +46,8 @@ func (t *Tensor) RowBytes() int {
 // PlainRows reads rows that lie in the order wanted.
 func PlainRows(r io.ReaderAt, rowBytes int) func([]byte, int, int) error {
 	return func(dst []byte, row, n int) error {
-		return readFull(r, dst[:n*rowBytes], int64(row)*int64(rowBytes))
+		_, err := vfs.ReadFull(r, dst[:n*rowBytes], int64(row)*int64(rowBytes))
+		return err
 	}
 }
 
@@ -59,18 +61,6 @@ func permutedRows(read func([]byte, int, int) error, rowBytes int, order func(in
 		}
 		return nil
 	}
-}
-
-// readFull is ReadAt for readers that may report io.EOF with the last byte.
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // Decode reads a whole tensor as F32.
