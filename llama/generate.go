@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -83,7 +84,7 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		return err
 	}
 	defer leave()
-	if err := context.Cause(call); err != nil {
+	if err := cause(call, ctxerr.Of(call)); err != nil {
 		return err
 	}
 	ids, err := prompt()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/sample"
@@ -79,7 +80,7 @@ func open(ctx context.Context, o Options, files func() (*checkpoint.Checkpoint, 
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
+	if err := ctxerr.Of(ctx); err != nil {
 		return nil, err
 	}
 	c, err := files()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -42,7 +43,7 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 	select {
 	case m.turn <- struct{}{}:
 	case <-ctx.Done():
-		return cause(ctx, ctx.Err())
+		return cause(ctx, ctxerr.Of(ctx))
 	}
 	defer func() { <-m.turn }()
 	err = m.cx.Step(ctx, &s.layout, m.pages.kv, func() error {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/safetensors"
 )
@@ -206,7 +207,7 @@ func (r *averaged) ReadAt(p []byte, off int64) (int, error) {
 
 // fill averages n numbers from one on.
 func (r *averaged) fill(raw []byte, from, n int) error {
-	if err := r.a.ctx.Err(); err != nil {
+	if err := ctxerr.Of(r.a.ctx); err != nil {
 		return err
 	}
 	sums, values := r.a.sums[:n], r.a.values[:n]

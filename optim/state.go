@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -152,7 +153,7 @@ func load(ctx context.Context, c *tensor.Context, v backend.View, t *safetensors
 	total := v.Shape.Elems()
 	raw := make([]byte, 4*min(blockElems, total))
 	for at := 0; at < total; at += blockElems {
-		if err := ctx.Err(); err != nil {
+		if err := ctxerr.Of(ctx); err != nil {
 			return err
 		}
 		raw := raw[:4*min(blockElems, total-at)]
@@ -174,7 +175,7 @@ type cancelled struct {
 
 // ReadAt implements io.ReaderAt.
 func (r *cancelled) ReadAt(p []byte, off int64) (int, error) {
-	if err := r.ctx.Err(); err != nil {
+	if err := ctxerr.Of(r.ctx); err != nil {
 		return 0, err
 	}
 	return r.r.ReadAt(p, off)

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/herd-ml/herd/internal/corpus"
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 // A Place is where a document starts.
@@ -129,7 +130,7 @@ func (s *documents) nothing() error {
 // fill reads documents until the buffer is full or the epoch ends.
 func (s *documents) fill(ctx context.Context) error {
 	for len(s.held) < s.buffer && (len(s.held) == 0 || s.bytes < s.data.bufferBytes) && s.at < len(s.order) {
-		if err := ctx.Err(); err != nil {
+		if err := ctxerr.Of(ctx); err != nil {
 			return err
 		}
 		if s.r == nil {
@@ -244,7 +245,7 @@ func (s *documents) read(ctx context.Context, places []Place) ([]document, error
 	}()
 	bytes := 0
 	for n, i := range order {
-		if err := ctx.Err(); err != nil {
+		if err := ctxerr.Of(ctx); err != nil {
 			return nil, err
 		}
 		p := places[i]

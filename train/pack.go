@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 // Iterator packs documents into batches. Documents stand one after the other, in
@@ -65,7 +67,7 @@ func (d *Data) iterator(s *documents, rows, seqLen int) (*Iterator, error) {
 // again until Restore.
 func (it *Iterator) Next(ctx context.Context) (*Batch, error) {
 	if it.err == nil {
-		if err := ctx.Err(); err != nil {
+		if err := ctxerr.Of(ctx); err != nil {
 			return nil, err
 		}
 		var b *Batch

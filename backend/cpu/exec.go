@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 // exec is a backend.Exec. The tasks are fields so that a step allocates none.
@@ -110,7 +111,7 @@ func (e *exec) End() error {
 	}
 	var err error
 	if e.b.pool.stopped.Load() {
-		err = e.ctx.Err()
+		err = ctxerr.Of(e.ctx)
 	}
 	e.ctx = nil
 	e.b.pool.release()

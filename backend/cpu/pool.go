@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 const (
@@ -78,7 +79,7 @@ func newPool(n int, k *kernel.Set) *pool {
 
 // acquire waits in line for the workers. It allocates only where it has to wait.
 func (p *pool) acquire(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+	if err := ctxerr.Of(ctx); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -94,7 +95,7 @@ func (p *pool) acquire(ctx context.Context) error {
 		case <-w.turn:
 		case <-ctx.Done():
 			p.leave(w)
-			return ctx.Err()
+			return ctxerr.Of(ctx)
 		}
 		p.mu.Lock()
 		if p.closed {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 // Limits are what the processor does at most, with nothing else to do: figures
@@ -123,7 +124,7 @@ func (p *Probe) time(ctx context.Context, t task, chunks int) (time.Duration, er
 	p.b.pool.run(t, chunks)
 	d := max(time.Since(start), 1)
 	if p.b.pool.stopped.Load() {
-		return d, ctx.Err()
+		return d, ctxerr.Of(ctx)
 	}
 	return d, nil
 }

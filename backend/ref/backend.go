@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 // New returns the oracle as a backend: one worker, memory in Go slices, every
@@ -114,13 +115,13 @@ type exec64 struct {
 func (e *exec64) Backend() backend.Backend { return e.dev }
 
 func (e *exec64) Begin(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+	if err := ctxerr.Of(ctx); err != nil {
 		return err
 	}
 	select {
 	case e.dev.step <- struct{}{}:
 	case <-ctx.Done():
-		return ctx.Err()
+		return ctxerr.Of(ctx)
 	}
 	e.ctx, e.stopped = ctx, nil
 	return nil
@@ -156,7 +157,7 @@ func (e *exec64) Release(mark int64) {
 
 func (e *exec64) Run(op backend.Op, a *backend.Args) {
 	if e.stopped == nil {
-		e.stopped = e.ctx.Err()
+		e.stopped = ctxerr.Of(e.ctx)
 	}
 	if e.stopped == nil {
 		Run(op, a)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
 // weight holds rows in the file's encoding: a copy of its own where packed,
@@ -40,7 +41,7 @@ func (b *device) Pack(ctx context.Context, src backend.WeightSource) (backend.We
 	buf := newBuffer(src.Rows * int(size))
 	for row, step := 0, 0; row < src.Rows; row += step {
 		step = min(64, src.Rows-row) // rows between two looks at the context
-		if err := ctx.Err(); err != nil {
+		if err := ctxerr.Of(ctx); err != nil {
 			return nil, err
 		}
 		dst := buf.mem[row*int(size):][:step*int(size)]

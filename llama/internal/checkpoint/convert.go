@@ -9,6 +9,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -200,7 +201,7 @@ func (r *converted) ReadAt(p []byte, off int64) (int, error) {
 
 // fill converts rows from row on.
 func (r *converted) fill(row, size int) error {
-	if err := r.v.ctx.Err(); err != nil {
+	if err := ctxerr.Of(r.v.ctx); err != nil {
 		return err
 	}
 	n := min(max(1, convertBlock/size), r.t.Rows()-row)

@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/pth"
@@ -37,7 +38,7 @@ func OpenReader(r io.ReaderAt, size int64, name string) (*Checkpoint, error) {
 
 // openFS opens what messages call shown.
 func openFS(ctx context.Context, fsys fs.FS, name, shown string) (*Checkpoint, error) {
-	if err := ctx.Err(); err != nil {
+	if err := ctxerr.Of(ctx); err != nil {
 		return nil, err
 	}
 	info, err := fs.Stat(fsys, name)
