@@ -10,8 +10,10 @@ import (
 
 const (
 	// partLen is how many key rows have a softmax of their own. Parts start at
-	// multiples of it and are combined in order, so how rows are grouped into
-	// chunks or steps, and who computes a part, does not change a bit.
+	// multiples of it, counted from the first page or, without pages, from the
+	// start of the span, and are combined in order. So how rows are grouped into
+	// chunks or steps, what is packed beside them, and who computes a part, does
+	// not change a bit.
 	partLen = 4 * backend.PageLen
 	// groupHeads is how many query heads of rows are computed together, so that
 	// keys and values are read and widened once for them.
@@ -37,7 +39,12 @@ type attendTask struct {
 	heads, hd, wide int // query heads for a key-value head, head size, and that in whole panels
 	group           int // rows of a unit
 	perChunk        int // parts of a chunk
-	segments        []attendSegment
+	attendRoom
+}
+
+// attendRoom is the memory that an attendTask leaves to the next.
+type attendRoom struct {
+	segments []attendSegment
 
 	// Split: what parts have computed, and the chunks of each unit that are done.
 	// Whoever does the last combines them.
@@ -58,8 +65,7 @@ func (e *exec) attention(a *backend.Args) {
 		return
 	}
 	t := &e.attend
-	kv := a.KV.Heads * a.KV.HeadDim
-	t.a, t.hd, t.heads = a, a.KV.HeadDim, a.In[0].Cols()/kv
+	*t = attendTask{a: a, hd: a.KV.HeadDim, heads: a.In[0].Cols() / (a.KV.Heads * a.KV.HeadDim), attendRoom: t.attendRoom}
 	t.wide = panels(t.hd) * panel
 	t.group = max(1, groupHeads/t.heads)
 	workers := len(e.b.pool.workers)
@@ -96,7 +102,7 @@ func (t *attendTask) divide(run int) (units, parts, keep int) {
 		s := &t.a.Layout.Segments[i]
 		d := attendSegment{unit: units, chunk: chunks, keep: keep, groups: (s.Rows + t.group - 1) / t.group}
 		for _, sp := range s.Spans {
-			d.parts += spanParts(sp.Start, sp.Start+sp.Len)
+			d.parts += spanParts(s, sp)
 		}
 		d.runs = max(1, d.parts/run+min(1, d.parts%run)) // of no keys too: somebody writes the zeros
 		d.kept = min(t.group, s.Rows) * t.heads * (t.wide + 2)
@@ -111,12 +117,21 @@ func (t *attendTask) divide(run int) (units, parts, keep int) {
 	return units, parts, keep
 }
 
-// spanParts is the number of parts of key rows [from, to).
-func spanParts(from, to int) int {
-	if to <= from {
+// spanParts is the number of parts of a span.
+func spanParts(s *backend.Segment, sp backend.Span) int {
+	if sp.Len <= 0 {
 		return 0
 	}
-	return (to-1)/partLen - from/partLen + 1
+	from := sp.Start - partsFrom(s, sp)
+	return (from+sp.Len-1)/partLen - from/partLen + 1
+}
+
+// partsFrom is the key row that parts of a span are counted from.
+func partsFrom(s *backend.Segment, sp backend.Span) int {
+	if s.Pages == nil {
+		return sp.Start
+	}
+	return 0
 }
 
 // attending is the state of a chunk: nq query heads, row by row.
@@ -245,12 +260,12 @@ func (c *attending) stretches(f func(s stretch) bool) bool {
 	for i := range c.s.Spans {
 		sp := &c.s.Spans[i]
 		s := stretch{end: sp.Start + sp.Len, last: i == len(c.s.Spans)-1 && !c.s.Whole}
-		next := part + spanParts(sp.Start, s.end)
+		next, base := part+spanParts(c.s, *sp), partsFrom(c.s, *sp)
 		if s.last {
 			s.end -= c.s.Rows - (c.row + c.n) // what the last of our rows sees
 		}
 		for s.at, s.part = sp.Start, part; s.at < s.end && s.part < c.to; s.part++ {
-			s.n = min(s.end, (s.at/partLen+1)*partLen) - s.at
+			s.n = min(s.end, base+((s.at-base)/partLen+1)*partLen) - s.at
 			if s.part >= c.from && !f(s) {
 				return false
 			}
@@ -310,7 +325,7 @@ func (c *attending) add(p softmax) {
 // compute is the softmax p of keys [at, at+n), which lie in one part.
 func (c *attending) compute(p softmax, at, n int) {
 	for off := 0; off < n; {
-		m := piece(at+off, n-off)
+		m := c.piece(at+off, n-off)
 		next := c.ahead(0, at, off+m, n)
 		// Scores of keys beyond m are overwritten or not used.
 		if k := c.keys(at+off, m, next); k.codes != nil {
@@ -324,7 +339,7 @@ func (c *attending) compute(p softmax, at, n int) {
 		p.top[i], p.all[i] = c.w.kernels.Exps(c.scores[i*scoreStride:][:c.widths[i/c.heads]], c.a.Scale)
 	}
 	for off := 0; off < n; {
-		m := piece(at+off, n-off)
+		m := c.piece(at+off, n-off)
 		next := c.ahead(1, at, off+m, n)
 		v := c.values(at+off, m, next)
 		all := min(m, max(0, int(c.widths[0])-off)) // all rows see these
@@ -341,8 +356,14 @@ func (c *attending) compute(p softmax, at, n int) {
 	}
 }
 
-// piece is how many of n key rows from at on lie in the page of the first.
-func piece(at, n int) int { return min(n, backend.PageLen-at%backend.PageLen) }
+// piece is how many of n key rows from at on lie in the page of the first; without
+// pages, as many as a page holds.
+func (c *attending) piece(at, n int) int {
+	if c.s.Pages == nil {
+		return min(n, backend.PageLen)
+	}
+	return min(n, backend.PageLen-at%backend.PageLen)
+}
 
 // product multiplies rows of x with so many panels of p. next is what is read
 // after p.

@@ -111,7 +111,7 @@ func (e *exec) scatter(a *backend.Args, op string, ids, in int) {
 		index(op, id, n)
 	}
 	b := &e.inner // the operands in the order of EmbeddingBackward, for a function without variables
-	b.Reset()
+	*b = backend.Args{}
 	b.In[0], b.In[1], b.Out[0] = a.In[ids], a.In[in], a.Out[0]
 	e.rows = rowTask{scatterColumns, b, d, scatterCols}
 	e.b.pool.run(&e.rows, (d+scatterCols-1)/scatterCols)

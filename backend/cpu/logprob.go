@@ -37,7 +37,8 @@ func (e *exec) reduceProduct(l *loss, a *backend.Args, from int) {
 		x = backend.Contiguous(x.Buf, x.Type, x.Off, backend.Dims(x.Rows(), x.Cols()))
 	}
 	b := &e.inner
-	b.In[0], b.W[0], b.Round = x.Slice(0, from, l.rows), l.w, a.Round
+	*b = backend.Args{Round: a.Round}
+	b.In[0], b.W[0] = x.Slice(0, from, l.rows), l.w
 	b.Out[0] = e.Alloc(backend.F32, backend.Dims(l.rows, l.vocab))
 	e.matMul(b)
 	e.eachRow(b, l.rows, 4*l.vocab, func(w *worker, a *backend.Args, from, to int) {

@@ -165,9 +165,8 @@ func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []
 		product, most = f.pair, f.pairRows
 	}
 	a := &c.c
-	a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
-	a.codes, a.scales = unsafe.Pointer(&codes[0]), unsafe.Pointer(&scales[0])
-	a.codesStep, a.scalesStep = n*Panel, 4*f.Scales(n)
+	*a = callArgs{outStride: 4 * outStride, xStride: xStride, metaStride: int(unsafe.Sizeof(Meta{})) * metaStride,
+		codes: unsafe.Pointer(&codes[0]), codesStep: n * Panel, scales: unsafe.Pointer(&scales[0]), scalesStep: 4 * f.Scales(n)}
 	for r := 0; r < rows; {
 		a.rows, a.blocks = tileRows(most, rows-r), n/f.Group
 		a.out, a.x, a.meta = unsafe.Pointer(&out[r*outStride]), unsafe.Pointer(&x[r*xStride]), unsafe.Pointer(&meta[r*metaStride])
@@ -204,13 +203,13 @@ func (f *Format) ProductRows(c *Call, panels int, out []float32, outStride int, 
 		return
 	}
 	a := &c.c
+	*a = callArgs{outStride: 4 * outStride, xStride: xStride, metaStride: int(unsafe.Sizeof(Meta{})) * metaStride, scales: unsafe.Pointer(&scales[0])}
 	together := max(rowChunk/n, 1)
 	for p := 0; p < panels; p += together {
 		a.rows = min(together, panels-p)
 		for i := 0; i < n; i += rowChunk { // once, unless a panel is long
-			a.outStride, a.xStride, a.metaStride = 4*outStride, xStride, int(unsafe.Sizeof(Meta{}))*metaStride
 			a.out, a.x, a.meta = unsafe.Pointer(&out[p*Panel]), unsafe.Pointer(&x[i]), unsafe.Pointer(&meta[i/f.Sub])
-			a.codes, a.scales, a.blocks = unsafe.Pointer(&src[p*size+i/f.Block*f.Bytes]), unsafe.Pointer(&scales[0]), min(rowChunk, n-i)/f.Block
+			a.codes, a.blocks = unsafe.Pointer(&src[p*size+i/f.Block*f.Bytes]), min(rowChunk, n-i)/f.Block
 			callProduct(f.fused[rows-1], a)
 		}
 	}

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
@@ -19,8 +20,9 @@ const (
 	keyStep   = kernel.MaxRows // keys whose scores are computed at once
 
 	// Gradients are computed stripe by stripe of the key rows: what a stripe gives to
-	// queries is kept and added in order, so bits do not depend on workers. Memory
-	// grows with the rows, as there are at most maxStripes.
+	// queries is kept and added in order. Stripes are cut from the start of a span on,
+	// so bits depend neither on workers nor on what is packed beside a document.
+	// Memory grows with the rows, as a document has at most maxStripes.
 	stripeRows = 3 * keyRows
 	maxStripes = 8
 )
@@ -55,7 +57,15 @@ type queryBlock struct {
 	row, n  int // rows [row, row+n) of the step
 	first   int // the key row of the first
 	at, all int // columns [at, at+all) of a key-value head
+	slots   []stripeSlot
 }
+
+// stripe is key rows [from, to) whose gradients a chunk computes.
+type stripe struct{ from, to int }
+
+// A stripeSlot says that a block sees a stripe, and which columns of what is kept are
+// for what the stripe gives to it.
+type stripeSlot struct{ stripe, at int }
 
 // rowAttention is Attention without pages, rounded, or AttentionBackward.
 type rowAttention struct {
@@ -68,7 +78,8 @@ type rowAttention struct {
 	heads      int // query heads of a key-value head
 	rows, cols int // of keys and values, and columns of a key-value head
 	turned     int // row stride of keysT and valuesT
-	blocks     []queryBlock
+	wild       wild
+	rowsRoom
 
 	// By key-value head. Weights of products are panels of 16: queries [cols/16][k]
 	// for scores, queryRows [cols][wide] for gradients; grads and gradRows are of dy.
@@ -77,10 +88,16 @@ type rowAttention struct {
 	keysT, valuesT                      mixed // [hd][turned]
 	lse, mean                           []float32
 
-	stripe, stripes int
-	slots           []int     // of each block and stripe: its columns in kept, or -1
-	slotCols        int       // of a key-value head
-	kept            []float32 // [columns of a slot][wide] turned
+	slotCols int       // of a key-value head
+	kept     []float32 // [columns of a slot][wide] turned
+}
+
+// rowsRoom is the memory that a rowAttention leaves to the next.
+type rowsRoom struct {
+	blocks  []queryBlock
+	stripes []stripe
+	slots   []stripeSlot // of one block after the other, the stripes in order
+	starts  []int        // of spans
 }
 
 // asColumns reports whether Attention is a rowAttention: where it rounds and all keys and
@@ -115,7 +132,7 @@ func (e *exec) attentionBackward(a *backend.Args) {
 	if !a.In[5].Present() {
 		e.runPhase(attendCols, len(t.blocks))
 	}
-	e.runPhase(stripeBack, t.stripes)
+	e.runPhase(stripeBack, len(t.stripes))
 	if a.Out[0].Present() {
 		e.runPhase(combineDQ, len(t.blocks))
 	}
@@ -132,7 +149,8 @@ func (e *exec) runPhase(p rowPhase, chunks int) {
 func (e *exec) rowTask(a *backend.Args, back bool) *rowAttention {
 	t := &e.attendRows
 	*t = rowAttention{a: a, back: back, bf16: a.Round == backend.RoundBothBF16 && e.b.kernels.HasBF16Dot(),
-		blocks: t.blocks[:0], slots: t.slots[:0], unit: 1}
+		rowsRoom: t.rowsRoom, unit: 1}
+	t.blocks, t.stripes, t.slots = t.blocks[:0], t.stripes[:0], t.slots[:0]
 	t.hd, t.heads, t.rows = a.KV.HeadDim, a.In[0].Cols()/(a.KV.Heads*a.KV.HeadDim), a.Layout.KeyRows()
 	t.k, t.wide = t.hd, panels(t.hd)*panel
 	if t.bf16 {
@@ -165,6 +183,7 @@ func (t *rowAttention) take(m *arena) {
 		return mixed{f: slice[float32](m, g*n)}
 	}
 	t.queries, t.lse = numbers(t.cols*t.k), slice[float32](m, g*t.cols)
+	t.wild.take(m, g*t.rows, g*t.cols)
 	if t.bf16 {
 		t.keys = numbers(t.rows * t.k)
 		if t.back {
@@ -183,34 +202,74 @@ func (t *rowAttention) take(m *arena) {
 // stripesOf cuts the key rows into stripes and takes memory for what they give to
 // blocks of queries.
 func (t *rowAttention) stripesOf(m *arena) {
-	t.stripe = max(stripeRows, ((t.rows+maxStripes-1)/maxStripes+keyRows-1)/keyRows*keyRows)
-	t.stripes = (t.rows + t.stripe - 1) / t.stripe
-	for i := range t.blocks {
-		for s := range t.stripes {
-			slot := -1
-			t.pieces(&t.blocks[i], s*t.stripe, (s+1)*t.stripe, func(keyPiece) bool {
-				slot = t.slotCols
-				return false
-			})
-			if slot >= 0 {
-				t.slotCols += t.blocks[i].all
-			}
-			t.slots = append(t.slots, slot)
+	t.starts = append(t.starts[:0], 0)
+	for i := range t.a.Layout.Segments {
+		for _, sp := range t.a.Layout.Segments[i].Spans {
+			t.starts = append(t.starts, sp.Start)
 		}
+	}
+	slices.Sort(t.starts)
+	t.starts = slices.Compact(t.starts)
+	for i, from := range t.starts {
+		end := t.rows
+		if i+1 < len(t.starts) {
+			end = t.starts[i+1]
+		}
+		n := max(stripeRows, ((end-from+maxStripes-1)/maxStripes+keyRows-1)/keyRows*keyRows)
+		for ; from < end; from += n {
+			t.stripes = append(t.stripes, stripe{from, min(from+n, end)})
+		}
+	}
+	for i := range t.blocks {
+		t.slotsOf(&t.blocks[i])
+	}
+	for i, first := 0, 0; i < len(t.blocks); i++ { // slots has its place now
+		b := &t.blocks[i]
+		b.slots = t.slots[first:][:len(b.slots)]
+		first += len(b.slots)
 	}
 	if t.a.Out[0].Present() {
 		t.kept = slice[float32](m, t.a.KV.Heads*t.slotCols*t.wide)
 	}
 }
 
+// slotsOf lists the stripes that a block sees.
+func (t *rowAttention) slotsOf(b *queryBlock) {
+	first := len(t.slots)
+	for i := range b.s.Spans {
+		from, to := b.sees(i)
+		s, _ := slices.BinarySearchFunc(t.stripes, from, func(s stripe, row int) int { return s.to - row - 1 })
+		for ; from < to && s < len(t.stripes) && t.stripes[s].from < to; s++ {
+			t.slots = append(t.slots, stripeSlot{stripe: s})
+		}
+	}
+	b.slots = t.slots[first:]
+	slices.SortFunc(b.slots, func(x, y stripeSlot) int { return x.stripe - y.stripe })
+	b.slots = slices.Compact(b.slots)
+	t.slots = t.slots[:first+len(b.slots)]
+	for i := range b.slots {
+		b.slots[i].at = t.slotCols
+		t.slotCols += b.all
+	}
+}
+
 // slot is where the gradient is kept, [wide][all], that a stripe gives to a block; nil
-// where there is none.
-func (t *rowAttention) slot(g, block, stripe int) []float32 {
-	at := t.slots[block*t.stripes+stripe]
-	if at < 0 || t.kept == nil {
+// where none is wanted.
+func (t *rowAttention) slot(g int, b *queryBlock, s stripeSlot) []float32 {
+	if t.kept == nil {
 		return nil
 	}
-	return t.kept[(g*t.slotCols+at)*t.wide:][:t.wide*t.blocks[block].all]
+	return t.kept[(g*t.slotCols+s.at)*t.wide:][:t.wide*b.all]
+}
+
+// sees is the key rows of span i of its segment that a block sees.
+func (b *queryBlock) sees(i int) (from, to int) {
+	sp := b.s.Spans[i]
+	from, to = sp.Start, sp.Start+sp.Len
+	if i == len(b.s.Spans)-1 && !b.s.Whole {
+		to = min(to, b.first+b.n)
+	}
+	return from, to
 }
 
 // A keyPiece is key rows [at, at+n) that a block of queries sees; where cut is set,
@@ -223,11 +282,10 @@ type keyPiece struct {
 // pieces calls f for the key rows in [lo, hi) that a block sees, in order, until f
 // returns false, and reports whether it never did.
 func (t *rowAttention) pieces(b *queryBlock, lo, hi int, f func(p keyPiece) bool) bool {
-	for i, sp := range b.s.Spans {
-		from, to, last := max(sp.Start, lo), min(sp.Start+sp.Len, hi), i == len(b.s.Spans)-1 && !b.s.Whole
-		if last {
-			to = min(to, b.first+b.n)
-		}
+	for i := range b.s.Spans {
+		from, to := b.sees(i)
+		from, to = max(from, lo), min(to, hi)
+		last := i == len(b.s.Spans)-1 && !b.s.Whole
 		for at := from; at < to; at += keyRows {
 			p := keyPiece{at: at, n: min(keyRows, to-at)}
 			p.cut = last && at+p.n-1 > b.first
@@ -268,11 +326,11 @@ func (t *rowAttention) run(w *worker, chunk int) {
 func (t *rowAttention) packQueries(w *worker, g, i int) {
 	b := &t.blocks[i]
 	at := g*t.cols + b.at
-	t.packBlock(w, t.queries.from(at*t.k), t.queryRows, at, &t.a.In[0], b, g, t.a.Scale)
+	t.packBlock(w, 0, t.queries.from(at*t.k), t.queryRows, at, b, g)
 	if !t.back {
 		return
 	}
-	t.packBlock(w, t.grads.from(at*t.k), t.gradRows, at, &t.a.In[4], b, g, 1)
+	t.packBlock(w, 1, t.grads.from(at*t.k), t.gradRows, at, b, g)
 	lse, mean := t.lse[at:][:b.all], t.mean[at:][:b.all]
 	y, dy, in := &t.a.In[3], &t.a.In[4], &t.a.In[5]
 	for c := range lse {
@@ -289,16 +347,21 @@ func (t *rowAttention) packQueries(w *worker, g, i int) {
 	}
 }
 
-// packBlock lays out the columns of a block of v: for scores, and where there is room
-// as rows.
-func (t *rowAttention) packBlock(w *worker, words, rows mixed, at int, v *backend.View, b *queryBlock, g int, scale float32) {
+// packBlock lays out the columns of a block of queries (0) or dy (1): for scores, and
+// where there is room as rows, in which numbers that are not finite are zeros.
+func (t *rowAttention) packBlock(w *worker, of int, words, rows mixed, at int, b *queryBlock, g int) {
+	v, scale := t.side(of)
 	if t.bf16 {
 		half := slice[uint16](&w.scratch, b.all*t.wide)
 		gatherBlock(t, w, half, v, b, g, w.kernels.ScaleBF16, scale)
 		for c := 0; c < b.all; c += panel {
 			w.kernels.PackWords(bytesOf(words.h[c*t.k:]), bytesOf(half[c*t.wide:]), 2*t.wide, t.k/2, 1, 0, 0)
 		}
-		for c := 0; rows.h != nil && c < b.all; c += 2 {
+		if rows.h == nil {
+			return
+		}
+		t.tameColumns(w, of, mixed{h: half}, b, g)
+		for c := 0; c < b.all; c += 2 {
 			w.kernels.Interleave(rows.h[(at+c)*t.wide:], half[c*t.wide:][:t.wide], half[(c+1)*t.wide:])
 		}
 		return
@@ -313,6 +376,17 @@ func (t *rowAttention) packBlock(w *worker, words, rows mixed, at int, v *backen
 	for c := 0; c < b.all; c += panel {
 		w.kernels.PackWords(bytesOf(words.f[c*t.k:]), bytesOf(x[c*t.wide:]), 4*t.wide, t.k, 1, 0, 0)
 	}
+	if rows.f != nil {
+		t.tameColumns(w, of, rows.from(at*t.wide), b, g)
+	}
+}
+
+// side is queries (0) or dy (1), and what they are multiplied with first.
+func (t *rowAttention) side(of int) (*backend.View, float32) {
+	if of == 0 {
+		return &t.a.In[0], t.a.Scale
+	}
+	return &t.a.In[4], 1
 }
 
 // gatherBlock makes rows [all][wide] of the columns of a block of v, times scale, with
@@ -355,6 +429,7 @@ func (t *rowAttention) packKeys(w *worker, g, from int) {
 			}
 		}
 		if p.turned.f != nil || p.turned.h != nil {
+			x, rs := t.tameKeys(w, i, g, from, n, x, rs)
 			t.turn(w, p.turned.from(g*t.hd*t.turned+from), x, rs, n)
 		}
 	}

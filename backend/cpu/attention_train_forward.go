@@ -79,7 +79,7 @@ func (t *rowAttention) attend(w *worker, g, i int) {
 		t.rescale(w, &c, old, room)
 		t.exps(w, &c, p16, s, b, p)
 		if c.out != nil {
-			t.addColumns(w, c.out, t.valuesT, g, b, p, t.weights(p16, s), pad)
+			t.addColumns(w, c.out, 1, g, b, p, t.weights(p16, s), pad)
 		}
 		return true
 	})
@@ -138,9 +138,13 @@ func (t *rowAttention) exps(w *worker, c *columnSums, pairs []uint16, s []float3
 	}
 }
 
-// addColumns adds to out [hd][all] what the keys of a piece hold, cols [hd][turned],
-// times their weights.
-func (t *rowAttention) addColumns(w *worker, out []float32, cols mixed, g int, b *queryBlock, p keyPiece, weights mixed, pad []uint16) {
+// addColumns adds to out [hd][all] the keys (0) or values (1) of a piece times their
+// weights.
+func (t *rowAttention) addColumns(w *worker, out []float32, of, g int, b *queryBlock, p keyPiece, weights mixed, pad []uint16) {
+	cols := t.keysT
+	if of == 1 {
+		cols = t.valuesT
+	}
 	x, stride := cols.from(g*t.hd*t.turned+p.at), t.turned
 	if t.bf16 && p.n%2 != 0 {
 		n := p.n + 1 // the key after the last may hold anything
@@ -160,6 +164,7 @@ func (t *rowAttention) addColumns(w *worker, out []float32, cols mixed, g int, b
 				t.hd, (end+t.unit-1)/t.unit*t.unit, true)
 		}
 	}
+	t.addWildKeys(out, of, g, b, p, weights)
 }
 
 // finish writes the rows of a block's output and the logarithms of the sums.

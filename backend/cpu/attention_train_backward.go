@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"slices"
+
 	"github.com/herd-ml/herd/backend"
 )
 
@@ -19,20 +21,21 @@ type stripeGrads struct {
 
 // backStripe computes the gradients of the keys and values of a stripe, and what it
 // gives to those of queries. D in the comment of the operation is in mean.
-func (t *rowAttention) backStripe(w *worker, g, stripe int) {
-	c := stripeGrads{from: stripe * t.stripe, to: min((stripe+1)*t.stripe, t.rows)}
+func (t *rowAttention) backStripe(w *worker, g, i int) {
+	c := stripeGrads{from: t.stripes[i].from, to: t.stripes[i].to}
 	c.dk, c.dv = slice[float32](&w.scratch, (c.to-c.from)*t.wide), slice[float32](&w.scratch, (c.to-c.from)*t.wide)
 	clear(c.dk)
 	clear(c.dv)
 	mark := w.scratch.mark()
-	for i := range t.blocks {
-		b := &t.blocks[i]
-		if t.slots[i*t.stripes+stripe] < 0 {
+	for j := range t.blocks {
+		b := &t.blocks[j]
+		at := slices.IndexFunc(b.slots, func(s stripeSlot) bool { return s.stripe == i })
+		if at < 0 {
 			continue
 		}
 		w.scratch.release(mark)
 		c.room(t, w, b)
-		dq := t.slot(g, i, stripe)
+		dq := t.slot(g, b, b.slots[at])
 		clear(dq)
 		if !t.pieces(b, c.from, c.to, func(p keyPiece) bool { return t.backPiece(w, &c, g, b, p, dq) }) {
 			return
@@ -75,8 +78,10 @@ func (t *rowAttention) backPiece(w *worker, c *stripeGrads, g int, b *queryBlock
 		t.keyGrads(w, c.dv[(p.at+i-c.from)*t.wide:], c.p.from(i*b.all+from), t.gradRows.from(at), b, n, from)
 		t.keyGrads(w, c.dk[(p.at+i-c.from)*t.wide:], c.g.from(i*b.all+from), t.queryRows.from(at), b, n, from)
 	}
+	t.addWildColumns(c.dv[(p.at-c.from)*t.wide:], 1, g, b, p, c.p)
+	t.addWildColumns(c.dk[(p.at-c.from)*t.wide:], 0, g, b, p, c.g)
 	if dq != nil {
-		t.addColumns(w, dq, t.keysT, g, b, p, t.weights(c.pairs, c.ds), c.pad)
+		t.addColumns(w, dq, 0, g, b, p, t.weights(c.pairs, c.ds), c.pad)
 	}
 	return true
 }
@@ -90,7 +95,6 @@ func (t *rowAttention) backScores(w *worker, c *stripeGrads, g int, b *queryBloc
 		s, ds = s[i*b.all:], ds[i*b.all:]
 	}
 	t.scores(w, s, 0, g, b, t.queries, p.at+i, n, from)
-	t.hide(s, b, p, p.at+i, n, from)
 	t.scores(w, ds, 1, g, b, t.grads, p.at+i, n, from)
 	at := g*t.cols + b.at
 	lse, mean := t.lse[at:][:b.all], t.mean[at:][:b.all]
@@ -101,6 +105,12 @@ func (t *rowAttention) backScores(w *worker, c *stripeGrads, g int, b *queryBloc
 			w.kernels.ScoreGrads16(c.p.h[h:], c.g.h[h:], row(s), row(ds), lse[from:], mean[from:])
 		} else {
 			w.kernels.ScoreGrads(row(s), row(ds), lse[from:], mean[from:])
+		}
+		// Columns that do not see the key give it nothing, whatever they hold.
+		if hidden := t.hidden(b, p, p.at+i+r); hidden > from {
+			clear(ds[r*b.all+from : r*b.all+hidden])
+			c.p.clear((i+r)*b.all+from, (i+r)*b.all+hidden)
+			c.g.clear((i+r)*b.all+from, (i+r)*b.all+hidden)
 		}
 	}
 	for r := 0; t.bf16 && r < n; r += 2 {
@@ -120,13 +130,11 @@ func (t *rowAttention) keyGrads(w *worker, out []float32, x, rows mixed, b *quer
 // combine adds up what the stripes give to a block of queries.
 func (t *rowAttention) combine(w *worker, g, i int) {
 	b := &t.blocks[i]
-	var sum []float32
-	for s := range t.stripes {
-		switch dq := t.slot(g, i, s); {
-		case dq == nil:
-		case sum == nil:
+	var sum []float32 // none of a block that sees no key
+	for _, s := range b.slots {
+		if dq := t.slot(g, b, s); sum == nil {
 			sum = dq
-		default:
+		} else {
 			w.kernels.Add(sum, sum, dq)
 		}
 	}
