@@ -139,11 +139,13 @@ const (
 	// RoundBothBF16 rounds the input and the weight to bfloat16, to nearest even:
 	// training in mixed precision, whose weights are F32.
 	RoundBothBF16
+	// RoundToE4M3 is the RoundE4M3 operation.
+	RoundToE4M3
 )
 
 // String names the rounding.
 func (r Rounding) String() string {
-	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16", "int16 per 32", "int16 per 256", "bf16, weight too"}[r]
+	return [...]string{"none", "int8 per 32", "int8 per 256", "bf16", "int16 per 32", "int16 per 256", "bf16, weight too", "e4m3 per row"}[r]
 }
 
 // Group is the number of elements that share a scale, 0 where there is none.

@@ -370,6 +370,13 @@ func checkRoundBF16(a *Args, name string) {
 	matrix(name, "the output", &a.Out[0], BF16, r, k)
 }
 
+func checkRoundE4M3(a *Args, name string) {
+	r, k := a.In[0].Rows(), a.In[0].Cols()
+	matrix(name, "x", &a.In[0], F32, r, k)
+	matrix(name, "the codes", &a.Out[0], I8, r, k)
+	matrix(name, "the scales", &a.Out[1], F32, r, 1)
+}
+
 // reduced is the shape that is left when axis is reduced to extent 1.
 func reduced(name string, v *View, axis int) Shape {
 	if axis < 0 || axis >= v.Shape.Rank {

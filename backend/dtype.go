@@ -9,11 +9,14 @@ import (
 // DType is the type of the elements of a buffer or a weight. Block types store
 // a fixed number of elements in a fixed number of bytes; the layouts are those
 // of the GGUF container (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+// Of E4M3 each row begins with a scale, an F32, which its codes are multiplied with
+// (https://arxiv.org/abs/2407.21783, section 6.2).
 // The zero value is not a type.
 type DType uint8
 
 // The types a tensor may have. Q, IQ, TQ, MXFP and NVFP types are block
-// types; package backend/block decodes them.
+// types, and so is E4M3 but for the scale of a row; package backend/block decodes
+// them.
 const (
 	Invalid DType = iota
 	F32
@@ -44,6 +47,7 @@ const (
 	TQ2_0
 	MXFP4
 	NVFP4
+	E4M3
 	numDTypes
 )
 
@@ -81,6 +85,7 @@ var dtypes = [numDTypes]struct {
 	TQ2_0:   {"TQ2_0", 256, 66},
 	MXFP4:   {"MXFP4", 32, 17},
 	NVFP4:   {"NVFP4", 64, 36},
+	E4M3:    {"E4M3", 1, 1},
 }
 
 // String returns the name that GGUF tools print, "Q4_K" for example.
@@ -100,26 +105,35 @@ func (t DType) BlockElems() int { return dtypes[t].elems }
 // BlockBytes is the number of bytes in one block.
 func (t DType) BlockBytes() int { return dtypes[t].bytes }
 
+// RowHead is the number of bytes that a row begins with, before its blocks: 4 of
+// E4M3, which are the F32 scale of the row, else 0.
+func (t DType) RowHead() int {
+	if t == E4M3 {
+		return 4
+	}
+	return 0
+}
+
 // Float reports whether t is F32, F16 or BF16.
 func (t DType) Float() bool { return t >= F32 && t <= BF16 }
 
-// Quantized reports whether t is a block type.
+// Quantized reports whether t is a type of codes with scales, of blocks or of rows.
 func (t DType) Quantized() bool { return t >= Q4_0 && t < numDTypes }
 
-// RowBytes returns the bytes of a row of n elements. It refuses an n that is
+// RowBytes returns the bytes of a row of n elements, RowHead included. It refuses an n that is
 // negative, not a whole number of blocks, or too large for an int64.
 func (t DType) RowBytes(n int64) (int64, error) {
 	if !t.Valid() {
 		return 0, fmt.Errorf("backend: %v has no size", t)
 	}
-	e, b := int64(dtypes[t].elems), int64(dtypes[t].bytes)
+	e, b, head := int64(dtypes[t].elems), int64(dtypes[t].bytes), int64(t.RowHead())
 	if n < 0 || n%e != 0 {
 		return 0, fmt.Errorf("backend: a row of %d elements is not a whole number of %v blocks of %d", n, t, e)
 	}
-	if n/e > math.MaxInt64/b {
+	if n/e > (math.MaxInt64-head)/b {
 		return 0, fmt.Errorf("backend: the size of %d elements of %v does not fit 63 bits", n, t)
 	}
-	return n / e * b, nil
+	return head + n/e*b, nil
 }
 
 // ParseDType returns the type with the given name, in any letter case.

@@ -134,6 +134,14 @@ const (
 	// RoundBF16: Out[0] BF16 = In[0], to nearest even. The gradient passes
 	// straight through.
 	RoundBF16
+	// RoundE4M3 rounds whole rows to 8-bit floats: with m the largest |x| of the row,
+	// at least 1e-12 and at most E4M3Bound, and scale = 448/m, code = x*scale, at most
+	// 448 either way, rounded to the nearest E4M3, ties to even, and d = 1/scale, all
+	// in F32. Infinity counts as E4M3Bound; a row with a NaN has d = NaN and codes 0x7f,
+	// which is NaN. In[0] x [R,K], Out[0] codes I8 [R,K], whose bits are E4M3, Out[1] d
+	// [R,1] (https://arxiv.org/abs/2407.21783, section 6.2). The gradient passes
+	// straight through.
+	RoundE4M3
 
 	// Unfold lays what a window sees of the rows of a segment in one row: a convolution is
 	// Unfold and MatMul. In[0] x [R,C], of the Layout and the Window of Args. Out[0] [S,T*C],
@@ -208,6 +216,11 @@ const (
 
 	numOps
 )
+
+// E4M3Bound is the largest value of a row that Op RoundE4M3 keeps: what is larger is
+// cut, so that a few large values do not take the precision of all others
+// (https://arxiv.org/abs/2407.21783, section 6.2).
+const E4M3Bound = 1200
 
 // Limits of Args.
 const (
@@ -286,6 +299,7 @@ var ops = [numOps]struct {
 	CrossEntropy:      {"CrossEntropy", checkCrossEntropy, nil},
 	RoundI8:           {"RoundI8", checkRoundI8, []Op{Copy}},
 	RoundBF16:         {"RoundBF16", checkRoundBF16, []Op{Copy}},
+	RoundE4M3:         {"RoundE4M3", checkRoundE4M3, []Op{Copy}},
 	Unfold:            {"Unfold", checkUnfold, []Op{Fold}},
 	Fold:              {"Fold", checkFold, []Op{Unfold}},
 	Add:               {"Add", same(2, 1), []Op{Copy, Sum}},

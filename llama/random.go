@@ -100,14 +100,15 @@ func rowSeed(seed uint64, row int) uint64 {
 	return max(z^z>>31, 1)
 }
 
-// scaleOffsets are where the F16 scales of a block lie.
+// scaleOffsets are where the F16 scales of a block lie, of types that random weights
+// may have.
 var scaleOffsets = map[backend.DType][]int{
 	backend.Q4_0: {0}, backend.Q4_1: {0, 2}, backend.Q5_0: {0}, backend.Q5_1: {0, 2}, backend.Q8_0: {0},
 	backend.Q2_K: {80, 82}, backend.Q3_K: {108}, backend.Q4_K: {0, 2}, backend.Q5_K: {0, 2}, backend.Q6_K: {208},
-	backend.IQ4_NL: {0}, backend.IQ4_XS: {0},
+	backend.IQ4_NL: {0}, backend.IQ4_XS: {0}, backend.E4M3: nil,
 }
 
-// tame replaces random scales by a small number, and random floats by small
+// tame replaces random scales of a row by a small number, and random floats by small
 // ones.
 func tame(t backend.DType, b []byte) {
 	const small = 0x1400 // 2^-10 in F16
@@ -120,6 +121,11 @@ func tame(t backend.DType, b []byte) {
 	case backend.F16, backend.BF16:
 		for i := 0; i+2 <= len(b); i += 2 {
 			block.Encode(t, b[i:i+2], []float32{float32(int8(b[i])) / 4096})
+		}
+	case backend.E4M3:
+		block.Encode(backend.F32, b[:t.RowHead()], []float32{0x1p-12})
+		for i, c := range b[t.RowHead():] {
+			b[t.RowHead()+i] = c &^ 1 // which no NaN is
 		}
 	default:
 		for i := 0; i+t.BlockBytes() <= len(b); i += t.BlockBytes() {

@@ -6,12 +6,14 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/cpu"
+	"github.com/herd-ml/herd/backend/ref"
+	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/nn"
 )
 
 // TestRandomRows: random rows do not depend on how many are read at once.
 func TestRandomRows(t *testing.T) {
-	for _, typ := range []backend.DType{backend.F32, backend.BF16, backend.Q8_0, backend.Q6_K} {
+	for _, typ := range []backend.DType{backend.F32, backend.BF16, backend.Q8_0, backend.Q6_K, backend.E4M3} {
 		const rows, cols = 70, 256
 		src, err := randomSource("w", typ, rows, cols, 3)
 		if err != nil {
@@ -42,6 +44,35 @@ func TestRandomRows(t *testing.T) {
 				t.Errorf("%v: rows %d and %d are equal", typ, r-1, r)
 			}
 		}
+	}
+}
+
+// TestRandomE4M3: a model of 8-bit floats with row scales gives the oracle's logits.
+func TestRandomE4M3(t *testing.T) {
+	c := Config{
+		Layers: 2, Dim: 48, Heads: 3, KVHeads: 1, HeadDim: 16, HiddenDim: 80, Vocab: 90, Context: 64,
+		NormEps: 1e-5, RopeTheta: 10000,
+	}
+	var logits [2][]float32
+	for i, b := range []backend.Backend{nil, ref.New()} {
+		m, err := NewRandom(t.Context(), c, backend.E4M3, Options{Backend: b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if w := m.net.Layers[0].FFN.Up.Weight.Weight(); w.Type() != backend.E4M3 {
+			t.Errorf("weights are %v", w.Type())
+		}
+		s, err := m.NewSession(SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if logits[i], err = s.Logits(t.Context(), []int32{5, 1, 88, 40}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, at := golden.MaxRelative(logits[0], logits[1]); !(d <= golden.F32Logits) {
+		t.Errorf("logit %d is %g, the oracle's %g", at, logits[0][at], logits[1][at])
 	}
 }
 

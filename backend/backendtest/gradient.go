@@ -15,9 +15,9 @@ import (
 // differences of the oracle in float64. Every backward runs twice, so that
 // gradients of activations must be overwritten and those of weights added to.
 //
-// RoundI8 and RoundBF16 are steps: their gradient is Copy by definition.
+// RoundI8, RoundBF16 and RoundE4M3 are steps: their gradient is Copy by definition.
 func Gradients(t *testing.T, b backend.Backend) {
-	covered := map[backend.Op]bool{backend.RoundI8: true, backend.RoundBF16: true}
+	covered := map[backend.Op]bool{backend.RoundI8: true, backend.RoundBF16: true, backend.RoundE4M3: true}
 	for _, g := range gradients() {
 		covered[g.c.op] = true
 		t.Run(g.c.op.String()+"/"+g.c.name, func(t *testing.T) {

@@ -23,7 +23,7 @@ func weightTypes() []backend.DType {
 
 // roundings are the ways to round an input of k columns.
 func roundings(k int) []backend.Rounding {
-	rs := []backend.Rounding{backend.RoundNone, backend.RoundToBF16, backend.RoundBothBF16}
+	rs := []backend.Rounding{backend.RoundNone, backend.RoundToBF16, backend.RoundBothBF16, backend.RoundToE4M3}
 	for _, r := range []backend.Rounding{backend.RoundI8x32, backend.RoundI8x256, backend.RoundI16x32, backend.RoundI16x256} {
 		if k%r.Group() == 0 {
 			rs = append(rs, r)
@@ -51,6 +51,16 @@ var pools = sync.OnceValue(func() map[backend.DType][][]byte {
 	}
 	return m
 })
+
+// rowHead is what a row of random blocks begins with: a scale, for a type that has
+// one.
+func (c *testCase) rowHead(t backend.DType) []byte {
+	head := make([]byte, t.RowHead())
+	if len(head) > 0 {
+		block.Encode(backend.F32, head, []float32{float32(c.rng.NormFloat64()) / 64})
+	}
+	return head
+}
 
 // anyBlock is a block of random bytes.
 func anyBlock(rng *rand.Rand, t backend.DType) []byte {
@@ -80,8 +90,11 @@ func (c *testCase) weight(t backend.DType, rows, cols int) *matrix {
 // weightOf makes a packed weight of blocks drawn from a pool.
 func (c *testCase) weightOf(pool [][]byte, t backend.DType, rows, cols int) *matrix {
 	m := &matrix{t: t, rows: rows, cols: cols}
-	for range rows * cols / t.BlockElems() {
-		m.raw = append(m.raw, pool[c.rng.IntN(len(pool))]...)
+	for range rows {
+		m.raw = append(m.raw, c.rowHead(t)...)
+		for range cols / t.BlockElems() {
+			m.raw = append(m.raw, pool[c.rng.IntN(len(pool))]...)
+		}
 	}
 	return m
 }
@@ -240,9 +253,14 @@ func edgeMatMulCases() (cs []*testCase) {
 	return cs
 }
 
-// brokenBlock is a block with values that are not finite, where the type has
-// such blocks; else a usual one.
+// brokenBlock is the beginning of a row with values that are not finite, where the
+// type has such; else a usual one.
 func brokenBlock(rng *rand.Rand, t backend.DType) []byte {
+	if t.RowHead() > 0 {
+		head := make([]byte, t.RowHead())
+		block.Encode(backend.F32, head, []float32{float32(math.Inf(1))})
+		return head
+	}
 	x := make([]float32, t.BlockElems())
 	for range 1 << 12 {
 		b := anyBlock(rng, t)
@@ -260,7 +278,7 @@ func roundCases() (cs []*testCase) {
 			r := rowCounts[i]
 			for _, round := range roundings(k) {
 				if round.Group() == 0 || round.Twice() {
-					continue
+					continue // not of RoundI8
 				}
 				c := newCase(backend.RoundI8, "%dx%d/round %v/fill %d", r, k, round, f)
 				c.args.Round = round
@@ -277,6 +295,48 @@ func roundCases() (cs []*testCase) {
 		}
 	}
 	return cs
+}
+
+// roundE4M3Cases have rows with every kind of largest value.
+func roundE4M3Cases() (cs []*testCase) {
+	for i, k := range widths {
+		c := newCase(backend.RoundE4M3, "%d columns", k)
+		c.in[0] = newOperand(backend.F32, place(i%3), c.rowsOfE4M3(k), 24, k)
+		c.out[0], c.out[1] = fresh(backend.I8, place(i%3), 24, k), fresh(backend.F32, place(i%3), 24, 1)
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+// rowsOfE4M3 fill rows of k.
+func (c *testCase) rowsOfE4M3(k int) func(int) float64 {
+	return func(i int) float64 {
+		switch first := i%k == 0; i / k % 8 {
+		case 0: // as most are
+		case 1: // beyond the bound
+			return 3000 * c.rng.NormFloat64()
+		case 2: // at it and around, once to either side
+			return float64(backend.E4M3Bound) * []float64{1, 0.5, -0.25, 1 + 0x1p-23}[(i+i/k)%4]
+		case 3: // a scale of 1: values halfway between two codes, and codes
+			if first {
+				return -448
+			}
+			return float64(c.rng.IntN(1793)-896) / 2
+		case 4:
+			if first {
+				return math.Inf(i/k%3 - 1)
+			}
+		case 5:
+			if i%k == k/2 {
+				return math.NaN()
+			}
+		case 6: // zeros
+			return math.Copysign(0, float64(i%2)-0.5)
+		case 7: // below 1e-12, subnormal numbers among them
+			return c.rng.NormFloat64() * []float64{1e-13, 1e-41}[i%2]
+		}
+		return c.rng.NormFloat64()
+	}
 }
 
 // halves are ties of RoundI8: multiples of a half up to 127, some groups zero

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/ref"
 )
 
@@ -176,6 +177,29 @@ func productMistakes() []mistake {
 				}
 			}
 			write(a.Out[0], x)
+		})},
+		{"bound of a row forgotten", backend.RoundE4M3, on(backend.RoundE4M3, func(a *backend.Args) {
+			ref.Run(backend.RoundE4M3, a)
+			x, codes, d := read(a.In[0]), read(a.Out[0]), read(a.Out[1])
+			for r := range d {
+				row, got := make([]float32, a.In[0].Cols()), make([]byte, a.In[0].Cols())
+				for i := range row {
+					row[i] = float32(x[r*len(row)+i])
+				}
+				d[r] = float64(block.RoundE4M3(got, row, math.MaxFloat32))
+				for i, c := range got {
+					codes[r*len(row)+i] = float64(int8(c))
+				}
+			}
+			write(a.Out[0], codes)
+			write(a.Out[1], d)
+		})},
+		{"row not rounded to E4M3", backend.MatMul, on(backend.MatMul, func(a *backend.Args) {
+			b := *a
+			if b.Round == backend.RoundToE4M3 {
+				b.Round = backend.RoundToBF16
+			}
+			ref.Run(backend.MatMul, &b)
 		})},
 		{"weight not rounded", backend.MatMul, on(backend.MatMul, func(a *backend.Args) {
 			b := *a

@@ -70,6 +70,7 @@ var tolerances = [...]rule{
 	// Exact by formula.
 	backend.RoundI8:   exact,
 	backend.RoundBF16: exact,
+	backend.RoundE4M3: exact,
 	// Numbers are moved; each row of Fold adds at most one number of every tap.
 	backend.Unfold: exact,
 	backend.Fold:   sumOf(func(a *backend.Args, _ int) int { return a.Window.Taps() }),

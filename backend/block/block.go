@@ -38,13 +38,15 @@ var decoders = [...]func(dst []float32, src []byte){
 	backend.TQ2_0:   decodeTQ2_0,
 	backend.MXFP4:   decodeMXFP4,
 	backend.NVFP4:   decodeNVFP4,
+	backend.E4M3:    decodeE4M3,
 }
 
 // Decode writes the values of the blocks in src to dst. len(dst) must be a
 // whole number of blocks and len(src) their size in bytes; a mismatch, or a
 // type that is not valid, panics. No content of src can make it panic.
 //
-// Every type is exact but I32, which rounds integers beyond 24 bits.
+// Every type is exact but I32, which rounds integers beyond 24 bits. E4M3 is decoded
+// without the scale of its row: see DecodeRows.
 func Decode(t backend.DType, dst []float32, src []byte) {
 	f := Decoder(t)
 	if f == nil {

@@ -74,3 +74,27 @@ func ExampleF32ToE4M3() {
 	// 448 NaN
 	// 57344 +Inf
 }
+
+// A row as weights of 8-bit floats have it, and some of its columns.
+func ExampleEncodeE4M3() {
+	row := make([]byte, 4+4) // the scale, then a code a weight
+	block.EncodeE4M3(row, []float32{0.5, -0.1, 0.25, 0})
+	x := make([]float32, 4)
+	block.DecodeRows(backend.E4M3, x, row, len(x))
+	fmt.Println(row[4:], x)
+	block.DecodeColumns(backend.E4M3, x[:2], row, 2)
+	fmt.Println(x[:2])
+	// Output:
+	// [126 235 118 0] [0.5 -0.09821429 0.25 0]
+	// [0.25 0]
+}
+
+// Activations keep their precision beside one value beyond the bound.
+func ExampleRoundE4M3() {
+	codes := make([]byte, 3)
+	d := block.RoundE4M3(codes, []float32{5000, 3, -1}, backend.E4M3Bound)
+	for _, c := range codes {
+		fmt.Print(block.E4M3ToF32(c)*d, " ")
+	}
+	// Output: 1200 3.013393 -1.0044643
+}

@@ -64,6 +64,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.CrossEntropy:      (*exec).crossEntropy,
 	backend.RoundI8:           (*exec).roundI8,
 	backend.RoundBF16:         (*exec).copy,
+	backend.RoundE4M3:         (*exec).roundE4M3,
 	backend.Unfold:            (*exec).unfold,
 	backend.Fold:              (*exec).fold,
 	backend.Add:               (*exec).add,

@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
@@ -79,6 +80,13 @@ func (t *roundTask) run(w *worker, chunk int) {
 			m.x.set(r, x)
 		case t.round == backend.RoundToBF16, t.round == backend.RoundBothBF16:
 			t.bf16(w, r, x)
+		case t.round == backend.RoundToE4M3:
+			codes, y := slice[uint8](&w.scratch, m.k), slice[float32](&w.scratch, m.k)
+			d := block.RoundE4M3(codes, x, backend.E4M3Bound)
+			for i, c := range codes {
+				y[i] = block.E4M3ToF32(c) * d
+			}
+			m.x.set(r, y)
 		default:
 			var sum []float32
 			if t.values {

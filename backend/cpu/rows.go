@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
@@ -175,6 +176,16 @@ func (e *exec) roundI8(a *backend.Args) {
 		for r := from; r < to; r++ {
 			w.kernels.RoundI8(row(q, r, a.Out[0].RowStride(), k), row(d, r, a.Out[1].RowStride(), k/group),
 				row(sums, r, a.Out[2].RowStride(), k/16), row(x, r, a.In[0].RowStride(), k), group)
+		}
+	})
+}
+
+func (e *exec) roundE4M3(a *backend.Args) {
+	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+		x, k := elems[float32](&a.In[0]), a.In[0].Cols()
+		q, d := elems[uint8](&a.Out[0]), elems[float32](&a.Out[1])
+		for r := from; r < to; r++ {
+			d[r*a.Out[1].RowStride()] = block.RoundE4M3(row(q, r, a.Out[0].RowStride(), k), row(x, r, a.In[0].RowStride(), k), backend.E4M3Bound)
 		}
 	})
 }

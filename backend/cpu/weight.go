@@ -157,7 +157,10 @@ func (w *packed) pack(k *kernel.Set, p, rows []byte) {
 			exchange(w.typ, p, r, row(r, 0, w.rowBytes), true)
 		}
 	default:
-		at, blocks := 0, w.rowBytes/size
+		head := w.typ.RowHead()
+		k.PackWords(p, rows, w.rowBytes, head/4, 1, 0, 0)
+		p, rows = p[panel*head:], rows[head:]
+		at, blocks := 0, (w.rowBytes-head)/size
 		for _, f := range fields[w.typ] {
 			switch to, from := p[panel*at:], rows[at:]; f.unit {
 			case 4:
@@ -224,7 +227,8 @@ func packBytes(p, rows []byte, rowBytes, n, blocks, pStep, step int) {
 
 // fields are the parts of a block, in the file's order: bytes, and the bytes of
 // an output that stay together in a panel. A panel has the same parts of its 16
-// rows interleaved by units, so that a vector holds one unit of each.
+// rows interleaved by units, so that a vector holds one unit of each. What rows begin
+// with (DType.RowHead) lies before all blocks, word by word.
 var fields = [...][]struct{ bytes, unit int }{
 	backend.F32:    {{4, 4}},
 	backend.F16:    {{2, 2}},
@@ -240,6 +244,7 @@ var fields = [...][]struct{ bytes, unit int }{
 	backend.Q6_K:   {{128, 4}, {64, 4}, {16, 1}, {2, 2}},
 	backend.IQ4_NL: {{2, 2}, {16, 4}},
 	backend.IQ4_XS: {{2, 2}, {2, 2}, {4, 1}, {128, 4}},
+	backend.E4M3:   {{1, 1}},
 }
 
 // exchange copies between blocks of a panel p and of row r, as the file has it.
@@ -300,8 +305,11 @@ func swap(p []byte, r int, row []byte, unit int, pack bool) {
 // Unpack implements backend.Weight.
 func (w *packed) Unpack(dst []byte, row, n int) {
 	w.check("Unpack", row, n, 0, w.cols)
+	head := w.typ.RowHead()
 	for ; n > 0; dst, row, n = dst[w.rowBytes:], row+1, n-1 {
-		exchange(w.typ, w.panel(row/panel), row%panel, dst[:w.rowBytes], false)
+		p := w.panel(row / panel)
+		swap(p, row%panel, dst[:head], 4, false)
+		exchange(w.typ, p[panel*head:], row%panel, dst[head:w.rowBytes], false)
 	}
 }
 
@@ -330,11 +338,18 @@ func (w *packed) rowTile(dst []float32, row, col int) {
 	}
 	defer w.runs.Put(buf)
 	run := min(len(dst), max(e, 64)) / e * e // of several blocks where they are small
-	for p = p[col/e*n*panel:]; len(dst) > 0; dst = dst[run:] {
+	head := p[:panel*w.typ.RowHead()]
+	for p = p[len(head)+col/e*n*panel:]; len(dst) > 0; dst = dst[run:] {
 		run = min(run, len(dst))
 		b := buf[:run/e*n]
 		exchange(w.typ, p, r, b, false)
 		w.decode(dst[:run], b)
+		if len(head) > 0 {
+			scale := math.Float32frombits(binary.LittleEndian.Uint32(head[4*r:]))
+			for i := range dst[:run] {
+				dst[i] *= scale
+			}
+		}
 		p = p[len(b)*panel:]
 	}
 }

@@ -7,7 +7,7 @@
 // finite differences need.
 //
 // Nothing is rounded between the operands and the results, except where the
-// operation itself says so: RoPETable, RoundI8, RoundBF16, MatMul with a
+// operation itself says so: RoPETable, RoundI8, RoundBF16, RoundE4M3, MatMul with a
 // Rounding, KVAppend into F16 and BF16 pages. Results are rounded once, to the nearest
 // value of the output's type.
 package ref

@@ -1,6 +1,7 @@
 package ref
 
 import (
+	"bytes"
 	"math"
 
 	"github.com/herd-ml/herd/backend"
@@ -115,10 +116,45 @@ func rounded(x []float64, k int, how backend.Rounding) []float64 {
 		for i, v := range x {
 			out[i] = float64(block.BF16ToF32(block.F32ToBF16(float32(v))))
 		}
+	case how == backend.RoundToE4M3:
+		for i := 0; i < len(x); i += k {
+			code, d := roundRow(x[i:][:k])
+			for j, c := range code {
+				out[i+j] = float64(block.E4M3ToF32(c)) * float64(d)
+			}
+		}
 	default:
 		copy(out, x)
 	}
 	return out
+}
+
+// roundRow is the formula of RoundE4M3, every step in float32.
+func roundRow(x []float64) (code []uint8, d float32) {
+	m := 1e-12
+	for _, v := range x {
+		m = math.Max(m, math.Abs(v)) // NaN where one is
+	}
+	if math.IsNaN(m) {
+		return bytes.Repeat([]byte{0x7f}, len(x)), float32(m)
+	}
+	scale := 448 / float32(math.Min(m, backend.E4M3Bound))
+	for _, v := range x {
+		v := math.Max(-448, math.Min(448, float64(float32(v)*scale)))
+		code = append(code, block.F32ToE4M3(float32(v), true))
+	}
+	return code, 1 / scale
+}
+
+func roundE4M3(x *Values) {
+	k := x.Args.In[0].Cols()
+	for r := range x.Out[1] {
+		code, d := roundRow(x.In[0][r*k:][:k])
+		x.Out[1][r] = float64(d)
+		for i, c := range code {
+			x.Out[0][r*k+i] = float64(int8(c))
+		}
+	}
 }
 
 // roundGroup is the formula of RoundI8 for one group, every step in float32. A

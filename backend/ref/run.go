@@ -45,6 +45,7 @@ var kernels = [...]func(*Values){
 	backend.CrossEntropy:      crossEntropy,
 	backend.RoundI8:           roundI8,
 	backend.RoundBF16:         copyOf,
+	backend.RoundE4M3:         roundE4M3,
 	backend.Unfold:            unfold,
 	backend.Fold:              fold,
 	backend.Add:               add,

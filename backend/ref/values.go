@@ -56,7 +56,7 @@ func rowsOf(w backend.Weight) func(int) []float64 {
 	raw, f, row := make([]byte, size), make([]float32, w.Cols()), make([]float64, w.Cols())
 	return func(n int) []float64 {
 		w.Unpack(raw, n, 1)
-		block.Decode(w.Type(), f, raw)
+		block.DecodeRows(w.Type(), f, raw, len(f))
 		for i, v := range f {
 			row[i] = float64(v)
 		}

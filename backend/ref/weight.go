@@ -91,9 +91,8 @@ func (w *weight) Unpack(dst []byte, row, n int) {
 }
 
 func (w *weight) Tile(dst []float32, row, rows, col, cols int) {
-	from, to := col/w.typ.BlockElems()*w.typ.BlockBytes(), (col+cols)/w.typ.BlockElems()*w.typ.BlockBytes()
 	for i := range rows {
-		block.Decode(w.typ, dst[i*cols:][:cols], w.row(row + i)[from:to])
+		block.DecodeColumns(w.typ, dst[i*cols:][:cols], w.row(row+i), col)
 	}
 }
 

@@ -221,7 +221,7 @@ func (r *converted) fill(row, size int) error {
 		return nil
 	}
 	r.values, r.buf = grow(r.values, n*r.t.Cols()), grow(r.buf, n*size)
-	block.Decode(r.t.Type, r.values, r.raw)
+	block.DecodeRows(r.t.Type, r.values, r.raw, r.t.Cols())
 	if r.merge == nil {
 		block.Encode(r.out, r.buf, r.values)
 		return nil

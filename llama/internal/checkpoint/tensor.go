@@ -70,7 +70,7 @@ func (t *Tensor) Decode() ([]float32, error) {
 		return nil, &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
 	}
 	values := make([]float32, t.Rows()*t.Cols())
-	block.Decode(t.Type, values, raw)
+	block.DecodeRows(t.Type, values, raw, t.Cols())
 	return values, nil
 }
 
@@ -92,7 +92,7 @@ func (t *Tensor) DecodeTo(ctx context.Context, b backend.Backend, buf backend.Bu
 		if err := t.Read(raw, from, n); err != nil {
 			return &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be read", Err: err}
 		}
-		block.Decode(t.Type, values, raw)
+		block.DecodeRows(t.Type, values, raw, t.Cols())
 		block.Encode(backend.F32, out, values)
 		if err := b.Upload(buf, 4*int64(from)*int64(t.Cols()), out); err != nil {
 			return err
