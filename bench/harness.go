@@ -1,5 +1,7 @@
 package main
 
+// What the modes of measuring share: probes, peers, results, fresh processes.
+
 import (
 	"context"
 	"encoding/json"

@@ -1,5 +1,7 @@
 package main
 
+// The processes of the others: scripts that answer requests.
+
 import (
 	"bufio"
 	"context"

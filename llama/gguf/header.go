@@ -1,10 +1,12 @@
 package gguf
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/herd-ml/herd/internal/vfs"
@@ -31,6 +33,102 @@ const (
 	alignKey     = "general.alignment"
 	defaultAlign = 32 // bytes
 )
+
+// parse reads the header of one file.
+func parse(src *vfs.File) (*File, error) {
+	c := &cursor{src: src}
+	version, nTensors, nKeys, err := c.preamble()
+	if err != nil {
+		return nil, err
+	}
+	f := &File{files: []*vfs.File{src}, version: version, meta: map[string]Value{}, byName: map[string]*Tensor{}}
+	if err := f.readMeta(c, nKeys); err != nil {
+		return nil, err
+	}
+	if err := f.readTensors(c, nTensors); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *File) readMeta(c *cursor, n uint64) error {
+	type span struct {
+		kind       Kind
+		start, end int
+	}
+	spans := make([]span, 0, n)
+	for i := range n {
+		c.key = fmt.Sprintf("number %d", i)
+		key, err := c.name(maxKeyLen)
+		if err != nil {
+			return err
+		}
+		c.key = key
+		if _, twice := f.meta[key]; twice {
+			return c.fail(nil, "the key occurs twice")
+		}
+		kind, err := c.u32()
+		if err != nil {
+			return err
+		}
+		start := c.off
+		if err := c.skip(Kind(kind), 0); err != nil {
+			return err
+		}
+		f.keys = append(f.keys, key)
+		f.meta[key] = Value{}
+		spans = append(spans, span{Kind(kind), start, c.off})
+	}
+	// Only now, so that values do not keep the buffers c has outgrown.
+	for i, s := range spans {
+		f.meta[f.keys[i]] = Value{s.kind, c.buf[s.start:s.end:s.end]}
+	}
+	c.key = ""
+	return nil
+}
+
+// readTensors reads the tensor list and checks that the data lies in the file,
+// aligned and without overlap.
+func (f *File) readTensors(c *cursor, n uint64) error {
+	align := int64(defaultAlign)
+	if v, ok := f.meta[alignKey]; ok {
+		var err error
+		if align, err = checkAlign(v); err != nil {
+			return &Error{File: c.src.Name, Key: alignKey, Reason: err.Error()}
+		}
+	}
+	for i := range n {
+		t, err := c.tensorInfo(i)
+		if err != nil {
+			return err
+		}
+		if f.byName[t.Name] != nil {
+			return c.fail(nil, "the name occurs twice")
+		}
+		if t.off%align != 0 {
+			return c.fail(nil, "its offset %d is not a multiple of the alignment %d", t.off, align)
+		}
+		f.tensors = append(f.tensors, t)
+		f.byName[t.Name] = t
+	}
+	data := alignUp(int64(c.off), align)
+	for _, t := range f.tensors {
+		if room := c.src.Size - data; t.off > room || t.Bytes > room-t.off {
+			c.tensor = t.Name
+			return c.fail(io.ErrUnexpectedEOF, "its %d bytes at offset %d do not lie in the %d bytes of data: the file is truncated or damaged", t.Bytes, t.off, max(0, room))
+		}
+		t.off += data
+	}
+	byOffset := slices.Clone(f.tensors)
+	slices.SortFunc(byOffset, func(a, b *Tensor) int { return cmp.Compare(a.off, b.off) })
+	for i, t := range byOffset[min(1, len(byOffset)):] {
+		if prev := byOffset[i]; prev.off+prev.Bytes > t.off {
+			c.tensor = t.Name
+			return c.fail(nil, "its data overlaps that of tensor %.80q", prev.Name)
+		}
+	}
+	return nil
+}
 
 // cursor walks the header. It holds the file's first bytes, reads more of them
 // as it advances, and never more than twice what was asked for.

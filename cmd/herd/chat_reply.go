@@ -1,5 +1,7 @@
 package main
 
+// The state of a conversation, and a reply of the model.
+
 import (
 	"context"
 	"errors"

@@ -1,5 +1,7 @@
 package main
 
+// What can be typed after a slash in a conversation.
+
 import (
 	"encoding/json"
 	"errors"

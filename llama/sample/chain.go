@@ -1,5 +1,7 @@
 package sample
 
+// The chain of steps that settings make, and its order.
+
 import (
 	"errors"
 	"fmt"

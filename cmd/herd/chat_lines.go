@@ -1,5 +1,7 @@
 package main
 
+// A conversation line by line: what a person types, and what it sets off.
+
 import (
 	"bufio"
 	"context"

@@ -1,63 +1,14 @@
 package gguf
 
+// Split sets: models in several files, name-00001-of-0000N.gguf.
+
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"strconv"
-
-	"github.com/herd-ml/herd/internal/vfs"
 )
-
-// Open opens a GGUF file, or the whole split set whose first part path is.
-// Errors are *Error; errors.Is finds the cause, fs.ErrNotExist for example.
-func Open(path string) (*File, error) {
-	fsys, name := vfs.Split(path)
-	dir := filepath.Dir(path)
-	return open(fsys, name, func(name string) string { return filepath.Join(dir, name) })
-}
-
-// OpenFS is Open for a file system. The parts of a split set lie side by side.
-func OpenFS(fsys fs.FS, name string) (*File, error) {
-	return open(fsys, name, func(name string) string { return name })
-}
-
-// open opens name and the parts that belong to it; shown turns names in fsys
-// into those for error messages. The names of parts are made from name and
-// nothing in a file, so they cannot lead out of its folder.
-func open(fsys fs.FS, name string, shown func(string) string) (*File, error) {
-	f, err := openPart(fsys, name, shown)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.openRest(fsys, name, shown); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-func openPart(fsys fs.FS, name string, shown func(string) string) (*File, error) {
-	if !fs.ValidPath(name) { // not every file system checks
-		return nil, &Error{File: shown(name), Reason: "the path leads out of the file system", Err: fs.ErrInvalid}
-	}
-	src, err := vfs.Open(fsys, name)
-	if err != nil {
-		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
-			err = pe.Err // without the path, which Error gives in full
-		}
-		return nil, &Error{File: shown(name), Reason: "the file cannot be opened", Err: err}
-	}
-	src.Name = shown(name)
-	f, err := parse(src)
-	if err != nil {
-		src.Close()
-		return nil, err
-	}
-	return f, nil
-}
 
 // split is what the split.* keys say: which part of how many this file is, and
 // how many tensors all parts have together.

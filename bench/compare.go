@@ -1,5 +1,7 @@
 package main
 
+// Two sides in turns, pair by pair, with a look at the machine before and after.
+
 import (
 	"context"
 	"math"
