@@ -1,6 +1,7 @@
 // Package nn holds the layers of a decoder-only transformer: Linear,
 // Embedding, RMSNorm, RoPE, Attention and FeedForward, and LoRA, the low-rank
-// adapter of a Linear. The same layers serve
+// adapter of a Linear; and those of encoders of pictures and sound and of what joins them
+// to it: LayerNorm, MLP, Conv, DepthwiseConv and CrossAttention. The same layers serve
 // prefill, decoding, scoring and training: a layer knows neither files nor
 // tokens nor whether a tape listens.
 //

@@ -241,3 +241,58 @@ func ExampleRefresh() {
 	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor { return tensor.Scale(c, a.InverseNorm.Value(), 1) })
 	// Output: [1] [10.00]
 }
+
+func ExampleLayerNorm() {
+	l := nn.NewLayerNorm(3, 0)
+	load(cpu.Default(), l)
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		return l.Forward(c, write(c, []float32{1, 2, 3}, 1, 3))
+	})
+	// Output: [1 3] [0.00 0.10 0.44]
+}
+
+func ExampleMLP() {
+	l := nn.NewMLP(2, 3, false)
+	load(cpu.Default(), l)
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		return l.Forward(c, write(c, []float32{1, -1}, 1, 2))
+	})
+	// Output: [1 2] [-0.01 -0.06]
+}
+
+// A picture of 2 by 4 pixels with one channel in two patches of 2 by 2.
+func ExampleConv() {
+	l := nn.NewConv(1, 1, backend.Window{Width: 4, Kernel: [2]int{2, 2}, Stride: [2]int{2, 2}}, false)
+	load(cpu.Default(), l)
+	show(backend.Documents(8), backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		return l.Forward(c, write(c, []float32{1, 0, 0, 0, 0, 1, 0, 10}, 8, 1), nil)
+	})
+	// Output: [2 1] [0.30 3.00]
+}
+
+// Two channels, three moments; each output sees the moment before and the one after.
+func ExampleDepthwiseConv() {
+	l := nn.NewDepthwiseConv(2, backend.Along(3, 1, 1), false)
+	load(cpu.Default(), l)
+	show(backend.Documents(3), backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		return l.Forward(c, write(c, []float32{1, 1, 0, 0, 10, 0}, 3, 2), nil)
+	})
+	// Output: [3 2] [0.10 0.40 2.00 0.30 1.00 0.00]
+}
+
+// Two rows of a text look at three rows of a picture; the first sees nothing yet.
+func ExampleCrossAttention() {
+	kv := backend.KV{Heads: 1, HeadDim: 2}
+	l := nn.NewCrossAttention(2, 3, 1, kv.Heads, kv.HeadDim)
+	load(cpu.Default(), l)
+	layout := &backend.Layout{Pos: []int32{0, 1}, Keys: 3, Segments: []backend.Segment{
+		{Row: 0, Rows: 1, Spans: []backend.Span{{}}, Whole: true},
+		{Row: 1, Rows: 1, Spans: []backend.Span{{Len: 3}}, Whole: true},
+	}}
+	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
+		k, v := l.Keys(c, write(c, []float32{1, 0, 0, 0, 1, 0, 0, 0, 1}, 3, 3))
+		x := write(c, []float32{1, 1, 1, 1}, 2, 2)
+		return l.Forward(c, x, k, v, tensor.AttentionOptions{Layout: layout, KV: kv})
+	})
+	// Output: [2 2] [0.00 0.00 0.04 0.14]
+}

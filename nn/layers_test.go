@@ -244,3 +244,74 @@ func TestMisfits(t *testing.T) {
 		}
 	})
 }
+
+// TestCrossAttentionCached: the same bits whether the source's keys and values are at hand
+// or in pages, and the numbers of the formula: norms of each head of queries and keys.
+func TestCrossAttentionCached(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		const heads, kvHeads, length, n, sourceDim = 4, 2, 70, 3, 12
+		kv := backend.KV{Type: backend.F32, Layers: 2, Heads: kvHeads, HeadDim: headDim}
+		l := nn.NewCrossAttention(dim, sourceDim, heads, kvHeads, headDim)
+		l.QNorm, l.KNorm = nn.NewRMSNorm(headDim, 1e-5), nn.NewRMSNorm(headDim, 1e-5)
+		values := fill(t, b, l)
+		x, source := random(n*dim), random(length*sourceDim)
+		sees := []backend.Span{{Len: length}}
+		rows := &backend.Layout{Pos: make([]int32, n), Keys: length, Segments: []backend.Segment{{Rows: n, Spans: sees, Whole: true}}}
+		var pages []backend.Buffer
+		for range 2 {
+			p, err := b.Alloc(kv.PageBytes())
+			check(t, err)
+			t.Cleanup(p.Free)
+			pages = append(pages, p)
+		}
+		appended := &backend.Layout{Pos: make([]int32, length), Segments: []backend.Segment{{Rows: length, Pages: pages, Spans: sees}}}
+		cached := &backend.Layout{Pos: rows.Pos, Segments: []backend.Segment{{Rows: n, Pages: pages, Spans: sees, Whole: true}}}
+		c := newContext(t, b)
+		want := step(t, c, nil, backend.KV{}, func() *tensor.Tensor {
+			k, v := l.Keys(c, write(c, source, length, sourceDim))
+			tensor.KVAppend(c, k, v, tensor.AttentionOptions{Layout: appended, KV: kv, Layer: 1})
+			return l.Forward(c, write(c, x, n, dim), k, v, tensor.AttentionOptions{Layout: rows, KV: kv})
+		})
+		got := step(t, c, nil, backend.KV{}, func() *tensor.Tensor {
+			return l.Forward(c, write(c, x, n, dim), nil, nil, tensor.AttentionOptions{Layout: cached, KV: kv, Layer: 1})
+		})
+		if !slices.Equal(got, want) {
+			t.Error("other bits from pages")
+		}
+		q := toMatrix(x, dim).linear(values["q_proj.weight"], nil).norm(values["q_norm.weight"])
+		k := toMatrix(source, sourceDim).linear(values["k_proj.weight"], nil).norm(values["k_norm.weight"])
+		v := toMatrix(source, sourceDim).linear(values["v_proj.weight"], nil)
+		var seen matrix
+		for _, row := range q {
+			// The last row of causal attention sees all keys.
+			seen = append(seen, append(make(matrix, length-1), row).last(k, v))
+		}
+		compare(t, "cross-attention", got, seen.linear(values["o_proj.weight"], nil))
+	})
+}
+
+// norm is RMSNorm of each head of the rows.
+func (x matrix) norm(w []float32) matrix {
+	y := make(matrix, len(x))
+	for r, row := range x {
+		for from := 0; from < len(row); from += len(w) {
+			square := 0.0
+			for _, v := range row[from:][:len(w)] {
+				square += v * v / float64(len(w))
+			}
+			for i, v := range row[from:][:len(w)] {
+				y[r] = append(y[r], v*float64(w[i])/math.Sqrt(square+1e-5))
+			}
+		}
+	}
+	return y
+}
+
+// last is what the last row gets of all keys.
+func (x matrix) last(k, v matrix) []float64 {
+	row := x[len(x)-1]
+	for i := range x {
+		x[i] = row
+	}
+	return x.attend(k, v, headDim)[len(x)-1]
+}

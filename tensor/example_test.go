@@ -118,6 +118,25 @@ func ExampleRMSNorm() {
 	// Output: [0.2 14]
 }
 
+func ExampleLayerNorm() {
+	b := cpu.Default()
+	w, bias := values(b, 1, 10), values(b, 0, 1)
+	run(nil, backend.KV{}, func(c *tensor.Context) {
+		// The mean is 4, the standard deviation 3.
+		fmt.Println(read(c, tensor.LayerNorm(c, write(c, []float32{1, 7}, 1, 2), w, bias, 0)))
+	})
+	// Output: [-1 11]
+}
+
+// Three moments of a sequence around every second one.
+func ExampleUnfold() {
+	run(backend.Documents(4), backend.KV{}, func(c *tensor.Context) {
+		x := write(c, []float32{1, 2, 3, 4}, 4, 1)
+		fmt.Println(read(c, tensor.Unfold(c, x, backend.Along(3, 2, 1), nil)))
+	})
+	// Output: [0 1 2 2 3 4]
+}
+
 // At position 1 a frequency of pi/2 turns the pair by a quarter.
 func ExampleRoPE() {
 	freqs := values(cpu.Default(), math.Pi/2)

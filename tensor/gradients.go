@@ -94,6 +94,37 @@ func (c *Context) recordRMSNorm(y, x *Tensor, w *Param, eps float32) {
 	})
 }
 
+func (c *Context) recordLayerNorm(y, x *Tensor, w, b *Param, eps float32) {
+	c.record("LayerNorm", []*Tensor{x}, []*Param{w, b}, []*Tensor{y}, []*Tensor{x}, func(t *Tape) {
+		in := t.numbers(x)
+		var dx *Tensor
+		if c.differentiable(x) {
+			dx = c.New(backend.F32, x.Shape())
+		}
+		a := c.begin()
+		a.In[0], a.In[1], a.In[2], a.Eps = in, c.use(w.Value()), c.use(y.grad), eps
+		if dx != nil {
+			a.Out[0] = dx.view
+		}
+		a.Out[1], a.Out[2] = w.grad, b.grad
+		c.exec.Run(backend.LayerNormBackward, a)
+		if dx != nil {
+			t.add(x, dx)
+		}
+	}, func(y *Tensor) {
+		c.tape.numbers(x)
+		c.layerNorm(y, x, w, b, eps)
+	})
+}
+
+func (c *Context) recordUnfold(y, x *Tensor, w backend.Window, l *backend.Layout) {
+	c.record("Unfold", []*Tensor{x}, nil, []*Tensor{y}, nil, func(t *Tape) {
+		dx := c.New(backend.F32, x.Shape())
+		c.slide(backend.Fold, dx, y.grad, w, l)
+		t.add(x, dx)
+	}, nil)
+}
+
 func (c *Context) recordRoPE(y, x, table *Tensor) {
 	c.record("RoPE", []*Tensor{x}, nil, []*Tensor{y}, []*Tensor{table}, func(t *Tape) {
 		g := y.takeGrad()

@@ -138,6 +138,42 @@ func (c *Context) rmsNorm(y, x *Tensor, w *Param, eps float32) {
 	c.exec.Run(backend.RMSNorm, a)
 }
 
+// LayerNorm takes its mean from every row of x [R,D], divides by the standard deviation,
+// multiplies with w [D] and adds b [D].
+func LayerNorm(c *Context, x *Tensor, w, b *Param, eps float32) *Tensor {
+	y := c.New(backend.F32, x.Shape())
+	c.layerNorm(y, x, w, b, eps)
+	if c.tape != nil {
+		c.recordLayerNorm(y, x, w, b, eps)
+	}
+	return y
+}
+
+func (c *Context) layerNorm(y, x *Tensor, w, b *Param, eps float32) {
+	a := c.begin()
+	a.In[0], a.In[1], a.In[2], a.Out[0], a.Eps = c.use(x), c.use(w.Value()), c.use(b.Value()), c.use(y), eps
+	c.exec.Run(backend.LayerNorm, a)
+}
+
+// Unfold returns what a window sees of x [R,C], a row for each of its places in the
+// segments of a layout, nil for the step's: [S,T*C] for T taps, S what Window.Outputs says.
+func Unfold(c *Context, x *Tensor, w backend.Window, l *backend.Layout) *Tensor {
+	l = c.layoutOr(l)
+	y := c.New(backend.F32, backend.Dims(w.Outputs(l), w.Taps()*x.Cols()))
+	c.slide(backend.Unfold, y, x, w, l)
+	if c.tape != nil {
+		c.recordUnfold(y, x, w, l)
+	}
+	return y
+}
+
+// slide runs Unfold or Fold.
+func (c *Context) slide(op backend.Op, y, x *Tensor, w backend.Window, l *backend.Layout) {
+	a := c.begin()
+	a.In[0], a.Out[0], a.Window, a.Layout = c.use(x), c.use(y), w, l
+	c.exec.Run(op, a)
+}
+
 // RoPETable returns the rotations [R,hd] of the positions of a layout, nil for the step's,
 // for the frequencies freqs [hd/2].
 func RoPETable(c *Context, freqs *Param, l *backend.Layout) *Tensor {

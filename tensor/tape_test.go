@@ -393,6 +393,29 @@ func TestCrossAttentionGradients(t *testing.T) {
 	})
 }
 
+// TestEncoderGradients: a norm that is computed again, windows over two sequences, the
+// first of which gives a row less, and over a picture.
+func TestEncoderGradients(t *testing.T) {
+	w := newWorld(t)
+	w.layout = backend.Documents(3, 4)
+	w.input(7, 4)
+	weight, bias := w.param(4), w.param(4)
+	w.differentiate("LayerNorm, Unfold", func(c *tensor.Context, x []*tensor.Tensor) []*tensor.Tensor {
+		h := tensor.LayerNorm(c, x[0], weight, bias, 0.1)
+		y := tensor.Unfold(c, tensor.Mul(c, h, h), backend.Along(3, 2, 1), nil)
+		c.Drop(h)
+		return one(tensor.Tanh(c, y))
+	})
+
+	w = newWorld(t)
+	w.input(12, 2)
+	picture := backend.Documents(12)
+	w.differentiate("Unfold of a picture", func(c *tensor.Context, x []*tensor.Tensor) []*tensor.Tensor {
+		y := tensor.Unfold(c, tensor.Tanh(c, x[0]), backend.Window{Width: 4, Kernel: [2]int{2, 3}, Stride: [2]int{1, 2}, Pad: [2]int{0, 1}}, picture)
+		return one(tensor.Mul(c, y, y))
+	})
+}
+
 // TestCrossEntropyGradients: the one-pass loss has the gradients of its parts.
 func TestCrossEntropyGradients(t *testing.T) {
 	w := newWorld(t)
