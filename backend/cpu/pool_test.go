@@ -64,7 +64,43 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-// TestCancel stops a product that takes seconds.
+// TestStops: once the context has ended no chunk starts, and those that run see it
+// at their next pause.
+func TestStops(t *testing.T) {
+	for _, workers := range []int{1, 3} {
+		b := open(t, Options{Workers: workers})
+		for _, at := range []int{0, 1, 100} {
+			ctx, cancel := context.WithCancel(t.Context())
+			e := begin(t, b, ctx)
+			var ended atomic.Bool
+			var late, deaf atomic.Int32
+			b.pool.run(taskFunc(func(w *worker, i int) {
+				if ended.Load() {
+					late.Add(1)
+				}
+				if i == at {
+					cancel()
+					ended.Store(true)
+				}
+				if ended.Load() && !w.pause() {
+					deaf.Add(1)
+				}
+			}), 1000)
+			if err := e.End(); !errors.Is(err, context.Canceled) {
+				t.Errorf("End returned %v", err)
+			}
+			// The others may have looked at the context just before it ended.
+			if n := int(late.Load()); n > workers-1 {
+				t.Errorf("%d workers: %d chunks began after the context had ended", workers, n)
+			}
+			if n := deaf.Load(); n > 0 {
+				t.Errorf("%d workers: %d chunks did not see that the context had ended", workers, n)
+			}
+		}
+	}
+}
+
+// TestCancel stops a product that takes seconds; the full run looks at the clock.
 func TestCancel(t *testing.T) {
 	const rows, k = 1024, 2048
 	for _, variant := range []string{"generic", ""} {
@@ -90,7 +126,7 @@ func TestCancel(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("End returned %v", err)
 		}
-		if took > 50*time.Millisecond+4*late {
+		if took > 50*time.Millisecond+8*late && !testing.Short() {
 			t.Errorf("stopped only %v after the cancel", took)
 		}
 		e = begin(t, b, t.Context()) // the pool is usable
@@ -262,32 +298,62 @@ func p99(sorted []time.Duration) time.Duration { return sorted[len(sorted)*99/10
 // baseline is how late a tick is on this machine, its other work included.
 func baseline() time.Duration { return p99(lateness(100)) }
 
-// TestHost: while all workers decode, the host program's timers and collector
-// stay on time. Other programs share the processors, so their share is measured
-// first, and one of ten tries has to do: a worker that does not let go fails all.
+// TestHost: while all workers decode, the host program's timers and collector are
+// on time. What that means on this machine, with whatever else runs there, tells
+// the same load of plain goroutines that let others run as often as workers do:
+// the two take turns, and the medians of many rounds are compared, so that a burst
+// of other work meets both or counts for little. TestPauses tells without a clock
+// how often workers let others run.
 func TestHost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short: it takes times, which the race detector falsifies")
 	}
-	d := newDecoder(t, open(t, Options{Workers: runtime.GOMAXPROCS(0)}), shape{4, 576, 1536, 9, 3, 49152}, backend.Q8_0, 256, 1)
-	for try := 1; ; try++ {
-		quietTick, quietGC := p99(lateness(200)), collections(20)
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for d.step(ctx) == nil {
+	workers := runtime.GOMAXPROCS(0)
+	d := newDecoder(t, open(t, Options{Workers: workers}), shape{4, 576, 1536, 9, 3, 49152}, backend.Q8_0, 256, 1)
+	const rounds = 15
+	var tick, gc [2][]time.Duration // of decoding, and of plain goroutines
+	for range rounds {
+		for i, load := range []func(ctx context.Context){
+			func(ctx context.Context) {
+				for d.step(ctx) == nil {
+				}
+			},
+			func(ctx context.Context) {
+				var wg sync.WaitGroup
+				for range workers {
+					wg.Go(func() { spin(ctx) })
+				}
+				wg.Wait()
+			},
+		} {
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() { load(ctx) })
+			tick[i] = append(tick[i], p99(lateness(100)))
+			gc[i] = append(gc[i], collections(10))
+			cancel()
+			wg.Wait()
+		}
+	}
+	median := func(d []time.Duration) time.Duration { slices.Sort(d); return d[len(d)/2] }
+	for what, d := range map[string][2][]time.Duration{"a tick's lateness at p99": tick, "a collection": gc} {
+		decoding, plain := median(d[0]), median(d[1])
+		t.Logf("%s: %v beside workers, %v beside plain goroutines", what, decoding, plain)
+		if decoding > 5*time.Millisecond+2*plain {
+			t.Errorf("%s is %v beside workers, and %v beside plain goroutines", what, decoding, plain)
+		}
+	}
+}
+
+// spin computes until ctx ends, and lets others run as often as a worker does.
+func spin(ctx context.Context) {
+	for x := uint64(1); ctx.Err() == nil; runtime.Gosched() {
+		for start := time.Now(); time.Since(start) < yieldTime; {
+			for range 1000 {
+				x = x*6364136223846793005 + 1442695040888963407
 			}
-		})
-		tick, gc := p99(lateness(200)), collections(20)
-		cancel()
-		wg.Wait()
-		t.Logf("ticks late at p99: %v, %v without work; a collection, median: %v, %v without", tick, quietTick, gc, quietGC)
-		if tick < 5*time.Millisecond+3*quietTick && gc < 5*time.Millisecond+6*quietGC {
-			return
 		}
-		if try == 10 {
-			t.Fatal("too late")
-		}
+		runtime.KeepAlive(x)
 	}
 }
 

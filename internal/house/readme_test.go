@@ -75,6 +75,9 @@ func TestReadmePrograms(t *testing.T) {
 // TestReadmeCommands runs the commands of console blocks that start with
 // "$ go run" and wants on standard output what the block shows after them.
 func TestReadmeCommands(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it builds the command")
+	}
 	ran := 0
 	for _, b := range readmeBlocks(t) {
 		line, want, _ := strings.Cut(b.text, "\n")

@@ -444,6 +444,9 @@ func TestVariants(t *testing.T) {
 // TestCallTime holds the largest runs of assembly to 100 us, the best of
 // several since the machine may be busy.
 func TestCallTime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it takes times")
+	}
 	forAll(t, func(t *testing.T, s *Set) {
 		if s.Name() == "generic" {
 			t.Skip("Go code can be interrupted anywhere")
@@ -470,7 +473,7 @@ func TestCallTime(t *testing.T) {
 			"RoundI8": func() { s.round(q, x[chunkLen:], sums, x[:chunkLen], 32) },
 		} {
 			best := time.Hour
-			for range 20 {
+			for range 200 {
 				start := time.Now()
 				run()
 				best = min(best, time.Since(start))
