@@ -18,6 +18,9 @@ func TestScratch(t *testing.T) {
 	tall.Vocab = 1 << 15
 	for name, c := range map[string]Config{"attention": small, "feed-forward": wide, "logits": tall} {
 		for _, typ := range []backend.DType{backend.F32, backend.BF16, backend.Q8_0} {
+			if testing.Short() && typ != backend.BF16 {
+				continue
+			}
 			m, err := NewRandom(context.Background(), c, typ, Options{})
 			if err != nil {
 				t.Fatal(err)

@@ -145,15 +145,20 @@ func (c *testCase) layout(s scene, paged bool) {
 // rows that a row of the step may see, NaN in all others.
 func (c *testCase) addPages() {
 	g := c.args.KV
-	type place struct{ page, at int }
-	seen := map[place]bool{}
+	elements := 2 * g.Layers * g.Heads * g.HeadDim // of a position
+	var seen [][]bool                              // by page and element, of which there are at most as many as bytes
+	for _, table := range c.tables {
+		for range table {
+			seen = append(seen, make([]bool, g.PageBytes()))
+		}
+	}
 	for i, s := range c.args.Layout.Segments {
 		for _, sp := range s.Spans {
 			for t := sp.Start; t < sp.Start+sp.Len; t++ {
-				for e := range 2 * g.Layers * g.Heads * g.HeadDim {
+				for e := range elements {
 					h := e / g.HeadDim
 					at := g.At(h/g.Heads/2, h/g.Heads%2, h%g.Heads, t%backend.PageLen, e%g.HeadDim)
-					seen[place{c.tables[i][t/backend.PageLen], at}] = true
+					seen[c.tables[i][t/backend.PageLen]][at] = true
 				}
 			}
 		}
@@ -162,12 +167,12 @@ func (c *testCase) addPages() {
 		for range table {
 			page := len(c.pages)
 			if g.Type == backend.Q8_0 {
-				c.pages = append(c.pages, c.pageQ8(func(at int) bool { return seen[place{page, at}] }))
+				c.pages = append(c.pages, c.pageQ8(func(at int) bool { return seen[page][at] }))
 				continue
 			}
 			n := int(g.PageBytes()) / g.Type.BlockBytes()
 			o := newOperand(g.Type, dense, func(i int) float64 {
-				if !seen[place{page, i}] {
+				if !seen[page][i] {
 					return math.NaN()
 				}
 				return c.rng.NormFloat64()

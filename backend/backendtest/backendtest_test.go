@@ -12,7 +12,7 @@ func TestGradients(t *testing.T) { Gradients(t, ref.New()) }
 
 // The larger cases, those of other weight types left to fast backends.
 func TestLargeCases(t *testing.T) {
-	for _, c := range largeCases(ref.New()) {
+	for _, c := range few(largeCases(ref.New())) {
 		if c.op == backend.MatMul && c.weights[0].t != backend.Q4_K {
 			continue
 		}

@@ -23,10 +23,12 @@ var table = sync.OnceValue(func() []*testCase {
 	return cs
 })
 
-// cases are those of the table that a test takes: with -short one in five, so
-// that the race detector is done in time.
-func cases() []*testCase {
-	cs := table()
+// cases are those of the table that a test takes: with -short few, so that the
+// race detector is done in time.
+func cases() []*testCase { return few(table()) }
+
+// few are all of cs or, with -short, one in five.
+func few(cs []*testCase) []*testCase {
 	if !testing.Short() {
 		return cs
 	}
@@ -111,7 +113,7 @@ func runCases(t *testing.T, b backend.Backend, cs []*testCase) {
 // RunSame checks that two backends, of different numbers of workers for
 // example, give the same bits for every case of the table and for larger ones.
 func RunSame(t *testing.T, a, b backend.Backend) {
-	for _, c := range slices.Concat(cases(), largeCases(a)) {
+	for _, c := range slices.Concat(cases(), few(largeCases(a))) {
 		if err := same(a, b, c); errors.Is(err, backend.ErrUnsupported) {
 			t.Logf("%v %s: skipped: %v", c.op, c.name, err)
 		} else if err != nil {
