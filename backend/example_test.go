@@ -207,3 +207,16 @@ func ExampleDocuments() {
 	fmt.Println(l.Rows(), l.Pos, l.Segments[1].Row)
 	// Output: 5 [0 1 2 0 1] 3
 }
+
+// One step for three sequences: one decodes a token and wants logits of its one row, one
+// is scored, one only fills its pages.
+func ExampleResults() {
+	l := backend.Layout{Pos: []int32{70, 0, 1, 2, 64, 65}, Segments: []backend.Segment{
+		{Row: 0, Rows: 1, Results: backend.Results{Kind: backend.ResultLogits, Last: 1}},
+		{Row: 1, Rows: 3, Results: backend.Results{Kind: backend.ResultLogprobs, Last: 2, Targets: []int32{17, -1}}},
+		{Row: 4, Rows: 2},
+	}}
+	l.FillLogits()
+	fmt.Println(l.Logits)
+	// Output: [0 2]
+}

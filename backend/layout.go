@@ -33,6 +33,7 @@ type Segment struct {
 	Pages     []Buffer // page table of the sequence, or nil
 	Spans     []Span   // at least one
 	Whole     bool     // the rows see all of every span
+	Results   Results  // what is wanted of the rows
 	// Adapters are the numbers of the adapter sets that change the layers for these
 	// rows (nn.LoRA.Set), in any order. Nil is all that the model has; empty is none.
 	Adapters []int
@@ -70,7 +71,7 @@ func (s *Segment) blind() bool {
 type Layout struct {
 	Segments []Segment // in order of Row, together all rows of the step
 	Pos      []int32   // [R] position of each row, for RoPE
-	Logits   []int32   // rows of which logits are wanted, ascending
+	Logits   []int32   // rows of which results are wanted, ascending: see FillLogits
 	// Keys is the number of rows of keys and values where these are not in pages and
 	// of another source; 0 where they are the rows themselves.
 	Keys int

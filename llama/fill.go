@@ -29,6 +29,7 @@ func (s *Session) FillRandom(ctx context.Context, ids []int32) error {
 	}
 	defer s.m.steps.Done()
 	s.truncate(0)
+	s.private, s.version = true, s.m.version.Load()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for len(s.ids) < len(ids) {
 		p, err := s.m.pages.get()
@@ -55,16 +56,18 @@ func (s *Session) fillPage(ctx context.Context, ids []int32, rng *rand.Rand) (er
 	for i := range noise {
 		noise[i] = float32(int8(rng.Uint32())) / 128
 	}
-	err = c.Step(ctx, layout, kv, func() error {
-		x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
-		c.Write(x, noise)
-		for i := range kv.Layers {
-			tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), tensor.AttentionOptions{Layer: i})
-		}
-		return nil
+	err = s.m.step(ctx, func() error {
+		return c.Step(ctx, layout, kv, func() error {
+			x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
+			c.Write(x, noise)
+			for i := range kv.Layers {
+				tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), tensor.AttentionOptions{Layer: i})
+			}
+			return nil
+		})
 	})
 	if err != nil {
-		return cause(ctx, err)
+		return err
 	}
 	s.ids = append(s.ids, ids...)
 	return nil

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -84,7 +83,7 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		return err
 	}
 	defer leave()
-	if err := cause(call, ctxerr.Of(call)); err != nil {
+	if err := ended(call); err != nil {
 		return err
 	}
 	ids, err := prompt()
@@ -96,7 +95,7 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	for _, id := range ids {
 		g.sampler.Accept(id)
 	}
-	err = g.compute(func() error { return g.s.prefill(call, ids) })
+	err = g.s.locked(func() error { return g.s.prefill(call, ids) })
 	for err == nil {
 		var t Token
 		if t, err = g.next(); err != nil {
@@ -105,18 +104,9 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		if !yield(t, nil) || t.Finish != NotFinished {
 			return nil
 		}
-		err = g.compute(func() error { return g.feed(call, t.ID) })
+		err = g.s.locked(func() error { return g.feed(call, t.ID) })
 	}
 	return err
-}
-
-// compute runs work on the session's cache.
-func (g *generation) compute(work func() error) error {
-	if err := g.s.lock(); err != nil {
-		return err
-	}
-	defer g.s.work.Unlock()
-	return work()
 }
 
 // feed computes a generated token, after making room for it if need be.
@@ -148,7 +138,7 @@ func (g *generation) kept(prompt []int32) int {
 func (s *Session) decode(ctx context.Context, id int32) error {
 	start := time.Now()
 	s.one[0] = id
-	if err := s.extend(ctx, s.one[:], lastRow, s.keep); err != nil {
+	if err := s.extend(ctx, s.one[:], s.next()); err != nil {
 		return err
 	}
 	s.usage.DecodeTokens++
@@ -156,12 +146,17 @@ func (s *Session) decode(ctx context.Context, id int32) error {
 	return nil
 }
 
-// next draws a token from the logits of the last position.
+// next draws a token from the logits of the last position, which are this call's: the
+// session is not locked while the caller's sampling steps run.
 func (g *generation) next() (Token, error) {
-	if err := g.s.lock(); err != nil {
+	full := false
+	err := g.s.locked(func() error {
+		full = len(g.s.ids) == g.s.limit
+		return nil
+	})
+	if err != nil {
 		return Token{}, err
 	}
-	defer g.s.work.Unlock()
 	logits := g.s.logits
 	id, err := g.sampler.Sample(logits)
 	if err != nil {
@@ -189,7 +184,7 @@ func (g *generation) next() (Token, error) {
 		t.Finish = FinishStop
 	case g.count == g.o.MaxTokens:
 		t.Finish = FinishLength
-	case len(g.s.ids) == g.s.limit && !(g.o.ContextShift && g.s.limit > 1):
+	case full && !(g.o.ContextShift && g.s.limit > 1):
 		t.Finish = FinishContext
 	}
 	if t.Finish != NotFinished && !found {

@@ -42,9 +42,9 @@ type Model struct {
 	version   atomic.Uint64          // of the weights
 	training  *trained               // the adapter that training changes, or nil
 	estimate  Memory
-	pages     pagePool
+	pages     *pagePool
 	loadTime  time.Duration
-	host      []float32 // logits on their way out; belongs to the running step
+	batch     batch // belongs to the running step
 
 	mu    sync.Mutex      // orders begin and Close
 	life  context.Context // ends first thing in Close
@@ -152,7 +152,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 		loader: &loader{b: o.Backend, trainable: o.Trainable, Meter: checkpoint.Meter{Told: o.Progress}},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
-	m.pages = pagePool{m: m, kv: kvGeometry(c, o)}
+	m.pages = newPagePool(m, kvGeometry(c, o))
 	m.stop = c.StopTokens()
 	if m.format, m.formatErr = c.ChatFormat(); c.ChatTemplate != "" && m.formatErr != nil {
 		m.warnings = append(m.warnings, m.formatErr.Error())

@@ -1,65 +1,171 @@
 package llama
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 )
 
-// page holds the keys and values of backend.PageLen positions in all layers.
-// Sessions share pages: one with more than one owner is not written to.
+// page holds the keys and values of backend.PageLen positions in all layers. Sessions
+// share pages. What is in a page changes only while it has one owner and no name.
 type page struct {
 	buf  backend.Buffer
-	refs atomic.Int32
+	refs int      // owners
+	name pageName // of what it holds, or zero
+	// Neighbours among the idle pages, the longest idle first.
+	before, after *page
 }
 
-// pagePool hands out pages and takes them back.
+// pageName names what a whole page holds: it is a hash of the token ids up to its end and
+// of the version of the weights. Pages of one name hold the same bits, whoever computed
+// them.
+type pageName [sha256.Size]byte
+
+// next is the name of the page that holds ids after what n names.
+func (n pageName) next(version uint64, ids []int32) pageName {
+	var b [sha256.Size + 8 + 4*backend.PageLen]byte
+	copy(b[:], n[:])
+	binary.LittleEndian.PutUint64(b[sha256.Size:], version)
+	for i, id := range ids {
+		binary.LittleEndian.PutUint32(b[sha256.Size+8+4*i:], uint32(id))
+	}
+	return sha256.Sum256(b[:])
+}
+
+// pagePool hands out pages and takes them back. Pages that no session owns keep what they
+// hold while there is room for them, so that a later prompt that begins alike finds it.
 type pagePool struct {
 	m    *Model
 	kv   backend.KV
-	mu   sync.Mutex
-	idle []*page
-	all  []*page
+	most int // idle pages: those of one full session
+
+	mu     sync.Mutex
+	closed bool
+	all    map[*page]bool
+	named  map[pageName]*page // owned ones and idle ones
+	idle   page               // between its after and its before are the idle pages, in a ring
+	count  int                // of idle pages
 }
 
-// get returns a page with one owner. It fails at the memory limit.
+func newPagePool(m *Model, kv backend.KV) *pagePool {
+	p := &pagePool{m: m, kv: kv, all: map[*page]bool{}, named: map[pageName]*page{}}
+	p.most = int(max(1, m.estimate.Session/max(1, kv.PageBytes())))
+	p.idle.before, p.idle.after = &p.idle, &p.idle
+	return p
+}
+
+// get returns a page with one owner and no name. It fails at the memory limit.
 func (p *pagePool) get() (*page, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.idle); n > 0 {
-		pg := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		pg.refs.Store(1)
-		return pg, nil
+	if p.closed {
+		return nil, ErrClosed
 	}
-	size := p.kv.PageBytes()
+	size, full := p.kv.PageBytes(), error(nil)
 	if limit := p.m.opts.MemoryLimit; limit > 0 {
 		used := p.m.estimate.Weights + p.m.estimate.Scratch + int64(len(p.all))*size
 		if used+size > limit {
-			return nil, fmt.Errorf("llama: %d bytes are in use, a page of keys and values needs %d, the limit is %d: %w", used, size, limit, ErrMemory)
+			full = fmt.Errorf("llama: %d bytes are in use, a page of keys and values needs %d, the limit is %d: %w", used, size, limit, ErrMemory)
 		}
+	}
+	pg := p.idle.after
+	if p.count > 0 && (pg.name == pageName{} || full != nil || p.count >= p.most) {
+		p.take(pg)
+		p.forget(pg)
+		return pg, nil
+	}
+	if full != nil {
+		return nil, full
 	}
 	buf, err := p.m.b.Alloc(size)
 	if err != nil {
 		return nil, err
 	}
-	pg := &page{buf: buf}
-	p.all = append(p.all, pg)
-	pg.refs.Store(1)
+	pg = &page{buf: buf, refs: 1}
+	p.all[pg] = true
 	return pg, nil
+}
+
+// find returns the page of a name, with one owner more, or nil.
+func (p *pagePool) find(n pageName) *page {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pg := p.named[n]
+	switch {
+	case pg == nil:
+	case pg.refs == 0:
+		p.take(pg)
+	default:
+		pg.refs++
+	}
+	return pg
+}
+
+// share adds an owner.
+func (p *pagePool) share(pg *page) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pg.refs++
+}
+
+// publish names a page whose positions are all computed.
+func (p *pagePool) publish(pg *page, n pageName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.named[n] == nil && pg.name == (pageName{}) {
+		pg.name, p.named[n] = n, pg
+	}
+}
+
+// own reports whether a page's one owner may write to it, and takes its name away.
+func (p *pagePool) own(pg *page) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pg.refs > 1 {
+		return false
+	}
+	p.forget(pg)
+	return true
 }
 
 // put gives up one ownership.
 func (p *pagePool) put(pg *page) {
-	if pg.refs.Add(-1) > 0 {
-		return
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.all != nil { // else the model is closed
-		p.idle = append(p.idle, pg)
+	if pg.refs--; pg.refs > 0 || p.closed {
+		return
+	}
+	at := &p.idle // the last to be taken
+	if pg.name == (pageName{}) {
+		at = p.idle.after // the first
+	}
+	pg.before, pg.after = at.before, at
+	pg.before.after, pg.after.before = pg, pg
+	if p.count++; p.count <= p.most {
+		return
+	}
+	old := p.idle.after
+	p.take(old)
+	p.forget(old)
+	delete(p.all, old)
+	old.buf.Free()
+}
+
+// take makes an idle page an owned one.
+func (p *pagePool) take(pg *page) {
+	pg.before.after, pg.after.before = pg.after, pg.before
+	pg.before, pg.after, pg.refs = nil, nil, 1
+	p.count--
+}
+
+// forget takes a page's name away.
+func (p *pagePool) forget(pg *page) {
+	if pg.name != (pageName{}) {
+		delete(p.named, pg.name)
+		pg.name = pageName{}
 	}
 }
 
@@ -67,8 +173,10 @@ func (p *pagePool) put(pg *page) {
 func (p *pagePool) free() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, pg := range p.all {
+	for pg := range p.all {
 		pg.buf.Free()
 	}
-	p.all, p.idle = nil, nil
+	p.closed = true
+	clear(p.all)
+	clear(p.named)
 }

@@ -104,24 +104,25 @@ func (s *Session) Embed(ctx context.Context, text string, o EmbedOptions) ([]flo
 	if len(ids) == 0 {
 		return nil, fmt.Errorf("llama: Embed of an empty text")
 	}
-	call, leave, err := s.anew(ctx, ids)
+	call, leave, err := s.enterEmpty(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	s.step.hidden = true
-	defer func() { s.step.hidden = false }()
-	sum := make([]float64, s.m.config.Dim)
-	want := allRows
-	if o.Pooling == PoolLast {
-		want = lastRow
-	}
+	dim := s.m.config.Dim
+	sum := make([]float64, dim)
 	n := 0
-	err = s.extend(call, ids, want, func(_ int, h []float32) {
-		n++
-		for i, x := range h {
-			sum[i] += float64(x)
+	err = s.states(call, ids, func(from int, h []float32) error {
+		for at := 0; at < len(h); at += dim {
+			if o.Pooling == PoolLast && from+at/dim < len(ids)-1 {
+				continue
+			}
+			n++
+			for i, x := range h[at : at+dim] {
+				sum[i] += float64(x)
+			}
 		}
+		return nil
 	})
 	if err != nil {
 		return nil, err

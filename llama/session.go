@@ -30,17 +30,14 @@ type Session struct {
 
 	version uint64 // of the weights that the pages were computed with
 
-	step   step
-	seg    [1]backend.Segment
-	span   [1]backend.Span
-	scored struct { // what Logprobs wants
-		ids  []int32
-		from int
-	}
-	logits []float32 // of the last position computed, [V]
-	one    [1]int32
-	keep   func(int, []float32) // keepLogits, bound once
-	usage  Usage
+	names   []pageName // of the whole pages that are held, in order
+	private bool       // what is held is not what ids make of it
+
+	request request
+	span    [1]backend.Span
+	logits  []float32 // of the last position computed, [V]
+	one     [1]int32
+	usage   Usage
 }
 
 // Usage counts a session's work.
@@ -66,9 +63,6 @@ func (m *Model) NewSession(o SessionOptions) (*Session, error) {
 
 func (m *Model) newSession(limit int) *Session {
 	s := &Session{m: m, limit: limit, logits: make([]float32, m.config.Vocab)}
-	s.keep = s.keepLogits
-	s.step.layout.Segments = s.seg[:]
-	s.seg[0].Spans = s.span[:]
 	return s
 }
 
@@ -120,18 +114,34 @@ func (s *Session) claim(ctx context.Context) (call context.Context, leave func()
 	return call, func() { s.work.Unlock(); done() }, nil
 }
 
-// anew is claim for a call that computes ids from the start.
-func (s *Session) anew(ctx context.Context, ids []int32) (call context.Context, leave func(), err error) {
-	call, leave, err = s.claim(ctx)
+// enterEmpty is enter for a call that computes ids from the start: it empties the session.
+func (s *Session) enterEmpty(ctx context.Context, ids []int32) (call context.Context, leave func(), err error) {
+	call, leave, err = s.enter(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.m.checkIDs(ids); err != nil {
+	err = s.locked(func() error {
+		if err := s.m.checkIDs(ids); err != nil {
+			return err
+		}
+		s.truncate(0)
+		return nil
+	})
+	if err != nil {
 		leave()
 		return nil, nil, err
 	}
-	s.truncate(0)
 	return call, leave, nil
+}
+
+// locked runs work on the session's cache. Nothing of the caller's runs within it: it may
+// ask the session for its length, or close it.
+func (s *Session) locked(work func() error) error {
+	if err := s.lock(); err != nil {
+		return err
+	}
+	defer s.work.Unlock()
+	return work()
 }
 
 // Len is the number of positions held.
@@ -175,10 +185,12 @@ func (s *Session) Truncate(n int) error {
 func (s *Session) truncate(n int) {
 	s.ids = s.ids[:n]
 	keep := ceilDiv(n, backend.PageLen)
-	for _, p := range s.pages[keep:] {
+	for _, p := range slices.Backward(s.pages[keep:]) { // what begins a text stays longest
 		s.m.pages.put(p)
 	}
 	s.pages, s.bufs = s.pages[:keep], s.bufs[:keep]
+	s.names = s.names[:min(len(s.names), n/backend.PageLen)]
+	s.private = s.private && n > 0
 }
 
 // Fork returns a second session with the same positions. Pages are shared until
@@ -190,9 +202,10 @@ func (s *Session) Fork() (*Session, error) {
 	}
 	defer leave()
 	f := s.m.newSession(s.limit)
-	f.ids, f.version = append(f.ids, s.ids...), s.version
+	f.ids, f.version, f.private = append(f.ids, s.ids...), s.version, s.private
+	f.names = append(f.names, s.names...)
 	for _, p := range s.pages {
-		p.refs.Add(1)
+		s.m.pages.share(p)
 		f.pages = append(f.pages, p)
 		f.bufs = append(f.bufs, p.buf)
 	}
@@ -218,7 +231,7 @@ func (s *Session) Close() error {
 // page that is about to be written to is replaced by a copy, which the next
 // step makes; the page it replaces is returned.
 func (s *Session) reserve(n int) (shared *page, err error) {
-	s.step.copies = s.step.copies[:0]
+	s.request.copies = s.request.copies[:0]
 	end := ceilDiv(len(s.ids)+n, backend.PageLen)
 	for len(s.pages) < end {
 		p, err := s.m.pages.get()
@@ -229,12 +242,12 @@ func (s *Session) reserve(n int) (shared *page, err error) {
 		s.bufs = append(s.bufs, p.buf)
 	}
 	first := len(s.ids) / backend.PageLen
-	if old := s.pages[first]; len(s.ids)%backend.PageLen > 0 && old.refs.Load() > 1 {
+	if old := s.pages[first]; len(s.ids)%backend.PageLen > 0 && !s.m.pages.own(old) {
 		own, err := s.m.pages.get()
 		if err != nil {
 			return nil, err
 		}
-		s.step.copies = append(s.step.copies, pageCopy{dst: own.buf, src: old.buf})
+		s.request.copies = append(s.request.copies, pageCopy{dst: own.buf, src: old.buf})
 		s.pages[first], s.bufs[first] = own, own.buf
 		return old, nil
 	}
@@ -257,19 +270,30 @@ func (s *Session) settle(shared *page, err error) {
 	}
 }
 
-// rows says which rows of an extension results are wanted of.
-type rows uint8
+// wish is what is wanted of the rows that extend computes.
+type wish struct {
+	backend.Results
+	width int       // numbers of a row's result
+	out   []float32 // where they go
+}
 
-const (
-	lastRow rows = iota
-	allRows
-	scoredRows // those of Session.scored
-)
+// part is the wish for rows [from, to) of n.
+func (w *wish) part(from, to, n int) (r backend.Results, out []float32) {
+	first := n - w.Last // of the rows that something is wanted of
+	if to <= first {
+		return r, nil
+	}
+	r = backend.Results{Kind: w.Kind, Last: to - max(from, first)}
+	before := backend.Results{Kind: w.Kind, Last: max(from, first) - first}
+	if w.Targets != nil {
+		r.Targets, before.Targets = w.Targets[before.Last:][:r.Last], w.Targets[:before.Last]
+	}
+	return r, w.out[before.Count()*w.width:][:r.Count()*w.width]
+}
 
-// extend computes ids after the positions held, in steps of at most BatchRows,
-// and emits the results of the rows wanted; i counts rows of ids. On an error
+// extend computes ids after the positions held, in steps of at most BatchRows. On an error
 // the session holds what the finished steps computed.
-func (s *Session) extend(ctx context.Context, ids []int32, want rows, emit func(i int, values []float32)) error {
+func (s *Session) extend(ctx context.Context, ids []int32, w wish) error {
 	switch v := s.m.version.Load(); {
 	case len(s.ids) == 0:
 		s.version = v
@@ -281,19 +305,19 @@ func (s *Session) extend(ctx context.Context, ids []int32, want rows, emit func(
 	}
 	batch := s.m.opts.batchRows()
 	for from := 0; from < len(ids); from += batch {
-		chunk := ids[from:min(from+batch, len(ids))]
-		shared, err := s.reserve(len(chunk))
+		to := min(from+batch, len(ids))
+		shared, err := s.reserve(to - from)
 		if err != nil {
 			s.truncate(len(s.ids))
 			return err
 		}
-		last := from+len(chunk) == len(ids)
-		s.lay(chunk, want, last)
-		s.step.emit = emit
-		if want == allRows && from > 0 {
-			s.step.emit = func(i int, values []float32) { emit(from+i, values) }
-		}
-		err = s.m.run(ctx, &s.step)
+		r := &s.request
+		r.segment.Results, r.out = w.part(from, to, len(ids))
+		r.ctx = ctx
+		s.lay(ids[from:to])
+		s.m.run(r)
+		err = r.err
+		r.ctx, r.out, r.err = nil, nil, nil
 		if err == nil && s.version != s.m.version.Load() {
 			err = ErrStale // changed meanwhile
 		}
@@ -301,33 +325,59 @@ func (s *Session) extend(ctx context.Context, ids []int32, want rows, emit func(
 		if err != nil {
 			return err
 		}
-		s.ids = append(s.ids, chunk...)
+		s.ids = append(s.ids, ids[from:to]...)
+		s.publish()
 	}
 	return nil
 }
 
-// lay writes the layout of a step that appends chunk.
-func (s *Session) lay(chunk []int32, want rows, last bool) {
-	l := &s.step.layout
-	s.step.ids = chunk
-	l.Pos, l.Logits = l.Pos[:0], l.Logits[:0]
-	s.step.targets = s.step.targets[:0]
-	if want != scoredRows {
-		s.step.targets = nil
-	} else if s.step.targets == nil {
-		s.step.targets = []int32{}
-	}
-	for i := range chunk {
-		l.Pos = append(l.Pos, int32(len(s.ids)+i))
-		if next := len(s.ids) + i + 1; want == scoredRows && next >= s.scored.from && next < len(s.scored.ids) {
-			l.Logits, s.step.targets = append(l.Logits, int32(i)), append(s.step.targets, s.scored.ids[next])
-		}
-		if want == allRows || want == lastRow && last && i == len(chunk)-1 {
-			l.Logits = append(l.Logits, int32(i))
-		}
-	}
+// lay writes the request of a step that appends chunk.
+func (s *Session) lay(chunk []int32) {
+	r := &s.request
+	r.ids, r.pos = chunk, len(s.ids)
 	s.span[0] = backend.Span{Len: len(s.ids) + len(chunk)}
-	s.seg[0] = backend.Segment{Rows: len(chunk), Pages: s.bufs, Spans: s.span[:]}
+	r.segment.Pages, r.segment.Spans = s.bufs, s.span[:]
+}
+
+// publish names the pages that have become whole, for others to find.
+func (s *Session) publish() {
+	for i := len(s.names); (i+1)*backend.PageLen <= len(s.ids) && !s.private; i++ {
+		s.names = append(s.names, s.name(i, s.ids))
+		s.m.pages.publish(s.pages[i], s.names[i])
+	}
+}
+
+// name is that of page i of ids, whose names before are known.
+func (s *Session) name(i int, ids []int32) pageName {
+	var before pageName
+	if i > 0 {
+		before = s.names[i-1]
+	}
+	return before.next(s.version, ids[i*backend.PageLen:(i+1)*backend.PageLen])
+}
+
+// reuse makes the session hold as much of the start of ids as it has, or as whole pages of
+// any session's have, but not the last position.
+func (s *Session) reuse(ids []int32) {
+	if v := s.m.version.Load(); s.version != v {
+		s.truncate(0)
+		s.version = v
+	}
+	n := 0
+	for n < len(ids)-1 && n < len(s.ids) && ids[n] == s.ids[n] {
+		n++
+	}
+	s.truncate(n)
+	for i := n / backend.PageLen; (i+1)*backend.PageLen < len(ids) && !s.private; i++ {
+		name := s.name(i, ids)
+		p := s.m.pages.find(name)
+		if p == nil {
+			return
+		}
+		s.truncate(i * backend.PageLen)
+		s.pages, s.bufs, s.names = append(s.pages, p), append(s.bufs, p.buf), append(s.names, name)
+		s.ids = append(s.ids, ids[i*backend.PageLen:(i+1)*backend.PageLen]...)
+	}
 }
 
 // prefill makes the session hold exactly ids and s.logits what follows them.
@@ -341,24 +391,20 @@ func (s *Session) prefill(ctx context.Context, ids []int32) error {
 	if len(ids) > s.limit {
 		return fmt.Errorf("%w: the prompt has %d tokens, the session %d positions", ErrContextFull, len(ids), s.limit)
 	}
-	if s.version != s.m.version.Load() {
-		s.truncate(0)
-	}
-	n := 0
-	for n < len(ids)-1 && n < len(s.ids) && ids[n] == s.ids[n] {
-		n++
-	}
-	s.truncate(n)
+	s.reuse(ids)
 	start := time.Now()
 	before := len(s.ids)
-	err := s.extend(ctx, ids[n:], lastRow, s.keep)
-	s.usage.ReusedTokens += n
+	err := s.extend(ctx, ids[before:], s.next())
+	s.usage.ReusedTokens += before
 	s.usage.PrefillTokens += len(s.ids) - before
 	s.usage.PrefillTime += time.Since(start)
 	return err
 }
 
-func (s *Session) keepLogits(_ int, values []float32) { copy(s.logits, values) }
+// next is the wish for the logits of the last row, in s.logits.
+func (s *Session) next() wish {
+	return wish{Results: backend.Results{Kind: backend.ResultLogits, Last: 1}, width: len(s.logits), out: s.logits}
+}
 
 // Logits returns the next-token logits [V] after ids.
 func (s *Session) Logits(ctx context.Context, ids []int32) ([]float32, error) {
@@ -370,18 +416,59 @@ func (s *Session) Logits(ctx context.Context, ids []int32) ([]float32, error) {
 	if err := s.prefill(call, ids); err != nil {
 		return nil, err
 	}
-	return append([]float32(nil), s.logits...), nil
+	return slices.Clone(s.logits), nil
 }
 
 // Score computes ids from the start and calls visit for every position with
-// the logits [V] of the token after it, valid during the call only.
+// the logits [V] of the token after it, valid during the call only. They are made for some
+// positions at a time: those of a long text are never all in memory. visit may do with the
+// session and its model what the caller of another call under way may: ask for Len, use
+// other sessions, or close either, which ends Score with ErrClosed.
 func (s *Session) Score(ctx context.Context, ids []int32, visit func(pos int, logits []float32)) error {
-	call, leave, err := s.anew(ctx, ids)
+	call, leave, err := s.enterEmpty(ctx, ids)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return s.extend(call, ids, allRows, visit)
+	dim, vocab := s.m.config.Dim, s.m.config.Vocab
+	logits := make([]float32, min(logitRows, len(ids))*vocab)
+	return s.states(call, ids, func(from int, h []float32) error {
+		for n := len(h) / dim; n > 0; n = len(h) / dim {
+			n = min(n, logitRows)
+			if err := s.m.logits(call, h[:n*dim], logits[:n*vocab]); err != nil {
+				return err
+			}
+			if s.m.version.Load() != s.version {
+				return ErrStale
+			}
+			for i := range n {
+				visit(from+i, logits[i*vocab:][:vocab])
+				if err := ended(call); err != nil {
+					return err
+				}
+			}
+			h, from = h[n*dim:], from+n
+		}
+		return nil
+	})
+}
+
+// states appends ids to the session and calls visit with the states [n, D] after the last
+// norm of the positions from one on, as many as a step computes.
+func (s *Session) states(ctx context.Context, ids []int32, visit func(from int, h []float32) error) error {
+	dim, batch := s.m.config.Dim, s.m.opts.batchRows()
+	h := make([]float32, min(batch, len(ids))*dim)
+	for from := 0; from < len(ids); from += batch {
+		some := ids[from:min(from+batch, len(ids))]
+		w := wish{Results: backend.Results{Kind: backend.ResultHidden, Last: len(some)}, width: dim, out: h[:len(some)*dim]}
+		if err := s.locked(func() error { return s.extend(ctx, some, w) }); err != nil {
+			return err
+		}
+		if err := visit(from, w.out); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Logprobs computes ids from the start and returns the log-probability of each of
@@ -391,16 +478,15 @@ func (s *Session) Logprobs(ctx context.Context, ids []int32, from int) ([]float3
 	if from < 1 || from > len(ids) {
 		return nil, fmt.Errorf("llama: log-probabilities from position %d on of %d tokens: want 1 to %d", from, len(ids), len(ids))
 	}
-	call, leave, err := s.anew(ctx, ids)
+	call, leave, err := s.enterEmpty(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	s.scored.ids, s.scored.from = ids, from
-	defer func() { s.scored.ids = nil }()
-	out := make([]float32, 0, len(ids)-from)
-	err = s.extend(call, ids, scoredRows, func(_ int, logp []float32) { out = append(out, logp[0]) })
-	if err != nil {
+	out := make([]float32, len(ids)-from)
+	targets := append(slices.Clone(ids[from:]), -1) // nothing comes after the last
+	w := wish{Results: backend.Results{Kind: backend.ResultLogprobs, Last: len(targets), Targets: targets}, width: 1, out: out}
+	if err := s.locked(func() error { return s.extend(call, ids, w) }); err != nil {
 		return nil, err
 	}
 	return out, nil

@@ -3,6 +3,7 @@ package llama
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/ctxerr"
@@ -10,27 +11,102 @@ import (
 	"github.com/herd-ml/herd/tensor"
 )
 
-// step is one forward pass over rows of one or more sequences. Calls on
-// sessions take turns with it; a scheduler will put the rows of several in one.
-type step struct {
-	ids    []int32 // [R]
-	layout backend.Layout
-	copies []pageCopy // done before anything is appended
-	hidden bool       // emit hidden states [D] instead of logits [V]
-	// targets, where not nil, are an id for each row in layout.Logits, whose
-	// log-probability is emitted instead of logits, which are never all in memory.
-	targets []int32
-	// emit gets the result of each row in layout.Logits; values are valid during
-	// the call only.
-	emit func(i int, values []float32)
+// request is what one call wants of a forward step: rows of its sequence go through the
+// network, and results of some of them come back. It is the call's until run has it.
+type request struct {
+	ctx    context.Context
+	ids    []int32 // [rows]
+	pos    int     // position of the first
+	copies []pageCopy
+	// segment says where the rows' keys are and what is wanted of the rows; the batch
+	// sets Row, Rows and Seq.
+	segment backend.Segment
+	out     []float32 // the results, row after row
+	err     error     // of this call, once the step is over
 }
 
 // pageCopy fills a page that has become a session's own.
 type pageCopy struct{ dst, src backend.Buffer }
 
-// run executes a step once the steps before it are done. On an error nothing
-// has been emitted that counts, and what was appended must not be used.
-func (m *Model) run(ctx context.Context, s *step) (err error) {
+// batch is one forward step of the rows of one or more calls.
+type batch struct {
+	requests []*request
+	ids      []int32 // [R]
+	layout   backend.Layout
+	host     []float32 // numbers on their way out that are no results yet
+}
+
+// append puts a request's rows behind those that are there.
+func (b *batch) append(r *request) {
+	s := r.segment
+	s.Row, s.Rows, s.Seq = len(b.ids), len(r.ids), len(b.requests)
+	b.requests, b.ids = append(b.requests, r), append(b.ids, r.ids...)
+	b.layout.Segments = append(b.layout.Segments, s)
+	for i := range r.ids {
+		b.layout.Pos = append(b.layout.Pos, int32(r.pos+i))
+	}
+}
+
+// reset makes the batch empty. It keeps the memory, and nothing of the calls.
+func (b *batch) reset() {
+	clear(b.requests)
+	clear(b.layout.Segments)
+	b.requests, b.ids = b.requests[:0], b.ids[:0]
+	b.layout.Segments, b.layout.Pos = b.layout.Segments[:0], b.layout.Pos[:0]
+}
+
+// run executes one forward step of the rows of all requests, once the steps before it are
+// done. A request with an error has no results, and what it appended must not be used; the
+// end of one call's context is the error of its request alone.
+func (m *Model) run(requests ...*request) {
+	ctx, done := together(requests)
+	err := m.step(ctx, func() error {
+		b := &m.batch
+		defer b.reset()
+		for _, r := range requests {
+			b.append(r)
+		}
+		b.layout.FillLogits()
+		return m.cx.Step(ctx, &b.layout, m.pages.kv, func() error {
+			m.forward(b)
+			return nil
+		})
+	})
+	done()
+	for _, r := range requests {
+		if r.err = err; r.ctx != ctx && r.ctx.Err() != nil {
+			r.err = ended(r.ctx)
+		}
+	}
+}
+
+// together returns the context of a step: it ends when those of all requests have ended,
+// as they do when the model closes. done is called after the step.
+func together(requests []*request) (ctx context.Context, done func()) {
+	if len(requests) == 1 {
+		return requests[0].ctx, func() {}
+	}
+	ctx, end := context.WithCancelCause(context.Background())
+	left := int64(len(requests))
+	var stops []func() bool
+	for _, r := range requests {
+		stops = append(stops, context.AfterFunc(r.ctx, func() {
+			if atomic.AddInt64(&left, -1) == 0 {
+				end(context.Cause(r.ctx))
+			}
+		}))
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		end(nil)
+	}
+}
+
+// step calls f, which runs a step on the model's context, when it is its turn. The caller's
+// own code does not run within f: a panic there is the model's fault, and an error.
+func (m *Model) step(ctx context.Context, f func() error) (err error) {
 	if err := m.begin(); err != nil {
 		return err
 	}
@@ -43,72 +119,129 @@ func (m *Model) run(ctx context.Context, s *step) (err error) {
 	select {
 	case m.turn <- struct{}{}:
 	case <-ctx.Done():
-		return cause(ctx, ctxerr.Of(ctx))
+		return ended(ctx)
 	}
 	defer func() { <-m.turn }()
-	err = m.cx.Step(ctx, &s.layout, m.pages.kv, func() error {
-		m.forward(s)
-		return nil
-	})
-	return cause(ctx, err)
+	return cause(ctx, f())
 }
 
-// forward is what happens within a step.
-func (m *Model) forward(s *step) {
-	for _, c := range s.copies {
-		m.cx.CopyPage(c.dst, c.src)
-	}
-	h := m.net.hidden(m.cx, s.ids, false) // [n, D]
-	if s.targets != nil && len(m.net.Output.Adapters) == 0 {
-		m.emitLogprobs(h, s)
-		return
-	}
-	width := m.config.Vocab
-	if s.hidden {
-		width = m.config.Dim
-	}
-	for from := 0; from < h.Rows(); from += logitRows {
-		n := min(logitRows, h.Rows()-from)
-		mark := m.cx.Mark()
-		x := tensor.SliceRows(m.cx, h, from, n)
-		m.cx.SetRows(s.layout.Logits, from)
-		if !s.hidden {
-			x = m.net.Output.Forward(m.cx, x) // [n, V]
+// forward is what happens within a step of a batch.
+func (m *Model) forward(b *batch) {
+	for _, r := range b.requests {
+		for _, c := range r.copies {
+			m.cx.CopyPage(c.dst, c.src)
 		}
-		if cap(m.host) < n*width {
-			m.host = make([]float32, n*width)
+	}
+	h := m.net.hidden(m.cx, b.ids, false) // [len(Logits), D]
+	for from, i := 0, 0; i < len(b.requests); {
+		kind, n := b.requests[i].segment.Results.Kind, 0
+		first := i
+		for ; i < len(b.requests) && b.requests[i].segment.Results.Kind == kind; i++ {
+			n += b.requests[i].segment.Results.Count()
 		}
-		out := m.host[:n*width]
-		m.cx.Read(out, x)
-		m.cx.Release(mark)
-		if m.cx.Stopped() {
-			return // the step's end says why
+		if n > 0 {
+			m.results(kind, tensor.SliceRows(m.cx, h, from, n), &outputs{requests: b.requests[first:i]})
 		}
-		for i := range n {
-			row := out[i*width : (i+1)*width]
-			if s.targets != nil {
-				row = []float32{float32(sample.Logprob(row, s.targets[from+i]))}
+		from += n
+	}
+}
+
+// outputs is where the results of requests of one kind go, row after row.
+type outputs struct {
+	requests []*request
+	row      int // of the first request
+}
+
+// next is room for results of at most n rows of so many numbers.
+func (o *outputs) next(n, width int) []float32 {
+	r := o.requests[0]
+	for r.segment.Results.Count() == o.row {
+		o.requests, o.row = o.requests[1:], 0
+		r = o.requests[0]
+	}
+	n = min(n, r.segment.Results.Count()-o.row)
+	o.row += n
+	return r.out[(o.row-n)*width:][:n*width]
+}
+
+// results makes results of one kind from the states [n, D] of their rows.
+func (m *Model) results(kind backend.Result, h *tensor.Tensor, o *outputs) {
+	switch {
+	case kind == backend.ResultHidden:
+		m.read(h, o)
+	case kind == backend.ResultLogprobs && len(m.net.Output.Adapters) == 0:
+		targets := o.targets()
+		logp, _ := tensor.LogProb(m.cx, h, targets, m.net.Output.Weight)
+		out := m.batch.room(len(targets))
+		m.cx.Read(out, logp)
+		for i := range out {
+			o.next(1, 1)[0] = out[i]
+		}
+	default:
+		targets := o.targets()
+		for from := 0; from < h.Rows(); from += logitRows {
+			mark := m.cx.Mark()
+			x := m.net.Output.Forward(m.cx, tensor.SliceRows(m.cx, h, from, min(logitRows, h.Rows()-from))) // [n, V]
+			if kind == backend.ResultLogits {
+				m.read(x, o)
+			} else {
+				row := m.batch.room(x.Cols())
+				for i := range x.Rows() {
+					m.cx.Read(row, tensor.SliceRows(m.cx, x, i, 1))
+					o.next(1, 1)[0] = float32(sample.Logprob(row, targets[from+i]))
+				}
 			}
-			s.emit(from+i, row)
+			m.cx.Release(mark)
 		}
 	}
 }
 
-// emitLogprobs emits the log-probability of each row's target.
-func (m *Model) emitLogprobs(h *tensor.Tensor, s *step) {
-	if h.Rows() == 0 {
-		return
-	}
-	logp, _ := tensor.LogProb(m.cx, h, s.targets, m.net.Output.Weight)
-	out := make([]float32, h.Rows())
-	m.cx.Read(out, logp)
-	for i := range out {
-		if m.cx.Stopped() {
-			return // the step's end says why
-		}
-		s.emit(i, out[i:i+1])
+// read copies rows to where they go.
+func (m *Model) read(x *tensor.Tensor, o *outputs) {
+	for at := 0; at < x.Rows(); {
+		dst := o.next(x.Rows()-at, x.Cols())
+		n := len(dst) / x.Cols()
+		m.cx.Read(dst, tensor.SliceRows(m.cx, x, at, n))
+		at += n
 	}
 }
+
+// targets are those of all requests that want log-probabilities.
+func (o *outputs) targets() (all []int32) {
+	for _, r := range o.requests {
+		for _, t := range r.segment.Results.Targets {
+			if t >= 0 {
+				all = append(all, t)
+			}
+		}
+	}
+	return all
+}
+
+// room is memory of the host for n numbers.
+func (b *batch) room(n int) []float32 {
+	if cap(b.host) < n {
+		b.host = make([]float32, n)
+	}
+	return b.host[:n]
+}
+
+// logits makes logits [n, V] of states [n, D] that have left the step that made them, in a
+// step of its own.
+func (m *Model) logits(ctx context.Context, h, out []float32) error {
+	n := len(h) / m.config.Dim
+	return m.step(ctx, func() error {
+		return m.cx.Step(ctx, nil, m.pages.kv, func() error {
+			x := m.cx.New(backend.F32, backend.Dims(n, m.config.Dim))
+			m.cx.Write(x, h)
+			m.cx.Read(out, m.net.Output.Forward(m.cx, x))
+			return nil
+		})
+	})
+}
+
+// ended is the error of a call's context that has ended, or nil.
+func ended(ctx context.Context) error { return cause(ctx, ctxerr.Of(ctx)) }
 
 // cause replaces the error of a context that Close ended by ErrClosed.
 func cause(ctx context.Context, err error) error {
