@@ -55,7 +55,7 @@ type Model struct {
 
 // Open loads a model: a .gguf file (or the first part of a split one), a
 // Hugging Face folder or a Meta folder. ctx cancels loading only. Errors of the
-// files are *gguf.Error, *safetensors.Error, *pth.Error *peft.Error or *FileError.
+// files are *gguf.Error, *safetensors.Error, *pth.Error, *peft.Error or *FileError.
 func Open(ctx context.Context, path string, o Options) (*Model, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, &FileError{File: path, Reason: "cannot be opened", Err: errors.Unwrap(err)}

@@ -14,80 +14,80 @@ import (
 // users look, as documentation tools do not show them what is inside: each exported
 // field and method is named in its comment.
 func TestAliases(t *testing.T) {
-	types := map[string]*ast.StructType{} // by folder and name
-	methods := map[string][]string{}
-	for _, s := range sources(t) {
-		if s.test() {
-			continue
-		}
-		for _, d := range s.file.Decls {
-			switch d := d.(type) {
-			case *ast.GenDecl:
-				for _, spec := range d.Specs {
-					if spec, ok := spec.(*ast.TypeSpec); ok {
-						types[s.dir+"."+spec.Name.Name], _ = spec.Type.(*ast.StructType)
-					}
-				}
-			case *ast.FuncDecl:
-				if d.Recv == nil || !d.Name.IsExported() || slices.Contains(wellKnown, d.Name.Name) {
-					continue
-				}
-				recv := d.Recv.List[0].Type
-				if p, ok := recv.(*ast.StarExpr); ok {
-					recv = p.X
-				}
-				if id, ok := recv.(*ast.Ident); ok {
-					methods[s.dir+"."+id.Name] = append(methods[s.dir+"."+id.Name], d.Name.Name)
-				}
-			}
-		}
-	}
+	members := exportedMembers(sources(t))
 	found := 0
 	for _, s := range sources(t) {
-		if s.test() {
-			continue
-		}
-		for _, d := range s.file.Decls {
-			g, ok := d.(*ast.GenDecl)
-			if !ok {
-				continue
+		eachType(s, func(spec *ast.TypeSpec, doc *ast.CommentGroup) {
+			target := aliased(s, spec)
+			if target == "" || s.test() || !spec.Name.IsExported() {
+				return
 			}
-			for _, spec := range g.Specs {
-				spec, ok := spec.(*ast.TypeSpec)
-				if !ok || !spec.Assign.IsValid() || !spec.Name.IsExported() {
-					continue
-				}
-				target := aliased(s, spec)
-				if target == "" {
-					continue
-				}
-				found++
-				words := strings.FieldsFunc(either(spec.Doc, g.Doc).Text(), func(r rune) bool { return !unicode.IsLetter(r) })
-				names := methods[target]
-				if st := types[target]; st != nil {
-					for _, f := range st.Fields.List {
-						for _, n := range f.Names {
-							names = append(names, n.Name)
-						}
-					}
-				}
-				for _, n := range names {
-					if ast.IsExported(n) && !slices.Contains(words, n) {
-						t.Errorf("%s: the comment of %s does not say what %s is", s.at(spec), spec.Name.Name, n)
-					}
+			found++
+			words := strings.FieldsFunc(doc.Text(), func(r rune) bool { return !unicode.IsLetter(r) })
+			for _, name := range members[target] {
+				if !slices.Contains(words, name) {
+					t.Errorf("%s: the comment of %s does not say what %s is", s.at(spec), spec.Name.Name, name)
 				}
 			}
-		}
+		})
 	}
 	if found == 0 {
 		t.Error("no alias of an internal type found")
 	}
 }
 
-// aliased returns the folder and name of the internal type that an alias is of, or "".
+// eachType visits the types that a file declares, with their comments.
+func eachType(s source, visit func(*ast.TypeSpec, *ast.CommentGroup)) {
+	for _, d := range s.file.Decls {
+		if g, ok := d.(*ast.GenDecl); ok {
+			for _, spec := range g.Specs {
+				if spec, ok := spec.(*ast.TypeSpec); ok {
+					visit(spec, either(spec.Doc, g.Doc))
+				}
+			}
+		}
+	}
+}
+
+// exportedMembers lists the exported fields and methods of types, by folder and name,
+// less the methods that need no comment.
+func exportedMembers(all []source) map[string][]string {
+	members := map[string][]string{}
+	add := func(s source, typ string, names ...*ast.Ident) {
+		for _, n := range names {
+			if n.IsExported() && !slices.Contains(wellKnown, n.Name) {
+				members[s.dir+"."+typ] = append(members[s.dir+"."+typ], n.Name)
+			}
+		}
+	}
+	for _, s := range all {
+		eachType(s, func(spec *ast.TypeSpec, _ *ast.CommentGroup) {
+			if st, ok := spec.Type.(*ast.StructType); ok {
+				for _, f := range st.Fields.List {
+					add(s, spec.Name.Name, f.Names...)
+				}
+			}
+		})
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv != nil {
+				recv := f.Recv.List[0].Type
+				if p, ok := recv.(*ast.StarExpr); ok {
+					recv = p.X
+				}
+				if id, ok := recv.(*ast.Ident); ok {
+					add(s, id.Name, f.Name)
+				}
+			}
+		}
+	}
+	return members
+}
+
+// aliased returns the folder and name of the internal type that an alias is of, or "" for
+// other types.
 func aliased(s source, spec *ast.TypeSpec) string {
 	sel, ok := spec.Type.(*ast.SelectorExpr)
-	if !ok {
+	if !ok || !spec.Assign.IsValid() {
 		return ""
 	}
 	for _, i := range s.file.Imports {

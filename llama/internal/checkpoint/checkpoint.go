@@ -129,3 +129,16 @@ func (c *Checkpoint) Close() error {
 func (c *Checkpoint) problem(format string, a ...any) {
 	c.Problems = append(c.Problems, fmt.Sprintf(format, a...))
 }
+
+// DropMetadata drops what only Convert needs beyond the tensors.
+func (c *Checkpoint) DropMetadata() {
+	if c.gguf == nil {
+		return
+	}
+	for i, cl := range c.closers {
+		if cl == io.Closer(c.gguf) {
+			c.closers[i] = c.gguf.WithoutMetadata()
+		}
+	}
+	c.gguf = nil
+}

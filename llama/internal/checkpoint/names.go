@@ -1,21 +1,21 @@
 package checkpoint
 
+// Tensor names inside are Hugging Face's. The other two formats differ in
+// names and in the order of the rows of q and k.
+
 import (
 	"fmt"
 	"strings"
 )
-
-// Tensor names inside are Hugging Face's. The other two formats differ in
-// names and in the order of the rows of q and k.
 
 // Format is a kind of checkpoint on disk.
 type Format string
 
 // The three formats.
 const (
-	FormatGGUF Format = "gguf"
-	FormatHF   Format = "safetensors"
-	FormatMeta Format = "meta"
+	FormatGGUF Format = "gguf"        // a .gguf file
+	FormatHF   Format = "safetensors" // a Hugging Face folder
+	FormatMeta Format = "meta"        // a Meta folder
 )
 
 // nameTable translates one format's names; a layer's entries stand for all

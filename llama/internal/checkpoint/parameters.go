@@ -17,8 +17,7 @@ type Parameter struct {
 // Matrix reports whether the parameter is a matrix.
 func (p Parameter) Matrix() bool { return p.Shape.Rank == 2 }
 
-// The names that both parameters and Linears have for the two matrices of the
-// vocabulary.
+// The two matrices of the vocabulary.
 const (
 	embedding = "model.embed_tokens"
 	lmHead    = "lm_head"

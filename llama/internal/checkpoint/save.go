@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"path"
 
@@ -11,19 +10,6 @@ import (
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
-
-// DropMetadata drops what only Convert needs beyond the tensors.
-func (c *Checkpoint) DropMetadata() {
-	if c.gguf == nil {
-		return
-	}
-	for i, cl := range c.closers {
-		if cl == io.Closer(c.gguf) {
-			c.closers[i] = c.gguf.WithoutMetadata()
-		}
-	}
-	c.gguf = nil
-}
 
 // Saveable makes a checkpoint what Save will write, or says why that cannot be: better
 // than after days of training.
