@@ -52,7 +52,7 @@ func (s *samplingFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&s.dryLength, "dry-allowed-length", 2, "`N` tokens of a sequence are free")
 	f.IntVar(&s.dryLastN, "dry-penalty-last-n", -1, "look for sequences in the last `N` tokens; -1 is all, 0 is off")
 	f.StringArrayVar(&s.dryBreakers, "dry-sequence-breaker", nil, "no sequence goes across this `TEXT`; repeatable; none is no breaker (default newline, :, \", *)")
-	f.IntVar(&s.mirostat, "mirostat", 0, "`2` is mirostat 2, instead of the filters; 0 is off")
+	f.IntVar(&s.mirostat, "mirostat", 0, "mirostat `1` or 2 in the place of the filters; 0 is off")
 	f.Float32Var(&s.mirostatTau, "mirostat-ent", 5, "bits of surprise `TAU` it aims at")
 	f.Float32Var(&s.mirostatEta, "mirostat-lr", 0.1, "its learning rate `ETA`")
 	f.StringVar(&s.samplers, "samplers", "", "the stages in order, `LIST` between semicolons (default: penalties; dry; top_n_sigma; top_k; typ_p; top_p; min_p; xtc; temperature)")

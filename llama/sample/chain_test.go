@@ -165,6 +165,44 @@ func TestDRYIsLinear(t *testing.T) {
 	}
 }
 
+// TestMirostat1ByHand: probabilities that follow Zipf's law with exponent 2, of which the
+// formula of the paper keeps a number that is worked out here from its terms.
+func TestMirostat1ByHand(t *testing.T) {
+	const vocab = 1000
+	logits := make([]float32, vocab)
+	for i := range logits {
+		logits[(i*617+5)%vocab] = float32(-2 * math.Log(float64(i+1))) // in no order
+	}
+	s, err := New(Params{Temperature: 1, Mirostat: 1, MirostatTau: 3, MirostatEta: 0.5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mu := range []float64{6, 0, 3.5, 40} {
+		s.load(logits)
+		s.mirostat.mu = mu
+		s.mirostat.truncate(&s.cand)
+		// s = 2, e = 1: k = sqrt(2^mu / (1 - 1/N)).
+		want := min(vocab, max(1, int(math.Sqrt(math.Exp2(mu)/(1-1./vocab)))))
+		if got := len(s.cand.IDs); got != want {
+			t.Errorf("mu %v keeps %d, want %d", mu, got, want)
+		}
+		if s.cand.IDs[0] != 5 {
+			t.Errorf("mu %v: the most likely is %d", mu, s.cand.IDs[0])
+		}
+	}
+	for what, logits := range map[string][]float32{
+		"one":   {1},
+		"equal": {2, 2, 2, 2},
+		"sure":  {100, negInf, negInf},
+		"huge":  {float32(math.MaxFloat32), 0, -float32(math.MaxFloat32)},
+	} {
+		s.Reset()
+		if id, err := s.Sample(logits); err != nil || int(id) >= len(logits) || logits[id] == negInf {
+			t.Errorf("%s: %d, %v", what, id, err)
+		}
+	}
+}
+
 // TestMirostatByHand: one step of the algorithm, and its aim in the long run.
 func TestMirostatByHand(t *testing.T) {
 	s, err := New(Params{Temperature: 1, Mirostat: 2, MirostatTau: 1.25, MirostatEta: 0.5, TopK: 1})
@@ -186,7 +224,14 @@ func TestMirostatByHand(t *testing.T) {
 	if s.mirostat.mu != 2.5 {
 		t.Errorf("after Reset mu is %v", s.mirostat.mu)
 	}
-	s, _ = New(Params{Temperature: 1, Mirostat: 2, MirostatTau: 3, Seed: 4})
+	for version := 1; version <= 2; version++ {
+		aims(t, version)
+	}
+}
+
+// aims checks that the surprise of what is drawn comes to be what is asked for.
+func aims(t *testing.T, version int) {
+	s, _ := New(Params{Temperature: 1, Mirostat: version, MirostatTau: 3, Seed: 4})
 	long, sum := benchLogits()[:5000], 0.0
 	for i := range 3000 {
 		id, err := s.Sample(long)
@@ -267,9 +312,9 @@ func TestOrder(t *testing.T) {
 // TestMoreViolations: every bad setting is named.
 func TestMoreViolations(t *testing.T) {
 	nan := float32(math.NaN())
-	err := Params{TypicalP: 2, TopNSigma: -1, XTCProbability: nan, XTCThreshold: -1, DynatempRange: -1, DynatempExponent: nan, Mirostat: 1, MirostatTau: -1, MirostatEta: nan,
+	err := Params{TypicalP: 2, TopNSigma: -1, XTCProbability: nan, XTCThreshold: -1, DynatempRange: -1, DynatempExponent: nan, Mirostat: 3, MirostatTau: -1, MirostatEta: nan,
 		DRYMultiplier: -1, DRYBase: 0.5, DRYAllowedLength: -1, DRYLastN: -1, Order: []Stage{"x"}}.Validate()
-	for _, field := range []string{"TypicalP", "TopNSigma", "XTCProbability", "XTCThreshold", "DynatempRange", "DynatempExponent", "Mirostat is 1", "MirostatTau", "MirostatEta",
+	for _, field := range []string{"TypicalP", "TopNSigma", "XTCProbability", "XTCThreshold", "DynatempRange", "DynatempExponent", "Mirostat is 3", "MirostatTau", "MirostatEta",
 		"DRYMultiplier", "DRYBase", "DRYAllowedLength", "DRYLastN", "Order"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is not named in %v", field, err)
@@ -316,7 +361,7 @@ func TestClonesGoOn(t *testing.T) {
 func FuzzChain(f *testing.F) {
 	f.Add(float32(1), float32(0.5), float32(0.1), 3, 2, "dry;xtc", []byte{1, 2, 3, 255})
 	f.Fuzz(func(t *testing.T, a, b, c float32, k, n int, order string, raw []byte) {
-		p := Params{Temperature: a, TopK: k, TypicalP: b, XTCProbability: b, XTCThreshold: c, DynatempRange: c, TopNSigma: b, DRYMultiplier: b, DRYBase: 1 + c, DRYAllowedLength: n, Mirostat: n & 2, Seed: uint64(k)}
+		p := Params{Temperature: a, TopK: k, TypicalP: b, XTCProbability: b, XTCThreshold: c, DynatempRange: c, TopNSigma: b, DRYMultiplier: b, DRYBase: 1 + c, DRYAllowedLength: n, Mirostat: n & 3 % 3, Seed: uint64(k)}
 		p.Order, _ = ParseOrder(order)
 		s, err := New(p)
 		if err != nil {

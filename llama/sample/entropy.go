@@ -158,16 +158,18 @@ func (x *xtc) Apply(c *Candidates) {
 	c.keep(func(i int) bool { return i == least || p[i] < float64(x.threshold) })
 }
 
-// mirostat keeps the tokens that surprise by at most mu bits, and moves mu so
-// that the tokens drawn surprise by tau bits on average.
+// mirostat keeps the tokens that surprise by at most mu bits, or, in version 1, as many
+// of the most likely as a distribution of Zipf's law with that surprise has, and moves
+// mu so that the tokens drawn surprise by tau bits on average.
 type mirostat struct {
+	version      int
 	tau, eta, mu float64
 	id           int32   // drawn last, -1: none
 	surprise     float64 // of it, in bits
 }
 
 func newMirostat(p Params) *mirostat {
-	m := &mirostat{tau: float64(p.MirostatTau), eta: float64(p.MirostatEta)}
+	m := &mirostat{version: p.Mirostat, tau: float64(p.MirostatTau), eta: float64(p.MirostatEta)}
 	if m.tau == 0 {
 		m.tau = 5
 	}
@@ -182,6 +184,12 @@ func (m *mirostat) reset() { m.mu, m.id = 2*m.tau, -1 }
 
 // truncate removes what surprises too much; one candidate stays.
 func (m *mirostat) truncate(c *Candidates) {
+	if m.version == 1 {
+		if c.Top(len(c.IDs)); len(c.IDs) > 1 {
+			c.Top(m.zipf(c))
+		}
+		return
+	}
 	p, _, ok := c.probabilities()
 	if !ok {
 		return
@@ -189,6 +197,36 @@ func (m *mirostat) truncate(c *Candidates) {
 	best, _ := c.max()
 	lowest := c.lowest(best)
 	c.keep(func(i int) bool { return c.IDs[i] == lowest || p[i] > 0 && -math.Log2(p[i]) <= m.mu })
+}
+
+// zipfTokens is how many of the most likely tokens the exponent is estimated from, as in
+// the paper.
+const zipfTokens = 100
+
+// zipf is how many of the candidates, sorted, are kept, at least one: with s the exponent
+// of Zipf's law by least squares over the most likely tokens, e = s-1 and N the
+// vocabulary, k = (e 2^mu / (1 - N^-e))^(1/s) (algorithm 1 and eq. 9 of the paper).
+func (m *mirostat) zipf(c *Candidates) int {
+	products, squares := 0.0, 0.0
+	for i := range min(zipfTokens-1, len(c.Logits)-1) {
+		t := math.Log(float64(i+2) / float64(i+1))
+		products += t * float64(c.Logits[i]-c.Logits[i+1]) // the log of the ratio of probabilities
+		squares += t * t
+	}
+	s := products / squares
+	e := s - 1
+	scale := 1 / math.Log(float64(c.vocab)) // the limit where e is 0
+	if math.Abs(e) > 1e-9 {
+		scale = e / (1 - math.Pow(float64(c.vocab), -e))
+	}
+	k := math.Pow(scale*math.Exp2(m.mu), 1/s)
+	switch n := float64(len(c.IDs)); {
+	case k >= n:
+		return len(c.IDs)
+	case k >= 1:
+		return int(k)
+	}
+	return 1 // also where k is no number
 }
 
 // drawn notes what was drawn from the candidates left.

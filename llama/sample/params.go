@@ -40,9 +40,10 @@ type Params struct {
 	// less and plus the range: low + (high-low) * (entropy / largest)^exponent; 0
 	// is off, and an exponent of 0 is 1.
 	DynatempRange, DynatempExponent float32
-	// Mirostat 2 replaces all stages but temperature by one that keeps the
+	// Mirostat 1 or 2 replaces all stages but temperature by one that keeps the
 	// surprise of tokens near MirostatTau bits (0 is 5), learning at the rate
-	// MirostatEta (0 is 0.1); 0 is off. Source: Basu et al. 2020, algorithm 2,
+	// MirostatEta (0 is 0.1); 0 is off. Version 1 takes probabilities to follow
+	// Zipf's law. Source: Basu et al. 2020, algorithms 1 and 2,
 	// https://arxiv.org/abs/2007.14966.
 	Mirostat                 int
 	MirostatTau, MirostatEta float32
@@ -100,7 +101,7 @@ func (p Params) Validate() error {
 	check(p.XTCThreshold >= 0 && p.XTCThreshold <= 1, "XTCThreshold", p.XTCThreshold, "a number in [0, 1]")
 	check(finite(p.DynatempRange) && p.DynatempRange >= 0, "DynatempRange", p.DynatempRange, "a finite number >= 0")
 	check(finite(p.DynatempExponent) && p.DynatempExponent >= 0, "DynatempExponent", p.DynatempExponent, "a finite number >= 0")
-	check(p.Mirostat == 0 || p.Mirostat == 2, "Mirostat", p.Mirostat, "0 or 2 (version 1 is not built)")
+	check(p.Mirostat >= 0 && p.Mirostat <= 2, "Mirostat", p.Mirostat, "0, 1 or 2")
 	check(finite(p.MirostatTau) && p.MirostatTau >= 0, "MirostatTau", p.MirostatTau, "a finite number >= 0")
 	check(finite(p.MirostatEta) && p.MirostatEta >= 0, "MirostatEta", p.MirostatEta, "a finite number >= 0")
 	check(finite(p.DRYMultiplier) && p.DRYMultiplier >= 0, "DRYMultiplier", p.DRYMultiplier, "a finite number >= 0")
