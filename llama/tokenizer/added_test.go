@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -126,5 +127,92 @@ func TestWhiteSpaceTaken(t *testing.T) {
 		if got := encode(t, tok, text, tokenizer.EncodeOptions{}); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", text, got, want)
 		}
+	}
+}
+
+// TestTokensBeside: added tokens that only the files beside a tokenizer.json name. The
+// ids are those of transformers 5.23.0 (AutoTokenizer) for the same files.
+func TestTokensBeside(t *testing.T) {
+	const vocab = `{"added_tokens": [{"id": 258, "content": "<s>", "special": true}, {"id": 259, "content": "</s>", "special": true}],
+	  "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}, "decoder": {"type": "ByteLevel"}, `
+	model := bytesJSON("", `"ab":256,"abc":257`, `["a","b"],["ab","c"]`, "")
+	data := vocab + model[strings.Index(model, `"model"`):]
+	config := func(s string) fstest.MapFS {
+		return fstest.MapFS{"tokenizer_config.json": {Data: []byte(`{"tokenizer_class": "PreTrainedTokenizerFast"` + s + `}`)}}
+	}
+	with := func(dir fstest.MapFS, name, content string) fstest.MapFS {
+		dir[name] = &fstest.MapFile{Data: []byte(content)}
+		return dir
+	}
+	for name, c := range map[string]struct {
+		dir  fstest.MapFS
+		want []int32 // of "<new> <b>a <pad>", special tokens allowed
+		warn string
+	}{
+		"added_tokens_decoder": {config(`, "added_tokens_decoder": {"260": {"content": "<new>", "special": true}, "261": {"content": "<b>"}}`),
+			[]int32{260, 32, 261, 97, 32, 60, 112, 97, 100, 62}, `token 260, "<new>", is in a file beside`},
+		"ids that are not free": {config(`, "added_tokens_decoder": {"300": {"content": "<new>", "special": true}, "290": {"content": "<b>"}}`),
+			[]int32{261, 32, 260, 97, 32, 60, 112, 97, 100, 62}, `token "<new>" is 261, the next free id`},
+		"added_tokens.json": {with(config(""), "added_tokens.json", `{"<new>": 260, "<pad>": 261}`),
+			[]int32{260, 32, 60, 98, 62, 97, 32, 261}, `"<pad>"`},
+		"not beside a decoder": {with(config(`, "added_tokens_decoder": {"260": {"content": "<new>"}}`), "added_tokens.json", `{"<pad>": 261}`),
+			[]int32{260, 32, 60, 98, 62, 97, 32, 60, 112, 97, 100, 62}, `"<new>"`},
+		"pad_token": {config(`, "pad_token": {"content": "<pad>", "lstrip": true}`),
+			[]int32{60, 110, 101, 119, 62, 32, 60, 98, 62, 97, 260}, `"<pad>"`},
+		"a token of the model": {config(`, "unk_token": "abc", "added_tokens_decoder": {}`),
+			[]int32{60, 110, 101, 119, 62, 32, 60, 98, 62, 97, 32, 60, 112, 97, 100, 62}, ""},
+		"additional": {config(`, "additional_special_tokens": ["<new>", {"content": "<b>"}], "extra_special_tokens": {"my_token": "<pad>"}`),
+			[]int32{260, 32, 261, 97, 32, 262}, `"<b>"`},
+		"special_tokens_map": {with(config(`, "eos_token": "</s>"`), "special_tokens_map.json", `{"eos_token": "<new>"}`),
+			[]int32{260, 32, 60, 98, 62, 97, 32, 60, 112, 97, 100, 62}, `EOS is "<new>", as special_tokens_map.json says`},
+	} {
+		c.dir["tokenizer.json"] = &fstest.MapFile{Data: []byte(data)}
+		tok := reopen(t, c.dir)
+		got := encode(t, tok, "<new> <b>a <pad>", tokenizer.EncodeOptions{Special: true})
+		if !slices.Equal(got, c.want) { // the letters' ids are their bytes
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if all := strings.Join(tok.Info().Warnings, "; "); !strings.Contains(all, c.warn) || c.warn == "" && all != "" {
+			t.Errorf("%s: warnings %q, want %q", name, all, c.warn)
+		}
+	}
+	for name, c := range map[string][2]string{
+		"no id":       {`, "added_tokens_decoder": {"x": {"content": "<new>"}}`, `added_tokens_decoder: "x" is no id`},
+		"negative id": {`, "added_tokens_decoder": {"-1": {"content": "<new>"}}`, "is no id"},
+	} {
+		dir := with(config(c[0]), "tokenizer.json", data)
+		if _, err := tokenizer.OpenFS(dir, "."); err == nil || !strings.Contains(err.Error(), c[1]) {
+			t.Errorf("%s: %v, want %s", name, err, c[1])
+		}
+	}
+}
+
+// TestModelBeside: what the files beside a SentencePiece model say.
+func TestModelBeside(t *testing.T) {
+	tok, err := tokenizer.FromVocab(small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := tok.ModelFile()
+	if inexpressible(err) {
+		t.Fatal(err)
+	}
+	for config, want := range map[string][]int32{
+		`{}`:                       {1, 5},
+		`{"add_bos_token": false}`: {5},
+		`{"add_bos_token": true, "add_eos_token": true}`:                             {1, 5, 2},
+		`{"add_eos_token": true, "eos_token": "<end>"}`:                              {1, 5, 6},
+		`{"added_tokens_decoder": {"6": {"content": "a", "special": false}}}`:        {1, 5},
+		`{"add_bos_token": false, "added_tokens_decoder": {"6": {"content": "aa"}}}`: {5},
+	} {
+		tok := reopen(t, fstest.MapFS{"tokenizer.model": {Data: data}, "tokenizer_config.json": {Data: []byte(config)}})
+		got := encode(t, tok, "a", tokenizer.EncodeOptions{AddBOS: true, AddEOS: true})
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", config, got, want)
+		}
+	}
+	beside := reopen(t, fstest.MapFS{"tokenizer.model": {Data: data}, "added_tokens.json": {Data: []byte(`{"<x>": 6, "<y>": 9}`)}})
+	if got := encode(t, beside, "a<x>a<y>", tokenizer.EncodeOptions{}); !slices.Equal(got, []int32{5, 6, 5, 7}) {
+		t.Errorf("added_tokens.json: %v", got)
 	}
 }

@@ -21,7 +21,8 @@ import (
 // result is the nearest form; the error names the differences. Which of several
 // stop tokens is EOS is not compared: such files leave it to the reader.
 func (t *Tokenizer) ModelFile() ([]byte, error) {
-	write, read, target := t.spmFile, fromSPM, "SentencePiece model"
+	write, target := t.spmFile, "SentencePiece model"
+	read := func(data []byte) (*Tokenizer, error) { return fromSPM(data, sideFiles{}) }
 	if t.model.bytes {
 		write, read, target = t.rankFile, fromRanks, "rank file"
 	}

@@ -63,6 +63,9 @@ func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 	if err := json.Unmarshal(m.Vocab, &vocab); err != nil {
 		return nil, fail("model.vocab", "expected an object of tokens and ids: %v", err)
 	}
+	if err := t.addBeside(&f, vocab, side); err != nil {
+		return nil, err
+	}
 	v, err := hfVocabulary(vocab, f.Added)
 	if err != nil {
 		return nil, err
@@ -101,8 +104,47 @@ func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 	return t.finish(v, side.apply(t, v), info)
 }
 
-// hfVocabulary enters the model's tokens and the added ones. An added token
-// whose text the model has is that token.
+// addBeside adds the tokens that only the files beside a tokenizer.json name, and gives
+// all added tokens their ids.
+func (t *Tokenizer) addBeside(f *hfFile, vocab map[string]int64, side sideFiles) error {
+	own, next := map[string]bool{}, int64(0)
+	for _, id := range vocab {
+		next = max(next, id+1)
+	}
+	holes := next != int64(len(vocab)) // the library would give an id twice
+	settle := func(a *hfAdded, beside bool) {
+		id, there := vocab[a.Content]
+		switch {
+		case there:
+		case holes && a.ID >= 0:
+			id = a.ID
+		default:
+			id = next
+		}
+		t.place(a, id, beside && !there)
+		next = max(next, id+1)
+	}
+	once := f.Added[:0]
+	for _, a := range f.Added {
+		if !own[a.Content] {
+			own[a.Content] = true
+			settle(&a, false)
+			once = append(once, a)
+		}
+	}
+	more, err := side.tokens(func(content string) bool { return own[content] })
+	if err != nil {
+		return err
+	}
+	for i := range more {
+		settle(&more[i], true)
+	}
+	f.Added = append(once, more...)
+	t.info.Warnings = append(t.info.Warnings, side.warnings...)
+	return nil
+}
+
+// hfVocabulary enters the model's tokens and the added ones, whose ids are settled.
 func hfVocabulary(vocab map[string]int64, added []hfAdded) (*vocabulary, error) {
 	size := int64(0)
 	for name, id := range vocab {
@@ -112,14 +154,7 @@ func hfVocabulary(vocab map[string]int64, added []hfAdded) (*vocabulary, error) 
 		size = max(size, id+1)
 	}
 	for i := range added {
-		a := &added[i]
-		if id, ok := vocab[a.Content]; ok {
-			a.ID = id
-		}
-		if a.ID < 0 {
-			return nil, fail("added_tokens", "token %.40q has the id %d", a.Content, a.ID)
-		}
-		size = max(size, a.ID+1)
+		size = max(size, added[i].ID+1)
 	}
 	v, err := newVocabulary(size, len(vocab)+len(added), "model.vocab")
 	if err != nil {

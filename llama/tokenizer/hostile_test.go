@@ -71,7 +71,7 @@ func TestBadFiles(t *testing.T) {
 		"json decoder":          {`{"decoder":{"type":"CTC"},"model":{"vocab":{"a":0},"merges":[]}}`, "decoder: type"},
 		"json template id":      {`{"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}},{"Sequence":{"id":"A"}}],"special_tokens":{"x":{"ids":[9]}}},"model":{"vocab":{"a":0},"merges":[]}}`, "post_processor: id 9 is outside"},
 		"json template name":    {`{"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}]},"model":{"vocab":{"a":0},"merges":[]}}`, "special_tokens: \"x\" is missing"},
-		"json added id":         {`{"added_tokens":[{"id":99999999,"content":"x"}],"model":{"vocab":{"a":0},"merges":[]}}`, "far outside"},
+		"json added id":         {`{"added_tokens":[{"id":99999999,"content":"x"}],"model":{"vocab":{"a":0,"c":2},"merges":[]}}`, "far outside"},
 		"json added long":       {`{"added_tokens":[{"id":1,"content":"` + strings.Repeat("x", 5000) + `"}],"model":{"vocab":{"a":0},"merges":[]}}`, "added_tokens: token 1 has 5000 bytes"},
 		"spm cut off":           {"\x0a\x05\x0a\x03", "model: field 1 says 5 bytes, 3 are left"},
 		"spm length bomb":       {"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "model: field 1 says"},

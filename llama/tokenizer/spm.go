@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -161,8 +162,9 @@ func parsePiece(data []byte, id int) (spmPiece, error) {
 	return p, err
 }
 
-// fromSPM reads a SentencePiece model of the BPE type.
-func fromSPM(data []byte) (*Tokenizer, error) {
+// fromSPM reads a SentencePiece model of the BPE type; side holds what the files beside
+// it say.
+func fromSPM(data []byte, side sideFiles) (*Tokenizer, error) {
 	m, err := parseSPM(data)
 	if err != nil {
 		return nil, err
@@ -183,11 +185,21 @@ func fromSPM(data []byte) (*Tokenizer, error) {
 	}
 	t := &Tokenizer{added: new(matcher), addedAfter: new(matcher), trim: m.dummyPrefix || m.removeExtra,
 		origin: origin{prefix: m.dummyPrefix, collapse: m.removeExtra, plain: !m.escape}}
+	own := len(m.pieces)
+	beside, err := t.piecesBeside(m, side)
+	if err != nil {
+		return nil, err
+	}
 	v, err := t.scored(m.pieces, m.byteFallback, m.unk, "pieces")
 	if err != nil {
 		return nil, err
 	}
-	for id, p := range m.pieces {
+	for _, a := range beside {
+		if err := t.added.add(a.Content, addedToken{id: int32(a.ID), special: a.Special, word: a.SingleWord, lstrip: a.LStrip, rstrip: a.RStrip}); err != nil {
+			return nil, err
+		}
+	}
+	for id, p := range m.pieces[:own] {
 		k := t.added
 		switch p.kind {
 		case control: // looked for in the text as it is, and only when allowed
@@ -204,7 +216,38 @@ func fromSPM(data []byte) (*Tokenizer, error) {
 	if m.bos >= 0 {
 		t.before = []int32{m.bos}
 	}
-	return t.finish(v, specials{bos: &m.bos, eos: &m.eos}, Info{Source: "sentencepiece", Model: "BPE by score", Split: "none"})
+	sp := specials{bos: &m.bos, eos: &m.eos, stop: side.stopIDs}
+	for raw, id := range map[*json.RawMessage]**int32{&side.BOS: &sp.bos, &side.EOS: &sp.eos} {
+		if named := side.id(v, *raw); named != nil {
+			*id = named
+		}
+	}
+	side.around(t, sp)
+	return t.finish(v, sp, Info{Source: "sentencepiece", Model: "BPE by score", Split: "none", Warnings: t.info.Warnings})
+}
+
+// piecesBeside appends the tokens that only the files beside the model name. They are
+// looked for in the text as it is.
+func (t *Tokenizer) piecesBeside(m *spmModel, side sideFiles) ([]hfAdded, error) {
+	own := map[string]int{}
+	for i, p := range m.pieces {
+		own[p.text] = i
+	}
+	more, err := side.tokens(func(content string) bool { _, ok := own[content]; return ok })
+	if err != nil {
+		return nil, err
+	}
+	t.info.Warnings = side.warnings
+	for i := range more {
+		a := &more[i]
+		k := user
+		if a.Special {
+			k = control
+		}
+		t.place(a, int64(len(m.pieces)), true)
+		m.pieces = append(m.pieces, spmPiece{text: a.Content, kind: k})
+	}
+	return more, nil
 }
 
 // edit is SentencePiece's normaliser without a character map.
