@@ -43,7 +43,7 @@ func (m *Model) ChatPrompt(messages []chat.Message, o ChatOptions) (chat.Prompt,
 }
 
 // ChatFormat is how the model wants conversations written: the template in its
-// files, a *chat.Template, or, where they have none and its vocabulary is that
+// files, a *chat.Template, or several, *chat.Templates, or, where they have none and its vocabulary is that
 // of Llama 3, a *chat.Llama3. The error wraps ErrUnsupported for a model that
 // has neither.
 func (m *Model) ChatFormat() (chat.Format, error) { return m.format, m.formatErr }

@@ -460,6 +460,10 @@ func hostileFolder(t *testing.T, base string) {
 			t.Fatal(err)
 		}
 		write(t, filepath.Join(dir, "model.safetensors.index.json"), string(b))
+		// A whole file would be stronger than the index.
+		if err := os.Rename(filepath.Join(dir, "model.safetensors"), filepath.Join(dir, "x.safetensors")); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
 	}
 	for name, c := range map[string]struct {
 		damage func(t *testing.T, dir string)
@@ -467,7 +471,7 @@ func hostileFolder(t *testing.T, base string) {
 	}{
 		"index above":     {func(t *testing.T, dir string) { index(t, dir, "../"+filepath.Base(weights[0])) }, ".."},
 		"index at root":   {func(t *testing.T, dir string) { index(t, dir, "/etc/passwd") }, "passwd"},
-		"index backslash": {func(t *testing.T, dir string) { index(t, dir, `..\x.safetensors`) }, "x.safetensors"},
+		"index backslash": {func(t *testing.T, dir string) { index(t, dir, `..\y.safetensors`) }, "y.safetensors"},
 		"a missing shard": {func(t *testing.T, dir string) { index(t, dir, "model-00009-of-00009.safetensors") }, "model-00009"},
 		"no weights": {func(t *testing.T, dir string) {
 			for _, pattern := range []string{"*.safetensors", "*.index.json"} {
@@ -499,7 +503,10 @@ func hostileFolder(t *testing.T, base string) {
 		}, "I32"},
 		"a tensor that its shard lacks": {func(t *testing.T, dir string) {
 			rewrite(t, dir, func(s []safetensors.Source) []safetensors.Source { return s })
-			write(t, filepath.Join(dir, "model.safetensors.index.json"), `{"weight_map": {"lm_head.weight2": "model.safetensors"}}`)
+			write(t, filepath.Join(dir, "model.safetensors.index.json"), `{"weight_map": {"lm_head.weight2": "x.safetensors"}}`)
+			if err := os.Rename(filepath.Join(dir, "model.safetensors"), filepath.Join(dir, "x.safetensors")); err != nil {
+				t.Fatal(err)
+			}
 		}, "lm_head.weight2"},
 		"half the weights": {func(t *testing.T, dir string) {
 			path := filepath.Join(dir, filepath.Base(weights[0]))

@@ -17,7 +17,8 @@ type Info struct {
 	Tensors      []TensorInfo
 	Tokenizer    *tokenizer.Info // nil without one
 	StopTokens   []int32
-	ChatTemplate string // Jinja source, or empty
+	// ChatTemplates are Jinja sources by name; the only one is "default".
+	ChatTemplates map[string]string
 	// BytesPerToken is read per generated token: every matrix but the embedding,
 	// of which one row is read unless it is the output layer too.
 	BytesPerToken int64
@@ -47,7 +48,7 @@ func ReadInfo(ctx context.Context, path string, o Options) (Info, error) {
 	defer c.Close()
 	i := Info{
 		Path: path, Format: string(c.Format), Architecture: c.Architecture, Config: c.Config, Params: c.Config.Params(),
-		Tensors: c.Files, StopTokens: c.StopTokens(), ChatTemplate: c.ChatTemplate, Problems: c.Problems,
+		Tensors: c.Files, StopTokens: c.StopTokens(), ChatTemplates: c.ChatTemplates, Problems: c.Problems,
 	}
 	if c.Tokenizer != nil {
 		t := c.Tokenizer.Info()

@@ -154,7 +154,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = newPagePool(m, kvGeometry(c, o))
 	m.stop = c.StopTokens()
-	if m.format, m.formatErr = c.ChatFormat(); c.ChatTemplate != "" && m.formatErr != nil {
+	if m.format, m.formatErr = c.ChatFormat(); len(c.ChatTemplates) > 0 && m.formatErr != nil {
 		m.warnings = append(m.warnings, m.formatErr.Error())
 	}
 	if c.Tokenizer != nil {

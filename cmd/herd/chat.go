@@ -21,7 +21,8 @@ type chatFlags struct {
 	*common
 	generation
 	model, system, messages, tools string
-	template, date, kwargs         string
+	template, templateName         string
+	date, kwargs                   string
 	bos, eos                       string
 	printPrompt, noGeneration      bool
 }
@@ -48,6 +49,7 @@ With --messages it answers a conversation from a file, a JSON array of
 	g.generation.add(f)
 	f.StringVar(&g.template, "template", "", "`FILE` with a Jinja template, instead of the model's own")
 	f.StringVar(&g.date, "date", "", "`DATE` that a template sees, as 2025-03-04 or 2025-03-04T05:06:07 (default now)")
+	f.StringVar(&g.templateName, "template-name", "", "the template `NAME` of a model with several (default tool_use with\n--tools, where there is one, else default)")
 	f.StringVar(&g.kwargs, "chat-template-kwargs", "", "more variables of the template, a `JSON` object")
 	f.BoolVar(&g.printPrompt, "print-prompt", false, "print the prompt of --messages and load no weights")
 	f.BoolVar(&g.noGeneration, "no-generation-prompt", false, "end the prompt after the last message")
@@ -110,7 +112,7 @@ func (g *chatFlags) run(cmd *cobra.Command, _ []string) error {
 
 // promptOptions reads what goes into the prompt beside the messages.
 func (g *chatFlags) promptOptions(cmd *cobra.Command) (o chat.Options, err error) {
-	o.NoGenerationPrompt = g.noGeneration
+	o.NoGenerationPrompt, o.Template = g.noGeneration, g.templateName
 	if g.date != "" {
 		if o.Now, err = time.Parse("2006-01-02T15:04:05", g.date); err != nil {
 			if o.Now, err = time.Parse("2006-01-02", g.date); err != nil {
@@ -160,8 +162,15 @@ func readJSON[T any](cmd *cobra.Command, path string, parse func([]byte) (T, err
 func (g *chatFlags) format(cmd *cobra.Command, tok *tokenizer.Tokenizer, own func() (chat.Format, error)) (chat.Format, error) {
 	if g.template == "" {
 		f, err := own()
-		if t, ok := f.(*chat.Template); ok {
+		switch t := f.(type) {
+		case *chat.Template:
 			g.setTokens(cmd, t)
+		case *chat.Templates:
+			for _, name := range t.Names() {
+				if one, err := t.Choose(chat.Options{Template: name}); err == nil {
+					g.setTokens(cmd, one)
+				}
+			}
 		}
 		return f, err
 	}
@@ -200,7 +209,9 @@ func (g *chatFlags) print(cmd *cobra.Command, messages []chat.Message, o chat.Op
 		return err
 	}
 	var text string
-	if t, ok := f.(*chat.Template); ok {
+	if t, ok := f.(interface {
+		Render([]chat.Message, chat.Options) (string, error)
+	}); ok {
 		text, err = t.Render(messages, o)
 	} else {
 		var p chat.Prompt

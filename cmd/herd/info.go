@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/chat"
 )
 
 func newInfo(c *common) *cobra.Command {
@@ -68,15 +70,19 @@ func infoJSON(i llama.Info) any {
 		Config        map[string]any     `json:"config"`
 		Tokenizer     *tokens            `json:"tokenizer"`
 		StopTokens    []int32            `json:"stop_tokens"`
-		ChatTemplate  string             `json:"chat_template"`
+		ChatTemplate  string             `json:"chat_template"`            // the default one
+		ChatTemplates map[string]string  `json:"chat_templates,omitempty"` // of a model with several
 		BytesPerToken int64              `json:"bytes_per_token"`
 		Memory        llama.Memory       `json:"memory"`
 		Problems      []string           `json:"problems"`
 		Tensors       []llama.TensorInfo `json:"tensors"`
 	}{
 		Path: i.Path, Format: i.Format, Architecture: i.Architecture, Params: i.Params, Config: map[string]any{},
-		StopTokens: list(i.StopTokens), ChatTemplate: i.ChatTemplate, BytesPerToken: i.BytesPerToken, Memory: i.Memory,
+		StopTokens: list(i.StopTokens), ChatTemplate: i.ChatTemplates[chat.DefaultTemplate], BytesPerToken: i.BytesPerToken, Memory: i.Memory,
 		Problems: list(i.Problems), Tensors: list(i.Tensors),
+	}
+	if len(i.ChatTemplates) > 1 {
+		out.ChatTemplates = i.ChatTemplates
 	}
 	if t := i.Tokenizer; t != nil {
 		out.Tokenizer = &tokens{t.Source, t.Model, t.Split, t.Tokens, t.Special, t.Merges, list(t.Warnings)}
@@ -159,11 +165,12 @@ func printInfo(dst io.Writer, i llama.Info) error {
 		row("tokenizer", "none")
 	}
 	row("stop tokens", "%v", i.StopTokens)
-	template := "none"
-	if i.ChatTemplate != "" {
-		template = fmt.Sprintf("%d bytes", len(i.ChatTemplate))
+	if len(i.ChatTemplates) == 0 {
+		row("chat template", "none")
 	}
-	row("chat template", "%s", template)
+	for _, name := range slices.Sorted(maps.Keys(i.ChatTemplates)) {
+		row("chat template", "%s, %d bytes", name, len(i.ChatTemplates[name]))
+	}
 	fmt.Fprintln(w, "\nsettings")
 	visitConfig(i.Config, func(group, name string, value any) {
 		if group != "" {

@@ -21,6 +21,9 @@ type Options struct {
 	// chat interfaces have it: {"type": "function", "function": {"name": …,
 	// "description": …, "parameters": …}}. Nil and an empty list can differ.
 	Tools []json.RawMessage
+	// Template is the name of one of the templates of a model that has several. Empty is
+	// "tool_use" where tools are given and there is one, else "default".
+	Template string
 	// NoGenerationPrompt ends the prompt after the last message, instead of where
 	// the model's reply begins.
 	NoGenerationPrompt bool

@@ -83,6 +83,9 @@ const (
 // to put them in. A string that a tool returned is written as JSON, as the
 // models' templates do. Contents are trimmed.
 func (l *Llama3) Encode(messages []Message, o Options) (Prompt, error) {
+	if err := o.oneTemplate(); err != nil {
+		return Prompt{}, err
+	}
 	w := &llama3Writer{Llama3: l, messages: messages}
 	if err := w.settings(o); err != nil {
 		return Prompt{}, err

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/herd-ml/herd/llama/chat/internal/jinja"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -15,6 +17,9 @@ import (
 type Template struct {
 	// BOS and EOS are what the variables bos_token and eos_token say.
 	BOS, EOS string
+	// Special are the variables of further special tokens, pad_token and unk_token for
+	// two: those that the vocabulary's files name.
+	Special map[string]string
 
 	program *jinja.Template
 	tok     *tokenizer.Tokenizer
@@ -54,6 +59,7 @@ func NewTemplate(source string, tok *tokenizer.Tokenizer) (*Template, error) {
 		if id, ok := tok.EOS(); ok {
 			t.EOS = tok.Name(id)
 		}
+		t.Special = tok.SpecialTokens()
 	}
 	return t, nil
 }
@@ -77,6 +83,9 @@ func (t *Template) Render(messages []Message, o Options) (string, error) {
 }
 
 func (t *Template) render(messages []Message, o Options) (jinja.Text, error) {
+	if err := o.oneTemplate(); err != nil {
+		return jinja.Text{}, err
+	}
 	vars := jinja.NewDict()
 	list := make([]jinja.Value, len(messages))
 	for i, m := range messages {
@@ -101,6 +110,9 @@ func (t *Template) render(messages []Message, o Options) (jinja.Text, error) {
 		vars.Set("tools", jinja.List(tools...))
 	}
 	vars.Set("add_generation_prompt", jinja.Bool(!o.NoGenerationPrompt))
+	for _, name := range slices.Sorted(maps.Keys(t.Special)) {
+		vars.Set(name, jinja.String(t.Special[name]))
+	}
 	vars.Set("bos_token", jinja.String(t.BOS))
 	vars.Set("eos_token", jinja.String(t.EOS))
 	for name, raw := range o.Vars {

@@ -99,9 +99,10 @@ func optional(id int32) *int32 {
 	return &id
 }
 
-// padding returns the token that fills up batches, known by its name alone.
+// padding returns the token that fills up batches: the one that the files name, else one
+// known by its name alone.
 func (t *Tokenizer) padding() int32 {
-	for _, name := range []string{"<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]"} {
+	for _, name := range []string{t.roles["pad_token"], "<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]"} {
 		if id, ok := t.ids.find(name); ok && t.kinds[id] == control {
 			return id
 		}

@@ -20,6 +20,7 @@ type VocabGGUF struct {
 	Types  []int32   // by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
 
 	BOS, EOS, EOT, EOM, UNK        *int32
+	PAD, SEP, CLS, Mask            *int32
 	AddBOS, AddEOS, AddSpacePrefix *bool
 }
 
@@ -66,7 +67,8 @@ func readVocab(f *gguf.File) (v vocabSource, err error) {
 	for _, p := range []struct {
 		key string
 		to  **int32
-	}{{"bos", &v.BOS}, {"eos", &v.EOS}, {"eot", &v.EOT}, {"eom", &v.EOM}, {"unknown", &v.UNK}} {
+	}{{"bos", &v.BOS}, {"eos", &v.EOS}, {"eot", &v.EOT}, {"eom", &v.EOM}, {"unknown", &v.UNK},
+		{"padding", &v.PAD}, {"seperator", &v.SEP}, {"cls", &v.CLS}, {"mask", &v.Mask}} { // the format spells it so
 		get(p.key+"_token_id", false, func(k string) error {
 			x, e := f.Uint(k)
 			if e == nil && x < 1<<32-1 { // 2^32-1 is -1: none
@@ -312,7 +314,13 @@ func (v *vocabSource) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info 
 		t.eog = append(t.eog, *v.EOM)
 	}
 	info.Source = "gguf"
-	if _, err := t.finish(vocab, specials{bos: v.BOS, eos: v.EOS, eot: v.EOT}, info); err != nil {
+	roles := map[string]int32{}
+	for role, id := range map[string]*int32{"unk_token": v.UNK, "pad_token": v.PAD, "sep_token": v.SEP, "cls_token": v.CLS, "mask_token": v.Mask} {
+		if id != nil {
+			roles[role] = *id
+		}
+	}
+	if _, err := t.finish(vocab, specials{bos: v.BOS, eos: v.EOS, eot: v.EOT, roles: roles}, info); err != nil {
 		return nil, err
 	}
 	for _, id := range t.eog {

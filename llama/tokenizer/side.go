@@ -112,7 +112,7 @@ func idList(raw json.RawMessage, file, field string) ([]int32, error) {
 // apply settles BOS and EOS, and what is put around a text: the class of
 // tokenizer reads add_bos_token, the plain fast class only its template.
 func (s sideFiles) apply(t *Tokenizer, v *vocabulary) specials {
-	sp := specials{bos: s.id(v, s.BOS), eos: s.id(v, s.EOS), stop: s.stopIDs}
+	sp := specials{bos: s.id(v, s.BOS), eos: s.id(v, s.EOS), stop: s.stopIDs, roles: s.roles(v)}
 	if sp.bos == nil {
 		sp.bos = s.bosID
 	}
@@ -136,6 +136,17 @@ func (s sideFiles) apply(t *Tokenizer, v *vocabulary) specials {
 	}
 	s.around(t, sp)
 	return sp
+}
+
+// roles are the ids of the tokens with further roles.
+func (s sideFiles) roles(v *vocabulary) map[string]int32 {
+	list := map[string]int32{}
+	for role, raw := range map[string]json.RawMessage{"unk_token": s.Unk, "pad_token": s.Pad, "sep_token": s.Sep, "cls_token": s.Cls, "mask_token": s.Mask} {
+		if id := s.id(v, raw); id != nil {
+			list[role] = *id
+		}
+	}
+	return list
 }
 
 // around puts BOS and EOS around a text, or takes them away, as add_bos_token and

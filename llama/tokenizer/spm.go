@@ -216,7 +216,7 @@ func fromSPM(data []byte, side sideFiles) (*Tokenizer, error) {
 	if m.bos >= 0 {
 		t.before = []int32{m.bos}
 	}
-	sp := specials{bos: &m.bos, eos: &m.eos, stop: side.stopIDs}
+	sp := specials{bos: &m.bos, eos: &m.eos, stop: side.stopIDs, roles: side.roles(v)}
 	for raw, id := range map[*json.RawMessage]**int32{&side.BOS: &sp.bos, &side.EOS: &sp.eos} {
 		if named := side.id(v, *raw); named != nil {
 			*id = named

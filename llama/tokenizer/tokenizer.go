@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -77,7 +78,8 @@ type Tokenizer struct {
 	before, after []int32 // what the model's files put around a text
 	bos, eos, eot int32   // -1: none
 	eog           []int32
-	trim          bool // a text starts with a space that decoding drops
+	roles         map[string]string // of further special tokens: "pad_token" and its name
+	trim          bool              // a text starts with a space that decoding drops
 	info          Info
 	origin        origin
 
@@ -139,6 +141,11 @@ func (t *Tokenizer) EOT() (int32, bool) { return t.eot, t.eot >= 0 }
 
 // EOG returns, in ascending order, the tokens at which generation stops.
 func (t *Tokenizer) EOG() []int32 { return slices.Clone(t.eog) }
+
+// SpecialTokens are the names of the tokens that the files give a role other than BOS and
+// EOS, by the name of the role in Python's transformers: "pad_token", "unk_token",
+// "sep_token", "cls_token", "mask_token".
+func (t *Tokenizer) SpecialTokens() map[string]string { return maps.Clone(t.roles) }
 
 // AddsBOS reports whether EncodeOptions.AddBOS adds anything.
 func (t *Tokenizer) AddsBOS() bool { return len(t.before) > 0 }
@@ -419,6 +426,14 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 			*s.at = *s.id
 		}
 	}
+	for role, id := range sp.roles {
+		if id >= 0 && int(id) < len(t.kinds) {
+			if t.roles == nil {
+				t.roles = map[string]string{}
+			}
+			t.roles[role] = v.names.at(id)
+		}
+	}
 	for _, id := range sp.stop {
 		if id < 0 || int(id) >= len(t.kinds) {
 			return nil, fail("eos_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.kinds))
@@ -460,7 +475,8 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 // specials are the ids that a file names. A nil pointer or -1 means none.
 type specials struct {
 	bos, eos, eot *int32
-	stop          []int32 // further ids that end generation; when given, names are not guessed
+	roles         map[string]int32 // of SpecialTokens
+	stop          []int32          // further ids that end generation; when given, names are not guessed
 }
 
 func (s specials) eotID() int32 {

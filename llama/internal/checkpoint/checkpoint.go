@@ -15,28 +15,29 @@ import (
 // A Checkpoint is an opened set of model files of any format, its tensors under
 // Hugging Face names and in Hugging Face row order.
 type Checkpoint struct {
-	Format       Format
-	Path         string // for messages
-	Config       Config
-	Tensors      map[string]*Tensor   // by Hugging Face name
-	Files        []TensorInfo         // everything in the files, as named there
-	Tokenizer    *tokenizer.Tokenizer // nil where the files have none
-	Sampling     *sample.Params       // from generation_config.json, or nil
-	ChatTemplate string               // Jinja source, or empty
-	Architecture string               // as the files name it
-	Problems     []string             // found in the files; none stops loading
-	Adapters     []*OpenedAdapter
+	Format        Format
+	Path          string // for messages
+	Config        Config
+	Tensors       map[string]*Tensor   // by Hugging Face name
+	Files         []TensorInfo         // everything in the files, as named there
+	Tokenizer     *tokenizer.Tokenizer // nil where the files have none
+	Sampling      *sample.Params       // from generation_config.json, or nil
+	ChatTemplates map[string]string    // Jinja sources by name; the only one is chat.DefaultTemplate
+	Architecture  string               // as the files name it
+	Problems      []string             // found in the files; none stops loading
+	Adapters      []*OpenedAdapter
 
 	eos     []int32 // beside the tokenizer's own
 	closers []io.Closer
 
 	// For Convert: the folder or the file behind the checkpoint, the types that
 	// vectors had before they were made F32, and the settings behind RoPE factors.
-	dir         fs.FS
-	small       map[string][]byte // files of dir that were read before, or nil
-	gguf        *gguf.File
-	vectorTypes map[string]backend.DType // by Hugging Face name
-	ropeHint    RopeScaling
+	dir              fs.FS
+	small            map[string][]byte // files of dir that were read before, or nil
+	templatesInFiles bool              // chat templates of a folder have files of their own
+	gguf             *gguf.File
+	vectorTypes      map[string]backend.DType // by Hugging Face name
+	ropeHint         RopeScaling
 }
 
 // Find returns the tensor of a parameter, checked against the shape wanted.

@@ -10,6 +10,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -59,8 +60,38 @@ func readGGUF(f *gguf.File, shown string) (*Checkpoint, error) {
 	if n := c.Tokenizer.VocabSize(); n != c.Config.Vocab {
 		return nil, Errorf(shown, "token_embd.weight", "has %d rows, the vocabulary %d tokens", c.Config.Vocab, n)
 	}
-	c.ChatTemplate, _ = f.String("tokenizer.chat_template")
-	return c, nil
+	return c, c.ggufTemplates(f)
+}
+
+// The keys of chat templates: of the default one, of the list of the other names, and
+// before a name that of its template.
+const (
+	templateKey  = "tokenizer.chat_template"
+	templatesKey = "tokenizer.chat_templates"
+)
+
+// ggufTemplates reads the chat templates.
+func (c *Checkpoint) ggufTemplates(f *gguf.File) error {
+	c.ChatTemplates = map[string]string{}
+	if source, err := f.String(templateKey); err == nil {
+		c.ChatTemplates[chat.DefaultTemplate] = source
+	}
+	if _, ok := f.Lookup(templatesKey); !ok {
+		return nil
+	}
+	names, err := f.Strings(templatesKey)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		source, err := f.String(templateKey + "." + name)
+		if err != nil {
+			c.problem("the chat template %.40q is listed but is not there", name)
+			continue
+		}
+		c.ChatTemplates[name] = source
+	}
+	return nil
 }
 
 // addGGUF enters the file's tensors under their Hugging Face names.

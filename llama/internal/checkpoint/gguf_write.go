@@ -3,12 +3,14 @@ package checkpoint
 import (
 	"encoding/binary"
 	"io"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -120,10 +122,8 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 			return err
 		}
 	}
-	if v.c.ChatTemplate != "" {
-		if err := w.Set("tokenizer.chat_template", v.c.ChatTemplate); err != nil {
-			return err
-		}
+	if err := v.ggufTemplates(w); err != nil {
+		return err
 	}
 	if f := v.c.gguf; f != nil { // the same vocabulary, unchanged
 		for _, key := range f.Keys() {
@@ -137,4 +137,23 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 	}
 	return v.vocabulary("vocabulary", func(t *tokenizer.Tokenizer) ([]byte, error) { return nil, t.SetGGUF(w, c.Vocab) },
 		func([]byte) error { return nil })
+}
+
+// ggufTemplates writes the chat templates.
+func (v *converter) ggufTemplates(w *gguf.Writer) error {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(v.c.ChatTemplates)) {
+		key := templateKey
+		if name != chat.DefaultTemplate {
+			names = append(names, name)
+			key += "." + name
+		}
+		if err := w.Set(key, v.c.ChatTemplates[name]); err != nil {
+			return err
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return w.Set(templatesKey, names)
 }

@@ -1,14 +1,18 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -77,19 +81,19 @@ func openHF(dir fs.FS, shown string) (*Checkpoint, error) {
 	if err := c.generationConfig(dir, shown); err != nil {
 		return nil, err
 	}
-	name := "model.safetensors.index.json"
-	if _, err := fs.Stat(dir, name); err != nil {
-		name = "model.safetensors"
-		if _, err := fs.Stat(dir, name); err != nil {
-			return nil, Errorf(shown, "", "has neither model.safetensors nor model.safetensors.index.json")
-		}
+	name, err := c.weightsFile(dir)
+	if err != nil {
+		return nil, err
 	}
 	f, err := safetensors.OpenFS(dir, name)
 	if err != nil {
 		return nil, err
 	}
 	c.closers = append(c.closers, f)
-	c.addHF(f)
+	if err := c.addHF(f); err != nil {
+		c.Close()
+		return nil, err
+	}
 	if c.Tokenizer, err = tokenizer.OpenFS(dir, "."); err != nil {
 		if _, missing := fs.Stat(dir, "tokenizer.json"); missing == nil {
 			c.Close()
@@ -98,58 +102,200 @@ func openHF(dir fs.FS, shown string) (*Checkpoint, error) {
 		c.problem("no tokenizer: %v", err)
 	}
 	c.CheckTokenizer()
-	c.ChatTemplate = hfChatTemplate(dir)
+	if err := c.hfChatTemplates(dir); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
 
-// hfChatTemplate returns the chat template of its own file or of
-// tokenizer_config.json, where it is a string or a list of named ones; empty
-// without one.
-func hfChatTemplate(dir fs.FS) string {
-	if b, err := vfs.ReadFile(dir, "chat_template.jinja", maxJSON); err == nil {
-		return string(b)
+// templateFolder holds templates beside the default one, a file for each.
+const templateFolder = "additional_chat_templates"
+
+// hfChatTemplates reads the chat templates: those of files of their own, else those of
+// tokenizer_config.json, where there is a string or a list of named ones.
+func (c *Checkpoint) hfChatTemplates(dir fs.FS) error {
+	c.ChatTemplates = map[string]string{}
+	read := func(name, file string) error {
+		b, err := vfs.ReadFile(dir, file, maxJSON)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return &FileError{File: path.Join(c.Path, file), Reason: "cannot be read", Err: err}
+		}
+		c.ChatTemplates[name] = string(b)
+		return nil
 	}
+	if err := read(chat.DefaultTemplate, "chat_template.jinja"); err != nil {
+		return err
+	}
+	more, err := fs.Glob(dir, templateFolder+"/*.jinja")
+	if err != nil {
+		return err
+	}
+	for _, file := range more {
+		if err := read(strings.TrimSuffix(path.Base(file), ".jinja"), file); err != nil {
+			return err
+		}
+	}
+	c.templatesInFiles = len(c.ChatTemplates) > 0
 	var config struct {
 		Template json.RawMessage `json:"chat_template"`
 	}
-	if b, err := vfs.ReadFile(dir, "tokenizer_config.json", maxJSON); err != nil || json.Unmarshal(b, &config) != nil {
-		return ""
+	if _, err := fs.Stat(dir, "tokenizer_config.json"); err != nil {
+		return nil
 	}
-	var one string
-	if json.Unmarshal(config.Template, &one) == nil {
-		return one
+	if err := readJSON(dir, "tokenizer_config.json", c.Path, &config); err != nil {
+		return err
 	}
-	var named []struct{ Name, Template string }
-	if json.Unmarshal(config.Template, &named) != nil {
-		return ""
+	if len(config.Template) == 0 || string(config.Template) == "null" {
+		return nil
 	}
-	for _, t := range named {
-		if t.Name == "default" {
-			return t.Template
-		}
+	if len(c.ChatTemplates) > 0 {
+		c.problem("the chat templates are those of files of their own, as other readers have it; tokenizer_config.json has some too")
+		return nil
 	}
-	return ""
+	return c.configTemplates(config.Template)
 }
 
-func (c *Checkpoint) addHF(f *safetensors.File) {
+// configTemplates reads the value of chat_template.
+func (c *Checkpoint) configTemplates(raw json.RawMessage) error {
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		if one != "" {
+			c.ChatTemplates[chat.DefaultTemplate] = one
+		}
+		return nil
+	}
+	var named []struct{ Name, Template string }
+	var byName map[string]string
+	switch {
+	case json.Unmarshal(raw, &named) == nil:
+		for _, t := range named {
+			c.ChatTemplates[t.Name] = t.Template
+		}
+	case json.Unmarshal(raw, &byName) == nil:
+		c.ChatTemplates = byName
+	default:
+		return Errorf(path.Join(c.Path, "tokenizer_config.json"), "", "chat_template is neither a text nor a list of named ones")
+	}
+	return nil
+}
+
+// weightsFile is the file that names the tensors. As in the reference, a whole file is
+// stronger than an index.
+func (c *Checkpoint) weightsFile(dir fs.FS) (string, error) {
+	const whole, index = "model.safetensors", "model.safetensors.index.json"
+	has := func(name string) bool { _, err := fs.Stat(dir, name); return err == nil }
+	switch {
+	case has(whole) && has(index):
+		c.problem("%s is read, as other readers do; %s beside it is not", whole, index)
+		return whole, nil
+	case has(whole):
+		return whole, nil
+	case has(index):
+		return index, nil
+	}
+	return "", Errorf(c.Path, "", "has neither %s nor %s", whole, index)
+}
+
+// addHF enters the file's tensors.
+func (c *Checkpoint) addHF(f *safetensors.File) error {
+	prefix := hfPrefix(f)
+	tensors := map[string]*Tensor{}
+	for _, t := range f.Tensors() {
+		c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+		ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, Shape: t.Shape}
+		ft.Read = PlainRows(t, ft.RowBytes())
+		name := t.Name
+		if name != lmHead+".weight" {
+			name = prefix + name
+		}
+		tensors[name] = ft
+	}
+	if err := c.untie(tensors); err != nil {
+		return err
+	}
 	want := map[string]bool{}
 	for _, p := range Parameters(c.Config) {
 		want[p.Name] = true
 	}
 	for _, t := range f.Tensors() {
-		c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
+		name := t.Name
+		if name != lmHead+".weight" {
+			name = prefix + name
+		}
 		switch {
-		case want[t.Name]:
-			ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, Shape: t.Shape}
-			ft.Read = PlainRows(t, ft.RowBytes())
-			c.add(t.Name, ft)
-		case strings.HasSuffix(t.Name, "rotary_emb.inv_freq"): // a table older files carry
-		case t.Name == "lm_head.weight" && c.Config.TiedEmbeddings: // a second copy
+		case want[name]:
+			c.add(name, tensors[name])
+		case strings.HasSuffix(name, "rotary_emb.inv_freq"): // a table older files carry
+		case name == lmHead+".weight" && c.Config.TiedEmbeddings: // a second copy
 		default:
 			c.problem("tensor %s is not part of a Llama model and is not used", t.Name)
 		}
 	}
+	if c.Config.TiedEmbeddings && tensors[embedding+".weight"] == nil && tensors[lmHead+".weight"] != nil {
+		c.add(embedding+".weight", tensors[lmHead+".weight"]) // the one that is there serves as both
+	}
 	c.Problems = append(c.Problems, f.Warnings()...)
+	return nil
+}
+
+// hfPrefix is what the names of a network's tensors lack that was saved without its
+// output layer.
+func hfPrefix(f *safetensors.File) string {
+	base := false
+	for _, t := range f.Tensors() {
+		if strings.HasPrefix(t.Name, "model.") {
+			return ""
+		}
+		base = base || "model."+t.Name == embedding+".weight"
+	}
+	if base {
+		return "model."
+	}
+	return ""
+}
+
+// untie makes the output layer a matrix of its own where the files hold two that differ,
+// although their settings tie them.
+func (c *Checkpoint) untie(tensors map[string]*Tensor) error {
+	e, o := tensors[embedding+".weight"], tensors[lmHead+".weight"]
+	if !c.Config.TiedEmbeddings || e == nil || o == nil {
+		return nil
+	}
+	same, err := sameTensors(e, o)
+	if err == nil && !same {
+		c.Config.TiedEmbeddings = false
+		c.problem("config.json ties the output layer to the embedding, but %s is another matrix: it is used, as other readers do", o.Name)
+	}
+	return err
+}
+
+// sameTensors compares two tensors byte by byte.
+func sameTensors(a, b *Tensor) (bool, error) {
+	if a.Type != b.Type || !slices.Equal(a.Shape, b.Shape) {
+		return false, nil
+	}
+	const some = 1 << 20 // bytes at once
+	rows := max(1, some/max(a.RowBytes(), 1))
+	x, y := make([]byte, rows*a.RowBytes()), make([]byte, rows*a.RowBytes())
+	for row := 0; row < a.Rows(); row += rows {
+		n := min(rows, a.Rows()-row)
+		for _, r := range []struct {
+			t   *Tensor
+			dst []byte
+		}{{a, x}, {b, y}} {
+			if err := r.t.Read(r.dst[:n*a.RowBytes()], row, n); err != nil {
+				return false, &FileError{File: r.t.File, Tensor: r.t.Name, Reason: "cannot be read", Err: err}
+			}
+		}
+		if !bytes.Equal(x[:n*a.RowBytes()], y[:n*a.RowBytes()]) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // resolve turns what the file says into a Config.
@@ -217,7 +363,9 @@ func (r *hfRope) resolve() RopeScaling {
 	return RopeScaling{Type: kind} // refused by name in Validate
 }
 
-// generationConfig reads sampling settings and stop tokens, where the file is.
+// generationConfig reads sampling settings and stop tokens, where the file is. They mean
+// what they mean to the reference, whose defaults and order of filters hold
+// (https://github.com/huggingface/transformers, generation/configuration_utils.py).
 func (c *Checkpoint) generationConfig(dir fs.FS, shown string) error {
 	if _, err := fs.Stat(dir, "generation_config.json"); err != nil {
 		return nil
@@ -229,6 +377,7 @@ func (c *Checkpoint) generationConfig(dir fs.FS, shown string) error {
 		TopK          *int            `json:"top_k"`
 		TopP          *float32        `json:"top_p"`
 		MinP          *float32        `json:"min_p"`
+		TypicalP      *float32        `json:"typical_p"`
 		RepeatPenalty *float32        `json:"repetition_penalty"`
 	}
 	if err := readJSON(dir, "generation_config.json", shown, &g); err != nil {
@@ -237,16 +386,18 @@ func (c *Checkpoint) generationConfig(dir fs.FS, shown string) error {
 	if err := c.addEOS("generation_config.json", g.EOS); err != nil {
 		return err
 	}
-	if g.DoSample == nil && g.Temperature == nil && g.TopP == nil && g.TopK == nil {
+	if g.DoSample == nil && g.Temperature == nil && g.TopP == nil && g.TopK == nil && g.MinP == nil && g.TypicalP == nil && g.RepeatPenalty == nil {
 		return nil // says nothing about sampling
 	}
-	p := &sample.Params{}
+	p := &sample.Params{PenaltyLastN: -1} // the whole sequence
 	if g.DoSample != nil && *g.DoSample {
-		p.Temperature = 1
+		p.Temperature, p.TopK = 1, 50
 		set(&p.Temperature, g.Temperature)
 		set(&p.TopK, g.TopK)
 		set(&p.TopP, g.TopP)
 		set(&p.MinP, g.MinP)
+		set(&p.TypicalP, g.TypicalP)
+		p.Order = []sample.Stage{sample.StagePenalties, sample.StageTemperature, sample.StageTopK, sample.StageTopP, sample.StageMinP, sample.StageTypical}
 	}
 	set(&p.RepeatPenalty, g.RepeatPenalty)
 	if err := p.Validate(); err != nil {

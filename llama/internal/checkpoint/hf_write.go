@@ -3,10 +3,15 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -35,17 +40,54 @@ func (v *converter) writeHF(dir string) error {
 		return err
 	}
 	if v.c.Format == FormatHF {
-		return v.copyFiles(dir, hfFiles...)
+		if err := v.copyFiles(dir, hfFiles...); err != nil {
+			return err
+		}
+		return v.templateFiles(dir)
 	}
 	return v.vocabulary("tokenizer.json", (*tokenizer.Tokenizer).JSON, func(b []byte) error {
 		if err := vfs.WriteBytes(filepath.Join(dir, "tokenizer.json"), b); err != nil {
 			return err
 		}
-		if b, err = v.c.Tokenizer.ConfigJSON(v.c.ChatTemplate); err != nil {
+		only := v.c.ChatTemplates[chat.DefaultTemplate]
+		if len(v.c.ChatTemplates) > 1 {
+			only = "" // they get files of their own
+		}
+		if b, err = v.c.Tokenizer.ConfigJSON(only); err != nil {
+			return err
+		}
+		if err := v.templateFiles(dir); err != nil {
 			return err
 		}
 		return vfs.WriteBytes(filepath.Join(dir, "tokenizer_config.json"), b)
 	})
+}
+
+// templateFiles writes the chat templates of a model that has several to files of their
+// own, unless the files that were copied hold them.
+func (v *converter) templateFiles(dir string) error {
+	_, only := v.c.ChatTemplates[chat.DefaultTemplate]
+	if len(v.c.ChatTemplates) == 0 || only && len(v.c.ChatTemplates) == 1 || v.c.Format == FormatHF && !v.c.templatesInFiles {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.c.ChatTemplates)) {
+		file := filepath.Join(dir, templateFolder, name+".jinja")
+		switch {
+		case name == chat.DefaultTemplate:
+			file = filepath.Join(dir, "chat_template.jinja")
+		case !filepath.IsLocal(name) || filepath.Base(name) != name || strings.ContainsAny(name, `/\`):
+			v.warn("the chat template %.40q is left out: no file can have that name", name)
+			continue
+		default:
+			if err := os.MkdirAll(filepath.Join(dir, templateFolder), 0o755); err != nil {
+				return err
+			}
+		}
+		if err := vfs.WriteBytes(file, []byte(v.c.ChatTemplates[name])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hfFiles are those of a Hugging Face folder that are copied as they are.

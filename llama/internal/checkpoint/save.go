@@ -35,7 +35,7 @@ func (c *Checkpoint) Saveable() error {
 // copied are read at once: the folder may be gone when the model is saved.
 func (c *Checkpoint) WithoutTensors() (*Checkpoint, error) {
 	s := &Checkpoint{Format: c.Format, Path: c.Path, Config: c.Config, Tokenizer: c.Tokenizer, eos: c.eos, Sampling: c.Sampling,
-		ChatTemplate: c.ChatTemplate, vectorTypes: c.vectorTypes, ropeHint: c.ropeHint}
+		ChatTemplates: c.ChatTemplates, templatesInFiles: c.templatesInFiles, vectorTypes: c.vectorTypes, ropeHint: c.ropeHint}
 	if c.Format != FormatHF {
 		return s, nil
 	}

@@ -23,12 +23,17 @@ type Tensor struct {
 	Read func(dst []byte, row, n int) error
 }
 
-// Rows is the number of rows; a vector has rows of one element.
-func (t *Tensor) Rows() int { return t.Shape[0] }
+// Rows is the number of rows; a vector has rows of one element, a scalar is one.
+func (t *Tensor) Rows() int {
+	if len(t.Shape) == 0 {
+		return 1
+	}
+	return t.Shape[0]
+}
 
 // Cols is the number of elements of a row.
 func (t *Tensor) Cols() int {
-	if len(t.Shape) == 1 {
+	if len(t.Shape) < 2 {
 		return 1
 	}
 	return t.Shape[1]

@@ -1,0 +1,255 @@
+package llama_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/chat"
+	"github.com/herd-ml/herd/llama/safetensors"
+	"github.com/herd-ml/herd/llama/sample"
+)
+
+// The tests below are of files that say one thing twice. The rules are those of Python's
+// transformers 5.23.
+
+type chatOptions = chat.Options
+
+var (
+	hello = []chat.Message{chat.Text("user", "hello")}
+	tools = []json.RawMessage{json.RawMessage(`{"type": "function", "function": {"name": "f", "parameters": {}}}`)}
+)
+
+const (
+	embedName = "model.embed_tokens.weight"
+	headName  = "lm_head.weight"
+)
+
+func find(list []safetensors.Source, name string) int {
+	return slices.IndexFunc(list, func(s safetensors.Source) bool { return s.Name == name })
+}
+
+// reversed gives the bytes of a matrix of F32, F16 or BF16 in another order of rows.
+func reversed(t *testing.T, s safetensors.Source) safetensors.Source {
+	t.Helper()
+	row := s.Shape[1] * s.Type.BlockBytes()
+	b := make([]byte, s.Shape[0]*row)
+	if _, err := s.Data.ReadAt(b, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	var out []byte
+	for i := s.Shape[0] - 1; i >= 0; i-- {
+		out = append(out, b[i*row:(i+1)*row]...)
+	}
+	s.Data = strings.NewReader(string(out))
+	return s
+}
+
+// equalLogits compares the logits of two models of which one is a variant of the other.
+func equalLogits(t *testing.T, what, a, b string) *llama.Model {
+	t.Helper()
+	m := open(t, a, llama.Options{Precision: llama.PrecisionF32})
+	ids := randomIDs(m.Config(), 8)
+	got := scoreAll(t, session(t, m), ids)
+	want, _ := logitsOf(t, b, ids)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: the logits differ", what)
+	}
+	return m
+}
+
+func warned(t *testing.T, m *llama.Model, want string) {
+	t.Helper()
+	if all := strings.Join(m.Warnings(), "; "); !strings.Contains(all, want) {
+		t.Errorf("warnings %q, want %q", all, want)
+	}
+}
+
+// TestTied: settings that tie the output layer to the embedding, beside files that hold
+// both matrices, or the other one.
+func TestTied(t *testing.T) {
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		untied := copyFolder(t, base) // two matrices, and settings that say so
+		rewrite(t, untied, func(list []safetensors.Source) []safetensors.Source {
+			head := reversed(t, list[find(list, embedName)])
+			head.Name = headName
+			if i := find(list, headName); i >= 0 {
+				list = slices.Delete(list, i, i+1)
+			}
+			return append(list, head)
+		})
+		editJSON(t, filepath.Join(untied, "config.json"), map[string]any{"tie_word_embeddings": false})
+
+		wrong := copyFolder(t, untied)
+		editJSON(t, filepath.Join(wrong, "config.json"), map[string]any{"tie_word_embeddings": true})
+		warned(t, equalLogits(t, "another output layer", wrong, untied), "lm_head.weight is another matrix")
+		gguf := filepath.Join(t.TempDir(), "a.gguf")
+		if _, ok := convert(t, wrong, gguf, "gguf"); ok {
+			equalLogits(t, "another output layer, converted", gguf, untied)
+		}
+
+		tied := copyFolder(t, base) // one matrix
+		rewrite(t, tied, func(list []safetensors.Source) []safetensors.Source {
+			if i := find(list, headName); i >= 0 {
+				list = slices.Delete(list, i, i+1)
+			}
+			return list
+		})
+		editJSON(t, filepath.Join(tied, "config.json"), map[string]any{"tie_word_embeddings": true})
+		twice := copyFolder(t, tied)
+		rewrite(t, twice, func(list []safetensors.Source) []safetensors.Source {
+			head := list[find(list, embedName)]
+			head.Name = headName
+			return append(list, head)
+		})
+		if m := equalLogits(t, "the same matrix twice", twice, tied); !m.Config().TiedEmbeddings {
+			t.Error("the same matrix twice is not tied")
+		}
+		other := copyFolder(t, tied)
+		rewrite(t, other, func(list []safetensors.Source) []safetensors.Source {
+			list[find(list, embedName)].Name = headName
+			return list
+		})
+		equalLogits(t, "the output layer alone", other, tied)
+	})
+}
+
+// TestNamesWithoutModel: files of a network that was saved without its output layer.
+func TestNamesWithoutModel(t *testing.T) {
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		dir := copyFolder(t, base)
+		rewrite(t, dir, func(list []safetensors.Source) []safetensors.Source {
+			for i := range list {
+				list[i].Name = strings.TrimPrefix(list[i].Name, "model.")
+			}
+			return list
+		})
+		equalLogits(t, "names without model.", dir, base)
+	})
+}
+
+// TestWholeBesideIndex: a whole file is stronger than an index.
+func TestWholeBesideIndex(t *testing.T) {
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		dir := copyFolder(t, base)
+		rewrite(t, dir, func(list []safetensors.Source) []safetensors.Source { return list })
+		write(t, filepath.Join(dir, "model.safetensors.index.json"), `{"weight_map": {"a": "model-00001-of-00002.safetensors"}}`)
+		warned(t, equalLogits(t, "beside an index", dir, base), "model.safetensors is read")
+	})
+}
+
+// TestGenerationConfig: keys mean what they mean to transformers.
+func TestGenerationConfig(t *testing.T) {
+	order := []sample.Stage{"penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"}
+	for text, want := range map[string]sample.Params{
+		`{"repetition_penalty": 1.5}`: {RepeatPenalty: 1.5, PenaltyLastN: -1},
+		`{"do_sample": true}`:         {Temperature: 1, TopK: 50, PenaltyLastN: -1, Order: order},
+		`{"do_sample": true, "top_k": 0, "top_p": 0.9, "typical_p": 0.8, "min_p": 0.1, "temperature": 0.6, "repetition_penalty": 1.1}`: {
+			Temperature: 0.6, TopP: 0.9, TypicalP: 0.8, MinP: 0.1, RepeatPenalty: 1.1, PenaltyLastN: -1, Order: order},
+		`{"temperature": 0.6}`: {PenaltyLastN: -1}, // do_sample is false
+	} {
+		eachFolder(t, "hf", func(t *testing.T, base string) {
+			dir := copyFolder(t, base)
+			write(t, filepath.Join(dir, "generation_config.json"), text)
+			got := open(t, dir, llama.Options{}).DefaultSampling()
+			if got.Temperature != want.Temperature || got.TopK != want.TopK || got.TopP != want.TopP || got.MinP != want.MinP || got.TypicalP != want.TypicalP ||
+				got.RepeatPenalty != want.RepeatPenalty || got.PenaltyLastN != want.PenaltyLastN || !slices.Equal(got.Order, want.Order) {
+				t.Errorf("%s: %+v, want %+v", text, got, want)
+			}
+		})
+	}
+}
+
+// TestSeveralTemplates: models with several chat templates, in each place that holds them,
+// and through every conversion.
+func TestSeveralTemplates(t *testing.T) {
+	const (
+		plain = `plain {{ messages[0].content }} {{ pad_token }}|{{ unk_token }}|{{ sep_token }}`
+		tool  = `tool {{ messages[0].content }}`
+		rag   = `rag {{ messages[0].content }}`
+	)
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		list := []map[string]string{{"name": "default", "template": plain}, {"name": "tool_use", "template": tool}, {"name": "rag", "template": rag}}
+		inConfig := copyFolder(t, base)
+		os.Remove(filepath.Join(inConfig, "chat_template.jinja"))
+		editJSON(t, filepath.Join(inConfig, "tokenizer_config.json"), map[string]any{"chat_template": list})
+		inFiles := copyFolder(t, base)
+		editJSON(t, filepath.Join(inFiles, "tokenizer_config.json"), map[string]any{"chat_template": "weaker"})
+		write(t, filepath.Join(inFiles, "chat_template.jinja"), plain)
+		if err := os.Mkdir(filepath.Join(inFiles, "additional_chat_templates"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(inFiles, "additional_chat_templates", "tool_use.jinja"), tool)
+		write(t, filepath.Join(inFiles, "additional_chat_templates", "rag.jinja"), rag)
+		for _, dir := range []string{inConfig, inFiles} {
+			several(t, dir)
+			back := t.TempDir()
+			if _, ok := convert(t, dir, filepath.Join(back, "a.gguf"), "gguf"); !ok {
+				continue
+			}
+			several(t, filepath.Join(back, "a.gguf"))
+			if _, ok := convert(t, filepath.Join(back, "a.gguf"), filepath.Join(back, "hf"), "safetensors"); ok {
+				several(t, filepath.Join(back, "hf"))
+			}
+			if _, ok := convert(t, dir, filepath.Join(back, "copy"), "safetensors"); ok {
+				several(t, filepath.Join(back, "copy"))
+			}
+		}
+		editJSON(t, filepath.Join(inConfig, "tokenizer_config.json"), map[string]any{"chat_template": list[1:]})
+		f, err := llama.ChatFormat(context.Background(), inConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Encode(hello, chatOptions{}); err == nil || !strings.Contains(err.Error(), `no default: choose one of ["rag" "tool_use"]`) {
+			t.Errorf("without a default: %v", err)
+		}
+	})
+}
+
+func several(t *testing.T, path string) {
+	t.Helper()
+	f, err := llama.ChatFormat(context.Background(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, o := range map[string]chatOptions{
+		"plain hello": {}, "tool hello": {Tools: tools}, "rag hello": {Template: "rag", Tools: tools}, "plain hello ": {Template: "default", Tools: tools},
+	} {
+		p, err := f.Encode(hello, o)
+		if err != nil || !strings.HasPrefix(p.Text, strings.TrimSpace(want)) {
+			t.Errorf("%s: %+v: %q, %v, want %q", path, o, p.Text, err, want)
+		}
+	}
+	if _, err := f.Encode(hello, chatOptions{Template: "none"}); err == nil || !strings.Contains(err.Error(), `["default" "rag" "tool_use"]`) {
+		t.Errorf("an unknown template: %v", err)
+	}
+	if info, err := llama.ReadInfo(context.Background(), path, llama.Options{}); err != nil || len(info.ChatTemplates) != 3 {
+		t.Errorf("%s: %d templates, %v", path, len(info.ChatTemplates), err)
+	}
+}
+
+// TestTemplateTokens: a template sees the special tokens that the files name.
+func TestTemplateTokens(t *testing.T) {
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		dir := copyFolder(t, base)
+		info, err := llama.ReadInfo(context.Background(), dir, llama.Options{})
+		if err != nil || info.Tokenizer == nil {
+			t.Skip("no tokenizer:", err)
+		}
+		write(t, filepath.Join(dir, "chat_template.jinja"), `{{ pad_token }}|{{ mask_token }}|{{ sep_token is defined }}`)
+		editJSON(t, filepath.Join(dir, "tokenizer_config.json"), map[string]any{"pad_token": "<pad!>", "mask_token": map[string]any{"content": "<mask!>"}, "sep_token": nil})
+		f, err := llama.ChatFormat(context.Background(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := f.Encode(hello, chatOptions{}); err != nil || p.Text != "<pad!>|<mask!>|False" {
+			t.Errorf("%q, %v", p.Text, err)
+		}
+	})
+}
