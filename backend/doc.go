@@ -32,7 +32,7 @@
 //     steps Upload and Download copy. Nothing above a backend looks at memory, so no
 //     caller changes.
 //   - LoRA over a quantised base. MatMul multiplies x with the packed base; two
-//     small MatMuls with float weights A and B and an Add give the update; in
+//     small products with float weights A and B and an Add give the update; in
 //     training MatMulBackward of the base has no dW output and decodes the
 //     weight block by block, as Tile does. Nothing else knows of adapters.
 //

@@ -24,7 +24,7 @@ type world struct {
 	params []*tensor.Param
 }
 
-// floats makes a trainable matrix or vector of random numbers.
+// param makes a trainable matrix or vector of random numbers.
 func (w *world) param(dims ...int) *tensor.Param {
 	w.t.Helper()
 	p := tensor.NewParam(dims...)
