@@ -3,7 +3,9 @@ package house
 import (
 	"go/ast"
 	"go/token"
+	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -170,6 +172,27 @@ func TestCommentsBeginWithTheName(t *testing.T) {
 			}
 			if first != strings.TrimRight(f.Name.Name, "s") {
 				t.Errorf("%s: the comment of %s begins with %s", s.at(f), f.Name.Name, first)
+			}
+		}
+	}
+}
+
+// TestDocumentsNameFilesThatAreThere looks up the Go files that CONTRIBUTING.md and
+// README.md have in backquotes.
+func TestDocumentsNameFilesThatAreThere(t *testing.T) {
+	paths, err := files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := regexp.MustCompile("`((?:[a-z0-9_]+/)*[a-z0-9_]+\\.go)`")
+	for _, document := range []string{"CONTRIBUTING.md", "README.md"} {
+		text, err := os.ReadFile(filepath.Join(root(), document))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range place.FindAllStringSubmatch(string(text), -1) {
+			if !slices.ContainsFunc(paths, func(p string) bool { return strings.HasSuffix("/"+p, "/"+m[1]) }) {
+				t.Errorf("%s names %s, which is not there", document, m[1])
 			}
 		}
 	}
