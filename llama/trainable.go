@@ -129,6 +129,32 @@ type ForwardOptions struct {
 	// Checkpoint makes a tape keep nothing of a layer but its input, and compute the
 	// layer again in backward.
 	Checkpoint bool
+	// Embedded [len(EmbeddedRows), D] stands in the place of the embeddings of rows
+	// EmbeddedRows of the step, in ascending order: what an encoder has made of a picture
+	// or of sound. The ids of these rows are not looked at. A tape gives it a gradient.
+	Embedded     *tensor.Tensor
+	EmbeddedRows []int32
+}
+
+// check says why the options do not fit a step of so many rows of width dim.
+func (o *ForwardOptions) check(rows, dim int) error {
+	if o.Embedded == nil {
+		if len(o.EmbeddedRows) > 0 {
+			return fmt.Errorf("llama: %d embedded rows without embeddings", len(o.EmbeddedRows))
+		}
+		return nil
+	}
+	if want := backend.Dims(len(o.EmbeddedRows), dim); o.Embedded.Shape() != want {
+		return fmt.Errorf("llama: embedded rows are %v, want %v", o.Embedded.Shape(), want)
+	}
+	last := int32(-1)
+	for _, r := range o.EmbeddedRows {
+		if r <= last || int(r) >= rows {
+			return fmt.Errorf("llama: embedded row %d after row %d, of %d rows: want ascending rows of the step", r, last, rows)
+		}
+		last = r
+	}
+	return nil
 }
 
 // Forward is the network up to the last norm: of ids, which lie as the step's layout
@@ -136,13 +162,23 @@ type ForwardOptions struct {
 // what sessions run; with a tape on the context it is what is trained. Output is the
 // matrix that makes logits of it. Package train puts both together.
 func (m *Model) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*tensor.Tensor, error) {
-	if err := m.checkIDs(ids); err != nil {
-		return nil, err
-	}
 	if len(ids) != c.Layout().Rows() {
 		return nil, fmt.Errorf("llama: Forward of %d ids with a layout of %d rows", len(ids), c.Layout().Rows())
 	}
-	return m.net.hidden(c, ids, o.Checkpoint), nil
+	if err := o.check(len(ids), m.config.Dim); err != nil {
+		return nil, err
+	}
+	from := 0
+	for _, r := range o.EmbeddedRows { // ids between are looked at
+		if err := m.checkIDs(ids[from:r]); err != nil {
+			return nil, err
+		}
+		from = int(r) + 1
+	}
+	if err := m.checkIDs(ids[from:]); err != nil {
+		return nil, err
+	}
+	return m.net.hidden(c, m.net.embed(c, ids, o.Embedded, o.EmbeddedRows), o.Checkpoint), nil
 }
 
 // Output is the matrix [V, D] that makes logits of hidden states: the embedding's,

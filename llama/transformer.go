@@ -62,15 +62,40 @@ const smallDim = 1024
 // its products is the widest of a step.
 const feedRows = 256
 
-// hidden runs the layers and returns the normalised residual stream of the
-// rows that the layout wants logits of, [len(Logits), D]; the context's rows are those
-// then. recompute makes a tape
-// keep nothing of a layer but its input.
-func (t *transformer) hidden(c *tensor.Context, ids []int32, recompute bool) *tensor.Tensor {
-	x := t.Embed.Forward(c, c.IDs(ids)) // [R, D]
-	rope := t.RoPE.Table(c, nil)        // [R, hd]
+// embed returns the embeddings of ids [R, D], but for rows at, in ascending order, whose
+// embeddings are given [len(at), D].
+func (t *transformer) embed(c *tensor.Context, ids []int32, given *tensor.Tensor, at []int32) *tensor.Tensor {
+	if len(at) == 0 {
+		return t.Embed.Forward(c, c.IDs(ids))
+	}
+	// Of the table only what is wanted is looked up, so that ids that stand for nothing
+	// have no gradient. Rows come after each other, and are then put in their places.
+	var own []int32
+	from := make([]int32, len(ids))
+	next := 0
+	for r, id := range ids {
+		if next < len(at) && int(at[next]) == r {
+			from[r] = int32(next)
+			next++
+			continue
+		}
+		from[r] = int32(len(at) + len(own))
+		own = append(own, id)
+	}
+	if len(own) > 0 {
+		given = tensor.Concat(c, 0, given, t.Embed.Forward(c, c.IDs(own)))
+	}
+	return tensor.Gather(c, given, from)
+}
+
+// hidden runs the layers on embeddings x [R, D], whose place the result takes, and returns
+// the normalised residual stream of the rows that the layout wants logits of,
+// [len(Logits), D]; the context's rows are those then. recompute makes a tape keep nothing
+// of a layer but its input.
+func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, recompute bool) *tensor.Tensor {
+	rope := t.RoPE.Table(c, nil) // [R, hd]
 	want := c.Layout().Logits
-	if len(want) == len(ids) {
+	if len(want) == x.Rows() {
 		want = nil
 	}
 	for i, l := range t.Layers {
