@@ -131,8 +131,8 @@ const (
 	RoundI8x256
 	// RoundToBF16 is the RoundBF16 operation.
 	RoundToBF16
-	// RoundI16x32 is RoundI8x32, and again for what that leaves of the input (x -
-	// code*d, in F32): 16 bits for twice the multiplications.
+	// RoundI16x32 is RoundI8x32 twice: of the input x, and of what that leaves of
+	// it, x - code*d in F32. It has 16 bits for twice the multiplications.
 	RoundI16x32
 	// RoundI16x256 is the same with groups of 256.
 	RoundI16x256
@@ -162,8 +162,8 @@ func (r Rounding) Group() int {
 // Twice reports whether what a first rounding leaves is rounded too.
 func (r Rounding) Twice() bool { return r == RoundI16x32 || r == RoundI16x256 }
 
-// To16 is the rounding to 16 bits in the place of r, which is to 8: RoundI16x32 of RoundI8x32,
-// RoundI16x256 of RoundI8x256; others are their own.
+// To16 returns the rounding to 16 bits for one to 8: RoundI16x32 for RoundI8x32 and
+// RoundI16x256 for RoundI8x256. It returns any other rounding unchanged.
 func (r Rounding) To16() Rounding {
 	switch r {
 	case RoundI8x32:
@@ -214,8 +214,8 @@ func (d Description) String() string {
 // ErrUnsupported is wrapped by errors about what is not built or not possible.
 var ErrUnsupported = errors.New("not supported")
 
-// ShapeError is the value of the panic that operands cause which do not fit:
-// a programmer's mistake.
+// ShapeError is the value of the panic where operands do not fit, which is a
+// programmer's mistake.
 type ShapeError struct {
 	Op     string // the operation
 	Detail string // what was given, both shapes

@@ -93,10 +93,10 @@ func (l *Layout) KeyRows() int {
 // [PageLen, HeadDim]. So both products of attention read rows of what they sum
 // over, and neither has to transpose.
 //
-// Q8_0 is what files call so: for every 32 elements of a position of a head,
-// codes of RoundI8 with groups of 32, and their d rounded to F16, to nearest even
-// (which is infinite from m = 127*65520 on). An element is code * d. The codes of a
-// block come first, as elements of other types do, then its scales: of keys
+// Q8_0 is the type that files call so. Every 32 elements of a position of a head have
+// codes, those of RoundI8 with groups of 32, and a scale d in F16, rounded to nearest
+// even (infinite from m = 127*65520 on). An element is code * d. The codes of a
+// block come first, where other types have elements, then its scales: of keys
 // [HeadDim/32, PageLen], of values [PageLen, HeadDim/32]. HeadDim is a multiple
 // of 32.
 type KV struct {
@@ -187,8 +187,8 @@ func (l *Layout) check(op string, rows int) {
 }
 
 // Documents is the layout of documents of these lengths that lie one after the other in
-// the rows of a step, without pages: each sees itself alone, positions start anew, and
-// logits of all rows are wanted (https://arxiv.org/abs/2407.21783, section 3.2: the mask
+// the rows of a step, without pages: each sees itself alone, positions start at 0 in
+// each, and logits of all rows are wanted (https://arxiv.org/abs/2407.21783, section 3.2: the mask
 // between documents).
 func Documents(lengths ...int) *Layout {
 	l := &Layout{}

@@ -149,7 +149,7 @@ type GenerateOptions struct {
 	Logprobs    bool
 	TopLogprobs int
 	// ContextShift goes on when the context is full: of what follows the first
-	// Keep tokens the older half is forgotten, and the rest computed anew, so that
+	// Keep tokens the older half is forgotten, and the rest computed again, so that
 	// it knows nothing of what was forgotten. That takes the time of a prompt of
 	// this length.
 	ContextShift bool

@@ -31,7 +31,7 @@ type Session struct {
 	version uint64 // of the weights that the pages were computed with
 
 	names   []pageName // of the whole pages that are held, in order
-	private bool       // what is held is not what ids make of it
+	private bool       // the keys and values are not those of ids: other sessions may not use them
 
 	request request
 	span    [1]backend.Span
@@ -89,7 +89,8 @@ func (s *Session) enter(ctx context.Context) (call context.Context, leave func()
 	}, nil
 }
 
-// lock claims the session's cache for a piece of work; unlock is work.Unlock.
+// lock claims the session's cache for a piece of work, after which the caller unlocks
+// s.work.
 func (s *Session) lock() error {
 	s.work.Lock()
 	s.state.Lock()
@@ -254,8 +255,8 @@ func (s *Session) reserve(n int) (shared *page, err error) {
 	return nil, nil
 }
 
-// settle ends what reserve began: after a step that failed, the shared page
-// takes its place again, and pages beyond the positions held are given back.
+// settle ends what reserve began. Where the step failed it puts the shared page back in
+// its place and gives back the pages beyond the positions held.
 func (s *Session) settle(shared *page, err error) {
 	first := len(s.ids) / backend.PageLen
 	if shared != nil && err != nil {
@@ -347,7 +348,7 @@ func (s *Session) publish() {
 	}
 }
 
-// name is that of page i of ids, whose names before are known.
+// name returns the name of page i of ids, where s.names has those of the pages before.
 func (s *Session) name(i int, ids []int32) pageName {
 	var before pageName
 	if i > 0 {
@@ -356,8 +357,9 @@ func (s *Session) name(i int, ids []int32) pageName {
 	return before.next(s.version, ids[i*backend.PageLen:(i+1)*backend.PageLen])
 }
 
-// reuse makes the session hold as much of the start of ids as it has, or as whole pages of
-// any session's have, but not the last position.
+// reuse makes the session hold as much of the start of ids as it can without computing:
+// from its own pages, or from whole pages of other sessions. It leaves out the last
+// position of ids, whose logits are wanted.
 func (s *Session) reuse(ids []int32) {
 	if v := s.m.version.Load(); s.version != v {
 		s.truncate(0)
@@ -419,11 +421,11 @@ func (s *Session) Logits(ctx context.Context, ids []int32) ([]float32, error) {
 	return slices.Clone(s.logits), nil
 }
 
-// Score computes ids from the start and calls visit for every position with
-// the logits [V] of the token after it, valid during the call only. They are made for some
-// positions at a time: those of a long text are never all in memory. visit may do with the
-// session and its model what the caller of another call under way may: ask for Len, use
-// other sessions, or close either, which ends Score with ErrClosed.
+// Score computes ids from the start and calls visit for every position with the
+// logits [V] of the token after it, which are valid during the call only. Logits are made
+// for some positions at a time, so those of a long text are never all in memory. visit may
+// ask the session for its length and use other sessions. It may close the session or the
+// model; Score then ends with ErrClosed.
 func (s *Session) Score(ctx context.Context, ids []int32, visit func(pos int, logits []float32)) error {
 	call, leave, err := s.enterEmpty(ctx, ids)
 	if err != nil {

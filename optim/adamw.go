@@ -123,7 +123,7 @@ type AdamW struct {
 	params   []moments // of the parameters that are trained
 	memory   backend.Buffer
 	step     int
-	broken   error // why the moments are of no use
+	broken   error // why the moments cannot be used any more
 }
 
 // moments are a parameter and the means of its gradient.

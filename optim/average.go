@@ -138,7 +138,7 @@ func (a *averager) close() error {
 	return errors.Join(errs...)
 }
 
-// compare wants the names and shapes of the last input in all of them.
+// compare returns an error where an input has other names or shapes than the last one.
 func (a *averager) compare(inputs []string) error {
 	last, name := a.files[len(a.files)-1], inputs[len(inputs)-1]
 	var differs []string
@@ -242,9 +242,9 @@ func (r *averaged) fill(raw []byte, from, n int) error {
 	return nil
 }
 
-// besides are the files of a folder that are copied: what the model is and its
+// copied are the files of a folder that are copied: what the model is and its
 // vocabulary.
-var besides = []string{
+var copied = []string{
 	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 	"added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
 }
@@ -256,7 +256,7 @@ var dtypeOf = regexp.MustCompile(`("(?:torch_)?dtype"\s*:\s*)"[^"\\]*"`)
 func copyBeside(dir string, from fs.FS, t backend.DType) error {
 	const limit = 1 << 30
 	torch := map[backend.DType]string{backend.F32: "float32", backend.F16: "float16", backend.BF16: "bfloat16"}[t]
-	for _, name := range besides {
+	for _, name := range copied {
 		b, err := vfs.ReadFile(from, name, limit)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -34,8 +34,8 @@ const (
 	FallSqrt Fall = "sqrt"
 )
 
-// Schedule is the learning rate as a function of the step: of nothing else, so that a
-// run goes on where it stopped.
+// Schedule is the learning rate as a function of the step alone, so that a run that
+// stopped goes on as it would have.
 type Schedule struct {
 	Kind Kind
 	Peak float64 // the largest rate

@@ -55,7 +55,8 @@ func (o *AdamW) tensors() (names []string, views []backend.View) {
 // Save writes the moments and the number of steps, bit for bit, to a safetensors file:
 // for each trained parameter exp_avg.<name> (the mean m) and exp_avg_sq.<name> (the mean
 // v) in F32, the names that PyTorch gives them. The file holds what it held before until
-// the new one is complete. metadata are strings of the caller; c says which backend holds the moments.
+// the new one is complete. metadata are strings of the caller; c is a context on the
+// backend that holds the moments.
 func (o *AdamW) Save(ctx context.Context, c *tensor.Context, path string, metadata map[string]string) error {
 	if o.broken != nil {
 		return o.broken
@@ -81,9 +82,9 @@ func (o *AdamW) Save(ctx context.Context, c *tensor.Context, path string, metada
 
 func dims(v backend.View) []int { return slices.Clone(v.Shape.Dim[:v.Shape.Rank]) }
 
-// Load takes the moments and the number of steps from a file of Save. All tensors are
-// held against the trained parameters first: a *StateError lists what differs. Settings
-// are not taken: those of NewAdamW hold, and Saved says what they were, for the caller to
+// Load reads the moments and the number of steps from a file of Save. It compares all
+// tensors with the trained parameters first; a *StateError lists what differs. It does
+// not change the settings of NewAdamW: Saved has those of the file, for the caller to
 // compare. Where reading fails halfway, Step and Save refuse until a Load succeeds.
 func (o *AdamW) Load(ctx context.Context, c *tensor.Context, path string) (Saved, error) {
 	if o.broken == ErrClosed {

@@ -28,8 +28,8 @@ type Context struct {
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
 	filler []float32 // room of fill
-	// Tensors of this step and of the one before, which are kept apart so that
-	// using an old one is noticed and does not reach a new one.
+	// Tensors of this step and of the one before. They are kept apart: an old one is
+	// recognised when it is used, and its place is not a new one's yet.
 	slabs [2][][]Tensor
 	used  int // of the step's, released ones included
 }
@@ -80,13 +80,13 @@ func (c *Context) Backend() backend.Backend { return c.exec.Backend() }
 // Layout is the layout of the step, empty where there is none.
 func (c *Context) Layout() *backend.Layout { return c.layout }
 
-// SetRows says which rows of the layout the rows of the tensors are that layers get from
-// here on: those that a list names in ascending order, from its index from on; a nil list
-// is all rows. Layers whose adapters differ by segment need it. A step begins with all
-// rows from the first on.
+// SetRows says which rows of the layout the layers get from here on: row r of their
+// tensors is row list[from+r] of the layout, or from+r where list is nil. list ascends.
+// Layers whose adapters differ by segment need to know. A step begins with a nil list and
+// from 0.
 func (c *Context) SetRows(list []int32, from int) { c.rows, c.row = list, from }
 
-// LayoutRow is the row of the layout that row r of a tensor is, as SetRows says.
+// LayoutRow returns the row of the layout that row r of a tensor is; see SetRows.
 func (c *Context) LayoutRow(r int) int {
 	if c.rows != nil {
 		return int(c.rows[c.row+r])
@@ -121,7 +121,7 @@ func (c *Context) tensor() *Tensor {
 	return x
 }
 
-// parity is the same from the beginning of a step to that of the next, and then the other.
+// parity alternates between 0 and 1 from step to step.
 func (c *Context) parity() uint64 { return (c.step + 1) / 2 % 2 }
 
 // at is tensor i of the step.
@@ -140,9 +140,9 @@ func (c *Context) Read(dst []float32, x *Tensor) { c.exec.Read(dst, c.use(x)) }
 // Write copies host numbers to a contiguous F32 tensor.
 func (c *Context) Write(x *Tensor, src []float32) { c.exec.Write(c.use(x), src) }
 
-// Mark and Release bound the memory of a deep model: what a layer adds to the
-// residual stream by AddTo or MatMulAdd takes the stream's place, and the rest of the
-// layer's memory is given back.
+// Mark remembers how much memory the step has taken, and Release gives back what it took
+// since. They bound the memory of a deep model: a layer writes its result into the
+// residual stream (AddTo, MatMulAdd), and the rest of what it took is given back.
 func (c *Context) Mark() Mark { return Mark{arena: c.exec.Mark(), tensors: c.used} }
 
 // Mark is a point in a step's memory.

@@ -9,8 +9,8 @@ import "github.com/herd-ml/herd/backend"
 // Add returns x + y. y is repeated to the shape of x.
 func Add(c *Context, x, y *Tensor) *Tensor { return add(c, c.New(backend.F32, x.Shape()), x, y) }
 
-// AddTo is Add; the sum takes the place of x, which must not be used again but as the
-// result, unless a tape needs its numbers.
+// AddTo is Add with the sum in the memory of x, which must not be used afterwards. Where a
+// tape needs the numbers of x, the sum has memory of its own.
 func AddTo(c *Context, x, y *Tensor) *Tensor { return add(c, c.place(x, y), x, y) }
 
 // add writes x + y to z.
@@ -50,10 +50,10 @@ func (c *Context) Const(s float32) *Tensor {
 	return y
 }
 
-// fillWidth is what fill copies at once, of a size that stays in the first cache.
+// fillWidth is how many numbers fill copies at once: few enough for the first cache.
 const fillWidth = 1 << 12
 
-// fill makes all numbers of a view without gaps s.
+// fill sets all numbers of x, a view without gaps, to s.
 func (c *Context) fill(x backend.View, s float32) {
 	m, n := c.Mark(), x.Shape.Elems()
 	width := min(n, fillWidth)
@@ -95,8 +95,8 @@ func (c *Context) accumulate(y backend.View, x *Tensor) {
 	c.exec.Run(backend.Add, a)
 }
 
-// widened is s with axes of extent 1 in front, as many as to has; ok is false where it
-// cannot be repeated to it.
+// widened returns s with axes of extent 1 in front, so that it has as many axes as to. ok
+// is false where s cannot be repeated to to.
 func widened(s, to backend.Shape) (w backend.Shape, ok bool) {
 	w.Rank = to.Rank
 	more := to.Rank - s.Rank
@@ -135,7 +135,8 @@ func broadcast(op backend.Op, v backend.View, s backend.Shape) backend.View {
 	return v
 }
 
-// unary runs an operation of one input; back is its gradient, of y where ofY is set.
+// unary runs an operation of one input. back computes its gradient, from y where ofY is
+// set, else from x.
 func unary(c *Context, op, back backend.Op, x *Tensor, ofY bool) *Tensor {
 	y := c.New(backend.F32, x.Shape())
 	c.run1(op, y, x)
@@ -166,7 +167,7 @@ func GELU(c *Context, x *Tensor) *Tensor {
 	return unary(c, backend.GELU, backend.GELUBackward, x, false)
 }
 
-// Softmax is along the last axis.
+// Softmax returns exp(x) divided by its sum along the last axis.
 func Softmax(c *Context, x *Tensor) *Tensor {
 	return unary(c, backend.Softmax, backend.SoftmaxBackward, x, true)
 }
@@ -180,7 +181,7 @@ func Sum(c *Context, x *Tensor, axis int) *Tensor {
 	return y
 }
 
-// Max is the largest along an axis, which keeps extent 1.
+// Max returns the largest number along an axis, which keeps extent 1.
 func Max(c *Context, x *Tensor, axis int) *Tensor {
 	y := c.reduce(backend.Max, x, axis)
 	if c.tape != nil {

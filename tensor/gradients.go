@@ -2,8 +2,8 @@ package tensor
 
 import "github.com/herd-ml/herd/backend"
 
-// What operations leave on the tape, one function each: the gradient in the operations
-// that backend.Op.Backward names.
+// Each function below records one operation: how its gradient is computed, by the
+// operations that backend.Op.Backward names.
 
 type three = [backend.MaxWeights]*Tensor
 
@@ -133,8 +133,8 @@ func (c *Context) recordRoPE(y, x, table *Tensor) {
 	}, nil)
 }
 
-// recordAttention is for keys and values in rows: lse is that of the scores. Those in
-// pages have no gradient: Backward refuses.
+// recordAttention records attention to keys and values in rows; lse is the log of the sum
+// of exp of the scores. Keys and values in pages have no gradient: Backward refuses them.
 func (c *Context) recordAttention(y, lse, q, k, v *Tensor, o AttentionOptions) {
 	in := []*Tensor{q, k, v}
 	if k == nil {
@@ -206,7 +206,7 @@ func (c *Context) recordScatterAdd(y, x, ids *Tensor) {
 	}, nil)
 }
 
-// recordSlice is for a y that is x from an index of an axis on.
+// recordSlice records that y is x from an index of an axis on.
 func (c *Context) recordSlice(name string, y, x *Tensor, axis, from int) {
 	c.record(name, []*Tensor{x}, nil, []*Tensor{y}, nil, func(t *Tape) {
 		if x.grad == nil || x.param {
@@ -220,8 +220,8 @@ func (c *Context) recordSlice(name string, y, x *Tensor, axis, from int) {
 	}, nil)
 }
 
-// recordCopy is for a y that is x in another order: back gives the view of dy whose
-// elements lie as those of x.
+// recordCopy records that y is x in another order. back returns the view of dy whose
+// elements lie in the order of x.
 func (c *Context) recordCopy(name string, y, x *Tensor, back func(dy backend.View) backend.View) {
 	c.record(name, []*Tensor{x}, nil, []*Tensor{y}, nil, func(t *Tape) {
 		dx := c.New(backend.F32, x.Shape())
@@ -230,8 +230,8 @@ func (c *Context) recordCopy(name string, y, x *Tensor, back func(dy backend.Vie
 	}, nil)
 }
 
-// recordUnary is for y = f(x) with a gradient operation of two inputs, the second dy.
-// The first is y where ofY is set, else x.
+// recordUnary records y = f(x). op computes the gradient from two inputs: y where ofY is
+// set, else x, and dy.
 func (c *Context) recordUnary(op backend.Op, y, x *Tensor, ofY bool) {
 	of := x
 	if ofY {
@@ -245,7 +245,7 @@ func (c *Context) recordUnary(op backend.Op, y, x *Tensor, ofY bool) {
 	}, nil)
 }
 
-// recordAdd is for z = x + y, y repeated as a broadcast says.
+// recordAdd records z = x + y, where y is repeated to the shape of x.
 func (c *Context) recordAdd(z, x, y *Tensor) {
 	c.record("Add", []*Tensor{x, y}, nil, []*Tensor{z}, nil, func(t *Tape) {
 		g := z.takeGrad()
@@ -256,7 +256,7 @@ func (c *Context) recordAdd(z, x, y *Tensor) {
 	}, nil)
 }
 
-// recordMul is for z = x y, y repeated as a broadcast says.
+// recordMul records z = x y, where y is repeated to the shape of x.
 func (c *Context) recordMul(z, x, y *Tensor) {
 	c.record("Mul", []*Tensor{x, y}, nil, []*Tensor{z}, []*Tensor{x, y}, func(t *Tape) {
 		t.numbers(x)

@@ -92,10 +92,10 @@ type Targets struct {
 //
 //	Scale * sum_r Weights_r (-logp_r + ZLoss lse_r^2)
 //
-// over the rows that have a target, and logp and lse [R] of the rows, of no meaning where
-// there is none. With a tape the gradients of x and W are computed in the same pass, so
-// that no logits are computed twice, and that of W is added at once: loss [1] must be a
-// seed of Backward, with a gradient of 1.
+// over the rows that have a target. It also returns logp and lse [R], which mean nothing
+// in rows without a target. With a tape the same pass computes the gradients of x and W,
+// so that no logits are computed twice, and adds that of W at once: loss [1] must then be
+// a seed of Backward, with a gradient of 1.
 func CrossEntropy(c *Context, x *Tensor, w *Param, y Targets) (loss, logp, lse *Tensor) {
 	r := x.Rows()
 	if len(y.IDs) != r || y.Weights != nil && len(y.Weights) != r {

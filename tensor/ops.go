@@ -45,9 +45,9 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 	return y
 }
 
-// MatMulAdd returns y + x W^T for y [R,N], x [R,K] and a matrix W [N,K]. The sum takes
-// the place of y, which must not be used again but as the result, unless a tape needs
-// its numbers.
+// MatMulAdd returns y + x W^T for y [R,N], x [R,K] and a matrix W [N,K]. The sum is in the
+// memory of y, which must not be used afterwards. Where a tape needs the numbers of y, the
+// sum has memory of its own.
 func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
 	z, round := c.place(y, x), c.rounding(w)
 	a := c.begin()
@@ -138,8 +138,8 @@ func (c *Context) rmsNorm(y, x *Tensor, w *Param, eps float32) {
 	c.exec.Run(backend.RMSNorm, a)
 }
 
-// LayerNorm takes its mean from every row of x [R,D], divides by the standard deviation,
-// multiplies with w [D] and adds b [D].
+// LayerNorm subtracts the mean of each row of x [R,D], divides by the row's standard
+// deviation, multiplies with w [D] and adds b [D].
 func LayerNorm(c *Context, x *Tensor, w, b *Param, eps float32) *Tensor {
 	y := c.New(backend.F32, x.Shape())
 	c.layerNorm(y, x, w, b, eps)
@@ -190,8 +190,8 @@ func RoPE(c *Context, x, table *Tensor) *Tensor {
 	return rotate(c, c.New(backend.F32, x.Shape()), x, table)
 }
 
-// RoPETo is RoPE; the result takes the place of x, which must not be used again but as
-// the result, unless a tape needs its numbers.
+// RoPETo is RoPE with the result in the memory of x, which must not be used afterwards.
+// Where a tape needs the numbers of x, the result has memory of its own.
 func RoPETo(c *Context, x, table *Tensor) *Tensor { return rotate(c, c.place(x, table), x, table) }
 
 // rotate writes the rotated heads of x to y.
@@ -255,7 +255,7 @@ func ScatterAdd(c *Context, x *Tensor, idx []int32, n int) *Tensor {
 func SliceRows(c *Context, x *Tensor, from, n int) *Tensor {
 	y := c.tensor()
 	y.view, y.ofParam = c.use(x).Slice(0, from, n), x.param || x.ofParam
-	if c.Recording() { // neither gives way to a result, or is dropped: the other needs it
+	if c.Recording() { // the two share memory: no result may take it, nor may it be dropped
 		x.readBack, x.hasWindow = true, true
 	}
 	y.readBack = x.readBack

@@ -9,14 +9,14 @@ import (
 // A Tape records the operations of a step, so that Backward can go through them the
 // other way (reverse-mode automatic differentiation, https://arxiv.org/abs/1502.05767,
 // section 3.2). It serves one step of one Context: Context.Record starts it, and it is
-// of no use after End.
+// of no use after the step.
 //
 // Gradients of parameters are added to the memory of Param.BindGrad, over as many
 // steps as the caller likes; a parameter without such memory is frozen. Gradients of
 // tensors live in the arena of the step.
 //
-// What backward needs is kept in the arena until it has been used. Context.Drop and
-// Checkpoint give memory back before, at the price of computing again.
+// What backward needs stays in the arena until it has been used. Context.Drop and
+// Checkpoint give it back earlier; backward then computes it again.
 type Tape struct {
 	c      *Context
 	nodes  []*node
@@ -45,7 +45,8 @@ type node struct {
 // NewTape returns an empty tape.
 func NewTape() *Tape { return &Tape{free: map[int64][]slot{}} }
 
-// Record makes the operations from here to End go on a tape, which must be new.
+// Record puts the operations from here to the end of the step on a tape, which must be
+// new.
 func (c *Context) Record(t *Tape) {
 	if t.c != nil || c.tape != nil {
 		panic("tensor: Record of a tape that was used, or beside another")
@@ -53,12 +54,12 @@ func (c *Context) Record(t *Tape) {
 	t.c, c.tape = c, t
 }
 
-// Recording reports whether operations go on a tape: then no operation takes the
-// place of an operand that backward needs.
+// Recording reports whether operations go on a tape. If so, no result is written over an
+// operand that backward needs.
 func (c *Context) Recording() bool { return c.tape != nil && c.tape.paused == 0 }
 
-// Watch makes x an input whose gradient is wanted: Grad has it after Backward. What an
-// operation on the tape has computed is none, and panics.
+// Watch makes x an input whose gradient is wanted: Grad has it after Backward. A tensor
+// that an operation on the tape has computed is no input, and panics.
 func (t *Tape) Watch(x *Tensor) {
 	t.c.use(x)
 	if x.node != nil {
@@ -74,10 +75,10 @@ func (t *Tape) Grad(x *Tensor) *Tensor { return x.grad }
 // DY is nil for ones.
 type Seed struct{ Y, DY *Tensor }
 
-// Backward goes through the tape from the last operation to the first. The sum of the
-// gradients is that of sum_i <Y_i, DY_i>. Numbers of the step's tensors must be read
-// before: their memory is used for the gradients, and using one afterwards panics with
-// *StaleError. Only tensors that are watched remain.
+// Backward goes through the tape from the last operation to the first and computes the
+// gradients of sum_i <Y_i, DY_i>, with <a, b> the sum of the products of the elements. It
+// uses the memory of the step's tensors for the gradients, so their numbers must be read
+// before; using one afterwards panics with *StaleError. Only watched tensors remain.
 func (t *Tape) Backward(seeds ...Seed) {
 	t.paused++
 	defer func() { t.paused-- }()
@@ -109,7 +110,8 @@ func (t *Tape) Backward(seeds ...Seed) {
 	t.nodes = nil
 }
 
-// forget takes the memory of an output whose operation has been gone through.
+// forget makes the memory of y available once backward has passed the operation that
+// computed it.
 func (t *Tape) forget(y *Tensor) {
 	if y.watched {
 		return
@@ -175,8 +177,8 @@ func (x *Tensor) takeGrad() *Tensor {
 	return g
 }
 
-// Drop gives the memory of x back where it is cheap to compute again (RMSNorm, SwiGLU):
-// backward does so. x must not be used any more. Without a tape it does nothing.
+// Drop gives the memory of x back where backward can cheaply compute x again (RMSNorm,
+// SwiGLU). x must not be used any more. Without a tape Drop does nothing.
 func (c *Context) Drop(x *Tensor) {
 	if !c.Recording() || x.node == nil || x.node.redo == nil || x.watched || x.hasWindow || x.dropped {
 		return
@@ -237,7 +239,7 @@ func (c *Context) record(name string, in []*Tensor, params []*Param, out, reads 
 	t.nodes = append(t.nodes, n)
 }
 
-// An Operation is one of the caller's own, for Custom.
+// An Operation is an operation of the caller's, for Custom.
 type Operation struct {
 	Name    string
 	In, Out []*Tensor
@@ -286,8 +288,8 @@ func (c *Context) NoGrad(f func()) {
 	f()
 }
 
-// Checkpoint returns f(x). With a tape it keeps nothing but x and the result, and
-// backward runs f again (https://arxiv.org/abs/1604.06174): a third more arithmetic for
+// Checkpoint returns f(x). With a tape it keeps only x and the result, and backward runs
+// f again (https://arxiv.org/abs/1604.06174): a third more arithmetic for
 // the memory of one f. f must compute the same from the same x.
 func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 	if !c.Recording() {

@@ -4,9 +4,9 @@ import "math"
 
 const curvePoints = 2000 // of a curve; more are averaged
 
-// newest is the weight of a loss in the exponential mean after n others: 1 for the
-// first, then about a tenth of the way so far, so that the mean follows the steep
-// start, at last one in fifty.
+// newest returns the weight of a loss in the exponential mean after n others. It is 1
+// for the first, then 10/(10+n), so that the mean follows the steep start, and at last
+// 1/50.
 func newest(n int) float64 { return max(0.02, 10/(10+float64(n))) }
 
 // A Curve is at most some 2000 points over the steps of a run, X ascending, for a

@@ -40,14 +40,15 @@ func (t *Trainer) plan(rows int) Plan {
 	return p
 }
 
-// activations is what a tape keeps of a step of r rows. A layer keeps its input, q, k, v
-// and what attention gives, the residual stream between its halves, gate and up; beside
-// the layers the gradients of one are in memory, and of the loss some logits.
-func activations(c llama.Config, r int, again bool) int64 {
+// activations returns the bytes that a tape keeps of a step of r rows. A layer keeps its
+// input, q, k, v and the result of attention, the residual stream between its halves, gate
+// and up; with checkpoint only its input. The gradients of one layer, and some logits of
+// the loss, are in memory too.
+func activations(c llama.Config, r int, checkpoint bool) int64 {
 	d, q, kv, f := int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim), int64(c.HiddenDim)
 	layer := 2*d + 2*q + 2*kv + 2*f
 	kept := int64(c.Layers) * layer
-	if again {
+	if checkpoint {
 		kept = int64(c.Layers)*d + layer
 	}
 	return 4*int64(r)*(kept+4*d+4*f+3*q) + min(160<<20, 8*int64(r)*int64(c.Vocab))

@@ -65,10 +65,10 @@ type Report struct {
 	Scratch    int64 // most memory used for activations, in bytes
 }
 
-// Run trains as a configuration says: it writes checkpoints, metrics.jsonl and
-// TensorBoard events below Config.Out (ReadLossCurves has what to draw of them). When ctx ends it saves what is done and returns
-// the error of ctx; with Options.Resume a later Run goes on as if nothing had been,
-// bit for bit. A loss that is not finite ends the run with ErrNotFinite; the last
+// Run trains as a configuration says. It writes checkpoints, metrics.jsonl and
+// TensorBoard events below Config.Out; ReadLossCurves reads curves to draw from them.
+// When ctx ends it saves what is done and returns the error of ctx. A later Run with
+// Options.Resume goes on as if it had not stopped, bit for bit. A loss that is not finite ends the run with ErrNotFinite; the last
 // checkpoint stays. A folder serves one run at a time: a second one, of this process or
 // another, gets ErrInUse.
 func Run(ctx context.Context, c Config, o Options) (Report, error) {
@@ -440,8 +440,8 @@ func (r *run) between(ctx context.Context) error {
 
 // stop saves what is done, and names the step of an error.
 func (r *run) stop(ctx context.Context, err error) error {
-	// What is done is whole. Where the loss is no number the weights may be what made it
-	// so: those saved before are better.
+	// The last whole step is saved. Where the loss is no number its weights may be the
+	// cause, so an earlier checkpoint is better.
 	if r.done.Step > 0 && (!errors.Is(err, ErrNotFinite) || r.saved < 0) {
 		if e := r.save(context.WithoutCancel(ctx)); e != nil && !errors.Is(err, e) {
 			err = errors.Join(err, e)

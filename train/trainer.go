@@ -22,8 +22,8 @@ type TrainerOptions struct {
 	// Precision is backend.PrecisionF32, or PrecisionBF16 for mixed precision: float32
 	// weights, residual stream and sums, products in bfloat16. PrecisionAuto is F32.
 	Precision backend.Precision
-	// Checkpoint keeps nothing of a layer but its input for backward, for a third more
-	// arithmetic.
+	// Checkpoint keeps only the input of each layer for backward, which computes the
+	// layer again: a third more arithmetic.
 	Checkpoint bool
 	// ZLoss is the factor of the squared log of the softmax's sum in the loss; see
 	// tensor.Targets.
@@ -41,7 +41,7 @@ type Trainer struct {
 	params []nn.Named // those trained
 	grads  backend.Buffer
 	adam   *optim.AdamW
-	broken error // why the weights are not those of a whole step
+	broken error // the weights have changed, and what is computed from them has not
 }
 
 // NewTrainer trains those parameters of a model that can change: all of one that was
@@ -204,8 +204,8 @@ func (t *Trainer) Eval(ctx context.Context, batches []Batch) (nll float64, token
 	return nll / total, tokens, nil
 }
 
-// pass runs one micro-batch, with gradients that are added to those there are. loss and
-// nll are sums times scale.
+// pass runs one micro-batch and, where learn is set, adds its gradients to those of the
+// batches before. loss and nll are sums times scale.
 func (t *Trainer) pass(ctx context.Context, b *Batch, scale float32, learn bool) (loss, nll float64, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {

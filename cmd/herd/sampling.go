@@ -146,7 +146,7 @@ func (s *samplingFlags) dry(p *sample.Params) func() {
 	}
 }
 
-// breakers are the texts at which DRY lets repetition begin anew.
+// breakers are the texts at which DRY stops counting repetition.
 func (s *samplingFlags) breakers() []string {
 	switch {
 	case len(s.dryBreakers) == 0:

@@ -16,7 +16,7 @@ import (
 // elsewhere are names in comments that are spelled like Go's and are none:
 // programs, formats, papers and names of other languages.
 var elsewhere = strings.Fields(`
-	APPNOTE.TXT ARCH_REQ_XCOMP_PERM AdamW AddedVocabulary BatchNorm CVTSS2SD DeepSeek E2M1 E5M2
+	APPNOTE.TXT ARCH_REQ_XCOMP_PERM AdamW AddedVocabulary AutoTokenizer BatchNorm CVTSS2SD DeepSeek E2M1 E5M2
 	GiB KiB LoRA ModelProto NaNs NumPy PiSSA PyTorch SessionLog SessionStatus SmolLM2
 	SplitDelimiterBehavior TensorBoard UE4M3 Wav2Vec2Conformer White_Space WordPiece XFEATURE_XTILEDATA
 	io.WriterTo json.Marshaler layers.N rsLoRA zip.Reader ReadFrom

@@ -32,7 +32,7 @@ func (l StringList) Bytes() int {
 	return total
 }
 
-// All yields the strings with their places. Each is decoded anew.
+// All yields the strings with their places. It decodes them as it goes, at each call.
 func (l StringList) All() iter.Seq2[int, string] {
 	if l.raw == nil {
 		return slices.All(l.made)

@@ -60,7 +60,7 @@ func (f *File) String(key string) (string, error) { return getAs[string](f, key,
 // Bool returns a bool.
 func (f *File) Bool(key string) (bool, error) { return getAs[bool](f, key, "bool") }
 
-// Strings returns an array of strings. It decodes them anew at each call.
+// Strings returns an array of strings. Each call decodes them.
 func (f *File) Strings(key string) ([]string, error) { return getAs[[]string](f, key, "arr[str]") }
 
 // StringList returns an array of strings that are decoded one at a time.

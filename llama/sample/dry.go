@@ -117,7 +117,7 @@ func (d *dry) match() {
 	}
 }
 
-// DRYBreakerTexts are the customary texts at which repetition begins anew.
+// DRYBreakerTexts are the texts that customarily end a repeated sequence.
 func DRYBreakerTexts() []string { return []string{"\n", ":", `"`, "*"} }
 
 // DRYBreakers makes the token sequences for Params.DRYBreakers of texts: every

@@ -115,8 +115,8 @@ func (d dynatemp) Apply(c *Candidates) {
 	c.keep(func(i int) bool { return c.IDs[i] == lowest })
 }
 
-// xtc removes, with a probability, all tokens at least threshold likely but the
-// least likely of them.
+// xtc acts with some probability: of the tokens that are at least threshold likely it
+// removes all but the least likely one.
 type xtc struct {
 	probability, threshold float32
 	rng                    rand.PCG

@@ -100,7 +100,7 @@ func ExampleDefaultOrder() {
 	// Output: [penalties dry top_n_sigma top_k typ_p top_p min_p xtc temperature]
 }
 
-// The tokens at which DRY lets repetition begin anew, of a small vocabulary.
+// The tokens at which DRY stops counting repetition, of a small vocabulary.
 func ExampleDRYBreakers() {
 	vocab := []string{"a", "b:", "\n", "\n\n", "c"}
 	breakers := sample.DRYBreakers(sample.DRYBreakerTexts(), len(vocab), func(id int32) string { return vocab[id] }, nil)

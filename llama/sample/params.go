@@ -32,9 +32,9 @@ type Params struct {
 	// TopNSigma keeps the logits at most TopNSigma standard deviations below the
 	// largest; 0 is off. Source: https://arxiv.org/abs/2411.07641.
 	TopNSigma float32
-	// XTCProbability is how often all tokens that are at least XTCThreshold likely
-	// are removed but the least likely of them; 0, and a threshold above 0.5, are
-	// off. Source: https://github.com/oobabooga/text-generation-webui/pull/6335.
+	// XTCProbability is how often XTC acts: of the tokens that are at least
+	// XTCThreshold likely it removes all but the least likely one. 0, and a threshold
+	// above 0.5, are off. Source: https://github.com/oobabooga/text-generation-webui/pull/6335.
 	XTCProbability, XTCThreshold float32
 	// DynatempRange lets the temperature follow the entropy, between Temperature
 	// less and plus the range: low + (high-low) * (entropy / largest)^exponent; 0

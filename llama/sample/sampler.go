@@ -52,10 +52,11 @@ type Sampler struct {
 	iota     []int32 // [vocabulary] 0, 1, 2, ...
 }
 
-// New returns a sampler for p. The caller's steps come after logit bias and
-// after the penalties and DRY, as far as these come first in p.Order, and before
-// every other stage, in the order given: they see the whole vocabulary in id
-// order, and what they set to -Inf or remove is never chosen, greedy or not. The error lists every violation.
+// New returns a sampler for p. The caller's steps run in the order given, after logit
+// bias and after the penalties and DRY (as far as these come first in p.Order), and
+// before every other stage. They see the whole vocabulary in id order, and what they
+// set to -Inf or remove is never chosen, greedy or not. The error lists every
+// violation.
 func New(p Params, steps ...Step) (*Sampler, error) {
 	err := p.Validate()
 	for i, step := range steps {

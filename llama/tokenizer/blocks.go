@@ -8,9 +8,9 @@ import (
 	"github.com/herd-ml/herd/internal/parallel"
 )
 
-// A long text is encoded in blocks, which end where a word surely starts, so
-// that what they are cut into words with stays in the cache; a very long one by
-// several goroutines. The tokens are those of the text in one piece.
+// A long text is encoded in blocks, so that a block and the list of its words stay
+// in the cache. A block ends where a word surely starts, so the tokens are those of
+// the text in one piece. Several goroutines share the blocks of a very long text.
 const (
 	blockLen    = 1 << 15
 	parallelLen = 8 * blockLen // a goroutine is worth that much
@@ -48,8 +48,8 @@ func (t *Tokenizer) blockEnd(text string) int {
 
 func asciiLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
-// blocks encodes the first blocks of text and takes them off it, and off its
-// valid prefix; the last, which may need care at its end, it leaves.
+// blocks encodes all blocks of text but the last, whose end may need care. It cuts
+// what it has encoded off text and off the length of its valid prefix.
 func (t *Tokenizer) blocks(dst []int32, text *string, valid *int, s *scratch) []int32 {
 	workers := min(runtime.GOMAXPROCS(0), *valid/parallelLen)
 	if workers < 2 {

@@ -1,7 +1,7 @@
 package tokenizer
 
-// pieces is a cache of the tokens of short words, since few words make most of
-// a text: one place for each hash, where the last word with it stays.
+// pieces is a cache of the tokens of short words: few words make most of a text. It
+// has one place for each hash, which holds the last word with that hash.
 type pieces [1 << pieceBits]piece
 
 const (

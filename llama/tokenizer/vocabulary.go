@@ -47,7 +47,7 @@ func newVocabulary(size int64, count int, field string) (*vocabulary, error) {
 	return v, nil
 }
 
-// add enters the token of the next id; of kind absent, none.
+// add enters the token of the next id, or of kind absent a hole in the ids.
 func (v *vocabulary) add(name, raw string, k kind) {
 	v.addName(name, k)
 	v.raws.add(raw)
@@ -61,7 +61,8 @@ func (v *vocabulary) addName(name string, k kind) {
 	}
 }
 
-// share keeps texts that are there twice once.
+// share keeps one copy of lists of texts that are equal: the names, the bytes, and the
+// texts that x finds.
 func (v *vocabulary) share(x *index) {
 	if v.raws.equal(v.names) {
 		v.raws = v.names

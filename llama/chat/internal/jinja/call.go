@@ -55,10 +55,10 @@ func (in *interp) invoke(f Value, a args) Value {
 	case *function:
 		return f.call(in, a)
 	case *loop:
-		if f.again == nil {
+		if f.recurse == nil {
 			fail(typeError, "The loop must have the 'recursive' marker to be called recursively.")
 		}
-		return f.again(in.bind("loop", a, "iterable").need(0))
+		return f.recurse(in.bind("loop", a, "iterable").need(0))
 	case undefined:
 		in.defined(f)
 	}

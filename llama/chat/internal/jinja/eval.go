@@ -247,8 +247,8 @@ type loop struct {
 	items   []Value
 	index   int
 	depth   int
-	changed []Value // of the last call
-	again   func(v Value) Str
+	changed []Value           // of the last call
+	recurse func(v Value) Str // runs a recursive loop over another value
 }
 
 // forLoop runs a loop over a value; depth counts recursive loops.
@@ -275,7 +275,7 @@ func (in *interp) forLoop(n *node, s *scope, iter Value, depth int) {
 	}
 	l := &loop{items: items, depth: depth}
 	if n.not { // recursive
-		l.again = func(v Value) Str {
+		l.recurse = func(v Value) Str {
 			in.enter()
 			defer in.leave()
 			out := in.out
