@@ -9,7 +9,8 @@ package backend
 //
 // Out[0] may be the same view as In[0] in RMSNorm, LayerNorm, RoPE, RoPEBackward, SwiGLU,
 // SwiGLUBackward, Softmax, SoftmaxBackward and the element-wise operations (Add
-// to GELUBackward), and as In[1] in MatMulAdd. Otherwise outputs overlap neither inputs nor each other.
+// to GELUBackward), and as In[1] in MatMulAdd. Otherwise outputs overlap neither inputs
+// nor each other.
 //
 // Gradients of activations are overwritten; gradients of weights (dW, dw) are
 // added to. An absent output of a backward operation is not computed.
@@ -72,9 +73,9 @@ const (
 	// Out[0][r,h] = sum_t softmax_t(Scale * q[r,h].k[t,g]) v[t,g].
 	// In[0] q [R,H*hd]; keys and values lie in the Layout's pages (geometry KV,
 	// layer Layer), or are In[1] and In[2] [S,G*hd] where segments have no
-	// pages, S = Layout.KeyRows. Optional Out[1] [R,H] is lse, the logarithm of the sum over keys of
-	// exp(Scale * q.k). The sum over keys is cut at fixed multiples of the key row
-	// where there are pages. Round is RoundNone, or RoundBothBF16: keys and values in
+	// pages, S = Layout.KeyRows. Optional Out[1] [R,H] is lse, the logarithm of the sum
+	// over keys of exp(Scale * q.k). The sum over keys is cut at fixed multiples of the
+	// key row where there are pages. Round is RoundNone, or RoundBothBF16: keys and values in
 	// rows, q (times Scale or not) and the probabilities (at any scale) may be rounded
 	// to bfloat16 before each product; sums, the softmax and lse are of F32
 	// (https://arxiv.org/abs/1706.03762, section 3.2; grouped queries
@@ -257,7 +258,7 @@ type AdamWArgs struct {
 	Correct1, Correct2 float32
 }
 
-// Reset makes all fields zero, so that an Args can be used again.
+// Reset makes all fields zero.
 func (a *Args) Reset() { *a = Args{} }
 
 // Weights is the number of weights given.

@@ -10,23 +10,24 @@ func (c *attending) half() bool {
 	return c.s.Pages != nil && (c.a.KV.Type == backend.F16 || c.a.KV.Type == backend.BF16)
 }
 
-// coded reports whether they are Q8_0.
+// coded reports whether keys and values are Q8_0, codes and scales.
 func (c *attending) coded() bool { return c.s.Pages != nil && c.a.KV.Type == backend.Q8_0 }
 
-// asCodes reports whether the codes of a block of Q8_0 that starts at a slot are
-// multiplied as they are, whole groups of panels, instead of being widened.
+// asCodes reports whether the kernels multiply the codes of a block of Q8_0 that starts
+// at a slot as they are. That takes whole groups of panels; other codes are widened.
 func (c *attending) asCodes(slot int) bool {
 	return c.few && slot == 0 && c.hd%(kernel.MaxPanels*panel) == 0 && c.w.kernels.HasQ8()
 }
 
-// whole reports whether keys (0) or values (1) lie as the products want them:
-// pages hold them so, but for values of heads that are not whole panels, which a
-// product would read beyond.
+// whole reports whether a product can read keys (0) or values (1) where they lie. It can
+// read all of a page but the values of heads that are not whole panels: there it would
+// read beyond the page.
 func (c *attending) whole(value int) bool {
 	return c.s.Pages != nil && (value == 0 || c.hd%panel == 0)
 }
 
-// buffers takes room for keys and values that are laid out or widened first.
+// buffers takes scratch memory for keys and values that must be laid out in another order
+// or widened before they are multiplied.
 func (c *attending) buffers() {
 	const slack = panel // a product of keys from the middle of a page reads beyond
 	if c.coded() {
@@ -131,9 +132,12 @@ func (c *attending) askScales(next []byte) {
 // page is the memory of the page of a key row.
 func (c *attending) page(at int) []byte { return memory(c.s.Pages[at/backend.PageLen]) }
 
-// ahead is what is read after the keys (0) or values (1) before at+off, of a part
-// [at, at+n): those of the next page of the part; then the part's values; then the
-// keys of the next part. Nil if the chunk ends there or keeps memory waiting.
+// ahead returns the memory to ask for while a page of keys (value 0) or values (value 1)
+// is multiplied: what this chunk reads next. The page ends at key row at+off of the part
+// [at, at+n). Next is the following page of the part. After the last page of keys it is
+// the first of values, and after that the first page of keys of the next part. ahead
+// returns nil where nothing follows, and for so many rows that memory is not what they
+// wait for.
 func (c *attending) ahead(value, at, off, n int) []byte {
 	if !c.few || c.s.Pages == nil {
 		return nil
