@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,8 @@ type Model struct {
 	end   context.CancelFunc
 	steps sync.WaitGroup
 	once  sync.Once
+
+	dropped runtime.Cleanup // says so where nobody closes the model; memory goes with what it is of
 }
 
 // Open loads a model: a .gguf file (or the first part of a split one), a
@@ -96,7 +99,7 @@ func open(ctx context.Context, o Options, files func() (*checkpoint.Checkpoint, 
 			return nil, err
 		}
 	}
-	start := time.Now()
+	start, path := time.Now(), c.Path
 	m, err := newModel(o, c)
 	if err != nil {
 		return nil, err
@@ -121,6 +124,9 @@ func open(ctx context.Context, o Options, files func() (*checkpoint.Checkpoint, 
 		}
 	}
 	loaded = true
+	m.dropped = runtime.AddCleanup(m, func(log *slog.Logger) {
+		log.Warn("llama: a model was dropped without Close", "path", path)
+	}, m.log())
 	m.loadTime = time.Since(start)
 	m.log().Info("model loaded", "path", c.Path, "format", string(c.Format), "params", c.Config.Params(),
 		"memory", m.estimate.Weights, "seconds", m.loadTime.Seconds(), "backend", m.b.Describe().String())
@@ -238,6 +244,7 @@ func (m *Model) Close() error {
 		m.pages.free()
 		m.loader.free()
 		m.cx.Close()
+		m.dropped.Stop()
 	})
 	return nil
 }

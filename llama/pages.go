@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/herd-ml/herd/backend"
@@ -33,6 +34,20 @@ func (n pageName) next(version uint64, ids []int32) pageName {
 		binary.LittleEndian.PutUint32(b[sha256.Size+8+4*i:], uint32(id))
 	}
 	return sha256.Sum256(b[:])
+}
+
+// pageList is the pages that a session owns, which outlive it where nobody closes it.
+type pageList struct {
+	pool  *pagePool
+	pages []*page
+}
+
+// drop gives the pages back.
+func (l *pageList) drop() {
+	l.pool.m.log().Warn("llama: a session was dropped without Close", "pages", len(l.pages))
+	for _, p := range slices.Backward(l.pages) {
+		l.pool.put(p)
+	}
 }
 
 // pagePool hands out pages and takes them back. Pages that no session owns keep what they

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -23,10 +24,10 @@ type Session struct {
 	closed bool
 	cancel context.CancelCauseFunc // of the call
 
-	work  sync.Mutex // held while what follows is used: never while a caller's loop runs
-	ids   []int32    // tokens whose keys and values are held
-	pages []*page
-	bufs  []backend.Buffer // of pages, in order: the page table
+	work sync.Mutex // held while what follows is used: never while a caller's loop runs
+	ids  []int32    // tokens whose keys and values are held
+	*pageList
+	bufs []backend.Buffer // of pages, in order: the page table
 
 	version uint64 // of the weights that the pages were computed with
 
@@ -38,6 +39,7 @@ type Session struct {
 	logits  []float32 // of the last position computed, [V]
 	one     [1]int32
 	usage   Usage
+	dropped runtime.Cleanup // gives back the pages of a session that nobody closed
 }
 
 // Usage counts a session's work.
@@ -62,7 +64,8 @@ func (m *Model) NewSession(o SessionOptions) (*Session, error) {
 }
 
 func (m *Model) newSession(limit int) *Session {
-	s := &Session{m: m, limit: limit, logits: make([]float32, m.config.Vocab)}
+	s := &Session{m: m, limit: limit, logits: make([]float32, m.config.Vocab), pageList: &pageList{pool: m.pages}}
+	s.dropped = runtime.AddCleanup(s, (*pageList).drop, s.pageList)
 	return s
 }
 
@@ -225,6 +228,7 @@ func (s *Session) Close() error {
 	s.work.Lock()
 	defer s.work.Unlock()
 	s.truncate(0)
+	s.dropped.Stop()
 	return nil
 }
 

@@ -143,12 +143,14 @@ func (b *Backend) Alloc(bytes int64) (backend.Buffer, error) {
 // Upload implements backend.Backend.
 func (b *Backend) Upload(dst backend.Buffer, off int64, src []byte) error {
 	copy(within("Upload", dst, off, len(src)), src)
+	runtime.KeepAlive(dst)
 	return nil
 }
 
 // Download implements backend.Backend.
 func (b *Backend) Download(dst []byte, src backend.Buffer, off int64) error {
 	copy(dst, within("Download", src, off, len(dst)))
+	runtime.KeepAlive(src)
 	return nil
 }
 

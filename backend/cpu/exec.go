@@ -3,6 +3,7 @@ package cpu
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/herd-ml/herd/backend"
@@ -151,21 +152,25 @@ func (e *exec) Run(op backend.Op, a *backend.Args) {
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	native[op](e, a)
+	runtime.KeepAlive(a)
 }
 
 func (e *exec) Read(dst []float32, v backend.View) {
 	contiguous("Read", &v, backend.F32, len(dst))
 	copy(dst, elems[float32](&v))
+	runtime.KeepAlive(v.Buf)
 }
 
 func (e *exec) Write(v backend.View, src []float32) {
 	contiguous("Write", &v, backend.F32, len(src))
 	copy(elems[float32](&v), src)
+	runtime.KeepAlive(v.Buf)
 }
 
 func (e *exec) WriteIDs(v backend.View, src []int32) {
 	contiguous("WriteIDs", &v, backend.I32, len(src))
 	copy(elems[int32](&v), src)
+	runtime.KeepAlive(v.Buf)
 }
 
 func contiguous(what string, v *backend.View, t backend.DType, n int) {

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
@@ -65,6 +66,7 @@ func (w *float) Unpack(dst []byte, row, n int) {
 			dst = dst[size:]
 		}
 	}
+	runtime.KeepAlive(w)
 }
 
 // Tile implements backend.Weight.
@@ -84,4 +86,5 @@ func (w *float) Tile(dst []float32, row, rows, col, cols int) {
 			}
 		}
 	}
+	runtime.KeepAlive(w)
 }

@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"sync/atomic"
 	"unsafe"
 
@@ -24,10 +25,13 @@ func (e *MemoryError) Error() string {
 // Unwrap returns the cause.
 func (e *MemoryError) Unwrap() error { return e.Err }
 
-// buffer is a backend.Buffer.
+// buffer is a backend.Buffer. One that is dropped without Free gives its memory back when
+// the collector finds it. The collector does not see mem: what works on it keeps the
+// buffer alive (runtime.KeepAlive).
 type buffer struct {
-	mem   []byte
-	freed atomic.Bool
+	mem     []byte
+	freed   atomic.Bool
+	dropped runtime.Cleanup
 }
 
 // newBuffer returns zeroed memory, 64-byte aligned, outside the Go heap where
@@ -43,7 +47,9 @@ func newBuffer(bytes int64) (*buffer, error) {
 	if err != nil {
 		return nil, &MemoryError{bytes, err}
 	}
-	return &buffer{mem: mem}, nil
+	b := &buffer{mem: mem}
+	b.dropped = runtime.AddCleanup(b, unmapMemory, mem)
+	return b, nil
 }
 
 // pageSlack keeps sizes that are rounded up from overflowing.
@@ -57,6 +63,7 @@ func (b *buffer) Free() {
 		mem := b.mem
 		b.mem = nil
 		if len(mem) > 0 {
+			b.dropped.Stop()
 			unmapMemory(mem)
 		}
 	}

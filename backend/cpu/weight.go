@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 
 	"github.com/herd-ml/herd/backend"
@@ -311,6 +312,7 @@ func (w *packed) Unpack(dst []byte, row, n int) {
 		swap(p, row%panel, dst[:head], 4, false)
 		exchange(w.typ, p[panel*head:], row%panel, dst[head:w.rowBytes], false)
 	}
+	runtime.KeepAlive(w)
 }
 
 // Tile implements backend.Weight. It allocates nothing.
@@ -319,6 +321,7 @@ func (w *packed) Tile(dst []float32, row, rows, col, cols int) {
 	for r := range rows {
 		w.rowTile(dst[r*cols:][:cols], row+r, col)
 	}
+	runtime.KeepAlive(w)
 }
 
 // rowTile decodes columns from col on of one row.
