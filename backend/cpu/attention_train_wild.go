@@ -57,7 +57,7 @@ func (t *rowAttention) tameKeys(w *worker, of, g, from, n int, x []float32, stri
 	var tame []float32
 	for r := range marks {
 		row := x[r*stride:][:t.hd]
-		if w.kernels.SumSquares(row) < wildFrom {
+		if w.sumSquares(row) < wildFrom {
 			continue
 		}
 		for i, v := range row {
@@ -92,7 +92,7 @@ func (t *rowAttention) tameColumns(w *worker, of int, rows mixed, b *queryBlock,
 	}
 	for j := range b.n {
 		x := in[(b.row+j)*v.RowStride()+g*t.heads*t.hd:][:t.heads*t.hd]
-		if w.kernels.SumSquares(x) < most {
+		if w.sumSquares(x) < most {
 			continue
 		}
 		for i, v := range x {

@@ -9,7 +9,7 @@ import (
 
 func (e *exec) ropeBackward(a *backend.Args) {
 	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
-		rotate(w.kernels.RotateBack, a, from, to)
+		rotate(w, w.kernels.RotateBack, a, from, to)
 	})
 }
 
@@ -69,6 +69,9 @@ func (t *normTask) run(wk *worker, chunk int) {
 		n := min(scatterCols, d-col)
 		dw := elems[float32](&a.Out[1])[col:][:n]
 		for at := col; at < len(t.part); at += d {
+			if !wk.spent(n) {
+				return
+			}
 			wk.kernels.Add(dw, dw, t.part[at:])
 		}
 		return
@@ -90,9 +93,16 @@ func (t *normTask) run(wk *worker, chunk int) {
 		if dx != nil {
 			dx1 = row(dx, r, a.Out[0].RowStride(), d)
 		}
-		squares, dot := wk.kernels.NormSums(x, w, dy)
+		if !wk.spent(d) {
+			return
+		}
+		squares, dot := wk.normSums(x, w, dy)
 		s := 1 / math.Sqrt(squares/float64(d)+float64(a.Eps))
-		wk.kernels.NormBackward(dx1, dw, x, w, dy, float32(s), float32(s*s*s*dot/float64(d)))
+		if scale, c := float32(s), float32(s*s*s*dot/float64(d)); !wk.pieces(d, func(from, to int) {
+			wk.kernels.NormBackward(dx1[from:to], dw[from:to], x[from:to], w[from:to], dy[from:to], scale, c)
+		}) {
+			return
+		}
 	}
 }
 
@@ -123,20 +133,29 @@ func (e *exec) scatter(a *backend.Args, op string, ids, in int) {
 func scatterColumns(w *worker, a *backend.Args, from, to int) {
 	dy, out := elems[float32](&a.In[1]), elems[float32](&a.Out[0])
 	for r, id := range elems[int32](&a.In[0])[:a.In[0].Cols()] {
+		if !w.spent(to - from) {
+			return
+		}
 		y := out[int(id)*a.Out[0].RowStride()+from:][:to-from]
 		w.kernels.Add(y, y, dy[r*a.In[1].RowStride()+from:])
 	}
 }
 
 func (e *exec) softmaxBackward(a *backend.Args) {
-	e.eachLine(a, 2, false, func(_ *worker, l lines) {
+	e.eachLine(a, 2, false, func(w *worker, l lines) {
 		var sum float64
-		for i := range l.y.n {
-			sum += float64(float64(l.p.at(i)) * float64(l.q.at(i)))
+		if !w.pieces(l.y.n, func(from, to int) {
+			for i := from; i < to; i++ {
+				sum += float64(float64(l.p.at(i)) * float64(l.q.at(i)))
+			}
+		}) {
+			return
 		}
-		for i := range l.y.n {
-			l.y.set(i, float32(float64(l.p.at(i))*(float64(l.q.at(i))-sum)))
-		}
+		w.pieces(l.y.n, func(from, to int) {
+			for i := from; i < to; i++ {
+				l.y.set(i, float32(float64(l.p.at(i))*(float64(l.q.at(i))-sum)))
+			}
+		})
 	})
 }
 

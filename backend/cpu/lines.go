@@ -39,6 +39,7 @@ type lineTask struct {
 	a              *backend.Args
 	lines, perLine int // perLine is 0 for lines as the views have them
 	perChunk       int
+	cut            bool // lines may be cut anywhere
 }
 
 // flatLine is the length of the lines of operands without gaps, which may be
@@ -48,26 +49,26 @@ const flatLine = 1 << 10
 // eachLine runs fn over all elements. cost is that of an element, 1 for an
 // addition. cut allows lines shorter than the last axis.
 func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(w *worker, l lines)) {
-	e.lines = lineTask{fn: fn, a: a}
-	e.runLines(cost, cut)
+	e.lines = lineTask{fn: fn, a: a, cut: cut}
+	e.runLines(cost)
 }
 
 // each1 is eachLine of a function of an input, each2 of two.
 func (e *exec) each1(a *backend.Args, cost int, f func(p float32) float32) {
-	e.lines = lineTask{one: f, a: a}
-	e.runLines(cost, true)
+	e.lines = lineTask{one: f, a: a, cut: true}
+	e.runLines(cost)
 }
 
 func (e *exec) each2(a *backend.Args, cost int, f func(p, q float32) float32) {
-	e.lines = lineTask{two: f, a: a}
-	e.runLines(cost, true)
+	e.lines = lineTask{two: f, a: a, cut: true}
+	e.runLines(cost)
 }
 
-func (e *exec) runLines(cost int, cut bool) {
+func (e *exec) runLines(cost int) {
 	t := &e.lines
 	n := t.a.Out[0].Cols()
 	t.lines = t.a.Out[0].Rows()
-	if cut && t.contiguous() {
+	if t.cut && t.contiguous() {
 		t.perLine = flatLine
 		n, t.lines = flatLine, (t.lines*n+flatLine-1)/flatLine
 	}
@@ -94,19 +95,42 @@ func (t *lineTask) contiguous() bool {
 func (t *lineTask) run(w *worker, chunk int) {
 	for l := chunk * t.perChunk; l < min((chunk+1)*t.perChunk, t.lines); l++ {
 		o := lines{t.line(&t.a.Out[0], l), t.line(&t.a.Out[1], l), t.line(&t.a.In[0], l), t.line(&t.a.In[1], l), t.line(&t.a.In[2], l)}
-		switch {
-		case t.one != nil:
-			for i := range o.y.n {
-				o.y.set(i, t.one(o.p.at(i)))
-			}
-		case t.two != nil:
-			for i := range o.y.n {
-				o.y.set(i, t.two(o.p.at(i), o.q.at(i)))
-			}
-		default:
-			t.fn(w, o)
+		if !t.cut || o.y.n <= pieceLen {
+			t.piece(w, o)
+		} else if !w.pieces(o.y.n, func(from, to int) { t.piece(w, o.part(from, to)) }) {
+			return
 		}
 	}
+}
+
+// piece computes all elements of lines.
+func (t *lineTask) piece(w *worker, o lines) {
+	switch {
+	case t.one != nil:
+		for i := range o.y.n {
+			o.y.set(i, t.one(o.p.at(i)))
+		}
+	case t.two != nil:
+		for i := range o.y.n {
+			o.y.set(i, t.two(o.p.at(i), o.q.at(i)))
+		}
+	default:
+		t.fn(w, o)
+	}
+}
+
+// part is elements [from, to) of all lines.
+func (l lines) part(from, to int) lines {
+	for _, o := range [...]*line{&l.y, &l.z, &l.p, &l.q, &l.r} {
+		if o.n > 0 {
+			end := len(o.s)
+			if o.unit() {
+				end = to
+			}
+			o.s, o.n = o.s[from*o.stride:end], to-from
+		}
+	}
+	return l
 }
 
 // line is line l of a view.
@@ -151,17 +175,20 @@ func lineStart(v *backend.View, l int) int {
 
 func (e *exec) copy(a *backend.Args) {
 	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
+		n, _ := lastAxis(&a.Out[0])
 		for l := from; l < to; l++ {
-			w.copyLine(&a.Out[0], &a.In[0], l)
+			if !w.pieces(n, func(from, to int) { w.copyLine(&a.Out[0], &a.In[0], l, from, to-from) }) {
+				return
+			}
 		}
 	})
 }
 
-// copyLine copies line l, rounding to the type of dst.
-func (w *worker) copyLine(dst, src *backend.View, l int) {
-	n, ds := lastAxis(dst)
+// copyLine copies elements [at, at+n) of line l, rounding to the type of dst.
+func (w *worker) copyLine(dst, src *backend.View, l, at, n int) {
+	_, ds := lastAxis(dst)
 	_, ss := lastAxis(src)
-	d, s := lineStart(dst, l), lineStart(src, l)
+	d, s := lineStart(dst, l)+at*ds, lineStart(src, l)+at*ss
 	unit := ds == 1 && ss == 1
 	switch {
 	case dst.Type == src.Type && dst.Type.BlockBytes() == 4:

@@ -44,6 +44,9 @@ func (e *exec) reduceProduct(l *loss, a *backend.Args, from int) {
 	e.eachRow(b, l.rows, 4*l.vocab, func(w *worker, a *backend.Args, from, to int) {
 		z := elems[float32](&a.Out[0])
 		for col := 0; col < l.vocab; col += lossCols {
+			if !w.spent(lossCols) {
+				return
+			}
 			mark := w.scratch.mark()
 			l.reduce(w, z[from*l.vocab+col:], l.vocab, from, to-from, col, min(lossCols, l.vocab-col))
 			w.scratch.release(mark)

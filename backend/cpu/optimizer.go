@@ -9,7 +9,7 @@ func (e *exec) adamW(a *backend.Args) {
 	e.eachRow(a, a.In[0].Shape.Elems(), 1, func(w *worker, a *backend.Args, from, to int) {
 		part := func(v *backend.View) []float32 { return elems[float32](v)[from:to] }
 		step := kernel.NewAdamW(&a.AdamW)
-		w.kernels.AdamW(&step, part(&a.Out[0]), part(&a.Out[1]), part(&a.Out[2]), part(&a.In[0]))
+		w.kernels.AdamW(step, part(&a.Out[0]), part(&a.Out[1]), part(&a.Out[2]), part(&a.In[0]))
 	})
 }
 
@@ -22,7 +22,7 @@ type sumTask struct {
 
 func (t *sumTask) run(w *worker, chunk int) {
 	from := chunk * chunkElems
-	t.sums[chunk] = w.kernels.SumSquares(t.x[from:min(from+chunkElems, len(t.x))])
+	t.sums[chunk] = w.sumSquares(t.x[from:min(from+chunkElems, len(t.x))])
 }
 
 func (e *exec) sumSquares(a *backend.Args) {

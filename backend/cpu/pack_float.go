@@ -192,7 +192,7 @@ func (f format) padded(k int) int { return f.step(k) + 64 }
 
 func (t *colPanels) run(w *worker, chunk int) {
 	whole := t.cols / panel * panel
-	buf, other := slice[float32](&w.scratch, t.cols), slice[float32](&w.scratch, t.cols)
+	buf, other, last := slice[float32](&w.scratch, t.cols), slice[float32](&w.scratch, t.cols), slice[float32](&w.scratch, 2*panel)
 	from := chunk * rowsTogether
 	src := t.src.decoded(w, t.from+from, min(rowsTogether, t.n-from), t.col, t.cols)
 	for r := from; r < min(from+rowsTogether, t.n); {
@@ -217,10 +217,10 @@ func (t *colPanels) run(w *worker, chunk int) {
 		mem := as[uint16](t.mem)[r*panel:]
 		w.kernels.RoundPairs(mem, t.step/2, a[:whole], b[:whole])
 		if whole < t.cols {
-			var last [2][panel]float32
-			copy(last[0][:], a[whole:])
-			copy(last[1][:], b[whole:])
-			w.kernels.RoundPairs(mem[whole/panel*t.step/2:], t.step/2, last[0][:], last[1][:])
+			clear(last)
+			copy(last, a[whole:])
+			copy(last[panel:], b[whole:])
+			w.kernels.RoundPairs(mem[whole/panel*t.step/2:], t.step/2, last[:panel], last[panel:])
 		}
 		r += 2
 	}

@@ -63,6 +63,8 @@ type worker struct {
 	kernels *kernel.Set
 	scratch arena // empty when a chunk starts
 	call    kernel.Call
+	sums    [2]kernel.Sums
+	done    int // elements since the last pause, of spent
 	yielded time.Time
 	pauses  uint // since the clock was read
 	parked  atomic.Bool

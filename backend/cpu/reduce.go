@@ -13,14 +13,14 @@ const reduceCols = 128
 // is left of the axis, or where that axis is the last, the one column of some lines.
 type reduceTask struct {
 	a                      *backend.Args
-	fn                     func(t *reduceTask, line, col, cols int)
+	fn                     func(t *reduceTask, w *worker, line, col, cols int)
 	small                  backend.Shape // of what is left
 	n                      int           // extent of the axis
 	lines, blocks, perLine int
 }
 
 // reduced runs fn over what is left of the axis of In[0].
-func (e *exec) reduced(a *backend.Args, fn func(t *reduceTask, line, col, cols int)) {
+func (e *exec) reduced(a *backend.Args, fn func(t *reduceTask, w *worker, line, col, cols int)) {
 	t := &e.reduce
 	*t = reduceTask{a: a, fn: fn, small: a.In[0].Shape, n: a.In[0].Shape.Dim[a.Axis], perLine: 1}
 	t.small.Dim[a.Axis] = 1
@@ -33,11 +33,11 @@ func (e *exec) reduced(a *backend.Args, fn func(t *reduceTask, line, col, cols i
 	*t = reduceTask{}
 }
 
-func (t *reduceTask) run(_ *worker, chunk int) {
+func (t *reduceTask) run(w *worker, chunk int) {
 	from, col := chunk/t.blocks*t.perLine, chunk%t.blocks*reduceCols
 	cols := min(reduceCols, t.small.Dim[t.small.Rank-1]-col)
 	for l := from; l < min(from+t.perLine, t.lines); l++ {
-		t.fn(t, l, col, cols)
+		t.fn(t, w, l, col, cols)
 	}
 }
 
@@ -52,10 +52,13 @@ func (t *reduceTask) along(v *backend.View, line, col int) (s []float32, step, s
 }
 
 func (e *exec) sum(a *backend.Args) {
-	e.reduced(a, func(t *reduceTask, line, col, cols int) {
+	e.reduced(a, func(t *reduceTask, w *worker, line, col, cols int) {
 		var acc [reduceCols]float64
 		x, step, xs := t.along(&t.a.In[0], line, col)
 		for i := range t.n {
+			if !w.spent(cols) {
+				return
+			}
 			for j := range acc[:cols] {
 				acc[j] += float64(x[i*step+j*xs])
 			}
@@ -68,13 +71,20 @@ func (e *exec) sum(a *backend.Args) {
 }
 
 func (e *exec) max(a *backend.Args) {
-	e.reduced(a, func(t *reduceTask, line, col, cols int) {
+	e.reduced(a, func(t *reduceTask, w *worker, line, col, cols int) {
 		x, step, xs := t.along(&t.a.In[0], line, col)
 		y, _, ys := t.along(&t.a.Out[0], line, col)
 		for j := range cols {
+			if !w.spent(min(t.n, pieceLen)) {
+				return
+			}
 			m := float32(math.Inf(-1))
-			for i := range t.n {
-				m = max(m, x[i*step+j*xs])
+			if !w.pieces(t.n, func(from, to int) {
+				for i := from; i < to; i++ {
+					m = max(m, x[i*step+j*xs])
+				}
+			}) {
+				return
 			}
 			y[j*ys] = m
 		}
@@ -82,19 +92,26 @@ func (e *exec) max(a *backend.Args) {
 }
 
 func (e *exec) maxBackward(a *backend.Args) {
-	e.reduced(a, func(t *reduceTask, line, col, cols int) {
+	e.reduced(a, func(t *reduceTask, w *worker, line, col, cols int) {
 		x, step, xs := t.along(&t.a.In[0], line, col)
 		y, _, ys := t.along(&t.a.In[1], line, col)
 		dy, _, dys := t.along(&t.a.In[2], line, col)
 		dx, dxStep, dxs := t.along(&t.a.Out[0], line, col)
 		for j := range cols {
+			if !w.spent(min(t.n, pieceLen)) {
+				return
+			}
 			g, top := dy[j*dys], y[j*ys]
-			for i := range t.n {
-				dx[i*dxStep+j*dxs] = 0
-				if x[i*step+j*xs] == top {
-					dx[i*dxStep+j*dxs], g = g, 0
-					top = float32(math.NaN()) // equals nothing
+			if !w.pieces(t.n, func(from, to int) {
+				for i := from; i < to; i++ {
+					dx[i*dxStep+j*dxs] = 0
+					if x[i*step+j*xs] == top {
+						dx[i*dxStep+j*dxs], g = g, 0
+						top = float32(math.NaN()) // equals nothing
+					}
 				}
+			}) {
+				return
 			}
 		}
 	})

@@ -41,8 +41,10 @@ func (e *exec) rmsNorm(a *backend.Args) {
 		d := a.In[0].Cols()
 		for r := from; r < to; r++ {
 			x, y := row(x, r, a.In[0].RowStride(), d), row(y, r, a.Out[0].RowStride(), d)
-			s := float32(1 / math.Sqrt(wk.kernels.SumSquares(x)/float64(d)+float64(a.Eps)))
-			wk.kernels.Scaled(y, x, w, s)
+			s := float32(1 / math.Sqrt(wk.sumSquares(x)/float64(d)+float64(a.Eps)))
+			if !wk.pieces(d, func(from, to int) { wk.kernels.Scaled(y[from:to], x[from:to], w[from:], s) }) {
+				return
+			}
 		}
 	})
 }
@@ -64,18 +66,21 @@ func (e *exec) ropeTable(a *backend.Args) {
 
 func (e *exec) rope(a *backend.Args) {
 	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
-		rotate(w.kernels.Rotate, a, from, to)
+		rotate(w, w.kernels.Rotate, a, from, to)
 	})
 }
 
 // rotate turns the heads of rows [from, to) by the angles of the table.
-func rotate(turn func(y, x, cos, sin []float32), a *backend.Args, from, to int) {
+func rotate(w *worker, turn func(y, x, cos, sin []float32), a *backend.Args, from, to int) {
 	in, table, out := elems[float32](&a.In[0]), elems[float32](&a.In[1]), elems[float32](&a.Out[0])
 	d, hd := a.In[0].Cols(), a.In[1].Cols()
 	half := hd / 2
 	for r := from; r < to; r++ {
 		t := row(table, r, a.In[1].RowStride(), hd)
 		for h := 0; h < d; h += hd {
+			if !w.spent(hd) {
+				return
+			}
 			turn(out[r*a.Out[0].RowStride()+h:][:hd], in[r*a.In[0].RowStride()+h:][:hd], t[:half], t[half:])
 		}
 	}
@@ -108,12 +113,9 @@ func (e *exec) add(a *backend.Args) {
 }
 
 func (e *exec) mul(a *backend.Args) {
-	e.eachLine(a, 1, true, func(_ *worker, l lines) {
+	e.eachLine(a, 1, true, func(w *worker, l lines) {
 		if l.unit() {
-			p, q, y := l.p.s, l.q.s[:len(l.p.s)], l.y.s[:len(l.p.s)]
-			for i, v := range p {
-				y[i] = v * q[i]
-			}
+			w.kernels.Mul(l.y.s, l.p.s, l.q.s)
 			return
 		}
 		for i := range l.y.n {
@@ -123,40 +125,52 @@ func (e *exec) mul(a *backend.Args) {
 }
 
 func (e *exec) softmax(a *backend.Args) {
-	e.eachLine(a, 4, false, func(_ *worker, l lines) {
+	e.eachLine(a, 4, false, func(w *worker, l lines) {
 		x, y := &l.p, &l.y
 		m := float32(math.Inf(-1))
 		for i := range x.n {
 			m = max(m, x.at(i))
 		}
 		var sum float64
-		for i := range x.n {
-			p := kernel.Exp(x.at(i) - m)
-			y.set(i, p)
-			sum += float64(p)
+		if !w.pieces(x.n, func(from, to int) {
+			for i := from; i < to; i++ {
+				p := kernel.Exp(x.at(i) - m)
+				y.set(i, p)
+				sum += float64(p)
+			}
+		}) {
+			return
 		}
-		for i := range y.n {
-			y.set(i, float32(float64(y.at(i))/sum))
-		}
+		w.pieces(x.n, func(from, to int) {
+			for i := from; i < to; i++ {
+				y.set(i, float32(float64(y.at(i))/sum))
+			}
+		})
 	})
 }
 
 func (e *exec) embedding(a *backend.Args) {
-	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
 		ids, out, d := elems[int32](&a.In[0]), elems[float32](&a.Out[0]), a.Out[0].Cols()
 		for r := from; r < to; r++ {
 			id := index("Embedding", ids[r], a.W[0].Rows())
-			a.W[0].Tile(row(out, r, a.Out[0].RowStride(), d), id, 1, 0, d)
+			y := row(out, r, a.Out[0].RowStride(), d)
+			if !w.pieces(d, func(from, to int) { a.W[0].Tile(y[from:to], id, 1, from, to-from) }) {
+				return
+			}
 		}
 	})
 }
 
 func (e *exec) gather(a *backend.Args) {
-	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(_ *worker, a *backend.Args, from, to int) {
+	e.eachRow(a, a.Out[0].Rows(), a.Out[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
 		ids, in, out, d := elems[int32](&a.In[1]), elems[float32](&a.In[0]), elems[float32](&a.Out[0]), a.Out[0].Cols()
 		for r := from; r < to; r++ {
 			id := index("Gather", ids[r], a.In[0].Rows())
-			copy(row(out, r, a.Out[0].RowStride(), d), row(in, id, a.In[0].RowStride(), d))
+			y, x := row(out, r, a.Out[0].RowStride(), d), row(in, id, a.In[0].RowStride(), d)
+			if !w.pieces(d, func(from, to int) { copy(y[from:to], x[from:to]) }) {
+				return
+			}
 		}
 	})
 }
@@ -171,11 +185,13 @@ func index(op string, id int32, n int) int {
 
 func (e *exec) roundI8(a *backend.Args) {
 	e.eachRow(a, a.In[0].Rows(), a.In[0].Cols(), func(w *worker, a *backend.Args, from, to int) {
-		x, k, group := elems[float32](&a.In[0]), a.In[0].Cols(), a.Round.Group()
-		q, d, sums := elems[int8](&a.Out[0]), elems[float32](&a.Out[1]), elems[int32](&a.Out[2])
+		in, k, group := elems[float32](&a.In[0]), a.In[0].Cols(), a.Round.Group()
 		for r := from; r < to; r++ {
-			w.kernels.RoundI8(row(q, r, a.Out[0].RowStride(), k), row(d, r, a.Out[1].RowStride(), k/group),
-				row(sums, r, a.Out[2].RowStride(), k/16), row(x, r, a.In[0].RowStride(), k), group)
+			x, q := row(in, r, a.In[0].RowStride(), k), row(elems[int8](&a.Out[0]), r, a.Out[0].RowStride(), k)
+			d, sums := row(elems[float32](&a.Out[1]), r, a.Out[1].RowStride(), k/group), row(elems[int32](&a.Out[2]), r, a.Out[2].RowStride(), k/16)
+			if !w.pieces(k, func(from, to int) { w.kernels.RoundI8(q[from:to], d[from/group:], sums[from/16:], x[from:to], group) }) {
+				return
+			}
 		}
 	})
 }

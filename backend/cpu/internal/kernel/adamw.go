@@ -24,17 +24,14 @@ func NewAdamW(a *backend.AdamWArgs) AdamW {
 
 // AdamW changes w, m and v by the gradient g, all of the length of w. Every
 // operation is rounded, so that all variants give the same bits.
-func (s *Set) AdamW(p *AdamW, w, m, v, g []float32) {
-	m, v, g = m[:len(w)], v[:len(w)], g[:len(w)]
-	if s.wide && len(w) > 0 {
-		adamWAVX512(w, m, v, g, &p.scale)
-		return
+func (s *Set) AdamW(p AdamW, w, m, v, g []float32) {
+	if n := len(w); n > 0 {
+		s.adamW(p, w, m[:n], v[:n], g[:n])
 	}
-	n := s.whole(len(w), half)
-	if n > 0 {
-		adamWAVX2(w[:n], m, v, g, &p.scale)
-	}
-	for i := n; i < len(w); i++ {
+}
+
+func adamWGeneric(p AdamW, w, m, v, g []float32) {
+	for i := range w {
 		x := g[i] * p.scale
 		m[i] = float32(p.beta1*m[i]) + float32(p.new1*x)
 		v[i] = float32(p.beta2*v[i]) + float32(float32(p.new2*x)*x)

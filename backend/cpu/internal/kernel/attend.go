@@ -94,10 +94,11 @@ func (s *Set) WidenQ8Keys(dst []float32, codes []int8, scales []uint16, next []b
 	if len(dst) == 0 {
 		return
 	}
-	if s.vector {
-		widenQ8KeysAVX2(dst, (*byte)(unsafe.Pointer(&codes[0])), &scales[0], askFor(next, codes))
-		return
-	}
+	s.widenQ8Keys(dst, codes, scales, next)
+}
+
+func widenQ8KeysGeneric(dst []float32, codes []int8, scales []uint16, _ []byte) {
+	const size = q8Block * keyColumns
 	for i := range dst {
 		dst[i] = float32(codes[i]) * block.F16ToF32(scales[i/size*keyColumns+i%keyColumns])
 	}
@@ -113,10 +114,10 @@ func (s *Set) WidenQ8(dst []float32, codes []int8, scales []uint16, next []byte)
 	if len(dst) == 0 {
 		return
 	}
-	if s.vector {
-		widenQ8AVX2(dst, (*byte)(unsafe.Pointer(&codes[0])), &scales[0], askFor(next, codes))
-		return
-	}
+	s.widenQ8(dst, codes, scales, next)
+}
+
+func widenQ8Generic(dst []float32, codes []int8, scales []uint16, _ []byte) {
 	for i := range dst {
 		dst[i] = float32(codes[i]) * block.F16ToF32(scales[i/q8Block])
 	}
@@ -124,8 +125,8 @@ func (s *Set) WidenQ8(dst []float32, codes []int8, scales []uint16, next []byte)
 
 // Ask asks for memory, a few lines.
 func (s *Set) Ask(mem []byte) {
-	if s.vector && len(mem) > 0 {
-		askAVX2(&mem[0], len(mem))
+	if len(mem) > 0 {
+		s.ask(mem)
 	}
 }
 

@@ -79,9 +79,11 @@ func TestElements(t *testing.T) {
 	}{
 		{"SwiGLU", (*Set).SwiGLU}, {"Add", (*Set).Add},
 		{"Scaled", func(s *Set, y, a, b []float32) { s.Scaled(y, a, b, 0.7) }},
-		{"SumSquares", func(s *Set, y, a, b []float32) {
+		{"AddSquares", func(s *Set, y, a, b []float32) {
 			for i := range y {
-				y[i] = float32(s.SumSquares(a[i:]))
+				var t Sums
+				s.AddSquares(&t, a[i:])
+				y[i] = float32(t.Total())
 			}
 		}},
 		{"Rotate", func(s *Set, y, a, b []float32) {
@@ -94,10 +96,11 @@ func TestElements(t *testing.T) {
 			clear(y[2*half:])
 			s.RotateBack(y[:2*half], a, b[:half], b[len(b)-half:])
 		}},
-		{"NormSums", func(s *Set, y, a, b []float32) {
+		{"AddNormSums", func(s *Set, y, a, b []float32) {
 			for i := range y {
-				squares, dot := s.NormSums(a[i:], b, b[i:])
-				y[i] = float32(squares - dot)
+				var t [2]Sums
+				s.AddNormSums(&t, a[i:], b, b[i:])
+				y[i] = float32(t[0].Total() - t[1].Total())
 			}
 		}},
 		{"NormBackward dx", func(s *Set, y, a, b []float32) {
@@ -118,8 +121,8 @@ func TestElements(t *testing.T) {
 			p := NewAdamW(&backend.AdamWArgs{LR: 0.1, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: 0.1, Scale: 0.7, Correct1: 0.5, Correct2: 0.3})
 			w, m, v := slices.Clone(b), slices.Clone(a), slices.Clone(b)
 			clear(y)
-			s.AdamW(&p, w, m, v, a)
-			s.AdamW(&p, y, w, m, v) // y is in front of other memory
+			s.AdamW(p, w, m, v, a)
+			s.AdamW(p, y, w, m, v) // y is in front of other memory
 			for i := range y {
 				y[i] += w[i] + 3*m[i] + 5*v[i]
 			}
@@ -158,7 +161,7 @@ func TestAhead(t *testing.T) {
 	kinds := map[string]func(rnd *rand.Rand, panels, rows, steps int, wild bool) *problem{
 		"F32":  aheadKind(id, id, (*Set).F32Ahead, (*Set).F32).problem,
 		"F16":  aheadKind(block.F32ToF16, block.F16ToF32, (*Set).F16Ahead, (*Set).F16).problem,
-		"BF16": aheadKind(block.F32ToBF16, block.BF16ToF32, (*Set).BF16Ahead, (*Set).BF16).problem,
+		"BF16": aheadKind(block.F32ToBF16, block.BF16ToF32, (*Set).BF16Ahead, bf16Panels).problem,
 	}
 	forAll(t, func(t *testing.T, s *Set) {
 		for name, make := range kinds {
@@ -172,6 +175,11 @@ func TestAhead(t *testing.T) {
 			})
 		}
 	})
+}
+
+// bf16Panels is BF16Ahead of panels wherever they lie.
+func bf16Panels(s *Set, panels int, out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, wStep, rows, k int, accumulate bool) {
+	s.bf16.multiply(1, panels, out, outStride, x, xStride, w, wStride, wStep, rows, k, accumulate)
 }
 
 // aheadKind is a product that asks ahead where the panels lie side by side.

@@ -36,7 +36,7 @@ func benchmark[X, W float32 | uint16](b *testing.B, unit, bytes int, call func(s
 
 func BenchmarkF32(b *testing.B)       { benchmark(b, 1, 4, (*Set).F32) }
 func BenchmarkF16(b *testing.B)       { benchmark(b, 1, 2, (*Set).F16) }
-func BenchmarkBF16(b *testing.B)      { benchmark(b, 1, 2, (*Set).BF16) }
+func BenchmarkBF16(b *testing.B)      { benchmark(b, 1, 2, bf16Panels) }
 func BenchmarkBF16Pairs(b *testing.B) { benchmark(b, 2, 2, (*Set).BF16Pairs) }
 
 func BenchmarkBF16Dot(b *testing.B) {

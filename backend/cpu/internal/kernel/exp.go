@@ -43,65 +43,58 @@ func pow2(n int32) float32 { return math.Float32frombits(uint32(n+127) << 23) }
 // element each: all variants add in the same order and give the same bits.
 const lanes = 16
 
-// half is what avx2 takes of them at a time.
-const half = lanes / 2
-
 // Exps replaces x by exp(scale*x - top), top the largest of scale*x, and returns
 // top and the sum. Where all are minus infinity it writes zeros; where one is
 // NaN, NaN.
 func (s *Set) Exps(x []float32, scale float32) (top, sum float32) {
-	if s.wide && len(x) > 0 {
-		if top = scaleMaxAVX512(x, scale); math.IsInf(float64(top), -1) {
-			clear(x)
-			return top, 0
-		}
-		return top, expSumAVX512(x, top)
+	if len(x) == 0 {
+		return float32(math.Inf(-1)), 0
 	}
-	var m, t [lanes]float32
-	for i := range m {
-		m[i] = float32(math.Inf(-1))
-	}
-	n := s.whole(len(x), half)
-	for i := 0; i < min(n, lanes); i += half {
-		scaleMaxAVX2(x[i:n], scale, &m[i])
-	}
-	for i := n; i < len(x); i++ {
-		x[i] *= scale
-		m[i%lanes] = max(m[i%lanes], x[i])
-	}
-	top = m[0]
-	for _, v := range m[1:] {
-		top = max(top, v)
-	}
-	if math.IsInf(float64(top), -1) {
+	if top = s.scaleMax(x, scale); math.IsInf(float64(top), -1) {
 		clear(x)
 		return top, 0
 	}
-	for i := 0; i < min(n, lanes); i += half {
-		expSumAVX2(x[i:n], top, &t[i])
-	}
-	for i := n; i < len(x); i++ {
-		x[i] = Exp(x[i] - top)
-		t[i%lanes] += x[i]
-	}
-	return top, total(&t)
+	return top, s.expSum(x, top)
 }
 
 // ExpsFrom replaces x by exp(x - from), which is NaN where both are the same infinity.
 func (s *Set) ExpsFrom(x []float32, from float32) {
-	if s.wide && len(x) > 0 {
-		expSumAVX512(x, from)
-		return
-	}
-	var t [lanes]float32
-	n := s.whole(len(x), half)
-	for i := 0; i < min(n, lanes); i += half {
-		expSumAVX2(x[i:n], from, &t[i])
-	}
-	for i := n; i < len(x); i++ {
-		x[i] = Exp(x[i] - from)
+	if len(x) > 0 {
+		s.expSum(x, from)
 	}
 }
+
+// scaleMaxGeneric multiplies x by scale and returns the largest, or NaN where one is.
+func scaleMaxGeneric(x []float32, scale float32) (top float32) {
+	top = float32(math.Inf(-1))
+	for i := range x {
+		x[i] *= scale
+		top = max(top, x[i])
+	}
+	return top
+}
+
+// expSumGeneric replaces x by exp(x - from) and returns the sum.
+func expSumGeneric(x []float32, from float32) (sum float32) {
+	var t [lanes]float32
+	addExps(&t, x, from, 0)
+	return total(&t)
+}
+
+// addExps replaces x[i] by exp(x[i] - from), for i from at on, and adds it to t[i%16].
+func addExps(t *[lanes]float32, x []float32, from float32, at int) {
+	for i := at; i < len(x); i++ {
+		x[i] = Exp(x[i] - from)
+		t[i%lanes] += x[i]
+	}
+}
+
+// Sums are sums of every sixteenth element each. They go on from call to call if all but
+// the last have a multiple of 16 elements.
+type Sums [lanes]float64
+
+// Total is the sum of all.
+func (t Sums) Total() float64 { return total((*[lanes]float64)(&t)) }
 
 // total adds the lanes up by halves, and spoils them.
 func total[T float32 | float64](t *[lanes]T) T {
@@ -113,28 +106,15 @@ func total[T float32 | float64](t *[lanes]T) T {
 	return t[0]
 }
 
-// whole is how many of n elements assembly takes, step of them at a time; without
-// assembly none.
-func (s *Set) whole(n, step int) int {
-	if !s.vector {
-		return 0
-	}
-	return n / step * step
-}
-
 // SwiGLU is y = gate / (1 + exp(-gate)) * up, all of the length of y.
 func (s *Set) SwiGLU(y, gate, up []float32) {
-	gate, up = gate[:len(y)], up[:len(y)]
-	if s.wide && len(y) > 0 {
-		swigluAVX512(y, gate, up)
-		return
+	if n := len(y); n > 0 {
+		s.swiglu(y, gate[:n], up[:n])
 	}
-	n := s.whole(len(y), half)
-	if n > 0 {
-		swigluAVX2(y[:n], gate, up)
-	}
-	for i := n; i < len(y); i++ {
-		z := gate[i]
+}
+
+func swigluGeneric(y, gate, up []float32) {
+	for i, z := range gate {
 		y[i] = z / (1 + Exp(-z)) * up[i]
 	}
 }
@@ -142,17 +122,13 @@ func (s *Set) SwiGLU(y, gate, up []float32) {
 // SwiGLUBackward is, with s = 1 / (1 + exp(-gate)), dup = dy*gate*s and dgate =
 // dy*up*s * (1 + gate*(1-s)), all of the length of gate. dgate may be gate.
 func (s *Set) SwiGLUBackward(dgate, dup, gate, up, dy []float32) {
-	n := len(gate)
-	dgate, dup, up, dy = dgate[:n], dup[:n], up[:n], dy[:n]
-	whole := s.whole(n, half)
-	switch {
-	case s.wide && n > 0:
-		swigluBackwardAVX512(dgate, dup, gate, up, dy)
-		return
-	case whole > 0:
-		swigluBackwardAVX2(dgate[:whole], dup, gate, up, dy)
+	if n := len(gate); n > 0 {
+		s.swigluBackward(dgate[:n], dup[:n], gate, up[:n], dy[:n])
 	}
-	for i := whole; i < n; i++ {
+}
+
+func swigluBackwardGeneric(dgate, dup, gate, up, dy []float32) {
+	for i := range gate {
 		dgate[i], dup[i] = SwiGLUBackward(gate[i], up[i], dy[i])
 	}
 }
@@ -165,24 +141,26 @@ func SwiGLUBackward(gate, up, dy float32) (dgate, dup float32) {
 
 // Add is y = a + b, all of the length of y.
 func (s *Set) Add(y, a, b []float32) {
-	a, b = a[:len(y)], b[:len(y)]
-	n := s.whole(len(y), half)
-	if n > 0 {
-		addAVX2(y[:n], a, b)
+	if n := len(y); n > 0 {
+		s.add(y, a[:n], b[:n])
 	}
-	for i := n; i < len(y); i++ {
+}
+
+func addGeneric(y, a, b []float32) {
+	for i := range y {
 		y[i] = a[i] + b[i]
 	}
 }
 
 // Mix is y = y*p + x*q, products rounded, all of the length of y.
 func (s *Set) Mix(y, x []float32, p, q float32) {
-	x = x[:len(y)]
-	n := s.whole(len(y), half)
-	if n > 0 {
-		mixAVX2(y[:n], x, p, q)
+	if n := len(y); n > 0 {
+		s.mix(y, x[:n], p, q)
 	}
-	for i := n; i < len(y); i++ {
+}
+
+func mixGeneric(y, x []float32, p, q float32) {
+	for i := range y {
 		y[i] = float32(y[i]*p) + float32(x[i]*q)
 	}
 }

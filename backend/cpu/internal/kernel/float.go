@@ -1,19 +1,5 @@
 package kernel
 
-// floats are the products of float weights. bf16Dot is nil where the processor
-// has no such instruction.
-type floats struct {
-	f32             product[float32, float32]
-	f16             product[float32, uint16]
-	bf16, bf16Pairs product[float32, uint16]
-	bf16Dot         product[uint16, uint16]
-	f32Ahead        aheadRun[float32]
-	f16Ahead        aheadRun[uint16]
-	bf16Ahead       aheadRun[uint16]
-	q8Keys          q8Run
-	q8Values        q8Run
-}
-
 // F32 multiplies rows by panels of F32 weights:
 //
 //	out[r*outStride+p*16+j] = (accumulate ? out[r*outStride+p*16+j] : 0)
@@ -31,12 +17,7 @@ func (s *Set) F16(panels int, out []float32, outStride int, x []float32, xStride
 	s.f16.multiply(1, panels, out, outStride, x, xStride, w, wStride, wStep, rows, k, accumulate)
 }
 
-// BF16 is F32 for bfloat16 weights, which are widened exactly.
-func (s *Set) BF16(panels int, out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, wStep, rows, k int, accumulate bool) {
-	s.bf16.multiply(1, panels, out, outStride, x, xStride, w, wStride, wStep, rows, k, accumulate)
-}
-
-// BF16Pairs is BF16 for panels that hold two inputs of an output side by side,
+// BF16Pairs is F32 for bfloat16 weights, which are widened exactly, in panels that hold two inputs of an output side by side,
 // w[p*wStep+i/2*wStride+2*j+i%2]. k is even.
 func (s *Set) BF16Pairs(panels int, out []float32, outStride int, x []float32, xStride int, w []uint16, wStride, wStep, rows, k int, accumulate bool) {
 	s.bf16Pairs.multiply(2, panels, out, outStride, x, xStride, w, wStride, wStep, rows, k, accumulate)

@@ -6,6 +6,25 @@ import (
 	"github.com/herd-ml/herd/backend"
 )
 
+const (
+	tileSide = 16 // rows of a tile of tiled, and words of a row
+
+	// tilesFrom is the number of rows from which codes are multiplied by tiles: the
+	// time of a product is that of its rows, and fewer do not make up for what is
+	// written to memory in between. The bits are the same.
+	tilesFrom = 8
+
+	// tiledRows is the most rows of bfloat16 between two safepoints of Go, by a tile that
+	// consists of others: 2 panels of 2048 inputs take 10 us.
+	tiledRows = 128
+
+	finishRows = 16 // rows whose products of codes become sums at once
+
+	// dotSubs is the number of sub-blocks whose products of codes are kept in the
+	// first-level cache, 16 KiB: a whole block has no more.
+	dotSubs = 16
+)
+
 // A Format says how a variant multiplies with a block type: its codes are
 // spread to bytes in a small buffer, which then serves any number of rows.
 //
@@ -25,9 +44,11 @@ type Format struct {
 	flip   int // makes codes unsigned for tile
 	unpack func(codes []byte, scales []float32, src []byte, blocks int)
 	recipe
-	fused  [2]func(c *int64) // of one and of two rows; nil where there are none
-	finish func(c *int64)    // of amx: makes sums of products of codes; else nil
-	tile   func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
+	fused [2]func(c *int64) // of one and of two rows; nil where there are none
+	// tiled multiplies from tilesFrom to tileSide rows where nothing else is faster; else
+	// nil.
+	tiled func(c *Call, f *Format, panels int)
+	tile  func(dst []float32, codes []byte, scales []float32, subs, groups, flip, offset, mins int)
 }
 
 // A recipe is the integer products of one panel and, unless nil, of two at once,
@@ -108,7 +129,7 @@ func (f *Format) Metas(meta []Meta, sums []int32, d []float32) {
 // assembly allocates nothing.
 type Call struct {
 	c    callArgs
-	dots *dots // of amx: made when first needed
+	dots *[dotSubs * tileSide * tileSide]int32 // of tiled: made when first needed
 }
 
 // callArgs is laid out as backend/cpu/_asm/int8.go says.
@@ -125,7 +146,7 @@ type callArgs struct {
 	rows       int // of the product; panels of ProductRows
 	codesStep  int // from a panel to the next
 	scalesStep int
-	dots       unsafe.Pointer // of amx: [blocks*Group/Sub][16][16] int32
+	dots       unsafe.Pointer // of tiled: [blocks*Group/Sub][16][16] int32
 }
 
 // Panels is how many panels Product takes at once: 2, or 1 where that is no
@@ -170,9 +191,9 @@ func (f *Format) Product(c *Call, panels int, out []float32, outStride int, x []
 	for r := 0; r < rows; {
 		a.rows, a.blocks = tileRows(most, rows-r), n/f.Group
 		a.out, a.x, a.meta = unsafe.Pointer(&out[r*outStride]), unsafe.Pointer(&x[r*xStride]), unsafe.Pointer(&meta[r*metaStride])
-		if f.finish != nil && rows-r >= tilesFrom {
+		if f.tiled != nil && rows-r >= tilesFrom {
 			a.rows = min(rows-r, tileSide)
-			c.tiled(f, panels)
+			f.tiled(c, f, panels)
 		} else {
 			callProduct(product, a)
 		}

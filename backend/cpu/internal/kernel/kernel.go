@@ -22,18 +22,8 @@ const (
 // A Set is the kernels of one variant. It is immutable.
 type Set struct {
 	name string
-	floats
-	round func(codes []int8, d []float32, sums []int32, x []float32, group int)
-	// formats is indexed by backend.DType; nil for types on portable code.
-	formats []*Format
-
-	peakF32, peakBF16, peakInt8 Peak
-
-	read      func(p *byte, stride, n int) // reads n bytes of each of 16 streams
-	readAhead func(p *byte, n int)         // reads n bytes in order
-
-	vector bool // there is assembly for the functions of exp.go
-	wide   bool // and of avx512
+	functions
+	extras
 }
 
 // Name is "generic", "avx2", "avx512" or "amx".
@@ -45,20 +35,6 @@ type Variant struct {
 	Name string
 	Set  *Set
 	Err  error
-}
-
-// Generic returns the kernels in plain Go.
-func Generic() *Set {
-	return &Set{
-		name: "generic",
-		floats: floats{
-			f32:       product[float32, float32]{{1, MaxRows, f32Generic}},
-			f16:       product[float32, uint16]{{1, MaxRows, f16Generic}},
-			bf16:      product[float32, uint16]{{1, MaxRows, bf16Generic}},
-			bf16Pairs: product[float32, uint16]{{1, MaxRows, bf16PairsGeneric}},
-		},
-		round: roundGeneric,
-	}
 }
 
 // builders are how each variant is had, slowest first.
@@ -196,7 +172,7 @@ func (s *Set) RoundI8(codes []int8, d []float32, sums []int32, x []float32, grou
 	}
 	for i := 0; i < k; {
 		n := min(k-i, max(chunkLen/group, 1)*group)
-		s.round(codes[i:], d[i/group:], sums[i/sumLen:], x[i:i+n], group)
+		s.roundI8(codes[i:], d[i/group:], sums[i/sumLen:], x[i:i+n], group)
 		i += n
 	}
 }

@@ -50,7 +50,7 @@ func productGeneric[W float32 | uint16](widen func([]W) [Panel]float32, out []fl
 	}
 }
 
-func roundGeneric(codes []int8, d []float32, sums []int32, x []float32, group int) {
+func roundI8Generic(codes []int8, d []float32, sums []int32, x []float32, group int) {
 	clear(codes[:len(x)])
 	clear(sums[:len(x)/sumLen])
 	for g := range len(x) / group {

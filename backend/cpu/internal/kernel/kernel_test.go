@@ -268,7 +268,7 @@ func TestFloat(t *testing.T) {
 	id := func(f float32) float32 { return f }
 	f32 := floatKind[float32, float32]{1, false, id, id, id, id, (*Set).F32}
 	f16 := floatKind[float32, uint16]{1, false, id, id, block.F32ToF16, block.F16ToF32, (*Set).F16}
-	bf16 := floatKind[float32, uint16]{1, false, id, id, block.F32ToBF16, block.BF16ToF32, (*Set).BF16}
+	bf16 := floatKind[float32, uint16]{1, false, id, id, block.F32ToBF16, block.BF16ToF32, bf16Panels}
 	pairs := floatKind[float32, uint16]{2, false, id, id, block.F32ToBF16, block.BF16ToF32, (*Set).BF16Pairs}
 	dot := floatKind[uint16, uint16]{2, true, block.F32ToBF16, block.BF16ToF32, block.F32ToBF16, block.BF16ToF32, (*Set).BF16Dot}
 	kinds := map[string]func(rnd *rand.Rand, panels, rows, steps int, wild bool) *problem{
@@ -312,7 +312,7 @@ func TestWiden(t *testing.T) {
 						t.Fatalf("float16 %#x is %g and %g, want %g", h, out[j], wide[at], want)
 					}
 				}
-				s.BF16(1, out[:], Panel, []float32{1}, 1, w[i*Panel:], Panel, 0, 1, 1, false)
+				bf16Panels(s, 1, out[:], Panel, []float32{1}, 1, w[i*Panel:], Panel, 0, 1, 1, false)
 				for j, h := range w[i*Panel:][:Panel] {
 					want, at := block.BF16ToF32(h), i*Panel+j
 					if !same(out[j], want+0) || !same(pairs[at%2*Panel+at/2], want) {
@@ -474,7 +474,7 @@ func TestCallTime(t *testing.T) {
 					p.run(1000)
 				}
 			},
-			"RoundI8": func() { s.round(q, x[chunkLen:], sums, x[:chunkLen], 32) },
+			"RoundI8": func() { s.roundI8(q, x[chunkLen:], sums, x[:chunkLen], 32) },
 		} {
 			best := time.Hour
 			for range 200 {

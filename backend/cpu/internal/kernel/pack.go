@@ -1,10 +1,6 @@
 package kernel
 
-import (
-	"unsafe"
-
-	"github.com/herd-ml/herd/backend/block"
-)
+import "github.com/herd-ml/herd/backend/block"
 
 // PackWords interleaves 16 rows that are stride bytes apart by units of 4 bytes,
 // words of each of a row's blocks:
@@ -20,15 +16,12 @@ func (s *Set) PackWords(dst, src []byte, stride, words, blocks, dstStep, srcStep
 	if stride < 0 || dstStep < 0 || srcStep < 0 || len(dst) < (blocks-1)*dstStep+64*words || len(src) < (blocks-1)*srcStep+15*stride+4*words {
 		panic("kernel: PackWords operands too short")
 	}
-	whole := s.whole(words, 4)
-	for at := 0; at < whole; at += packChunk {
-		n := min(packChunk, whole-at)
-		for b, m := 0, packChunk/n; b < blocks; b += m {
-			callPack(&dst[b*dstStep+64*at], &src[b*srcStep+4*at], stride, n, min(m, blocks-b), dstStep, srcStep)
-		}
-	}
+	s.packWords(dst, src, stride, words, blocks, dstStep, srcStep)
+}
+
+func packWordsGeneric(dst, src []byte, stride, words, blocks, dstStep, srcStep int) {
 	for b := range blocks {
-		for i := whole; i < words; i++ {
+		for i := range words {
 			d := dst[b*dstStep+64*i:][:64]
 			for r := range Panel {
 				copy(d[4*r:4*r+4], src[b*srcStep+r*stride+4*i:])
@@ -39,11 +32,6 @@ func (s *Set) PackWords(dst, src []byte, stride, words, blocks, dstStep, srcStep
 
 // packChunk is the words of a row between two safepoints.
 const packChunk = 1 << 12
-
-//go:noinline
-func callPack(dst, src *byte, stride, words, blocks, dstStep, srcStep int) {
-	packWordsAVX2(dst, src, stride, words, blocks, dstStep, srcStep)
-}
 
 // TransposeWords turns 16 rows of words, units of 4 bytes that are stride bytes
 // apart, into columns:
@@ -58,21 +46,16 @@ func (s *Set) TransposeWords(dst []byte, dstStride int, src []byte, stride, word
 	if stride < 0 || dstStride < 0 || len(dst) < (words-1)*dstStride+64 || len(src) < 15*stride+4*words {
 		panic("kernel: TransposeWords operands too short")
 	}
-	whole := s.whole(words, 4)
-	for at := 0; at < whole; at += packChunk {
-		callTranspose(&dst[at*dstStride], &src[4*at], dstStride, stride, min(packChunk, whole-at))
-	}
-	for i := whole; i < words; i++ {
+	s.transposeWords(dst, dstStride, src, stride, words)
+}
+
+func transposeWordsGeneric(dst []byte, dstStride int, src []byte, stride, words int) {
+	for i := range words {
 		d := dst[i*dstStride:][:64]
 		for r := range Panel {
 			copy(d[4*r:4*r+4], src[r*stride+4*i:])
 		}
 	}
-}
-
-//go:noinline
-func callTranspose(dst, src *byte, dstStride, stride, words int) {
-	transposeWordsAVX2(dst, src, dstStride, stride, words)
 }
 
 // RoundPairs rounds two rows to bfloat16, to nearest even, and puts their numbers side
@@ -86,22 +69,14 @@ func (s *Set) RoundPairs(dst []uint16, step int, a, b []float32) {
 	if len(a)%Panel != 0 || len(b) != len(a) || step < 0 || groups > 0 && len(dst) < (groups-1)*step+2*Panel {
 		panic("kernel: RoundPairs operands do not fit")
 	}
-	if groups == 0 {
-		return
+	if groups > 0 {
+		s.roundPairs(dst, step, a, b)
 	}
-	if s.vector {
-		for i := 0; i < groups; i += packChunk {
-			callRoundPairs(&dst[i*step], &a[i*Panel], &b[i*Panel], min(packChunk, groups-i), step)
-		}
-		return
-	}
+}
+
+func roundPairsGeneric(dst []uint16, step int, a, b []float32) {
 	for i := range a {
 		d := dst[i/Panel*step+i%Panel*2:][:2]
 		d[0], d[1] = block.F32ToBF16(a[i]), block.F32ToBF16(b[i])
 	}
-}
-
-//go:noinline
-func callRoundPairs(dst *uint16, a, b *float32, groups, step int) {
-	roundPairsAVX2((*byte)(unsafe.Pointer(dst)), a, b, groups, 2*step)
 }

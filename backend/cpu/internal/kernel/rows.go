@@ -1,33 +1,33 @@
 package kernel
 
-// SumSquares is the sum of the squares of x in float64, where a square is exact. It
-// keeps sums of every sixteenth element.
-func (s *Set) SumSquares(x []float32) float64 {
-	var t [lanes]float64
+// AddSquares adds the squares of x to t, in float64, where a square is exact.
+func (s *Set) AddSquares(t *Sums, x []float32) {
+	if len(x) > 0 {
+		s.addSquares(t, x)
+	}
+}
+
+func addSquaresGeneric(t *Sums, x []float32) {
 	n := len(x) &^ (lanes - 1)
-	if s.vector && n > 0 {
-		sumSquaresAVX2(x[:n], &t[0])
-	} else {
-		for i := 0; i < n; i += lanes {
-			for j, v := range (*[lanes]float32)(x[i:]) {
-				t[j] += float64(float64(v) * float64(v))
-			}
+	for i := 0; i < n; i += lanes {
+		for j, v := range (*[lanes]float32)(x[i:]) {
+			t[j] += float64(float64(v) * float64(v))
 		}
 	}
 	for i, v := range x[n:] {
 		t[i] += float64(float64(v) * float64(v))
 	}
-	return total(&t)
 }
 
 // Scaled is y = x * scale * w, all of the length of y.
 func (s *Set) Scaled(y, x, w []float32, scale float32) {
-	x, w = x[:len(y)], w[:len(y)]
-	n := s.whole(len(y), half)
-	if n > 0 {
-		scaledAVX2(y[:n], x, w, scale)
+	if n := len(y); n > 0 {
+		s.scaled(y, x[:n], w[:n], scale)
 	}
-	for i := n; i < len(y); i++ {
+}
+
+func scaledGeneric(y, x, w []float32, scale float32) {
+	for i := range y {
 		y[i] = x[i] * scale * w[i]
 	}
 }
@@ -35,50 +35,56 @@ func (s *Set) Scaled(y, x, w []float32, scale float32) {
 // Rotate turns the pairs (x[i], x[n+i]), n = len(cos), by an angle each: y[i] = x[i]
 // cos[i] - x[n+i] sin[i], y[n+i] = x[n+i] cos[i] + x[i] sin[i], products rounded. x, y
 // [2n], sin [n]; y may be x.
-func (s *Set) Rotate(y, x, cos, sin []float32) { s.rotate(y, x, cos, sin, rotateAVX2, 1) }
+func (s *Set) Rotate(y, x, cos, sin []float32) {
+	if n := len(cos); n > 0 {
+		s.rotate(y[:2*n], x[:2*n], cos, sin[:n])
+	}
+}
 
 // RotateBack is Rotate by the opposite angles.
-func (s *Set) RotateBack(y, x, cos, sin []float32) { s.rotate(y, x, cos, sin, rotateBackAVX2, -1) }
-
-func (s *Set) rotate(y, x, cos, sin []float32, assembly func(cos, sin, y, x []float32), sign float32) {
-	half := len(cos)
-	sin, x, y = sin[:half], x[:2*half], y[:2*half]
-	if s.vector && half > 0 && half%8 == 0 {
-		assembly(cos, sin, y, x)
-		return
+func (s *Set) RotateBack(y, x, cos, sin []float32) {
+	if n := len(cos); n > 0 {
+		s.rotateBack(y[:2*n], x[:2*n], cos, sin[:n])
 	}
-	xi, xj, yi, yj := x[:half], x[half:], y[:half], y[half:]
+}
+
+func rotateGeneric(y, x, cos, sin []float32)     { turn(y, x, cos, sin, 1) }
+func rotateBackGeneric(y, x, cos, sin []float32) { turn(y, x, cos, sin, -1) }
+
+func turn(y, x, cos, sin []float32, sign float32) {
+	n := len(cos)
+	xi, xj, yi, yj := x[:n], x[n:], y[:n], y[n:]
 	for i, c := range cos {
 		u, v, s := xi[i], xj[i], sign*sin[i]
 		yi[i], yj[i] = float32(u*c)-float32(v*s), float32(v*c)+float32(u*s)
 	}
 }
 
-// NormSums is the sum of the squares of x and that of x * float32(w*dy), in float64,
-// as SumSquares adds them. w and dy are of the length of x.
-func (s *Set) NormSums(x, w, dy []float32) (squares, dot float64) {
-	w, dy = w[:len(x)], dy[:len(x)]
-	var t [2][lanes]float64
-	n := s.whole(len(x), lanes)
-	if n > 0 {
-		normSumsAVX2(x[:n], w, dy, &t[0][0])
+// AddNormSums adds the squares of x to t[0] and x * float32(w*dy) to t[1], in float64. w
+// and dy are of the length of x.
+func (s *Set) AddNormSums(t *[2]Sums, x, w, dy []float32) {
+	if n := len(x); n > 0 {
+		s.addNormSums(t, x, w[:n], dy[:n])
 	}
-	for i := n; i < len(x); i++ {
+}
+
+func addNormSumsGeneric(t *[2]Sums, x, w, dy []float32) {
+	for i := range x {
 		v := float64(x[i])
 		t[0][i%lanes] += float64(v * v)
 		t[1][i%lanes] += float64(v * float64(w[i]*dy[i]))
 	}
-	return total(&t[0]), total(&t[1])
 }
 
 // NormBackward is dx = w*dy*s - x*c and dw += dy*x*s, all of the length of x.
 func (s *Set) NormBackward(dx, dw, x, w, dy []float32, scale, c float32) {
-	dx, dw, w, dy = dx[:len(x)], dw[:len(x)], w[:len(x)], dy[:len(x)]
-	n := s.whole(len(x), half)
-	if n > 0 {
-		normBackwardAVX2(dx, dw, x[:n], w, dy, scale, c)
+	if n := len(x); n > 0 {
+		s.normBackward(dx[:n], dw[:n], x, w[:n], dy[:n], scale, c)
 	}
-	for i := n; i < len(x); i++ {
+}
+
+func normBackwardGeneric(dx, dw, x, w, dy []float32, scale, c float32) {
+	for i := range x {
 		dx[i] = float32(float32(w[i]*dy[i])*scale) - float32(x[i]*c)
 		dw[i] += float32(float32(dy[i]*x[i]) * scale)
 	}

@@ -15,71 +15,73 @@ func AVX2() (*Set, error) {
 	if err := missing(cpuid.AVX2, cpuid.FMA3, cpuid.F16C); err != nil {
 		return nil, err
 	}
-	return &Set{
-		name: "avx2",
-		floats: floats{
-			f32:       product[float32, float32]{{1, 6, f32AVX2}},
-			f16:       product[float32, uint16]{{1, 6, f16AVX2}},
-			bf16:      product[float32, uint16]{{1, 6, bf16AVX2}},
-			bf16Pairs: product[float32, uint16]{{1, 6, bf16PairsAVX2}},
-		},
-		round:     roundAVX2,
-		vector:    true,
-		read:      readAVX2,
-		readAhead: readAheadAVX2,
-		formats: (&products{
-			x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
-			x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
-			x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2), signed: true,
-			fused: fusedAVX2,
-		}).formats(),
-		peakF32:  Peak{12 * 8 * 2, peakF32AVX2},
-		peakInt8: Peak{12 * 32 * 2, peakInt8AVX2},
-	}, nil
+	s := Generic()
+	s.name = "avx2"
+	s.f32 = product[float32, float32]{{1, 6, f32AVX2}}
+	s.f16 = product[float32, uint16]{{1, 6, f16AVX2}}
+	s.bf16 = product[float32, uint16]{{1, 6, bf16AVX2}}
+	s.bf16Pairs = product[float32, uint16]{{1, 6, bf16PairsAVX2}}
+	s.roundI8 = roundAVX2
+
+	s.widenF16, s.widenBF16, s.widenPairs = widenF16Vectors, widenBF16Vectors, widenPairsAVX2
+	s.widenQ8, s.widenQ8Keys, s.ask = widenQ8Vectors, widenQ8KeysVectors, askVectors
+	s.roundF16, s.roundBF16 = roundF16Vectors, roundBF16Vectors
+	s.packWords, s.transposeWords, s.roundPairs = packWordsVectors, transposeWordsVectors, roundPairsVectors
+
+	s.add, s.mul, s.scale, s.scaled, s.mix = addVectors, mulVectors, scaleVectors, scaledVectors, mixVectors
+	s.swiglu, s.swigluBackward = swigluVectors, swigluBackwardVectors
+	s.rotate, s.rotateBack = rotateVectors, rotateBackVectors
+	s.addSquares, s.addNormSums, s.normBackward, s.adamW = addSquaresVectors, addNormSumsVectors, normBackwardVectors, adamWVectors
+	s.scaleMax, s.expSum, s.dot = scaleMaxVectors, expSumVectors, dotVectors
+	s.maxInto, s.expInto, s.scoreGrads = maxIntoVectors, expIntoVectors, scoreGradsVectors
+
+	s.read, s.readAhead = readAVX2, readAheadAVX2
+	s.formats = (&products{
+		x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
+		x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
+		x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2), signed: true,
+		fused: fusedAVX2,
+	}).formats()
+	s.peakF32, s.peakInt8 = Peak{12 * 8 * 2, peakF32AVX2}, Peak{12 * 32 * 2, peakInt8AVX2}
+	return s, nil
 }
 
 // AVX512 returns the kernels for AVX-512 with VNNI, or why they do not run here.
 func AVX512() (*Set, error) {
-	if err := missing(cpuid.AVX2, cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL, cpuid.AVX512VNNI); err != nil {
+	if err := missing(cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL, cpuid.AVX512VNNI); err != nil {
 		return nil, err
 	}
-	// BF16 is for what has it: Cooper Lake, Sapphire Rapids, Zen 4 and later.
-	var dot product[uint16, uint16]
-	var peakBF16 Peak
-	if cpuid.CPU.Has(cpuid.AVX512BF16) {
-		dot = product[uint16, uint16]{{4, 1, bf16Dotx4AVX512}, {2, 12, bf16Dotx2AVX512}, {1, 12, bf16DotAVX512}}
-		peakBF16 = Peak{12 * 32 * 2, peakBF16AVX512}
+	s, err := AVX2()
+	if err != nil {
+		return nil, err
 	}
-	return &Set{
-		name: "avx512",
-		floats: floats{
-			f32:       product[float32, float32]{{4, 1, f32x4AVX512}, {2, 12, f32x2AVX512}, {1, 12, f32AVX512}},
-			f16:       product[float32, uint16]{{4, 1, f16x4AVX512}, {2, 12, f16x2AVX512}, {1, 12, f16AVX512}},
-			bf16:      product[float32, uint16]{{4, 1, bf16x4AVX512}, {2, 12, bf16x2AVX512}, {1, 12, bf16AVX512}},
-			bf16Pairs: product[float32, uint16]{{4, 1, bf16Pairsx4AVX512}, {2, 12, bf16Pairsx2AVX512}, {1, 12, bf16PairsAVX512}},
-			bf16Dot:   dot,
-			f32Ahead:  f32AheadAVX512,
-			f16Ahead:  f16AheadAVX512,
-			bf16Ahead: bf16AheadAVX512,
-			q8Keys:    q8KeysAheadAVX512,
-			q8Values:  q8ValuesAheadAVX512,
-		},
-		round:     roundAVX2,
-		vector:    true,
-		wide:      true,
-		read:      readAVX2,
-		readAhead: readAheadAVX2,
-		formats: (&products{
-			x32: two(int8x32AVX512, pairx32AVX512), x32Mins: two(int8x32MinsAVX512, pairx32MinsAVX512),
-			x32Full:     two(int8x32AVX512, pairx32AVX512),
-			x256x32Mins: two(int8x256x32MinsAVX512, pairx256x32MinsAVX512), x256x32Full: two(int8x256x32AVX512, pairx256x32AVX512),
-			x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
-			fused: fusedAVX512,
-		}).formats(),
-		peakF32:  Peak{12 * 16 * 2, peakF32AVX512},
-		peakBF16: peakBF16,
-		peakInt8: Peak{12 * 64 * 2, peakInt8AVX512},
-	}, nil
+	s.name = "avx512"
+	s.f32 = product[float32, float32]{{4, 1, f32x4AVX512}, {2, 12, f32x2AVX512}, {1, 12, f32AVX512}}
+	s.f16 = product[float32, uint16]{{4, 1, f16x4AVX512}, {2, 12, f16x2AVX512}, {1, 12, f16AVX512}}
+	s.bf16 = product[float32, uint16]{{4, 1, bf16x4AVX512}, {2, 12, bf16x2AVX512}, {1, 12, bf16AVX512}}
+	s.bf16Pairs = product[float32, uint16]{{4, 1, bf16Pairsx4AVX512}, {2, 12, bf16Pairsx2AVX512}, {1, 12, bf16PairsAVX512}}
+	s.f32Ahead, s.f16Ahead, s.bf16Ahead = f32AheadAVX512, f16AheadAVX512, bf16AheadAVX512
+	s.q8Keys, s.q8Values = q8KeysAheadAVX512, q8ValuesAheadAVX512
+
+	s.swiglu, s.swigluBackward, s.adamW = swigluAVX512, swigluBackwardAVX512, adamWWide
+	s.scaleMax, s.expSum = scaleMaxAVX512, expSumAVX512
+	s.expInto, s.scoreGrads, s.interleave = expIntoAVX512, scoreGradsAVX512, interleaveWide
+	// BF16 is for what has it: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+	if cpuid.CPU.Has(cpuid.AVX512BF16) {
+		s.bf16Dot = product[uint16, uint16]{{4, 1, bf16Dotx4AVX512}, {2, 12, bf16Dotx2AVX512}, {1, 12, bf16DotAVX512}}
+		s.expPairs, s.scoreGrads16, s.scaleBF16 = expPairsAVX512, scoreGrads16AVX512, scaleBF16Wide
+		s.peakBF16 = Peak{12 * 32 * 2, peakBF16AVX512}
+	}
+
+	s.formats = (&products{
+		x32: two(int8x32AVX512, pairx32AVX512), x32Mins: two(int8x32MinsAVX512, pairx32MinsAVX512),
+		x32Full:     two(int8x32AVX512, pairx32AVX512),
+		x256x32Mins: two(int8x256x32MinsAVX512, pairx256x32MinsAVX512), x256x32Full: two(int8x256x32AVX512, pairx256x32AVX512),
+		x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
+		fused: fusedAVX512,
+	}).formats()
+	s.peakF32, s.peakInt8 = Peak{12 * 16 * 2, peakF32AVX512}, Peak{12 * 64 * 2, peakInt8AVX512}
+	return s, nil
 }
 
 // missing names the first feature that the processor or the system lacks.
