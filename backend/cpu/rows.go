@@ -128,8 +128,12 @@ func (e *exec) softmax(a *backend.Args) {
 	e.eachLine(a, 4, false, func(w *worker, l lines) {
 		x, y := &l.p, &l.y
 		m := float32(math.Inf(-1))
-		for i := range x.n {
-			m = max(m, x.at(i))
+		if !w.pieces(x.n, func(from, to int) {
+			for i := from; i < to; i++ {
+				m = max(m, x.at(i))
+			}
+		}) {
+			return
 		}
 		var sum float64
 		if !w.pieces(x.n, func(from, to int) {
