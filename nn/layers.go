@@ -10,6 +10,12 @@ type Linear struct {
 	Weight   *tensor.Param `name:"weight"`   // [out, in]
 	Bias     *tensor.Param `name:"bias"`     // [out], or nil
 	Adapters []*LoRA       `name:"adapters"` // in the order of their work, for the rows that have them
+
+	// Group, where the columns of Weight are part of a matrix that several machines have
+	// (backend.WeightSource.ColumnRange), adds up their products. Bias and what AddTo
+	// adds to are all machines' alike, and are added once, to the sum. nil is one
+	// machine.
+	Group tensor.Group
 }
 
 // NewLinear returns a layer without numbers.
@@ -23,19 +29,42 @@ func NewLinear(in, out int, bias bool) *Linear {
 
 // Forward maps [R,in] to [R,out].
 func (l *Linear) Forward(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	if l.Group != nil {
+		return l.summed(c, x)
+	}
 	return project(c, x, [backend.MaxWeights]*Linear{l})[0]
+}
+
+// summed is Forward of a layer whose products are added up over a group.
+func (l *Linear) summed(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	part := *l
+	part.Bias, part.Group = nil, nil
+	y := tensor.GroupSum(c, part.Forward(c, x), l.Group)
+	if l.Bias != nil {
+		y = tensor.AddTo(c, y, l.Bias.Value())
+	}
+	return y
 }
 
 // AddTo returns y + x W^T + b for y [R,out] and x [R,in]. Without a tape the sum
 // takes the place of y, which must not be used again but as the result.
 func (l *Linear) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
-	if l.Bias != nil || l.rescaled() {
+	if l.Bias != nil || l.Group != nil || l.rescaled() {
 		return tensor.AddTo(c, y, l.Forward(c, x))
 	}
 	y = tensor.MatMulAdd(c, y, x, l.Weight)
 	ys := [backend.MaxWeights]*tensor.Tensor{y}
 	adapt(c, x, [backend.MaxWeights]*Linear{l}, &ys)
 	return ys[0]
+}
+
+// shared is the input x of the layers before l, whose outputs are divided among the
+// machines of l's group as its columns are.
+func (l *Linear) shared(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	if l.Group == nil {
+		return x
+	}
+	return tensor.GroupCopy(c, x, l.Group)
 }
 
 // project applies several layers to one input, their products in one dispatch
@@ -109,7 +138,8 @@ func (l *RoPE) Table(c *tensor.Context, layout *backend.Layout) *tensor.Tensor {
 // Attention is self-attention with grouped queries
 // (https://arxiv.org/abs/2305.13245): key-value head g serves the query heads
 // [g*H/G, (g+1)*H/G). The layout says what each row sees, and the geometry of keys and
-// values how wide a head is.
+// values how wide a head is. A machine of WO.Group has some of the heads, and their part
+// of each matrix.
 type Attention struct {
 	WQ *Linear `name:"q_proj"` // [H*hd, D]
 	WK *Linear `name:"k_proj"` // [G*hd, D]
@@ -141,6 +171,7 @@ func (l *Attention) AddTo(c *tensor.Context, y, x, rope *tensor.Tensor, o tensor
 
 // heads is what the heads attend to [R,H*hd].
 func (l *Attention) heads(c *tensor.Context, x, rope *tensor.Tensor, o tensor.AttentionOptions) *tensor.Tensor {
+	x = l.WO.shared(c, x)
 	p := project(c, x, [backend.MaxWeights]*Linear{l.WQ, l.WK, l.WV})
 	q, k := p[0], p[1] // [R, H*hd], [R, G*hd]
 	if rope != nil {
@@ -149,7 +180,8 @@ func (l *Attention) heads(c *tensor.Context, x, rope *tensor.Tensor, o tensor.At
 	return tensor.Attention(c, q, k, p[2], o)
 }
 
-// FeedForward is down(silu(gate(x)) * up(x)) (https://arxiv.org/abs/2002.05202).
+// FeedForward is down(silu(gate(x)) * up(x)) (https://arxiv.org/abs/2002.05202). A
+// machine of Down.Group has some of the rows of Gate and Up, and their columns of Down.
 type FeedForward struct {
 	Gate *Linear `name:"gate_proj"` // [F, D]
 	Up   *Linear `name:"up_proj"`   // [F, D]
@@ -183,6 +215,7 @@ func (l *FeedForward) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tens
 
 // gated is silu(gate(x)) * up(x) [R,F].
 func (l *FeedForward) gated(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
+	x = l.Down.shared(c, x)
 	if l.Gate.plain() && l.Up.plain() {
 		return tensor.MatMulSwiGLU(c, x, l.Gate.Weight, l.Up.Weight)
 	}

@@ -214,3 +214,30 @@ func ExampleExp() {
 	})
 	// Output: [1.000 2.718] [0.500 0.731] [0.000 0.762] [0.000 0.841] [0.269 0.731] [0.000 1.000]
 }
+
+// A machine has half of the inputs of a product. What the other half gives is added,
+// here that of a machine that has the same numbers, and so is its gradient of an input
+// that both have.
+func ExampleGroupSum() {
+	twice := func(x []float32) error {
+		for i := range x {
+			x[i] *= 2
+		}
+		return nil
+	}
+	w := weight(cpu.Default(), []float32{1, 2, 3, 4}, 2, 2)
+	run(nil, backend.KV{}, func(c *tensor.Context) {
+		tape := tensor.NewTape()
+		c.Record(tape)
+		x := c.New(backend.F32, backend.Dims(1, 2))
+		c.Write(x, []float32{1, -1})
+		tape.Watch(x)
+		y := tensor.GroupSum(c, tensor.MatMul(c, tensor.GroupCopy(c, x, twice), w), twice)
+		fmt.Println(read(c, y))
+		tape.Backward(tensor.Seed{Y: y})
+		fmt.Println(read(c, tape.Grad(x)))
+	})
+	// Output:
+	// [-2 -2]
+	// [8 12]
+}
