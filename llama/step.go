@@ -132,7 +132,7 @@ func (m *Model) forward(b *batch) {
 			m.cx.CopyPage(c.dst, c.src)
 		}
 	}
-	h := m.net.hidden(m.cx, m.net.embed(m.cx, b.ids, nil, nil), false) // [len(Logits), D]
+	h := m.net.hidden(m.cx, m.net.embed(m.cx, b.ids, nil, nil), LayerRange{}, false) // [len(Logits), D]
 	for from, i := 0, 0; i < len(b.requests); {
 		kind, n := b.requests[i].segment.Results.Kind, 0
 		first := i

@@ -134,6 +134,13 @@ type ForwardOptions struct {
 	// or of sound. The ids of these rows are not looked at. A tape gives it a gradient.
 	Embedded     *tensor.Tensor
 	EmbeddedRows []int32
+	// Layers are those that run, where several machines have some each. Of a range that
+	// ends before the last layer the result is the residual stream of all rows [R, D],
+	// the Input of the machine with the next.
+	Layers LayerRange
+	// Input [R, D] is what the first of the layers reads, where that is not the model's
+	// first: there are no ids then. It must not be used again.
+	Input *tensor.Tensor
 }
 
 // check says why the options do not fit a step of so many rows of width dim.
@@ -162,10 +169,20 @@ func (o *ForwardOptions) check(rows, dim int) error {
 // what sessions run; with a tape on the context it is what is trained. Output is the
 // matrix that makes logits of it. Package train puts both together.
 func (m *Model) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*tensor.Tensor, error) {
-	if len(ids) != c.Layout().Rows() {
-		return nil, fmt.Errorf("llama: Forward of %d ids with a layout of %d rows", len(ids), c.Layout().Rows())
+	rows := c.Layout().Rows()
+	if err := o.Layers.check(m.config.Layers); err != nil {
+		return nil, err
 	}
-	if err := o.check(len(ids), m.config.Dim); err != nil {
+	if o.Layers.From > 0 {
+		if want := backend.Dims(rows, m.config.Dim); o.Input == nil || o.Input.Shape() != want || len(ids) > 0 || o.Embedded != nil {
+			return nil, fmt.Errorf("llama: Forward from layer %d on wants an Input %v, and no ids or embeddings", o.Layers.From, want)
+		}
+		return m.net.hidden(c, o.Input, o.Layers, o.Checkpoint), nil
+	}
+	if len(ids) != rows || o.Input != nil {
+		return nil, fmt.Errorf("llama: Forward of %d ids with a layout of %d rows, or of an Input beside them", len(ids), rows)
+	}
+	if err := o.check(rows, m.config.Dim); err != nil {
 		return nil, err
 	}
 	from := 0
@@ -178,7 +195,7 @@ func (m *Model) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*tens
 	if err := m.checkIDs(ids[from:]); err != nil {
 		return nil, err
 	}
-	return m.net.hidden(c, m.net.embed(c, ids, o.Embedded, o.EmbeddedRows), o.Checkpoint), nil
+	return m.net.hidden(c, m.net.embed(c, ids, o.Embedded, o.EmbeddedRows), o.Layers, o.Checkpoint), nil
 }
 
 // Output is the matrix [V, D] that makes logits of hidden states: the embedding's,

@@ -1,6 +1,8 @@
 package llama
 
 import (
+	"fmt"
+
 	"github.com/herd-ml/herd/nn"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -88,18 +90,38 @@ func (t *transformer) embed(c *tensor.Context, ids []int32, given *tensor.Tensor
 	return tensor.Gather(c, given, from)
 }
 
-// hidden runs the layers on embeddings x [R, D], whose place the result takes, and returns
-// the normalised residual stream of the rows that the layout wants logits of,
-// [len(Logits), D]; the context's rows are those then. recompute makes a tape keep nothing
-// of a layer but its input.
-func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, recompute bool) *tensor.Tensor {
+// LayerRange is layers [From, To) of a model. The zero value is all of them.
+type LayerRange struct{ From, To int }
+
+// of is the range in a model of n layers.
+func (r LayerRange) of(n int) (from, to int) {
+	if r == (LayerRange{}) {
+		return 0, n
+	}
+	return r.From, r.To
+}
+
+// check refuses what is no range in a model of n layers.
+func (r LayerRange) check(n int) error {
+	if from, to := r.of(n); from < 0 || from >= to || to > n {
+		return fmt.Errorf("llama: layers [%d, %d) of %d", from, to, n)
+	}
+	return nil
+}
+
+// hidden runs a range of layers on embeddings x [R, D], or on what the layers before have
+// left. The result takes the place of x. After the last layer it is the normalised residual
+// stream of the rows that the layout wants logits of, [len(Logits), D]; the context's rows
+// are those then. recompute makes a tape keep nothing of a layer but its input.
+func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, layers LayerRange, recompute bool) *tensor.Tensor {
 	rope := t.RoPE.Table(c, nil) // [R, hd]
 	want := c.Layout().Logits
 	if len(want) == x.Rows() {
 		want = nil
 	}
-	for i, l := range t.Layers {
-		var rows []int32
+	from, to := layers.of(len(t.Layers))
+	for i := from; i < to; i++ {
+		l, rows := t.Layers[i], []int32(nil)
 		if i == len(t.Layers)-1 {
 			rows = want // nothing looks at the other rows any more
 		}
@@ -108,6 +130,9 @@ func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, recompute bool
 		} else {
 			x = l.forward(c, x, rope, i, rows)
 		}
+	}
+	if to < len(t.Layers) {
+		return x
 	}
 	c.SetRows(want, 0)
 	return t.Norm.Forward(c, x)
