@@ -28,6 +28,12 @@ type Backend interface {
 	// does not have panic with a *ShapeError.
 	Upload(dst Buffer, off int64, src []byte) error
 	Download(dst []byte, src Buffer, off int64) error
+	// PageBytes is the size of a page of keys and values, a multiple of 4.
+	PageBytes(kv KV) int64
+	// ReadPage writes the numbers of a page to dst [Layers, 2, Heads, PageLen,
+	// HeadDim], keys before values: for tests, and to keep pages elsewhere. It is
+	// called as Download is.
+	ReadPage(dst []float32, page Buffer, kv KV) error
 	// Pack reads a matrix into an immutable packed weight. A panic of the source's
 	// functions is the caller's own, in its goroutine.
 	Pack(ctx context.Context, src WeightSource) (Weight, error)
@@ -54,6 +60,11 @@ type Exec interface {
 	// the context that stopped the step; results must then not be used. Where the
 	// context ends after the last operation, either is right.
 	End() error
+	// Layout hands over a layout that operations of the step name in their operands:
+	// it is checked, and brought to where the device wants it, once. It and its pages
+	// must not change before End. It panics with *ShapeError where the layout's parts
+	// do not fit each other; so do operations with a layout that was not handed over.
+	Layout(l *Layout)
 	// Alloc returns arena memory, contents undefined, valid until End.
 	Alloc(t DType, s Shape) View
 	// Mark remembers how much of the arena is taken, and Release gives back

@@ -162,12 +162,10 @@ func checkLayerNormBackward(a *Args, name string) {
 }
 
 func checkRoPETable(a *Args, name string) {
-	if a.Layout == nil {
-		panic(shapeErr(name, "no layout"))
-	}
-	half := a.In[0].Cols()
+	half, r := a.In[0].Cols(), a.Out[0].Rows()
 	vector(name, "the frequencies", &a.In[0], F32, half)
-	matrix(name, "the table", &a.Out[0], F32, a.Layout.Rows(), 2*half)
+	a.Layout.of(name, r)
+	matrix(name, "the table", &a.Out[0], F32, r, 2*half)
 }
 
 func checkRoPE(a *Args, name string) {
@@ -187,8 +185,8 @@ func checkKV(a *Args, name string) {
 	}
 }
 
-// paged checks the page geometry and the size of every page.
-func paged(a *Args, name string) {
+// checkPages checks the page geometry and the size of the pages.
+func checkPages(a *Args, name string, b Backend) {
 	g := a.KV
 	if err := g.Err(); err != nil {
 		panic(shapeErr(name, "%v", err))
@@ -196,13 +194,8 @@ func paged(a *Args, name string) {
 	if a.Layer < 0 || a.Layer >= g.Layers {
 		panic(shapeErr(name, "layer %d of %d", a.Layer, g.Layers))
 	}
-	size := g.PageBytes()
-	for i := range a.Layout.Segments {
-		for j, p := range a.Layout.Segments[i].Pages {
-			if n := p.Size(); n < size {
-				panic(shapeErr(name, "segment %d: page %d has %d bytes, not %d", i, j, n, size))
-			}
-		}
+	if size := b.PageBytes(g); a.Layout.facts.page < size {
+		panic(shapeErr(name, "a page has %d bytes, not %d", a.Layout.facts.page, size))
 	}
 }
 
@@ -211,16 +204,12 @@ func checkKVAppend(a *Args, name string) {
 	r, c := a.In[0].Rows(), a.KV.Heads*a.KV.HeadDim
 	matrix(name, "k", &a.In[0], F32, r, c)
 	matrix(name, "v", &a.In[1], F32, r, c)
-	a.Layout.check(name, r)
-	paged(a, name)
-	for i := range a.Layout.Segments {
-		s := &a.Layout.Segments[i]
-		if s.Pages == nil {
-			panic(shapeErr(name, "segment %d has no pages", i))
-		}
-		if last := s.Spans[len(s.Spans)-1]; last.Len < s.Rows {
-			panic(shapeErr(name, "segment %d: %d rows into a span of %d", i, s.Rows, last.Len))
-		}
+	a.Layout.attends(name, r)
+	if !a.Layout.facts.all {
+		panic(shapeErr(name, "a segment has no pages"))
+	}
+	if !a.Layout.facts.fits {
+		panic(shapeErr(name, "a segment has more rows than its last span"))
 	}
 }
 
@@ -231,20 +220,10 @@ func checkAttention(a *Args, name string) {
 		panic(shapeErr(name, "q is %v, keys have %d heads of %d", a.In[0].Shape, a.KV.Heads, a.KV.HeadDim))
 	}
 	matrix(name, "q", &a.In[0], F32, r, d)
-	a.Layout.check(name, r)
-	withPages := false
-	for i := range a.Layout.Segments {
-		if s := &a.Layout.Segments[i]; s.Pages != nil {
-			withPages = true
-			continue
-		} else if s.blind() {
-			continue
-		}
+	a.Layout.attends(name, r)
+	if a.Layout.facts.rows {
 		matrix(name, "k", &a.In[1], F32, a.Layout.KeyRows(), kv)
 		matrix(name, "v", &a.In[2], F32, a.Layout.KeyRows(), kv)
-	}
-	if withPages {
-		paged(a, name)
 	}
 	matrix(name, "the output", &a.Out[0], F32, r, d)
 	optional(name, "lse", &a.Out[1], F32, r, d/a.KV.HeadDim)
@@ -271,13 +250,11 @@ func checkAttentionRows(a *Args, name string) {
 		panic(shapeErr(name, "q is %v, keys have %d heads of %d", a.In[0].Shape, a.KV.Heads, a.KV.HeadDim))
 	}
 	matrix(name, "q", &a.In[0], F32, r, d)
-	a.Layout.check(name, r)
+	a.Layout.attends(name, r)
 	matrix(name, "k", &a.In[1], F32, a.Layout.KeyRows(), kv)
 	matrix(name, "v", &a.In[2], F32, a.Layout.KeyRows(), kv)
-	for i := range a.Layout.Segments {
-		if a.Layout.Segments[i].Pages != nil {
-			panic(shapeErr(name, "segment %d has pages: gradients are of rows", i))
-		}
+	if a.Layout.facts.paged {
+		panic(shapeErr(name, "a segment has pages: gradients are of rows"))
 	}
 }
 

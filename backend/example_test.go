@@ -160,8 +160,8 @@ func ExampleSegment() {
 
 func ExampleKV() {
 	kv := backend.KV{Type: backend.F16, Layers: 32, Heads: 8, HeadDim: 128} // Llama 3.1 8B
-	fmt.Println(kv.PageBytes()>>20, "MiB for", backend.PageLen, "positions")
-	// Output: 8 MiB for 64 positions
+	fmt.Println(cpu.Default().PageBytes(kv)>>20, "MiB for", backend.PageLen, "positions,", kv.Elems(), "numbers")
+	// Output: 8 MiB for 64 positions, 4194304 numbers
 }
 
 // Slices, transposes and repeated rows are views: no number moves.
@@ -197,7 +197,7 @@ func ExampleCheck() {
 	}
 	backend.Check(backend.Add, &backend.Args{
 		In: [backend.MaxIn]backend.View{view(2, 3), view(3, 2)}, Out: [backend.MaxOut]backend.View{view(2, 3)},
-	})
+	}, cpu.Default())
 	// Output: backend: Add: an input is [3 2], the first input [2 3]
 }
 

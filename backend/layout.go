@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -50,16 +51,6 @@ func (s *Segment) KeyRow(j int) int {
 	return last.Start + last.Len - s.Rows + j
 }
 
-// blind reports whether the segment's rows see no key.
-func (s *Segment) blind() bool {
-	for i := range s.Spans {
-		if s.Spans[i].Len > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // Layout says for each row of a step which sequence it belongs to, its
 // position, and what it may attend to. Prefill, a decode step of many
 // sessions, packed training documents and shared-prompt samples are all
@@ -75,6 +66,8 @@ type Layout struct {
 	// Keys is the number of rows of keys and values where these are not in pages and
 	// of another source; 0 where they are the rows themselves.
 	Keys int
+
+	facts facts
 }
 
 // Rows is the number of rows of the step.
@@ -88,16 +81,14 @@ func (l *Layout) KeyRows() int {
 	return l.Rows()
 }
 
-// KV is the geometry of a page: for each layer, keys then values, for each
-// key-value head a block: of keys [HeadDim, PageLen], of values
-// [PageLen, HeadDim]. So both products of attention read rows of what they sum
-// over, and neither has to transpose.
+// KV is the geometry of a page: keys and values of PageLen positions, of so many layers
+// and heads. Where a number lies in a page is the backend's own business: KVAppend writes
+// pages, Attention reads them, Copy moves whole ones as I32 words, and Backend.ReadPage
+// tells what is in one.
 //
 // Q8_0 is the type that files call so. Every 32 elements of a position of a head have
 // codes, those of RoundI8 with groups of 32, and a scale d in F16, rounded to nearest
-// even (infinite from m = 127*65520 on). An element is code * d. The codes of a
-// block come first, where other types have elements, then its scales: of keys
-// [HeadDim/32, PageLen], of values [PageLen, HeadDim/32]. HeadDim is a multiple
+// even (infinite from m = 127*65520 on). An element is code * d. HeadDim is a multiple
 // of 32.
 type KV struct {
 	Type    DType // F32, F16, BF16 or Q8_0
@@ -106,39 +97,9 @@ type KV struct {
 	HeadDim int
 }
 
-// Offset is where a head's block starts, in elements, or bytes for Q8_0. value is
-// 0 for keys and 1 for values.
-func (g KV) Offset(layer, value, head int) int {
-	n := PageLen * g.HeadDim
-	if g.Type == Q8_0 {
-		n = n / Q8_0.BlockElems() * Q8_0.BlockBytes()
-	}
-	return ((layer*2+value)*g.Heads + head) * n
-}
-
-// At is where element i of a position of a head's keys or values lies, counted as
-// Offset does.
-func (g KV) At(layer, value, head, slot, i int) int {
-	if value == 0 {
-		return g.Offset(layer, value, head) + i*PageLen + slot
-	}
-	return g.Offset(layer, value, head) + slot*g.HeadDim + i
-}
-
-// ScaleAt is the byte of Q8_0 where the scale of that element lies.
-func (g KV) ScaleAt(layer, value, head, slot, i int) int {
-	n, block := Q8_0.BlockElems(), g.Offset(layer, value, head)+PageLen*g.HeadDim
-	if value == 0 {
-		return block + 2*(i/n*PageLen+slot)
-	}
-	return block + 2*(slot*(g.HeadDim/n)+i/n)
-}
-
-// PageBytes is the size of a page.
-func (g KV) PageBytes() int64 {
-	head := int64(PageLen) * int64(g.HeadDim) * int64(g.Type.BlockBytes()) / int64(g.Type.BlockElems())
-	return int64(g.Layers) * 2 * int64(g.Heads) * head
-}
+// Elems is the number of elements of a page, [Layers, 2, Heads, PageLen, HeadDim], keys
+// before values.
+func (g KV) Elems() int { return g.Layers * 2 * g.Heads * PageLen * g.HeadDim }
 
 // Err says why keys and values of the type and head size cannot be, or is nil.
 func (g KV) Err() error {
@@ -152,17 +113,29 @@ func (g KV) Err() error {
 	return nil
 }
 
-func (l *Layout) check(op string, rows int) {
+// facts are what Check found in a layout, for the checks of operations.
+type facts struct {
+	checked bool
+	paged   bool  // a segment has pages
+	all     bool  // all segments have
+	rows    bool  // a segment without pages sees a key
+	page    int64 // size of the smallest page, where there is one
+	fits    bool  // every last span has room for the segment's rows
+}
+
+// Check panics with a *ShapeError where the parts of a layout do not fit each other. It
+// is what Exec.Layout does first. A layout of positions alone, without segments, is
+// for what does not attend. The layout must not change before the step's end, or
+// another Check.
+func (l *Layout) Check() {
+	const op = "Layout"
 	if l == nil {
 		panic(shapeErr(op, "no layout"))
-	}
-	if l.Rows() != rows {
-		panic(shapeErr(op, "layout of %d rows for %d rows", l.Rows(), rows))
 	}
 	if l.Keys < 0 {
 		panic(shapeErr(op, "layout of %d rows of keys", l.Keys))
 	}
-	next := 0
+	f, next := facts{checked: true, all: true, page: math.MaxInt64, fits: true}, 0
 	for i := range l.Segments {
 		s := &l.Segments[i]
 		if s.Row != next || s.Rows <= 0 || len(s.Spans) == 0 {
@@ -179,10 +152,39 @@ func (l *Layout) check(op string, rows int) {
 			if s.Pages == nil && sp.Start+sp.Len > l.KeyRows() {
 				panic(shapeErr(op, "segment %d: span %d ends at key row %d of %d", i, j, sp.Start+sp.Len, l.KeyRows()))
 			}
+			f.rows = f.rows || s.Pages == nil && sp.Len > 0
+		}
+		f.paged, f.all = f.paged || s.Pages != nil, f.all && s.Pages != nil
+		f.fits = f.fits && s.Spans[len(s.Spans)-1].Len >= s.Rows
+		for _, p := range s.Pages {
+			f.page = min(f.page, p.Size())
 		}
 	}
-	if next != rows {
-		panic(shapeErr(op, "segments cover %d of %d rows", next, rows))
+	if next != l.Rows() && next > 0 {
+		panic(shapeErr(op, "segments cover %d of %d rows", next, l.Rows()))
+	}
+	l.facts = f
+}
+
+// Paged reports whether a segment has pages. The layout has been checked.
+func (l *Layout) Paged() bool { return l.facts.paged }
+
+// attends is of for an operation that walks the segments, which are there.
+func (l *Layout) attends(op string, rows int) {
+	if l.of(op, rows); len(l.Segments) == 0 && rows > 0 {
+		panic(shapeErr(op, "the layout of %d rows has no segments", rows))
+	}
+}
+
+// of checks that the layout was handed over and is of so many rows.
+func (l *Layout) of(op string, rows int) {
+	switch {
+	case l == nil:
+		panic(shapeErr(op, "no layout"))
+	case !l.facts.checked:
+		panic(shapeErr(op, "a layout that was not handed over (Exec.Layout)"))
+	case l.Rows() != rows:
+		panic(shapeErr(op, "layout of %d rows for %d rows", l.Rows(), rows))
 	}
 }
 

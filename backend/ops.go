@@ -348,10 +348,10 @@ func Ops() []Op {
 	return list
 }
 
-// Check panics with a *ShapeError where the operands do not fit the operation.
-// Backends call it first, so all of them refuse the same mistakes in the same
-// words. It allocates nothing.
-func Check(o Op, a *Args) {
+// Check panics with a *ShapeError where the operands do not fit the operation of
+// a backend. Backends call it first, so all of them refuse the same mistakes in the
+// same words. It allocates nothing.
+func Check(o Op, a *Args, b Backend) {
 	if o == NoOp || o >= numOps {
 		panic(shapeErr(o.String(), "no such operation"))
 	}
@@ -359,4 +359,7 @@ func Check(o Op, a *Args) {
 		distinct(ops[o].name, &a.Out[i])
 	}
 	ops[o].check(a, ops[o].name)
+	if (o == KVAppend || o == Attention) && a.Layout.facts.paged {
+		checkPages(a, ops[o].name, b)
+	}
 }

@@ -63,7 +63,7 @@ func checkFold(a *Args, name string)   { checkWindow(a, name, &a.Out[0], &a.In[0
 func checkWindow(a *Args, name string, x, y *View) {
 	r, c := x.Rows(), x.Cols()
 	matrix(name, "x", x, F32, r, c)
-	a.Layout.check(name, r)
+	a.Layout.attends(name, r)
 	a.Window.check(a.Layout, name)
 	matrix(name, "what the windows see", y, F32, a.Window.Outputs(a.Layout), a.Window.Taps()*c)
 }

@@ -77,7 +77,7 @@ func estimate(c *checkpoint.Checkpoint, o Options) (Memory, error) {
 	if err := kvGeometry(c, o).Err(); err != nil {
 		return Memory{}, fmt.Errorf("llama: %s: %w: %w", c.Path, err, ErrUnsupported)
 	}
-	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), kvGeometry(c, o).PageBytes()); !ok {
+	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), o.backend().PageBytes(kvGeometry(c, o))); !ok {
 		return Memory{}, checkpoint.Errorf(c.Path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
 	m.Scratch = scratch(c, o.batchRows())

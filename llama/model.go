@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/internal/checkpoint"
@@ -145,9 +144,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 	if o.MemoryLimit > 0 && est.Total() > o.MemoryLimit {
 		return nil, fmt.Errorf("%s: needs %d bytes (%v) with one session, the limit is %d: %w", c.Path, est.Total(), est, o.MemoryLimit, ErrMemory)
 	}
-	if o.Backend == nil {
-		o.Backend = cpu.Default()
-	}
+	o.Backend = o.backend()
 	cx, err := tensor.NewContext(o.Backend, tensor.Options{Precision: o.Precision})
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/sample"
 )
@@ -185,4 +186,12 @@ func ceilDiv(n, d int) int { return n/d + (n%d+d-1)/d }
 func mul(a, b int64) (int64, bool) {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
 	return int64(lo), hi == 0 && lo < 1<<63
+}
+
+// backend is what runs the model.
+func (o Options) backend() backend.Backend {
+	if o.Backend == nil {
+		return cpu.Default()
+	}
+	return o.Backend
 }

@@ -79,7 +79,7 @@ func (p *pagePool) get() (*page, error) {
 	if p.closed {
 		return nil, ErrClosed
 	}
-	size, full := p.kv.PageBytes(), error(nil)
+	size, full := p.m.b.PageBytes(p.kv), error(nil)
 	if limit := p.m.opts.MemoryLimit; limit > 0 {
 		used := p.m.estimate.Weights + p.m.estimate.Scratch + int64(len(p.all))*size
 		if used+size > limit {

@@ -127,7 +127,7 @@ func ExampleAttention() {
 	load(b, struct {
 		Freqs *tensor.Param `name:"freqs"`
 	}{rope.Freqs})
-	page, err := b.Alloc(kv.PageBytes())
+	page, err := b.Alloc(b.PageBytes(kv))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -148,7 +148,7 @@ func (l attention) forward(t testing.TB, b backend.Backend, x []float32, chunk i
 			layout.Pos = append(layout.Pos, int32(from+i))
 		}
 		for paged && len(pages)*backend.PageLen < from+rows {
-			p, err := b.Alloc(l.kv.PageBytes())
+			p, err := b.Alloc(b.PageBytes(l.kv))
 			check(t, err)
 			t.Cleanup(p.Free)
 			pages = append(pages, p)

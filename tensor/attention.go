@@ -2,6 +2,7 @@ package tensor
 
 import (
 	"math"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 )
@@ -31,22 +32,17 @@ func (o *AttentionOptions) complete(c *Context) {
 	}
 }
 
-// layoutOr is l, or the step's layout where it is nil.
+// layoutOr is l, or the step's layout where it is nil. The first operation that names a
+// layout of its own hands it over.
 func (c *Context) layoutOr(l *backend.Layout) *backend.Layout {
-	if l == nil {
+	if l == nil || l == c.layout {
 		return c.layout
 	}
-	return l
-}
-
-// paged reports whether keys and values of a segment lie in pages.
-func paged(l *backend.Layout) bool {
-	for i := range l.Segments {
-		if l.Segments[i].Pages != nil {
-			return true
-		}
+	if !slices.Contains(c.handed, l) {
+		c.exec.Layout(l)
+		c.handed = append(c.handed, l)
 	}
-	return false
+	return l
 }
 
 // Attention attends from q [R,H*hd] to the keys that the layout names.
@@ -56,7 +52,7 @@ func paged(l *backend.Layout) bool {
 // appended to them as KVAppend does; with k and v nil the pages hold all that is seen.
 func Attention(c *Context, q, k, v *Tensor, o AttentionOptions) *Tensor {
 	o.complete(c)
-	pages := paged(o.Layout)
+	pages := o.Layout.Paged()
 	if pages && k != nil {
 		c.kvAppend(k, v, &o)
 	}

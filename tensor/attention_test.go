@@ -126,7 +126,7 @@ func stored(x []float32, typ backend.DType) []float32 {
 
 func (s *sequence) grow(t *testing.T, b backend.Backend, kv backend.KV, rows int) {
 	for len(s.pages)*backend.PageLen < rows {
-		p, err := b.Alloc(kv.PageBytes())
+		p, err := b.Alloc(b.PageBytes(kv))
 		check(t, err)
 		t.Cleanup(p.Free)
 		s.pages = append(s.pages, p)
@@ -183,7 +183,7 @@ func TestAttentionPages(t *testing.T) {
 			run(1, 0)
 
 			old := &seqs[0].pages[1]
-			fresh, err := b.Alloc(kv.PageBytes())
+			fresh, err := b.Alloc(b.PageBytes(kv))
 			check(t, err)
 			t.Cleanup(fresh.Free)
 			step(t, c, nil, kv, func() { c.CopyPage(fresh, *old) })
@@ -296,7 +296,7 @@ func TestWhole(t *testing.T) {
 func TestStaleKeys(t *testing.T) {
 	each(t, func(t *testing.T, b backend.Backend) {
 		c := newContext(t, b, tensor.Options{})
-		page, err := b.Alloc(geometry.PageBytes())
+		page, err := b.Alloc(b.PageBytes(geometry))
 		check(t, err)
 		t.Cleanup(page.Free)
 		layout := &backend.Layout{Pos: make([]int32, 1), Segments: []backend.Segment{

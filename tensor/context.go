@@ -20,7 +20,8 @@ type Context struct {
 	opts   Options
 	ctx    context.Context // of the step, nil between steps
 	layout *backend.Layout
-	none   backend.Layout // of a step that has no layout
+	none   backend.Layout    // of a step that has no layout
+	handed []*backend.Layout // to the backend in this step, beside its own
 	kv     backend.KV
 	rows   []int32 // what SetRows was told
 	row    int
@@ -62,6 +63,8 @@ func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f 
 		l = &c.none
 	}
 	return backend.Step(ctx, c.exec, func() error {
+		c.exec.Layout(l)
+		c.handed = c.handed[:0]
 		c.step++
 		c.used = 0
 		c.ctx, c.layout, c.kv = ctx, l, kv
@@ -168,7 +171,7 @@ func (c *Context) Stopped() bool { return c.ctx.Err() != nil }
 
 // CopyPage copies a page of keys and values of the step's geometry.
 func (c *Context) CopyPage(dst, src backend.Buffer) {
-	n := backend.Dims(int(c.kv.PageBytes()) / backend.I32.BlockBytes()) // words, of whatever type
+	n := backend.Dims(int(c.Backend().PageBytes(c.kv)) / backend.I32.BlockBytes()) // words, of whatever type
 	a := c.begin()
 	a.In[0] = backend.Contiguous(src, backend.I32, 0, n)
 	a.Out[0] = backend.Contiguous(dst, backend.I32, 0, n)

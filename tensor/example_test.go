@@ -222,12 +222,12 @@ func ExampleContext_Release() {
 // A session that shares a page with another writes to a copy.
 func ExampleContext_CopyPage() {
 	b, kv := cpu.Default(), backend.KV{Type: backend.F16, Layers: 1, Heads: 1, HeadDim: 2}
-	from, err := b.Alloc(kv.PageBytes())
+	from, err := b.Alloc(b.PageBytes(kv))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	to, err := b.Alloc(kv.PageBytes())
+	to, err := b.Alloc(b.PageBytes(kv))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -327,7 +327,7 @@ func ExampleReader() {
 // Keys and values are written to a page; Attention does so by itself.
 func ExampleKVAppend() {
 	b, kv := cpu.Default(), backend.KV{Type: backend.F32, Layers: 1, Heads: 1, HeadDim: 2}
-	page, err := b.Alloc(kv.PageBytes())
+	page, err := b.Alloc(b.PageBytes(kv))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -339,7 +339,7 @@ func ExampleKVAppend() {
 		c.Write(v, []float32{3, 4})
 		tensor.KVAppend(c, k, v, tensor.AttentionOptions{})
 	})
-	raw := make([]byte, kv.PageBytes())
+	raw := make([]byte, b.PageBytes(kv))
 	fmt.Println(b.Download(raw, page, 0), bytes.Count(raw, []byte{0x80, 0x3f}), "key of 1")
 	// Output: <nil> 1 key of 1
 }

@@ -84,7 +84,7 @@ func (b *unrounded) get(v backend.View, x []float64) {
 }
 
 func (e *unroundedExec) Run(op backend.Op, a *backend.Args) {
-	backend.Check(op, a)
+	backend.Check(op, a, e.Backend())
 	x := ref.Load(a)
 	for i := range a.In {
 		if a.In[i].Present() {

@@ -1,12 +1,9 @@
 package backendtest
 
 import (
-	"encoding/binary"
 	"math"
-	"slices"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 )
 
 // heads is a geometry of attention.
@@ -139,94 +136,6 @@ func (c *testCase) layout(s scene, paged bool) {
 		}
 	}
 	c.args.Layout = l
-}
-
-// addPages makes the pages that the tables name: normal numbers in the key
-// rows that a row of the step may see, NaN in all others.
-func (c *testCase) addPages() {
-	g := c.args.KV
-	elements := 2 * g.Layers * g.Heads * g.HeadDim // of a position
-	var seen [][]bool                              // by page and element, of which there are at most as many as bytes
-	for _, table := range c.tables {
-		for range table {
-			seen = append(seen, make([]bool, g.PageBytes()))
-		}
-	}
-	for i, s := range c.args.Layout.Segments {
-		for _, sp := range s.Spans {
-			for t := sp.Start; t < sp.Start+sp.Len; t++ {
-				for e := range elements {
-					h := e / g.HeadDim
-					at := g.At(h/g.Heads/2, h/g.Heads%2, h%g.Heads, t%backend.PageLen, e%g.HeadDim)
-					seen[c.tables[i][t/backend.PageLen]][at] = true
-				}
-			}
-		}
-	}
-	for _, table := range c.tables {
-		for range table {
-			page := len(c.pages)
-			if g.Type == backend.Q8_0 {
-				c.pages = append(c.pages, c.pageQ8(func(at int) bool { return seen[page][at] }))
-				continue
-			}
-			n := int(g.PageBytes()) / g.Type.BlockBytes()
-			o := newOperand(g.Type, dense, func(i int) float64 {
-				if !seen[page][i] {
-					return math.NaN()
-				}
-				return c.rng.NormFloat64()
-			}, n)
-			// A page starts where its buffer does; the guard behind stays.
-			o.view.Buf = o.bytes()[guard*g.Type.BlockBytes():]
-			o.view.Off = 0
-			c.pages = append(c.pages, o)
-		}
-	}
-}
-
-// pageQ8 is a page of Q8_0, an operand of bytes: random codes and scales where
-// seen reports that the element is, else the code -128, which there is none of,
-// and NaN.
-func (c *testCase) pageQ8(seen func(at int) bool) *operand {
-	g := c.args.KV
-	mem := make([]byte, g.PageBytes())
-	for e := range 2 * g.Layers * g.Heads * backend.PageLen * g.HeadDim {
-		i, slot, h := e%g.HeadDim, e/g.HeadDim%backend.PageLen, e/g.HeadDim/backend.PageLen
-		layer, value, head := h/g.Heads/2, h/g.Heads%2, h%g.Heads
-		at := g.At(layer, value, head, slot, i)
-		code, scale := byte(0x80), float32(math.NaN())
-		if seen(at) {
-			code, scale = byte(c.rng.IntN(255)-127), float32(c.rng.ExpFloat64()/127)
-		}
-		mem[at] = code
-		if i%backend.Q8_0.BlockElems() == 0 {
-			binary.LittleEndian.PutUint16(mem[g.ScaleAt(layer, value, head, slot, i):], block.F32ToF16(scale))
-		}
-	}
-	o := newOperand(backend.I8, dense, func(i int) float64 { return float64(int8(mem[i])) }, len(mem))
-	o.view.Buf = o.bytes()[guard:]
-	o.view.Off = 0
-	return o
-}
-
-// elements are the numbers in an operand, those of a page in the order of its
-// blocks.
-func (c *testCase) elements(o *operand) []float64 {
-	x, g := read(o.view), c.args.KV
-	if g.Type != backend.Q8_0 || !slices.Contains(c.pages, o) {
-		return x
-	}
-	var y []float64
-	mem := o.bytes()
-	for h := range 2 * g.Layers * g.Heads {
-		for e := range backend.PageLen * g.HeadDim {
-			layer, value, head, slot, i := h/g.Heads/2, h/g.Heads%2, h%g.Heads, e/g.HeadDim, e%g.HeadDim
-			d := block.F16ToF32(binary.LittleEndian.Uint16(mem[g.ScaleAt(layer, value, head, slot, i):]))
-			y = append(y, x[g.At(layer, value, head, slot, i)]*float64(d))
-		}
-	}
-	return y
 }
 
 // kvTypes are the types of keys and values in pages, those that suit a head size.

@@ -103,6 +103,7 @@ func (c *testCase) benchmark(b *testing.B, be backend.Backend) {
 	}
 	b.SetBytes(size)
 	err = backend.Step(context.Background(), e, func() error {
+		p.run(e)
 		for b.Loop() {
 			e.Run(c.op, &p.args)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/herd-ml/herd/backend"
@@ -18,7 +19,7 @@ type testCase struct {
 	in      [backend.MaxIn]*operand
 	out     [backend.MaxOut]*operand // may be the same as an input: in place
 	weights []*matrix
-	pages   []*operand               // pages of keys and values, each a whole buffer
+	pages   []*operand               // pages of keys and values: see addPages
 	tables  [][]int                  // per segment, indices into pages; nil without pages
 	args    backend.Args             // Round, Layout, KV, Layer, Eps, Scale, Axis, AdamW
 	loose   bool                     // a value that is not finite may be any such value
@@ -166,18 +167,18 @@ func (c *testCase) operands() []*operand {
 
 // placed is a case on a backend.
 type placed struct {
+	c    *testCase
 	args backend.Args
 	bufs map[*operand]backend.Buffer
 }
 
 // place allocates and uploads the operands and packs the weights of c on b.
 func (c *testCase) place(b backend.Backend) (*placed, error) {
-	p := &placed{args: c.args, bufs: map[*operand]backend.Buffer{}}
+	p := &placed{c: c, args: c.args, bufs: map[*operand]backend.Buffer{}}
 	for _, o := range c.operands() {
-		buf, err := b.Alloc(o.view.Buf.Size())
-		if err == nil {
+		buf, err := c.placeOperand(b, o)
+		if buf != nil {
 			p.bufs[o] = buf
-			err = b.Upload(buf, 0, o.bytes())
 		}
 		if err != nil {
 			p.free()
@@ -202,6 +203,18 @@ func (c *testCase) place(b backend.Backend) (*placed, error) {
 		p.args.Layout = p.withPages(c)
 	}
 	return p, nil
+}
+
+// placeOperand makes the buffer of an operand.
+func (c *testCase) placeOperand(b backend.Backend, o *operand) (backend.Buffer, error) {
+	if slices.Contains(c.pages, o) {
+		return c.placePage(b, o)
+	}
+	buf, err := b.Alloc(o.view.Buf.Size())
+	if err != nil {
+		return nil, err
+	}
+	return buf, b.Upload(buf, 0, o.bytes())
 }
 
 func (p *placed) view(o *operand) backend.View {
@@ -244,8 +257,14 @@ func (p *placed) free() {
 func (p *placed) download(b backend.Backend) (map[*operand]host, error) {
 	after := map[*operand]host{}
 	for o, buf := range p.bufs {
-		after[o] = make(host, buf.Size())
-		if err := b.Download(after[o], buf, 0); err != nil {
+		var err error
+		if slices.Contains(p.c.pages, o) {
+			after[o], err = p.c.readPage(b, buf)
+		} else {
+			after[o] = make(host, o.view.Buf.Size())
+			err = b.Download(after[o], buf, 0)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -267,10 +286,18 @@ func (c *testCase) run(b backend.Backend) (after map[*operand]host, err error) {
 		return nil, err
 	}
 	defer e.Close()
-	if err := within(e, func() { e.Run(c.op, &p.args) }); err != nil {
+	if err := within(e, func() { p.run(e) }); err != nil {
 		return nil, err
 	}
 	return p.download(b)
+}
+
+// run runs the operation in a step.
+func (p *placed) run(e backend.Exec) {
+	if p.args.Layout != nil {
+		e.Layout(p.args.Layout)
+	}
+	e.Run(p.c.op, &p.args)
 }
 
 // within runs work as a step of e, and returns a panic as an error.

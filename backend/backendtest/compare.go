@@ -44,7 +44,13 @@ func (c *testCase) oracle() ([]wanted, error) {
 	}
 	if c.op == backend.KVAppend {
 		for i, o := range c.pages {
-			outs = append(outs, wanted{name: fmt.Sprintf("page %d", i), o: o, want: read(p.view(o))})
+			mem, err := c.readPage(oracle, p.bufs[o])
+			if err != nil {
+				return nil, err
+			}
+			v := o.view
+			v.Buf = mem
+			outs = append(outs, wanted{name: fmt.Sprintf("page %d", i), o: o, want: read(v)})
 		}
 	}
 	return outs, nil

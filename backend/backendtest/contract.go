@@ -304,6 +304,47 @@ func checkParts(b backend.Backend, t backend.DType, name string, whole bool, spa
 	return nil
 }
 
+// checkLayout checks that a layout is handed over before it is named, and that one whose
+// parts do not fit is refused.
+func checkLayout(b backend.Backend) error {
+	e, err := b.NewExec()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	shape := func(f func()) bool {
+		var s *backend.ShapeError
+		err, _ := panicked(f).(error)
+		return errors.As(err, &s)
+	}
+	return backend.Step(context.Background(), e, func() error {
+		l := backend.Documents(2, 3)
+		a := backend.Args{Layout: l}
+		a.In[0], a.Out[0] = e.Alloc(backend.F32, backend.Dims(4)), e.Alloc(backend.F32, backend.Dims(5, 8))
+		e.Write(a.In[0], make([]float32, 4))
+		if !shape(func() { e.Run(backend.RoPETable, &a) }) {
+			return errors.New("contract: a layout that was not handed over is taken")
+		}
+		e.Layout(l)
+		e.Run(backend.RoPETable, &a)
+		for what, change := range map[string]func(l *backend.Layout){
+			"rows of no segment":   func(l *backend.Layout) { l.Pos = append(l.Pos, 0) },
+			"a hole":               func(l *backend.Layout) { l.Segments[1].Row++ },
+			"keys that are not":    func(l *backend.Layout) { l.Segments[0].Spans[0].Len = 6 },
+			"pages that are not":   func(l *backend.Layout) { l.Segments[0].Pages = []backend.Buffer{} },
+			"more rows than keys":  func(l *backend.Layout) { l.Segments[1].Spans[0].Len = 2 },
+			"a negative count":     func(l *backend.Layout) { l.Keys = -1 },
+			"a segment of no span": func(l *backend.Layout) { l.Segments[0].Spans = nil },
+		} {
+			l := backend.Documents(2, 3)
+			if change(l); !shape(func() { e.Layout(l) }) {
+				return fmt.Errorf("contract: a layout with %s is taken", what)
+			}
+		}
+		return nil
+	})
+}
+
 // checkMemory checks buffers and the arena.
 func checkMemory(b backend.Backend) error {
 	if _, err := b.Alloc(-1); err == nil {

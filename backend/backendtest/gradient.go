@@ -165,6 +165,9 @@ func (g *gradient) run(b backend.Backend, d *differences) (grads []got, values [
 	defer e.Close()
 	t := &tape{Exec: e, fwd: &p.args, in: p.args.In[:]}
 	err = within(e, func() {
+		if p.args.Layout != nil {
+			e.Layout(p.args.Layout)
+		}
 		for i, dy := range d.dy {
 			s := p.args.Out[i].Shape
 			t.out, t.dy = append(t.out, t.put(d.y[i], s)), append(t.dy, t.put(dy, s))

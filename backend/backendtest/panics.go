@@ -174,7 +174,7 @@ func (s *spoilt) then(b backend.Backend, e backend.Exec, after *testCase) (panic
 	}
 	defer good.free()
 	clean := func() error {
-		if fault := panicked(func() { e.Run(after.op, &good.args) }); fault != nil {
+		if fault := panicked(func() { good.run(e) }); fault != nil {
 			return fmt.Errorf("panic: %v", fault)
 		}
 		return nil
@@ -220,7 +220,7 @@ func (s *spoilt) run(e backend.Exec, p *placed) (panics int) {
 		defer s.fault(p, e)()
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if panicked(func() { e.Run(s.c.op, &p.args) }) != nil {
+	if panicked(func() { p.run(e) }) != nil {
 		panics = 1
 	}
 	return panics

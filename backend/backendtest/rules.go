@@ -183,7 +183,7 @@ func (c *testCase) longest(os []*operand) float64 {
 		if o == nil {
 			continue
 		}
-		x := c.elements(o)
+		x := read(o.view)
 		for i := 0; i+hd <= len(x); i += hd {
 			s := 0.0
 			for _, v := range x[i:][:hd] {
@@ -204,7 +204,7 @@ func (c *testCase) largest(os []*operand) float64 {
 		if o == nil {
 			continue
 		}
-		for _, v := range c.elements(o) {
+		for _, v := range read(o.view) {
 			if v = math.Abs(v); !math.IsNaN(v) && !math.IsInf(v, 0) {
 				m = max(m, v)
 			}

@@ -79,6 +79,7 @@ func contract(t *testing.T, b backend.Backend) {
 		report("Chunks/"+kv.String(), func() error { return checkChunks(b, kv) })
 		report("Source/"+kv.String(), func() error { return checkSource(b, kv) })
 	}
+	report("Layout", func() error { return checkLayout(b) })
 	report("Memory", func() error { return checkMemory(b) })
 	report("Steps", func() error { return checkSteps(b) })
 	report("Panics", func() error { return checkPanics(b, Faults{}) })

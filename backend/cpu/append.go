@@ -56,7 +56,7 @@ func (w *worker) appendQ8(page []byte, slot, value int, x []float32, a *backend.
 		if d != d {
 			d = float32(math.NaN()) // one of them, whatever computed it
 		}
-		at := a.KV.ScaleAt(a.Layer, value, i*n/a.KV.HeadDim, slot, i*n%a.KV.HeadDim)
+		at := order(a.KV).scaleAt(a.Layer, value, i*n/a.KV.HeadDim, slot, i*n%a.KV.HeadDim)
 		as[uint16](page[at:])[0] = block.F32ToF16(d)
 	}
 }
@@ -65,7 +65,7 @@ func (w *worker) appendQ8(page []byte, slot, value int, x []float32, a *backend.
 func place[T number](page []T, slot, value int, x []T, a *backend.Args) {
 	hd := a.KV.HeadDim
 	for g := range a.KV.Heads {
-		to, x := page[a.KV.At(a.Layer, value, g, slot, 0):], x[g*hd:][:hd]
+		to, x := page[order(a.KV).at(a.Layer, value, g, slot, 0):], x[g*hd:][:hd]
 		if value == 1 {
 			copy(to, x)
 			continue

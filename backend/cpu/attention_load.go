@@ -58,7 +58,7 @@ func (c *attending) keys(at, n int, next []byte) columns {
 		}
 		return k
 	}
-	page, from, slot := c.page(at), c.a.KV.Offset(c.a.Layer, 0, c.g), at%backend.PageLen
+	page, from, slot := c.page(at), order(c.a.KV).offset(c.a.Layer, 0, c.g), at%backend.PageLen
 	size := c.hd * backend.PageLen
 	switch {
 	case c.coded() && c.asCodes(slot):
@@ -90,10 +90,10 @@ func (c *attending) values(at, n int, next []byte) columns {
 		return v
 	}
 	page, slot := c.page(at), at%backend.PageLen
-	from := c.a.KV.At(c.a.Layer, 1, c.g, slot, 0)
+	from := order(c.a.KV).at(c.a.Layer, 1, c.g, slot, 0)
 	switch {
 	case c.coded():
-		scales := as[uint16](page[c.a.KV.ScaleAt(c.a.Layer, 1, c.g, slot, 0):])
+		scales := as[uint16](page[order(c.a.KV).scaleAt(c.a.Layer, 1, c.g, slot, 0):])
 		if c.asCodes(0) {
 			c.askScales(next)
 			v.codes, v.scales = as[int8](page[from:]), c.scales[:n*(c.hd/backend.Q8_0.BlockElems())]
@@ -150,7 +150,7 @@ func (c *attending) ahead(value, at, off, n int) []byte {
 	if (at+off)/backend.PageLen >= len(c.s.Pages) {
 		return nil
 	}
-	from := c.a.KV.Offset(c.a.Layer, value, c.g)
+	from := order(c.a.KV).offset(c.a.Layer, value, c.g)
 	if !c.coded() {
 		from *= c.a.KV.Type.BlockBytes()
 	}

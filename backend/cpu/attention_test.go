@@ -72,6 +72,7 @@ func attendChunks(t *testing.T, be *Backend, kv backend.KV, pages []backend.Buff
 			{Rows: rows, Pages: pages, Spans: []backend.Span{{Len: from + rows}}}}}}
 		a.In[0], a.Out[0] = x.Alloc(backend.F32, backend.Dims(rows, width)), x.Alloc(backend.F32, backend.Dims(rows, width))
 		x.Write(a.In[0], q[from*width:][:rows*width])
+		x.Layout(a.Layout)
 		x.Run(backend.Attention, &a)
 		y := make([]float32, rows*width)
 		x.Read(y, a.Out[0])
@@ -88,7 +89,7 @@ func randomPages(t testing.TB, be *Backend, kv backend.KV, length int) (pages []
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for range (length + backend.PageLen - 1) / backend.PageLen {
-		page, err := be.Alloc(kv.PageBytes())
+		page, err := be.Alloc(be.PageBytes(kv))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,13 +128,14 @@ func benchmarkAttention(b *testing.B, be *Backend, typ backend.DType, rows, dept
 	if err := x.Begin(b.Context()); err != nil {
 		b.Fatal(err)
 	}
+	x.Layout(&layout)
 	a := backend.Args{Layout: &layout, KV: kv, Scale: 0.125}
 	a.In[0], a.Out[0] = x.Alloc(backend.F32, backend.Dims(rows, heads*kv.HeadDim)), x.Alloc(backend.F32, backend.Dims(rows, heads*kv.HeadDim))
 	q := elems[float32](&a.In[0])
 	for i := range rows * heads * kv.HeadDim {
 		q[i] = float32(rnd.NormFloat64())
 	}
-	b.SetBytes(int64(depth/backend.PageLen) * kv.PageBytes())
+	b.SetBytes(int64(depth/backend.PageLen) * be.PageBytes(kv))
 	for b.Loop() {
 		for a.Layer = range layers {
 			x.Run(backend.Attention, &a)
@@ -161,7 +163,7 @@ func fillPage(rnd *rand.Rand, page []byte, kv backend.KV) {
 	}
 	for h := 0; kv.Type == backend.Q8_0 && h < 2*kv.Layers*kv.Heads; h++ {
 		codes := backend.PageLen * kv.HeadDim
-		scales := as[uint16](page[kv.Offset(0, 0, h)+codes:])[:codes/32]
+		scales := as[uint16](page[order(kv).offset(0, 0, h)+codes:])[:codes/32]
 		for i := range scales {
 			scales[i] = block.F32ToF16(float32(rnd.ExpFloat64() / 127))
 		}

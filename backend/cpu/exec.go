@@ -146,7 +146,7 @@ func (e *exec) Run(op backend.Op, a *backend.Args) {
 	if e.ctx == nil {
 		panic(&backend.ShapeError{Op: op.String(), Detail: "run outside of Begin and End"})
 	}
-	backend.Check(op, a)
+	backend.Check(op, a, e.b)
 	if e.b.pool.halted() {
 		return
 	}
@@ -154,6 +154,9 @@ func (e *exec) Run(op backend.Op, a *backend.Args) {
 	native[op](e, a)
 	runtime.KeepAlive(a)
 }
+
+// Layout implements backend.Exec: the check is all that there is to do.
+func (e *exec) Layout(l *backend.Layout) { l.Check() }
 
 func (e *exec) Read(dst []float32, v backend.View) {
 	contiguous("Read", &v, backend.F32, len(dst))

@@ -71,7 +71,7 @@ func newDecoder(t testing.TB, b *Backend, s shape, typ backend.DType, context, r
 	d.kv = backend.KV{Type: backend.F16, Layers: s.layers, Heads: s.kvHeads, HeadDim: hd}
 	seg := backend.Segment{Rows: rows, Spans: []backend.Span{{Len: context + rows}}}
 	for range (context + rows + backend.PageLen - 1) / backend.PageLen {
-		seg.Pages = append(seg.Pages, buffer(d.kv.PageBytes()))
+		seg.Pages = append(seg.Pages, buffer(b.PageBytes(d.kv)))
 	}
 	d.layout = backend.Layout{Segments: []backend.Segment{seg}, Pos: make([]int32, rows), Logits: []int32{int32(rows - 1)}}
 	return d
@@ -97,6 +97,7 @@ func (d *decoder) step(ctx context.Context) error {
 	if err := e.Begin(ctx); err != nil {
 		return err
 	}
+	e.Layout(&d.layout)
 	alloc := func(n int) backend.View { return e.Alloc(backend.F32, backend.Dims(rows, n)) }
 	kvDim := d.kvHeads * d.hd
 	x, h, y := alloc(d.dim), alloc(d.dim), alloc(d.dim)

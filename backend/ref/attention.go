@@ -2,6 +2,7 @@ package ref
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 
 	"github.com/herd-ml/herd/backend"
@@ -39,50 +40,77 @@ func rotate(x *Values, sign float64) {
 	}
 }
 
+// rowOf is the bytes of a page that hold the keys (value 0) or values (1) of all heads at
+// a position. The oracle's pages are [Layers, 2, PageLen] such rows, encoded as a file's
+// rows of the type are.
+func rowOf(g backend.KV, page []byte, layer, value, slot int) []byte {
+	n := g.Heads * g.HeadDim / g.Type.BlockElems() * g.Type.BlockBytes()
+	return page[((layer*2+value)*backend.PageLen+slot)*n:][:n]
+}
+
 func kvAppend(x *Values) {
 	a, g := x.Args, x.Args.KV
+	n := g.Heads * g.HeadDim
 	for i := range a.Layout.Segments {
 		s := &a.Layout.Segments[i]
 		for j := range s.Rows {
 			t := s.KeyRow(j)
-			mem := memory(s.Pages[t/backend.PageLen])
+			page := memory(s.Pages[t/backend.PageLen])
 			for value := range 2 {
-				row := x.In[value][(s.Row+j)*g.Heads*g.HeadDim:][:g.Heads*g.HeadDim]
+				row := x.In[value][(s.Row+j)*n:][:n]
+				to := rowOf(g, page, a.Layer, value, t%backend.PageLen)
 				if g.Type == backend.Q8_0 {
-					appendQ8(a, mem, value, t%backend.PageLen, row)
+					putQ8(to, row)
 					continue
 				}
-				for c := range g.Heads * g.HeadDim {
-					at := g.At(a.Layer, value, c/g.HeadDim, t%backend.PageLen, c%g.HeadDim)
-					put(g.Type, mem, at, row[c])
+				for c, v := range row {
+					put(g.Type, to, c, v)
 				}
 			}
 		}
 	}
 }
 
-// appendQ8 rounds keys or values of one row to Q8_0.
-func appendQ8(a *backend.Args, mem []byte, value, slot int, row []float64) {
-	g, n := a.KV, backend.Q8_0.BlockElems()
-	for c := 0; c < len(row); c += n {
-		head, i := c/g.HeadDim, c%g.HeadDim
-		code, d := roundGroup(row[c:][:n])
-		binary.LittleEndian.PutUint16(mem[g.ScaleAt(a.Layer, value, head, slot, i):], block.F32ToF16(d))
-		for j, v := range code {
-			mem[g.At(a.Layer, value, head, slot, i+j)] = byte(v)
+// putQ8 rounds a row to Q8_0.
+func putQ8(to []byte, row []float64) {
+	n := backend.Q8_0.BlockElems()
+	for ; len(row) > 0; row, to = row[n:], to[backend.Q8_0.BlockBytes():] {
+		code, d := roundGroup(row[:n])
+		binary.LittleEndian.PutUint16(to, block.F32ToF16(d))
+		for i, v := range code {
+			to[2+i] = byte(v)
 		}
 	}
 }
 
-// element is element i of a position of a head's keys or values in a page.
-func element(a *backend.Args, mem []byte, value, head, slot, i int) float64 {
-	g := a.KV
-	at := g.At(a.Layer, value, head, slot, i)
-	if g.Type == backend.Q8_0 {
-		d := binary.LittleEndian.Uint16(mem[g.ScaleAt(a.Layer, value, head, slot, i):])
-		return float64(int8(mem[at])) * float64(block.F16ToF32(d))
+// pageRow decodes the keys or values of all heads at a position.
+func pageRow(g backend.KV, page []byte, layer, value, slot int) []float32 {
+	row := make([]float32, g.Heads*g.HeadDim)
+	block.Decode(g.Type, row, rowOf(g, page, layer, value, slot))
+	return row
+}
+
+// PageBytes implements backend.Backend.
+func (*device) PageBytes(g backend.KV) int64 {
+	row := int64(g.Heads) * int64(g.HeadDim) / int64(g.Type.BlockElems()) * int64(g.Type.BlockBytes())
+	return int64(g.Layers) * 2 * backend.PageLen * row
+}
+
+// ReadPage implements backend.Backend.
+func (b *device) ReadPage(dst []float32, page backend.Buffer, g backend.KV) error {
+	if len(dst) != g.Elems() {
+		panic(&backend.ShapeError{Op: "ReadPage", Detail: fmt.Sprintf("%d numbers for a page of %d", len(dst), g.Elems())})
 	}
-	return get(g.Type, mem, at)
+	mem := within("ReadPage", page, 0, int(b.PageBytes(g)))
+	for r := range g.Layers * 2 {
+		for slot := range backend.PageLen {
+			row := pageRow(g, mem, r/2, r%2, slot)
+			for head := range g.Heads {
+				copy(dst[((r*g.Heads+head)*backend.PageLen+slot)*g.HeadDim:], row[head*g.HeadDim:][:g.HeadDim])
+			}
+		}
+	}
+	return nil
 }
 
 // visible lists the key rows that row j of segment s sees.
@@ -110,9 +138,9 @@ func keys(x *Values, s *backend.Segment, value, head int) map[int][]float64 {
 			rows[t] = x.In[1+value][(t*g.Heads+head)*g.HeadDim:][:g.HeadDim]
 			continue
 		}
-		mem, row := memory(s.Pages[t/backend.PageLen]), make([]float64, g.HeadDim)
-		for c := range row {
-			row[c] = element(a, mem, value, head, t%backend.PageLen, c)
+		page, row := memory(s.Pages[t/backend.PageLen]), make([]float64, g.HeadDim)
+		for c, v := range pageRow(g, page, a.Layer, value, t%backend.PageLen)[head*g.HeadDim:][:g.HeadDim] {
+			row[c] = float64(v)
 		}
 		rows[t] = row
 	}

@@ -160,9 +160,12 @@ func (e *exec64) Run(op backend.Op, a *backend.Args) {
 		e.stopped = ctxerr.Of(e.ctx)
 	}
 	if e.stopped == nil {
-		Run(op, a)
+		backend.Check(op, a, e.dev)
+		run(op, a)
 	}
 }
+
+func (e *exec64) Layout(l *backend.Layout) { l.Check() }
 
 func (e *exec64) Read(dst []float32, v backend.View) {
 	contiguous("Read", &v, backend.F32, len(dst))

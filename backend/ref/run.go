@@ -11,7 +11,14 @@ import (
 // oracle's, or a Host. An output may be the
 // same view as an input.
 func Run(op backend.Op, a *backend.Args) {
-	backend.Check(op, a)
+	if a.Layout != nil {
+		a.Layout.Check()
+	}
+	backend.Check(op, a, (*device)(nil))
+	run(op, a)
+}
+
+func run(op backend.Op, a *backend.Args) {
 	x := Load(a)
 	x.Eval(op)
 	x.Store()
