@@ -67,7 +67,7 @@ type pagePool struct {
 
 func newPagePool(m *Model, kv backend.KV) *pagePool {
 	p := &pagePool{m: m, kv: kv, all: map[*page]bool{}, named: map[pageName]*page{}}
-	p.most = int(max(1, m.estimate.Session/max(1, kv.PageBytes())))
+	p.most = int(max(1, m.estimate.Session/max(1, m.b.PageBytes(kv))))
 	p.idle.before, p.idle.after = &p.idle, &p.idle
 	return p
 }

@@ -259,7 +259,7 @@ func TestCrossAttentionCached(t *testing.T) {
 		rows := &backend.Layout{Pos: make([]int32, n), Keys: length, Segments: []backend.Segment{{Rows: n, Spans: sees, Whole: true}}}
 		var pages []backend.Buffer
 		for range 2 {
-			p, err := b.Alloc(kv.PageBytes())
+			p, err := b.Alloc(b.PageBytes(kv))
 			check(t, err)
 			t.Cleanup(p.Free)
 			pages = append(pages, p)
