@@ -1,8 +1,10 @@
 package llama_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/safetensors"
@@ -251,5 +255,86 @@ func TestTemplateTokens(t *testing.T) {
 		if p, err := f.Encode(hello, chatOptions{}); err != nil || p.Text != "<pad!>|<mask!>|False" {
 			t.Errorf("%q, %v", p.Text, err)
 		}
+	})
+}
+
+// TestSpareFiles: GGUF files and folders that other programs run although something in
+// them is missing, said twice or spelled otherwise.
+func TestSpareFiles(t *testing.T) {
+	for _, base := range golden.Glob(t, "models/*/model.gguf") {
+		p := takeApart(t, base)
+		layers, heads := int(p.meta["llama.block_count"].(uint32)), p.meta["llama.attention.head_count"].(uint32)
+		for name, c := range map[string]struct {
+			edit func(p *parts)
+			warn string
+		}{
+			"BOS outside":       {func(p *parts) { p.set("tokenizer.ggml.bos_token_id", uint32(1<<30)) }, "bos_token_id 1073741824 is outside"},
+			"EOS outside":       {func(p *parts) { p.set("tokenizer.ggml.eos_token_id", uint32(1<<29)) }, "eos_token_id 536870912 is outside"},
+			"a vocabulary size": {func(p *parts) { p.set("llama.vocab_size", uint32(5)) }, "llama.vocab_size is 5"},
+			"heads by layer": {func(p *parts) {
+				p.set("llama.attention.head_count", slices.Repeat([]uint32{heads}, layers))
+			}, ""},
+			"axes of one": {func(p *parts) {
+				for i := range p.tensors {
+					p.tensors[i].shape = append([]int{1, 1}, p.tensors[i].shape...)
+				}
+			}, ""},
+		} {
+			t.Run(golden.Name(base)+"/"+name, func(t *testing.T) {
+				p := takeApart(t, base)
+				c.edit(p)
+				m := equalLogits(t, name, p.write(t), base)
+				warned(t, m, c.warn)
+			})
+		}
+		p.set("llama.attention.head_count", append(slices.Repeat([]uint32{heads}, layers-1), heads+1))
+		if layers > 1 {
+			refused(t, p.write(t), "head_count is", "layers that differ")
+		}
+		if p := takeApart(t, base); p.meta["llama.rope.scaling.type"] == nil {
+			p.set("llama.rope.scaling.type", "linear")
+			p.set("llama.rope.scaling.factor", float32(1))
+			equalLogits(t, "a linear factor of 1", p.write(t), base)
+		}
+	}
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		var config map[string]any
+		golden.JSON(t, filepath.Join(base, "config.json"), &config)
+		for name, c := range map[string]struct {
+			fields map[string]any
+			warn   string
+		}{
+			"no end":              {map[string]any{"eos_token_id": -1}, ""},
+			"an end outside":      {map[string]any{"eos_token_id": []int{1, 1 << 30}}, "eos_token_id 1073741824 is outside"},
+			"swish":               {map[string]any{"hidden_act": "swish"}, ""},
+			"max_sequence_length": {map[string]any{"max_position_embeddings": nil, "max_sequence_length": config["max_position_embeddings"]}, ""},
+			"numbers with a dot": {map[string]any{"num_hidden_layers": json.RawMessage(fmt.Sprintf("%.1f", config["num_hidden_layers"])),
+				"vocab_size": json.RawMessage(fmt.Sprintf("%.2e", config["vocab_size"]))}, ""},
+		} {
+			dir := copyFolder(t, base)
+			editJSON(t, filepath.Join(dir, "config.json"), c.fields)
+			warned(t, equalLogits(t, name, dir, base), c.warn)
+		}
+		const norm = "model.norm.weight"
+		double := copyFolder(t, base)
+		n := 0
+		rewrite(t, double, func(list []safetensors.Source) []safetensors.Source {
+			i := find(list, norm)
+			n = list[i].Shape[0]
+			list[i] = safetensors.Source{Name: norm, Type: backend.F32, Shape: []int{2 * n}, Data: bytes.NewReader(make([]byte, 8*n))}
+			return list
+		})
+		file := filepath.Join(double, "model.safetensors")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, to := fmt.Sprintf(`"%s":{"dtype":"F32","shape":[%d]`, norm, 2*n), fmt.Sprintf(`"%s":{"dtype":"F64","shape":[%d]`, norm, n)
+		to += strings.Repeat(" ", len(from)-len(to))
+		if !bytes.Contains(b, []byte(from)) {
+			t.Fatal("the head of the file is written otherwise")
+		}
+		write(t, file, strings.Replace(string(b), from, to, 1))
+		refused(t, double, norm, "type F64")
 	})
 }

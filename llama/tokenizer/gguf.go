@@ -146,8 +146,9 @@ func (v *vocabSource) piece(i int, text string) spmPiece {
 // spaces.
 func (v *vocabSource) byScore() (*Tokenizer, error) {
 	const at = "tokenizer.ggml."
-	if v.Scores == nil {
-		return nil, fail(at+"scores", "missing")
+	var warnings []string
+	if v.Scores == nil { // llama.cpp takes them for zeros
+		warnings = append(warnings, at+"scores is missing: the leftmost pair merges first")
 	}
 	pieces := make([]spmPiece, 0, v.tokens.Len())
 	for i, text := range v.tokens.All() {
@@ -159,7 +160,7 @@ func (v *vocabSource) byScore() (*Tokenizer, error) {
 	}
 	t := &Tokenizer{}
 	unk, fallback := int32(-1), true
-	if v.UNK != nil {
+	if v.UNK != nil && inside(*v.UNK, len(pieces)) {
 		unk = *v.UNK
 	} else if pieces[0].kind == unknown {
 		unk = 0
@@ -196,7 +197,7 @@ func (v *vocabSource) byScore() (*Tokenizer, error) {
 	if v.EOS == nil && len(pieces) > 2 && pieces[2].kind == control {
 		v.EOS = &two
 	}
-	return v.finish(t, vocab, true, Info{Model: "BPE by score", Split: "none"})
+	return v.finish(t, vocab, true, Info{Model: "BPE by score", Split: "none", Warnings: warnings})
 }
 
 // byteLevel is the `gpt2` model.
@@ -306,14 +307,23 @@ func (t *Tokenizer) vocabAdded(v *vocabulary) error {
 }
 
 // finish sets BOS, EOS and the tokens that end a generation.
+// inside reports whether a vocabulary of n tokens has an id.
+func inside(id int32, n int) bool { return id >= 0 && int(id) < n }
+
 func (v *vocabSource) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info Info) (*Tokenizer, error) {
 	if v.AddBOS != nil {
 		addBOS = *v.AddBOS
 	}
-	if v.EOM != nil {
+	if v.EOM != nil && inside(*v.EOM, len(vocab.kinds)) {
 		t.eog = append(t.eog, *v.EOM)
 	}
 	info.Source = "gguf"
+	for name, id := range map[string]*int32{"eom": v.EOM, "unknown": v.UNK} {
+		if id != nil && *id != -1 && !inside(*id, len(vocab.kinds)) {
+			info.Warnings = append(info.Warnings, fmt.Sprintf("tokenizer.ggml.%s_token_id %d is outside the vocabulary of %d tokens and is not used", name, *id, len(vocab.kinds)))
+		}
+	}
+	slices.Sort(info.Warnings)
 	roles := map[string]int32{}
 	for role, id := range map[string]*int32{"unk_token": v.UNK, "pad_token": v.PAD, "sep_token": v.SEP, "cls_token": v.CLS, "mask_token": v.Mask} {
 		if id != nil {
@@ -322,11 +332,6 @@ func (v *vocabSource) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info 
 	}
 	if _, err := t.finish(vocab, specials{bos: v.BOS, eos: v.EOS, eot: v.EOT, roles: roles}, info); err != nil {
 		return nil, err
-	}
-	for _, id := range t.eog {
-		if id < 0 || int(id) >= len(t.kinds) {
-			return nil, fail("tokenizer.ggml.eom_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.kinds))
-		}
 	}
 	if addBOS && t.bos >= 0 {
 		t.before = []int32{t.bos}

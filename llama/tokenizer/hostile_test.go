@@ -115,10 +115,6 @@ func TestBadVocabularies(t *testing.T) {
 		"merge":          {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, Merges: []string{"a"}}, "merges[0]: \"a\""},
 		"merge end":      {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, Merges: []string{"a "}}, "merges[0]: \"a \""},
 		"pre":            {tokenizer.VocabGGUF{Model: "gpt2", Pre: "martian", Tokens: []string{"a"}}, "pre: \"martian\""},
-		"bos":            {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, BOS: id(1)}, "id 1 is outside"},
-		"eos":            {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, EOS: id(-7)}, "id -7 is outside"},
-		"eom":            {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, EOM: id(5)}, "id 5 is outside"},
-		"unk":            {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"a"}, Scores: []float32{0}, UNK: id(5)}, "unk_id: id 5"},
 		"byte spelling":  {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"a"}, Scores: []float32{0}, Types: []int32{6}}, "tokens[0]: the byte token"},
 		"long piece":     {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{strings.Repeat("a", 9999)}, Scores: []float32{0}}, "tokens[0]: 9999 bytes"},
 		"score no value": {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"a"}, Scores: []float32{float32(math.NaN())}}, "tokens[0]: the score"},
@@ -130,6 +126,36 @@ func TestBadVocabularies(t *testing.T) {
 				t.Errorf("%v\nwant an *Error with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestSpareVocabularies: what other programs run although something is missing or wrong.
+func TestSpareVocabularies(t *testing.T) {
+	id := func(n int32) *int32 { return &n }
+	for name, c := range map[string]struct {
+		v    tokenizer.VocabGGUF
+		want string
+	}{
+		"bos":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, BOS: id(1)}, "bos_token_id 1 is outside"},
+		"eos":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, EOS: id(-7)}, "eos_token_id -7 is outside"},
+		"eot":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, EOT: id(7)}, "eot_token_id 7 is outside"},
+		"eom":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, EOM: id(5)}, "eom_token_id 5 is outside"},
+		"unk":    {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"a"}, Scores: []float32{0}, UNK: id(5)}, "unknown_token_id 5 is outside"},
+		"pad":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, PAD: id(9)}, ""},
+		"none":   {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, BOS: id(-1), EOM: id(-1)}, ""},
+		"scores": {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"▁", "a", "aa", "▁a"}}, "scores is missing"},
+	} {
+		tok, err := tokenizer.FromVocab(c.v)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if all := strings.Join(tok.Info().Warnings, "; "); !strings.Contains(all, c.want) {
+			t.Errorf("%s: warnings %q, want %q", name, all, c.want)
+		}
+		if ids, err := tok.Encode("aaa", tokenizer.EncodeOptions{AddBOS: true, AddEOS: true}); err != nil || name == "scores" && fmt.Sprint(ids) != "[3 2]" {
+			t.Errorf("%s: %v, %v", name, ids, err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 )
 
@@ -50,7 +51,7 @@ func readSide(fsys fs.FS, dir string) (side sideFiles, err error) {
 			return err
 		}
 		if err := json.Unmarshal(data, v); err != nil {
-			return &Error{File: path.Join(dir, file), Reason: err.Error()}
+			return &Error{File: path.Join(dir, file), Reason: jsontext.Explain(err).Error()}
 		}
 		return nil
 	}

@@ -413,32 +413,39 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 			}
 		}
 	}
+	// Other programs run files that name tokens they do not have.
+	outside := func(field string, id int32) {
+		info.Warnings = append(info.Warnings, fmt.Sprintf("%s %d is outside the vocabulary of %d tokens and is not used", field, id, len(t.kinds)))
+	}
 	for _, s := range []struct {
 		name string
 		id   *int32
 		at   *int32
 	}{{"bos", sp.bos, &t.bos}, {"eos", sp.eos, &t.eos}, {"eot", sp.eot, &t.eot}} {
 		*s.at = -1
-		if s.id != nil && *s.id != -1 {
-			if *s.id < 0 || int(*s.id) >= len(t.kinds) {
-				return nil, fail(s.name+"_token_id", "id %d is outside the vocabulary of %d tokens", *s.id, len(t.kinds))
-			}
+		switch {
+		case s.id == nil || *s.id == -1:
+		case !inside(*s.id, len(t.kinds)):
+			outside(s.name+"_token_id", *s.id)
+		default:
 			*s.at = *s.id
 		}
 	}
 	for role, id := range sp.roles {
-		if id >= 0 && int(id) < len(t.kinds) {
+		if inside(id, len(t.kinds)) {
 			if t.roles == nil {
 				t.roles = map[string]string{}
 			}
 			t.roles[role] = v.names.at(id)
 		}
 	}
-	for _, id := range sp.stop {
-		if id < 0 || int(id) >= len(t.kinds) {
-			return nil, fail("eos_token_id", "id %d is outside the vocabulary of %d tokens", id, len(t.kinds))
+	sp.stop = slices.DeleteFunc(slices.Clone(sp.stop), func(id int32) bool {
+		bad := !inside(id, len(t.kinds))
+		if bad && id != -1 {
+			outside("eos_token_id", id)
 		}
-	}
+		return bad
+	})
 	if t.eot < 0 {
 		for _, name := range turnNames {
 			if id, ok := t.ids.find(name); ok {
@@ -456,7 +463,7 @@ func (t *Tokenizer) finish(v *vocabulary, sp specials, info Info) (*Tokenizer, e
 		}
 	}
 	for _, id := range []int32{t.eos, sp.eotID()} {
-		if id >= 0 {
+		if inside(id, len(t.kinds)) {
 			t.eog = append(t.eog, id)
 		}
 	}

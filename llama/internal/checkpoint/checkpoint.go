@@ -50,6 +50,9 @@ func (c *Checkpoint) Find(p Parameter) (*Tensor, error) {
 	if len(t.Shape) != want.Rank || t.Rows() != want.Dim[0] || want.Rank == 2 && t.Cols() != want.Dim[1] {
 		return nil, Errorf(t.File, t.Name, "has shape %v, want %v", t.Shape, want)
 	}
+	if t.Type == backend.Invalid {
+		return nil, &FileError{File: t.File, Tensor: t.Name, Err: fmt.Errorf("type %s is %w: store it as F32, F16 or BF16", t.TypeName, backend.ErrUnsupported)}
+	}
 	if !t.Type.Float() && !(p.Matrix() && t.Type.Quantized()) {
 		return nil, &FileError{File: t.File, Tensor: t.Name, Err: fmt.Errorf("type %v here is %w", t.Type, backend.ErrUnsupported)}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
@@ -45,6 +46,7 @@ func readGGUF(f *gguf.File, shown string) (*Checkpoint, error) {
 	if err := g.read(c); err != nil {
 		return nil, err
 	}
+	c.Problems = append(c.Problems, g.problems...)
 	if err := c.Config.Validate(); err != nil {
 		return nil, &FileError{File: shown, Reason: "bad configuration", Err: err}
 	}
@@ -105,6 +107,9 @@ func (c *Checkpoint) addGGUF(f *gguf.File) {
 		}
 		known[name] = true
 		ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, Shape: t.Shape}
+		for len(ft.Shape) > p.Shape.Rank && ft.Shape[0] == 1 { // axes of one element, written out
+			ft.Shape = ft.Shape[1:]
+		}
 		ft.Read = PlainRows(t, ft.RowBytes())
 		c.add(p.Name, ft)
 	}
@@ -138,11 +143,20 @@ type ggufConfig struct {
 	f    *gguf.File
 	file string
 	err  error
+
+	problems []string
 }
 
-// size reads a required count; uint of a hostile file may not fit an int.
+// size reads a required count; uint of a hostile file may not fit an int. A list of one
+// count for each layer must hold the same for all.
 func (g *ggufConfig) size(key string) int {
 	v, err := g.f.Uint(key)
+	if list, e := g.f.Ints(key); e == nil && len(list) > 0 {
+		v, err = uint64(max(list[0], 0)), nil
+		if i := slices.IndexFunc(list, func(x int64) bool { return x != list[0] }); i >= 0 {
+			err = &FileError{File: g.file, Err: fmt.Errorf("%s is %d in layer 0 and %d in layer %d: layers that differ are %w", key, list[0], list[i], i, backend.ErrUnsupported)}
+		}
+	}
 	switch {
 	case err != nil && g.err == nil:
 		g.err = err
@@ -218,6 +232,7 @@ func (g *ggufConfig) rope(cfg *Config) {
 	}
 	factor := g.floatOr("llama.rope.scaling.factor", g.floatOr("llama.rope.scale_linear", 1))
 	switch {
+	case kind == "linear" && factor == 1: // nothing is scaled
 	case kind == "" && factor != 1, kind == "linear":
 		cfg.RopeScaling = RopeScaling{Type: "linear", Factor: factor}
 	case kind != "" && kind != "none":
@@ -227,7 +242,11 @@ func (g *ggufConfig) rope(cfg *Config) {
 	if t == nil || g.err != nil {
 		return
 	}
-	if len(t.Shape) != 1 || t.Shape[0] != cfg.HeadDim/2 || !t.Type.Float() {
+	shape := t.Shape
+	for len(shape) > 1 && shape[0] == 1 {
+		shape = shape[1:]
+	}
+	if len(shape) != 1 || shape[0] != cfg.HeadDim/2 || !t.Type.Float() {
 		g.err = Errorf(g.file, t.Name, "is %v of %v, want [%d] of a float type", t.Type, t.Shape, cfg.HeadDim/2)
 		return
 	}
@@ -235,7 +254,7 @@ func (g *ggufConfig) rope(cfg *Config) {
 	if _, g.err = vfs.ReadFull(t, raw, 0); g.err != nil {
 		return
 	}
-	factors := make([]float32, t.Shape[0])
+	factors := make([]float32, shape[0])
 	block.Decode(t.Type, factors, raw)
 	if cfg.RopeScaling.Type != "" {
 		g.err = Errorf(g.file, t.Name, "scales RoPE, and llama.rope.scaling.type %q does too", cfg.RopeScaling.Type)
@@ -247,12 +266,12 @@ func (g *ggufConfig) rope(cfg *Config) {
 // tensors reads what only the tensors say: vocabulary, tied output, biases.
 func (g *ggufConfig) tensors(cfg *Config) error {
 	embed := g.f.Tensor("token_embd.weight")
-	if embed == nil || len(embed.Shape) != 2 {
+	if embed == nil || len(embed.Shape) < 2 || slices.ContainsFunc(embed.Shape[:len(embed.Shape)-2], func(n int) bool { return n != 1 }) {
 		return Errorf(g.file, "token_embd.weight", "is missing or not a matrix")
 	}
-	cfg.Vocab = embed.Shape[0]
+	cfg.Vocab = embed.Shape[len(embed.Shape)-2]
 	if v := g.sizeOr("llama.vocab_size", cfg.Vocab); v != cfg.Vocab {
-		return Errorf(g.file, embed.Name, "has %d rows, llama.vocab_size is %d", cfg.Vocab, v)
+		g.problems = append(g.problems, fmt.Sprintf("llama.vocab_size is %d, the vocabulary is the %d rows of %s", v, cfg.Vocab, embed.Name))
 	}
 	cfg.TiedEmbeddings = g.f.Tensor("output.weight") == nil
 	cfg.AttentionBias = g.f.Tensor("blk.0.attn_q.bias") != nil

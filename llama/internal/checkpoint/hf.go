@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/safetensors"
@@ -26,14 +29,15 @@ const maxJSON = 8 << 20
 type hfConfig struct {
 	ModelType       string           `json:"model_type"`
 	Architectures   []string         `json:"architectures"`
-	HiddenSize      int              `json:"hidden_size"`
-	Intermediate    int              `json:"intermediate_size"`
-	Layers          int              `json:"num_hidden_layers"`
-	Heads           int              `json:"num_attention_heads"`
-	KVHeads         *int             `json:"num_key_value_heads"`
-	HeadDim         *int             `json:"head_dim"`
-	Vocab           int              `json:"vocab_size"`
-	Context         int              `json:"max_position_embeddings"`
+	HiddenSize      whole            `json:"hidden_size"`
+	Intermediate    whole            `json:"intermediate_size"`
+	Layers          whole            `json:"num_hidden_layers"`
+	Heads           whole            `json:"num_attention_heads"`
+	KVHeads         *whole           `json:"num_key_value_heads"`
+	HeadDim         *whole           `json:"head_dim"`
+	Vocab           whole            `json:"vocab_size"`
+	Context         whole            `json:"max_position_embeddings"`
+	MaxSequence     *whole           `json:"max_sequence_length"` // what older files call the context
 	NormEps         float64          `json:"rms_norm_eps"`
 	RopeTheta       *float64         `json:"rope_theta"`
 	RopeScaling     *hfRope          `json:"rope_scaling"`
@@ -45,7 +49,7 @@ type hfConfig struct {
 	EOS             json.RawMessage  `json:"eos_token_id"`
 	Quantization    *json.RawMessage `json:"quantization_config"`
 	PartialRotary   *float64         `json:"partial_rotary_factor"`
-	NumLocalExperts int              `json:"num_local_experts"`
+	NumLocalExperts whole            `json:"num_local_experts"`
 }
 
 // hfRope is the value of rope_scaling (old) or rope_parameters (new).
@@ -56,7 +60,7 @@ type hfRope struct {
 	Factor        float64  `json:"factor"`
 	Low           float64  `json:"low_freq_factor"`
 	High          float64  `json:"high_freq_factor"`
-	Original      int      `json:"original_max_position_embeddings"`
+	Original      whole    `json:"original_max_position_embeddings"`
 	PartialRotary *float64 `json:"partial_rotary_factor"`
 }
 
@@ -206,7 +210,7 @@ func (c *Checkpoint) addHF(f *safetensors.File) error {
 	tensors := map[string]*Tensor{}
 	for _, t := range f.Tensors() {
 		c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
-		ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, Shape: t.Shape}
+		ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, TypeName: t.TypeName, Shape: t.Shape}
 		ft.Read = PlainRows(t, ft.RowBytes())
 		name := t.Name
 		if name != lmHead+".weight" {
@@ -304,7 +308,7 @@ func (h *hfConfig) resolve() (Config, error) {
 		return Config{}, fmt.Errorf("model_type %q is %w; only llama is", h.ModelType, backend.ErrUnsupported)
 	}
 	switch {
-	case h.Act != "" && h.Act != "silu":
+	case h.Act != "" && h.Act != "silu" && h.Act != "swish":
 		return Config{}, fmt.Errorf("hidden_act %q is %w; only silu is", h.Act, backend.ErrUnsupported)
 	case h.Quantization != nil && string(*h.Quantization) != "null":
 		return Config{}, fmt.Errorf("quantization_config: quantised safetensors are %w", backend.ErrUnsupported)
@@ -314,18 +318,19 @@ func (h *hfConfig) resolve() (Config, error) {
 		return Config{}, fmt.Errorf("a mixture of %d experts is %w", h.NumLocalExperts, backend.ErrUnsupported)
 	}
 	c := Config{
-		Layers: h.Layers, Dim: h.HiddenSize, Heads: h.Heads, KVHeads: h.Heads, HiddenDim: h.Intermediate,
-		Vocab: h.Vocab, Context: h.Context, NormEps: h.NormEps, RopeTheta: 10000,
+		Layers: int(h.Layers), Dim: int(h.HiddenSize), Heads: int(h.Heads), KVHeads: int(h.Heads), HiddenDim: int(h.Intermediate),
+		Vocab: int(h.Vocab), Context: int(h.Context), NormEps: h.NormEps, RopeTheta: 10000,
 		TiedEmbeddings: h.Tied, AttentionBias: h.AttentionBias, AttentionOutputBias: h.AttentionBias, MLPBias: h.MLPBias,
 	}
-	if h.KVHeads != nil {
-		c.KVHeads = *h.KVHeads
+	if h.Context == 0 {
+		setWhole(&c.Context, h.MaxSequence)
 	}
+	setWhole(&c.KVHeads, h.KVHeads)
 	switch {
 	case h.HeadDim != nil:
-		c.HeadDim = *h.HeadDim
+		c.HeadDim = int(*h.HeadDim)
 	case h.Heads > 0:
-		c.HeadDim = h.HiddenSize / h.Heads
+		c.HeadDim = int(h.HiddenSize / h.Heads)
 	}
 	rope := h.RopeScaling
 	if h.RopeTheta != nil {
@@ -358,7 +363,7 @@ func (r *hfRope) resolve() RopeScaling {
 	case "linear":
 		return RopeScaling{Type: "linear", Factor: r.Factor}
 	case "llama3":
-		return RopeScaling{Type: "llama3", Factor: r.Factor, LowFreqFactor: r.Low, HighFreqFactor: r.High, OriginalContext: r.Original}
+		return RopeScaling{Type: "llama3", Factor: r.Factor, LowFreqFactor: r.Low, HighFreqFactor: r.High, OriginalContext: int(r.Original)}
 	}
 	return RopeScaling{Type: kind} // refused by name in Validate
 }
@@ -374,7 +379,7 @@ func (c *Checkpoint) generationConfig(dir fs.FS, shown string) error {
 		EOS           json.RawMessage `json:"eos_token_id"`
 		DoSample      *bool           `json:"do_sample"`
 		Temperature   *float32        `json:"temperature"`
-		TopK          *int            `json:"top_k"`
+		TopK          *whole          `json:"top_k"`
 		TopP          *float32        `json:"top_p"`
 		MinP          *float32        `json:"min_p"`
 		TypicalP      *float32        `json:"typical_p"`
@@ -393,7 +398,7 @@ func (c *Checkpoint) generationConfig(dir fs.FS, shown string) error {
 	if g.DoSample != nil && *g.DoSample {
 		p.Temperature, p.TopK = 1, 50
 		set(&p.Temperature, g.Temperature)
-		set(&p.TopK, g.TopK)
+		setWhole(&p.TopK, g.TopK)
 		set(&p.TopP, g.TopP)
 		set(&p.MinP, g.MinP)
 		set(&p.TypicalP, g.TypicalP)
@@ -413,25 +418,53 @@ func set[T any](dst, src *T) {
 	}
 }
 
-// addEOS adds stop tokens: a number, a list or null.
+func setWhole(dst *int, src *whole) {
+	if src != nil {
+		*dst = int(*src)
+	}
+}
+
+// addEOS adds stop tokens: a number, a list or null. What the vocabulary does not have,
+// -1 for one, is no stop token.
 func (c *Checkpoint) addEOS(file string, raw json.RawMessage) error {
 	var (
-		one  *int32
-		list []int32
+		one  *whole
+		list []whole
 	)
 	if len(raw) > 0 && json.Unmarshal(raw, &one) != nil {
 		if json.Unmarshal(raw, &list) != nil {
 			return Errorf(path.Join(c.Path, file), "", "eos_token_id is %.40s, want a number or a list of numbers", raw)
 		}
 	} else if one != nil {
-		list = []int32{*one}
+		list = []whole{*one}
 	}
 	for _, id := range list {
-		if id < 0 || int(id) >= c.Config.Vocab {
-			return Errorf(path.Join(c.Path, file), "", "eos_token_id %d is outside the vocabulary of %d", id, c.Config.Vocab)
+		switch {
+		case id >= 0 && int(id) < c.Config.Vocab:
+			c.eos = append(c.eos, int32(id))
+		case id != -1:
+			c.problem("%s: eos_token_id %d is outside the vocabulary of %d and is not used", file, id, c.Config.Vocab)
 		}
 	}
-	c.eos = append(c.eos, list...)
+	return nil
+}
+
+// whole is a whole number as JSON of other programs may spell it: 50, 50.0 or 5e1.
+type whole int
+
+// UnmarshalJSON refuses fractions, and numbers that do not fit.
+func (n *whole) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
+	x, err := strconv.ParseFloat(string(b), 64)
+	if err != nil || x != math.Trunc(x) || math.Abs(x) > 1<<53 || strconv.IntSize == 32 && math.Abs(x) > math.MaxInt32 {
+		var n int
+		if err := json.Unmarshal(b, &n); err != nil { // an error that gets the key
+			return err
+		}
+	}
+	*n = whole(x)
 	return nil
 }
 
@@ -439,7 +472,7 @@ func (c *Checkpoint) addEOS(file string, raw json.RawMessage) error {
 func readJSON(dir fs.FS, name, shown string, v any) error {
 	b, err := vfs.ReadFile(dir, name, maxJSON)
 	if err == nil {
-		err = json.Unmarshal(b, v)
+		err = jsontext.Explain(json.Unmarshal(b, v))
 	}
 	if err != nil {
 		return &FileError{File: path.Join(shown, name), Reason: "cannot be read", Err: err}

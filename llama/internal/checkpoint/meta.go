@@ -17,18 +17,18 @@ import (
 
 // metaParams is params.json.
 type metaParams struct {
-	Dim           int      `json:"dim"`
-	Layers        int      `json:"n_layers"`
-	Heads         int      `json:"n_heads"`
-	KVHeads       *int     `json:"n_kv_heads"`
-	HeadDim       *int     `json:"head_dim"`
-	Vocab         int      `json:"vocab_size"`
-	MultipleOf    int      `json:"multiple_of"`
+	Dim           whole    `json:"dim"`
+	Layers        whole    `json:"n_layers"`
+	Heads         whole    `json:"n_heads"`
+	KVHeads       *whole   `json:"n_kv_heads"`
+	HeadDim       *whole   `json:"head_dim"`
+	Vocab         whole    `json:"vocab_size"`
+	MultipleOf    whole    `json:"multiple_of"`
 	FFNMultiplier *float64 `json:"ffn_dim_multiplier"`
 	NormEps       float64  `json:"norm_eps"`
 	RopeTheta     *float64 `json:"rope_theta"`
 	ScaledRope    bool     `json:"use_scaled_rope"`
-	MaxSeqLen     int      `json:"max_seq_len"`
+	MaxSeqLen     whole    `json:"max_seq_len"`
 }
 
 // metaKeys are the keys of metaParams and those that do not change the numbers.
@@ -110,11 +110,11 @@ func (p *metaParams) resolve() (Config, error) {
 		return Config{}, fmt.Errorf("dim %d, n_heads %d and multiple_of %d must be positive and at most %d", p.Dim, p.Heads, p.MultipleOf, maxDim)
 	}
 	c := Config{
-		Layers: p.Layers, Dim: p.Dim, Heads: p.Heads, KVHeads: p.Heads, HeadDim: p.Dim / p.Heads,
+		Layers: int(p.Layers), Dim: int(p.Dim), Heads: int(p.Heads), KVHeads: int(p.Heads), HeadDim: int(p.Dim / p.Heads),
 		NormEps: p.NormEps, RopeTheta: 10000, Context: 4096,
 	}
-	set(&c.KVHeads, p.KVHeads)
-	set(&c.HeadDim, p.HeadDim)
+	setWhole(&c.KVHeads, p.KVHeads)
+	setWhole(&c.HeadDim, p.HeadDim)
 	// The file does not say how long a context the model was trained for;
 	// these are the published models'.
 	if p.RopeTheta != nil {
@@ -125,7 +125,7 @@ func (p *metaParams) resolve() (Config, error) {
 		c.Context = 131072
 	}
 	if p.MaxSeqLen > 0 {
-		c.Context = p.MaxSeqLen
+		c.Context = int(p.MaxSeqLen)
 	}
 	// https://github.com/meta-llama/llama-models, models/llama3/model.py.
 	hidden := float64(8 * p.Dim / 3)
@@ -135,7 +135,8 @@ func (p *metaParams) resolve() (Config, error) {
 	if !(hidden > 0 && hidden <= maxDim) {
 		return Config{}, fmt.Errorf("ffn_dim_multiplier gives a feed-forward width of %v", hidden)
 	}
-	c.HiddenDim = p.MultipleOf * ((int(hidden) + p.MultipleOf - 1) / p.MultipleOf)
+	multiple := int(p.MultipleOf)
+	c.HiddenDim = multiple * ((int(hidden) + multiple - 1) / multiple)
 	return c, nil
 }
 
@@ -154,7 +155,7 @@ func (c *Checkpoint) readMeta(p metaParams, shards []*pth.File) error {
 		return Errorf(c.Path, "tok_embeddings.weight", "is missing")
 	}
 	c.Config.Vocab = embed.Rows()
-	if p.Vocab > 0 && p.Vocab != c.Config.Vocab {
+	if p.Vocab > 0 && int(p.Vocab) != c.Config.Vocab {
 		return Errorf(embed.File, embed.Name, "has %d rows in %d files, vocab_size is %d", c.Config.Vocab, len(shards), p.Vocab)
 	}
 	out := shards[0].Tensor("output.weight")
@@ -201,7 +202,7 @@ func (c *Checkpoint) merge(name string, shards []*pth.File) (*Tensor, error) {
 	if len(first.Shape) == 0 || len(first.Shape) > 2 {
 		return nil, Errorf(shown, name, "has shape %v, want a vector or a matrix", first.Shape)
 	}
-	t := &Tensor{File: shown, Name: name, Type: first.Type, Shape: slices.Clone(first.Shape)}
+	t := &Tensor{File: shown, Name: name, Type: first.Type, TypeName: first.TypeName, Shape: slices.Clone(first.Shape)}
 	part := t.RowBytes()
 	if len(shards) == 1 || len(first.Shape) == 1 { // norms are whole in each shard
 		t.Read = PlainRows(first, part)

@@ -14,10 +14,12 @@ import (
 
 // Tensor is a tensor of a checkpoint.
 type Tensor struct {
-	File  string // for messages
-	Name  string // in the file
-	Type  backend.DType
-	Shape []int // [n] or [rows, cols]
+	File string // for messages
+	Name string // in the file
+	Type backend.DType
+	// TypeName is the file's name of a type that is Invalid here.
+	TypeName string
+	Shape    []int // [n] or [rows, cols]
 	// Read fills dst with rows [row, row+n) in the type's encoding; a vector has
 	// rows of one element. Safe for concurrent use.
 	Read func(dst []byte, row, n int) error

@@ -1,0 +1,104 @@
+// Package jsontext says what is wrong with JSON in words for those who wrote it, who
+// need not know Go.
+package jsontext
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+)
+
+// Error is Explain's.
+type Error struct {
+	Key    string // the path of the value, "rope_scaling.factor"; empty for the whole text
+	Reason string
+	Err    error // of package encoding/json
+}
+
+func (e *Error) Error() string {
+	if e.Key == "" {
+		return e.Reason
+	}
+	return e.Key + " " + e.Reason
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Explain turns an error of package encoding/json into an *Error that names the key and
+// what was expected there; others stay as they are.
+func Explain(err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &kind):
+		reason := fmt.Sprintf("is %s, want %s", given(kind.Value), wanted(kind.Type))
+		if kind.Field == "" {
+			reason = fmt.Sprintf("the JSON is %s, want %s", given(kind.Value), wanted(kind.Type))
+		}
+		return &Error{Key: kind.Field, Reason: reason, Err: err}
+	case errors.As(err, &syntax) && strings.Contains(syntax.Error(), "unexpected end"), errors.Is(err, io.ErrUnexpectedEOF):
+		return &Error{Reason: "the JSON ends too early", Err: err}
+	case errors.As(err, &syntax):
+		what, _, ok := strings.Cut(strings.TrimPrefix(syntax.Error(), "invalid character "), "' ")
+		if ok {
+			what = "unexpected " + what + "'"
+		}
+		return &Error{Reason: fmt.Sprintf("not JSON: byte %d: %s", syntax.Offset, what), Err: err}
+	}
+	return err
+}
+
+// given is what the text has.
+func given(value string) string {
+	kind, rest, _ := strings.Cut(value, " ")
+	switch kind {
+	case "number":
+		return strings.TrimSpace("the number " + clip(rest))
+	case "string":
+		return "a text"
+	case "array":
+		return "a list"
+	case "object":
+		return "an object"
+	case "bool":
+		return "true or false"
+	}
+	return clip(value)
+}
+
+func clip(s string) string {
+	const most = 40
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
+}
+
+// wanted is what a Go type holds.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a text"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "a whole number"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number from 0"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	case reflect.Pointer:
+		return wanted(t.Elem())
+	}
+	return "something else"
+}
