@@ -3,6 +3,7 @@ package tokenizer_test
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"strconv"
