@@ -131,7 +131,7 @@ func TestWhiteSpaceTaken(t *testing.T) {
 }
 
 // TestTokensBeside: added tokens that only the files beside a tokenizer.json name. The
-// ids are those of transformers 5.23.0 (AutoTokenizer) for the same files.
+// ids are those of transformers 5.23.0  for the same files.
 func TestTokensBeside(t *testing.T) {
 	const vocab = `{"added_tokens": [{"id": 258, "content": "<s>", "special": true}, {"id": 259, "content": "</s>", "special": true}],
 	  "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}, "decoder": {"type": "ByteLevel"}, `

@@ -100,7 +100,6 @@ func TestBadFiles(t *testing.T) {
 
 // TestBadVocabularies is the same for GGUF metadata.
 func TestBadVocabularies(t *testing.T) {
-	id := func(n int32) *int32 { return &n }
 	for name, c := range map[string]struct {
 		v    tokenizer.VocabGGUF
 		want string
