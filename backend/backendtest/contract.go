@@ -444,8 +444,9 @@ func checkSteps(b backend.Backend) error {
 		return err
 	}
 	defer e.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	why := errors.New("the cause of the end")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	err = backend.Step(ctx, e, func() error {
 		if err := secondInLine(b); err != nil {
 			return err
@@ -460,15 +461,15 @@ func checkSteps(b backend.Backend) error {
 		if err := wantShapeError(e, &a); err != nil {
 			return fmt.Errorf("an output that repeats: %w", err)
 		}
-		cancel()
+		cancel(why)
 		a.Out[0] = e.Alloc(backend.F32, backend.Dims(4))
 		e.Run(backend.Copy, &a)
 		return nil
 	})
-	if !errors.Is(err, context.Canceled) {
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
 		return fmt.Errorf("contract: a cancelled step: %v", err)
 	}
-	if err := backend.Step(ctx, e, func() error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := backend.Step(ctx, e, func() error { return nil }); !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
 		return fmt.Errorf("contract: a step with a cancelled context: %v", err)
 	}
 	if err := within(e, func() { panic("of a step") }); err == nil {
