@@ -363,6 +363,9 @@ func optimizerMistakes() []mistake {
 
 // Mistakes that backends are likely to make.
 func TestMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it tests the checks, not a backend")
+	}
 	cs := some()
 	for _, m := range slices.Concat(productMistakes(), sequenceMistakes(), optimizerMistakes()) {
 		all := cs
