@@ -118,12 +118,23 @@ type Setting struct {
 // in float32. The numbers of the model do not depend on the number of workers. An AdamW
 // serves one goroutine at a time.
 type AdamW struct {
+	// Group, where other machines have parts of the parameters, adds up the squares of
+	// all gradients, so that all clip alike. nil is one machine, and also where each has
+	// all of the parameters and of their gradients.
+	Group Reducer
+
 	config   AdamWConfig // zeros filled in
 	settings []Setting
 	params   []moments // of the parameters that are trained
 	memory   backend.Buffer
 	step     int
 	broken   error // why the moments cannot be used any more
+}
+
+// A Reducer replaces numbers by their sums over the machines of a group. All call it the
+// same number of times, with as many numbers.
+type Reducer interface {
+	Reduce(ctx context.Context, x []float64) error
 }
 
 // moments are a parameter and the means of its gradient.
@@ -314,6 +325,15 @@ func (o *AdamW) norm(ctx context.Context, c *tensor.Context) (float64, error) {
 	for i, s := range sums {
 		if total += float64(s); bad == "" && (math.IsNaN(total) || math.IsInf(total, 0)) {
 			bad = o.params[i].Named.Name
+		}
+	}
+	if o.Group != nil { // also where total is not finite: the others wait
+		sum := []float64{total}
+		if err := o.Group.Reduce(ctx, sum); err != nil {
+			return 0, fmt.Errorf("optim: the norm of the gradients over a group: %w", err)
+		}
+		if total = sum[0]; bad == "" && (math.IsNaN(total) || math.IsInf(total, 0)) {
+			bad = "another machine"
 		}
 	}
 	norm := math.Sqrt(total)
