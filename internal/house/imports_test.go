@@ -48,6 +48,7 @@ var floors = map[string]int{
 	"internal/vfs":      -10,
 	"internal/tfevents": -10,
 	"internal/lockfile": -10,
+	"internal/jsontext": -10,
 
 	"internal/chart":  45, // draws for programs: see plotters
 	"internal/corpus": 40, // reads text for the training loop and recipes

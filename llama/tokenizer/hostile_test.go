@@ -109,7 +109,6 @@ func TestBadVocabularies(t *testing.T) {
 		"short types":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a", "b"}, Types: []int32{1}}, "token_type: 1 entries for 2"},
 		"bad type":       {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, Types: []int32{77}}, "token_type[0]: type 77"},
 		"short scores":   {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"a", "b"}, Scores: []float32{1}}, "scores: 1 entries for 2"},
-		"no scores":      {tokenizer.VocabGGUF{Model: "llama", Tokens: []string{"a"}}, "scores: missing"},
 		"token twice":    {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a", "a"}}, "tokens[1]: \"a\" is also token 0"},
 		"absent merge":   {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a", "b"}, Merges: []string{"a b"}}, "merges: merge 0"},
 		"merge":          {tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a"}, Merges: []string{"a"}}, "merges[0]: \"a\""},
