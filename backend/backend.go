@@ -85,6 +85,13 @@ type Exec interface {
 	Close()
 }
 
+// Prober is a Backend that can measure itself.
+type Prober interface {
+	// Peak is the most floating-point operations a second that products of a
+	// precision could do, measured in a step of its own.
+	Peak(ctx context.Context, p Precision) (float64, error)
+}
+
 // WeightSource is a matrix in a file, as packing reads it.
 type WeightSource struct {
 	Name       string // for error messages

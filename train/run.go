@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/config"
 	"github.com/herd-ml/herd/internal/lockfile"
 	"github.com/herd-ml/herd/llama"
@@ -324,25 +323,17 @@ func (r *run) restore(ctx context.Context, dir string) error {
 	return nil
 }
 
-// limit is what the processor computes at most a second, 0 where that is not known.
+// limit is what the device computes at most a second, 0 where that is not known.
 func (r *run) limit(ctx context.Context) float64 {
-	b, ok := r.m.Backend().(*cpu.Backend)
+	b, ok := r.m.Backend().(backend.Prober)
 	if !ok {
 		return 0
 	}
-	p, err := b.NewProbe(1 << 20)
+	peak, err := b.Peak(ctx, r.c.precision())
 	if err != nil {
 		return 0
 	}
-	defer p.Close()
-	l, err := p.Limits(ctx)
-	if err != nil {
-		return 0
-	}
-	if r.c.precision() == backend.PrecisionBF16 && l.BF16 > 0 {
-		return l.BF16
-	}
-	return l.F32
+	return peak
 }
 
 // loop runs the steps.

@@ -117,3 +117,10 @@ func ExampleBackend_NewProbe() {
 	fmt.Println("reads:", read > 0 && err == nil)
 	// Output: reads: true
 }
+
+func ExampleBackend_Peak() {
+	var b backend.Prober = cpu.Default()
+	peak, err := b.Peak(context.Background(), backend.PrecisionF32)
+	fmt.Println(peak > 0 || errors.Is(err, backend.ErrUnsupported)) // the generic variant has no probe
+	// Output: true
+}

@@ -128,3 +128,20 @@ func (p *Probe) time(ctx context.Context, t task, chunks int) (time.Duration, er
 	}
 	return d, nil
 }
+
+// Peak implements backend.Prober.
+func (b *Backend) Peak(ctx context.Context, precision backend.Precision) (float64, error) {
+	p, err := b.NewProbe(1 << 20)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	l, err := p.Limits(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if precision == backend.PrecisionBF16 && l.BF16 > 0 {
+		return l.BF16, nil
+	}
+	return l.F32, nil
+}

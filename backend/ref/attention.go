@@ -101,6 +101,8 @@ func (b *device) ReadPage(dst []float32, page backend.Buffer, g backend.KV) erro
 	if len(dst) != g.Elems() {
 		panic(&backend.ShapeError{Op: "ReadPage", Detail: fmt.Sprintf("%d numbers for a page of %d", len(dst), g.Elems())})
 	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
 	mem := within("ReadPage", page, 0, int(b.PageBytes(g)))
 	for r := range g.Layers * 2 {
 		for slot := range backend.PageLen {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
 	"unsafe"
 
 	"github.com/herd-ml/herd/backend"
@@ -16,9 +17,52 @@ import (
 // in line for the steps of its other contexts.
 func New() backend.Backend { return &device{step: make(chan struct{}, 1)} }
 
+// NewOpaque is New with memory as a device far from the host has it: every step begins
+// by moving all of it, and what lay where it was is NaN in every float type. Who keeps
+// memory, or looks at it but through the interface, computes with that. It shows that
+// callers are fit for any device.
+func NewOpaque() backend.Backend {
+	return &device{step: make(chan struct{}, 1), live: map[*buffer]struct{}{}}
+}
+
 // device is the backend. Who has sent to step is running a step; senders that
 // wait on a channel are served in order.
-type device struct{ step chan struct{} }
+type device struct {
+	step chan struct{}
+
+	// Of an opaque device, else nil.
+	live map[*buffer]struct{} // buffers that outlive steps
+	mu   sync.RWMutex         // held to move memory, and to read or write it from outside of steps
+}
+
+// keep makes a buffer move with the others.
+func (d *device) keep(b *buffer) *buffer {
+	if d.live != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		b.dev, d.live[b] = d, struct{}{}
+	}
+	return b
+}
+
+// move gives all buffers other memory.
+func (d *device) move() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for b := range d.live {
+		old := b.mem
+		b.mem = newBuffer(len(old)).mem
+		copy(b.mem, old)
+		poison(old)
+	}
+}
+
+// poison makes memory NaN.
+func poison(mem []byte) {
+	for i := range mem {
+		mem[i] = 0xff
+	}
+}
 
 func (*device) Describe() backend.Description {
 	return backend.Description{Device: "ref", Variant: "float64", Workers: 1}
@@ -34,11 +78,11 @@ func (*device) Supports(op backend.Op) error {
 	return nil
 }
 
-func (*device) Alloc(bytes int64) (backend.Buffer, error) {
+func (b *device) Alloc(bytes int64) (backend.Buffer, error) {
 	if bytes < 0 || bytes > math.MaxInt-align {
 		return nil, fmt.Errorf("ref: a buffer of %d bytes: %w", bytes, backend.ErrUnsupported)
 	}
-	return newBuffer(int(bytes)), nil
+	return b.keep(newBuffer(int(bytes))), nil
 }
 
 func (b *device) NewExec() (backend.Exec, error) { return &exec64{dev: b}, nil }
@@ -53,17 +97,35 @@ func (b *device) Close() error {
 const align = 64 // bytes, as backend.Buffer promises
 
 // buffer is memory of a Go slice.
-type buffer struct{ mem []byte }
+type buffer struct {
+	mem []byte
+	dev *device // an opaque one, else nil
+}
 
 func newBuffer(n int) *buffer {
 	mem := make([]byte, n+align-1)
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	skip := int(-at % align)
-	return &buffer{mem[skip:][:n:n]}
+	return &buffer{mem: mem[skip:][:n:n]}
 }
 
-func (b *buffer) Size() int64 { return int64(len(b.mem)) }
-func (b *buffer) Free()       { b.mem = nil }
+func (b *buffer) Size() int64 {
+	if d := b.dev; d != nil {
+		d.mu.RLock()
+		defer d.mu.RUnlock()
+	}
+	return int64(len(b.mem))
+}
+
+func (b *buffer) Free() {
+	if d := b.dev; d != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.live, b)
+		poison(b.mem)
+	}
+	b.mem = nil
+}
 
 // Host is memory of the caller's own, as a buffer for Run and Values.
 type Host []byte
@@ -91,12 +153,16 @@ func within(what string, b backend.Buffer, off int64, n int) []byte {
 	return mem[off:][:n]
 }
 
-func (*device) Upload(dst backend.Buffer, off int64, src []byte) error {
+func (d *device) Upload(dst backend.Buffer, off int64, src []byte) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	copy(within("Upload", dst, off, len(src)), src)
 	return nil
 }
 
-func (*device) Download(dst []byte, src backend.Buffer, off int64) error {
+func (d *device) Download(dst []byte, src backend.Buffer, off int64) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	copy(dst, within("Download", src, off, len(dst)))
 	return nil
 }
@@ -123,6 +189,9 @@ func (e *exec64) Begin(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctxerr.Of(ctx)
 	}
+	if e.dev.live != nil {
+		e.dev.move()
+	}
 	e.ctx, e.stopped = ctx, nil
 	return nil
 }
@@ -135,9 +204,7 @@ func (e *exec64) End() error {
 
 func (e *exec64) Alloc(t backend.DType, s backend.Shape) backend.View {
 	buf := newBuffer(s.Elems() * t.BlockBytes())
-	for i := range buf.mem {
-		buf.mem[i] = 0xff
-	}
+	poison(buf.mem)
 	e.arena = append(e.arena, buf)
 	e.used += int64(len(buf.mem))
 	e.scratch = max(e.scratch, e.used)

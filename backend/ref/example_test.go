@@ -62,3 +62,27 @@ func ExampleRun() {
 	fmt.Println(x.In[0]) // exp(0)
 	// Output: [1 1 1]
 }
+
+// What is kept in a buffer is there after its memory has moved.
+func ExampleNewOpaque() {
+	b := ref.NewOpaque()
+	buf, err := b.Alloc(5)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := b.Upload(buf, 0, []byte("moves")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, err := b.NewExec()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer e.Close()
+	err = backend.Step(context.Background(), e, func() error { return nil }) // moves all memory
+	kept := make([]byte, 5)
+	fmt.Println(err, b.Download(kept, buf, 0), string(kept))
+	// Output: <nil> <nil> moves
+}

@@ -286,3 +286,28 @@ func TestFirstComeFirstServed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Memory that moves: who keeps it sees NaN.
+func TestOpaque(t *testing.T) {
+	b := NewOpaque()
+	buf, err := b.Alloc(8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Upload(buf, 0, []byte("12345678")); err != nil {
+		t.Fatal(err)
+	}
+	kept := memory(buf)
+	e, _ := b.NewExec()
+	if err := backend.Step(t.Context(), e, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(memory(buf)); got != "12345678" {
+		t.Errorf("after a step the buffer holds %q", got)
+	}
+	for _, x := range kept {
+		if x != 0xff {
+			t.Fatalf("the old memory still holds %v", kept)
+		}
+	}
+}

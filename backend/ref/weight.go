@@ -14,6 +14,7 @@ import (
 // weight holds rows in the file's encoding: a copy of its own where packed,
 // the caller's view where float.
 type weight struct {
+	dev        *device
 	name       string
 	typ        backend.DType
 	rows, cols int
@@ -52,8 +53,8 @@ func (b *device) Pack(ctx context.Context, src backend.WeightSource) (backend.We
 			src.Progress(int64(len(dst)))
 		}
 	}
-	return &weight{name: src.Name, typ: src.Type, rows: src.Rows, cols: src.Cols, packed: true,
-		buf: buf, stride: int(size), size: int(size)}, nil
+	return &weight{dev: b, name: src.Name, typ: src.Type, rows: src.Rows, cols: src.Cols, packed: true,
+		buf: b.keep(buf), stride: int(size), size: int(size)}, nil
 }
 
 // Float wraps an F32 or BF16 matrix whose rows are contiguous.
@@ -62,7 +63,7 @@ func (b *device) Float(name string, v backend.View) (backend.Weight, error) {
 		return nil, fmt.Errorf("ref: weight %s: %v %v is not a row-major F32 or BF16 matrix: %w", name, v.Type, v.Shape, backend.ErrUnsupported)
 	}
 	e := v.Type.BlockBytes()
-	return &weight{name: name, typ: v.Type, rows: v.Rows(), cols: v.Cols(),
+	return &weight{dev: b, name: name, typ: v.Type, rows: v.Rows(), cols: v.Cols(),
 		buf: v.Buf, off: v.Off * e, stride: v.Stride[0] * e, size: v.Cols() * e}, nil
 }
 
@@ -85,12 +86,16 @@ func (w *weight) Changed() {
 func (w *weight) row(n int) []byte { return memory(w.buf)[w.off+n*w.stride:][:w.size] }
 
 func (w *weight) Unpack(dst []byte, row, n int) {
+	w.dev.mu.RLock()
+	defer w.dev.mu.RUnlock()
 	for i := range n {
 		copy(dst[i*w.size:][:w.size], w.row(row+i))
 	}
 }
 
 func (w *weight) Tile(dst []float32, row, rows, col, cols int) {
+	w.dev.mu.RLock()
+	defer w.dev.mu.RUnlock()
 	for i := range rows {
 		block.DecodeColumns(w.typ, dst[i*cols:][:cols], w.row(row+i), col)
 	}
