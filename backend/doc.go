@@ -28,6 +28,13 @@
 //     one span is its own rows; key row i is row i of the step. Responses that
 //     share a prompt have two spans: the prompt's rows, whole, and their own,
 //     cut. Backward operations walk the same segments.
+//   - An encoder. Each picture or utterance is a segment with Whole: its rows see all of
+//     it. A convolution slides a Window over the rows of each segment.
+//   - Cross-attention. The rows of a text in a second layout, whose spans number key rows
+//     of a picture: rows of k and v, Layout.Keys of them, or slots of the picture's own
+//     page table, of a geometry of its own. KVAppend fills these once, in the layout of
+//     the picture's rows; steps that follow only attend. Rows before the picture see
+//     nothing, and get zeros.
 //   - A GPU. Buffers are device memory, Run enqueues, Read synchronises; outside of
 //     steps Upload and Download copy. Nothing above a backend looks at memory, so no
 //     caller changes.

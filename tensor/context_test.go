@@ -262,6 +262,13 @@ func TestStepAllocatesNothing(t *testing.T) {
 	c := newContext(t, b, tensor.Options{})
 	w, v := pack(t, b, random(16), 4, 4), vector(t, b, random(4), 1)
 	x, ctx := random(8), t.Context()
+	kv := backend.KV{Type: backend.F16, Layers: 1, Heads: 1, HeadDim: 2}
+	page, err := b.Alloc(b.PageBytes(kv))
+	check(t, err)
+	t.Cleanup(page.Free)
+	// Rows that attend to what the page of a source holds.
+	cross := &backend.Layout{Pos: make([]int32, 2), Segments: []backend.Segment{
+		{Rows: 2, Pages: []backend.Buffer{page}, Spans: []backend.Span{{Len: 9}}, Whole: true}}}
 	work := func() {
 		n := 100 // of the caller's, so that what Step is given is a closure
 		check(t, c.Step(ctx, nil, backend.KV{}, func() error {
@@ -271,6 +278,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 			for range n {
 				z := tensor.RMSNorm(c, tensor.SwiGLU(c, tensor.MatMul(c, y, w), y), v, 1)
 				z = tensor.MatMulSwiGLU(c, tensor.AddTo(c, z, v.Value()), w, w)
+				z = tensor.Attention(c, z, nil, nil, tensor.AttentionOptions{Layout: cross, KV: kv})
 				y = tensor.MatMulAdd(c, y, z, w)
 				c.Release(mark)
 			}

@@ -15,6 +15,7 @@ type trained struct {
 	q, k, v, dy    []float32 // [rows, heads*hd] or [rows, kv heads*hd]
 	y, dq, dk, dv  []float32
 	heads, kv, dim int
+	whole          bool // every row sees all of the document
 }
 
 func newTrained(rnd *rand.Rand, rows, heads, kv, dim int) *trained {
@@ -41,6 +42,9 @@ func attendTrained(t *testing.T, b *Backend, round backend.Rounding, docs ...*tr
 		lengths = append(lengths, d.rows())
 	}
 	layout := backend.Documents(lengths...)
+	for i, d := range docs {
+		layout.Segments[i].Whole = d.whole
+	}
 	rows, d := layout.Rows(), docs[0]
 	a := backend.Args{Layout: layout, KV: backend.KV{Type: backend.F32, Layers: 1, Heads: d.kv, HeadDim: d.dim}, Scale: 0.3, Round: round}
 	view := func(cols int, of func(d *trained) []float32) backend.View {
@@ -90,8 +94,8 @@ func sameRows(t *testing.T, what string, got, want []float32, width, from, to in
 	}
 }
 
-// TestPackedAttention wants of a document the bits that it has alone, whatever is packed
-// before and after it.
+// TestPackedAttention wants of a document, causal or whole, the bits that it has alone,
+// whatever is packed before and after it.
 func TestPackedAttention(t *testing.T) {
 	lengths := []int{1, 95, 200, 289, 600, maxStripes*stripeRows - 1, maxStripes * stripeRows, maxStripes*stripeRows + 1, 2900}
 	if testing.Short() {
@@ -106,8 +110,9 @@ func TestPackedAttention(t *testing.T) {
 		defer b.Close()
 		for _, round := range []backend.Rounding{backend.RoundNone, backend.RoundBothBF16} {
 			rnd := rand.New(rand.NewPCG(31, 32))
-			for _, n := range lengths {
+			for i, n := range lengths {
 				alone := newTrained(rnd, n, 2, 1, 16)
+				alone.whole = i%2 == 1
 				attendTrained(t, b, round, alone)
 				packed := *alone
 				attendTrained(t, b, round, newTrained(rnd, 77, 2, 1, 16), newTrained(rnd, 300, 2, 1, 16), &packed, newTrained(rnd, 700, 2, 1, 16))
