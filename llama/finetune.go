@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/llama/peft"
@@ -42,6 +43,9 @@ func (m *Model) AddAdapter(ctx context.Context, config peft.Config, seed uint64)
 // LoadAdapter is AddAdapter with the numbers of an adapter in PEFT's layout, to go on
 // training it.
 func (m *Model) LoadAdapter(ctx context.Context, path string) error {
+	if m.life.Err() != nil {
+		return ErrClosed
+	}
 	p, err := checkpoint.OpenAdapter(Adapter{Path: path}, m.config)
 	if err != nil {
 		return err
@@ -70,10 +74,19 @@ func (m *Model) LoadAdapter(ctx context.Context, path string) error {
 
 // addAdapter makes an adapter whose numbers a function gives.
 func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func(string, *nn.Linear, *nn.LoRA) ([3][]float32, error)) (err error) {
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.steps.Done()
+	if err := ctxerr.Of(ctx); err != nil {
+		return err
+	}
+	m.adapting.Lock() // one at a time; sessions go on until the adapter is complete
+	defer m.adapting.Unlock()
 	switch {
 	case m.opts.Trainable:
 		return errors.New("llama: an adapter on a model whose own weights are trained")
-	case m.training != nil:
+	case m.training.Load() != nil:
 		return errors.New("llama: the model has an adapter that is trained already")
 	case config.Dropout > 0:
 		return fmt.Errorf("llama: lora_dropout of %v in training is %w: use 0", config.Dropout, ErrUnsupported)
@@ -81,7 +94,12 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 	if err := config.Validate(); err != nil {
 		return err
 	}
-	t := &trained{config: config}
+	t, buffers := &trained{config: config}, len(m.loader.buffers)
+	defer func() {
+		if err != nil {
+			m.dropAdapter(buffers)
+		}
+	}()
 	for _, l := range nn.Linears(m.net) {
 		target, rank, scale := config.Layer(l.Name)
 		if !target {
@@ -112,15 +130,34 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 	for _, mod := range t.modules {
 		byName[mod.name] = mod.lora
 	}
-	for _, l := range nn.Linears(m.net) {
-		if lora := byName[l.Name]; lora != nil {
-			l.Linear.Adapters = append(l.Linear.Adapters, lora)
+	return m.step(ctx, func() error { // between the steps of sessions
+		for _, l := range nn.Linears(m.net) {
+			if lora := byName[l.Name]; lora != nil {
+				l.Linear.Adapters = append(l.Linear.Adapters, lora)
+			}
 		}
+		err := nn.Refresh(ctx, m.b, m.net)
+		if err != nil {
+			for _, l := range nn.Linears(m.net) {
+				if byName[l.Name] != nil {
+					l.Linear.Adapters = l.Linear.Adapters[:len(l.Linear.Adapters)-1]
+				}
+			}
+			return err
+		}
+		m.training.Store(t)
+		m.Changed()
+		return nil
+	})
+}
+
+// dropAdapter frees the buffers of an adapter that could not be added.
+func (m *Model) dropAdapter(from int) {
+	for _, b := range m.loader.buffers[from:] {
+		m.pages.release(b.Size())
+		b.Free()
 	}
-	m.training = t
-	err = m.Refresh(ctx)
-	m.Changed()
-	return err
+	m.loader.buffers = m.loader.buffers[:from]
 }
 
 // bindAdapter gives an adapter memory and numbers.
@@ -131,8 +168,12 @@ func (m *Model) bindAdapter(l *nn.LoRA, name string, x [3][]float32) error {
 	}
 	for i, p := range params {
 		n := p.Shape.Elems()
+		if err := m.pages.reserve(4 * int64(n)); err != nil {
+			return err
+		}
 		buf, err := m.b.Alloc(4 * int64(n))
 		if err != nil {
+			m.pages.release(4 * int64(n))
 			return err
 		}
 		m.loader.buffers = append(m.loader.buffers, buf)
@@ -159,14 +200,15 @@ func (m *Model) bindAdapter(l *nn.LoRA, name string, x [3][]float32) error {
 // added, or all of a model opened with Options.Trainable, under their Hugging Face names.
 // Others have none.
 func (m *Model) Trainable() []nn.Named {
-	if m.training == nil {
+	adapter := m.training.Load()
+	if adapter == nil {
 		if m.opts.Trainable {
 			return m.Params()
 		}
 		return nil
 	}
 	var list []nn.Named
-	for _, t := range m.training.modules {
+	for _, t := range adapter.modules {
 		for _, p := range nn.Params(t.lora) {
 			list = append(list, nn.Named{Name: t.name + "." + p.Name, Param: p.Param})
 		}
@@ -175,16 +217,25 @@ func (m *Model) Trainable() []nn.Named {
 }
 
 // Adapted reports whether the model has an adapter that is trained.
-func (m *Model) Adapted() bool { return m.training != nil }
+func (m *Model) Adapted() bool { return m.training.Load() != nil }
 
 // Refresh computes what follows from the numbers of adapters (the norms of DoRA). It is
 // due after they were changed, before the next step.
-func (m *Model) Refresh(ctx context.Context) error { return nn.Refresh(ctx, m.b, m.net) }
+func (m *Model) Refresh(ctx context.Context) error {
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.steps.Done()
+	m.adapting.Lock()
+	defer m.adapting.Unlock()
+	return nn.Refresh(ctx, m.b, m.net)
+}
 
 // SaveTrained writes what training changes to a folder, which must not exist yet or be
 // empty: the adapter in PEFT's layout, or the model as Save does, in float32.
 func (m *Model) SaveTrained(ctx context.Context, dir string) error {
-	if m.training == nil {
+	adapter := m.training.Load()
+	if adapter == nil {
 		return m.Save(ctx, dir, SaveOptions{Type: backend.F32})
 	}
 	if err := m.begin(); err != nil {
@@ -192,14 +243,14 @@ func (m *Model) SaveTrained(ctx context.Context, dir string) error {
 	}
 	defer m.steps.Done()
 	var modules []peft.Module
-	for _, t := range m.training.modules {
+	for _, t := range adapter.modules {
 		mod := peft.Module{Name: t.name, A: m.numbers(t.lora.A), B: m.numbers(t.lora.B)}
 		if t.lora.Magnitude != nil {
 			mod.Magnitude = m.numbers(t.lora.Magnitude)
 		}
 		modules = append(modules, mod)
 	}
-	return vfs.WriteFolder(dir, func(dir string) error { return peft.Write(dir, m.training.config, modules) })
+	return vfs.WriteFolder(dir, func(dir string) error { return peft.Write(dir, adapter.config, modules) })
 }
 
 // numbers are those of a parameter, to be written.

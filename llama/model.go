@@ -38,9 +38,10 @@ type Model struct {
 	formatErr error
 	warnings  []string
 	loader    *loader
-	source    *checkpoint.Checkpoint // without tensors, for Save; nil unless Trainable
-	version   atomic.Uint64          // of the weights
-	training  *trained               // the adapter that training changes, or nil
+	source    *checkpoint.Checkpoint  // without tensors, for Save; nil unless Trainable
+	version   atomic.Uint64           // of the weights
+	training  atomic.Pointer[trained] // the adapter that training changes, or nil
+	adapting  sync.Mutex              // held while one is added
 	estimate  Memory
 	pages     *pagePool
 	loadTime  time.Duration
@@ -188,8 +189,12 @@ func (m *Model) StopTokens() []int32 { return slices.Clone(m.stop) }
 // Warnings lists slow or guessed paths and oddities of the files.
 func (m *Model) Warnings() []string { return slices.Clone(m.warnings) }
 
-// Memory is what the model and one full session take.
-func (m *Model) Memory() Memory { return m.estimate }
+// Memory is what the model and one full session take, an adapter that was added with it.
+func (m *Model) Memory() Memory {
+	est := m.estimate
+	est.Weights += m.pages.reserved()
+	return est
+}
 
 // LoadTime is how long opening took.
 func (m *Model) LoadTime() time.Duration { return m.loadTime }

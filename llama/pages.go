@@ -59,6 +59,7 @@ type pagePool struct {
 
 	mu     sync.Mutex
 	closed bool
+	other  int64 // bytes beside pages that were taken since the model was loaded
 	all    map[*page]bool
 	named  map[pageName]*page // owned ones and idle ones
 	idle   page               // between its after and its before are the idle pages, in a ring
@@ -79,13 +80,8 @@ func (p *pagePool) get() (*page, error) {
 	if p.closed {
 		return nil, ErrClosed
 	}
-	size, full := p.m.b.PageBytes(p.kv), error(nil)
-	if limit := p.m.opts.MemoryLimit; limit > 0 {
-		used := p.m.estimate.Weights + p.m.estimate.Scratch + int64(len(p.all))*size
-		if used+size > limit {
-			full = fmt.Errorf("llama: %d bytes are in use, a page of keys and values needs %d, the limit is %d: %w", used, size, limit, ErrMemory)
-		}
-	}
+	size := p.m.b.PageBytes(p.kv)
+	full := p.over(size)
 	pg := p.idle.after
 	if p.count > 0 && (pg.name == pageName{} || full != nil || p.count >= p.most) {
 		p.take(pg)
@@ -102,6 +98,44 @@ func (p *pagePool) get() (*page, error) {
 	pg = &page{buf: buf, refs: 1}
 	p.all[pg] = true
 	return pg, nil
+}
+
+// over says that n more bytes go beyond the memory limit, or is nil.
+func (p *pagePool) over(n int64) error {
+	used := p.m.estimate.Weights + p.other + p.m.estimate.Scratch + int64(len(p.all))*p.m.b.PageBytes(p.kv)
+	if limit := p.m.opts.MemoryLimit; limit > 0 && used+n > limit {
+		return fmt.Errorf("llama: %d bytes are in use, %d more are needed, the limit is %d: %w", used, n, limit, ErrMemory)
+	}
+	return nil
+}
+
+// reserve counts n bytes that are no page's against the memory limit. Idle pages make
+// room for them.
+func (p *pagePool) reserve(n int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.over(n) != nil && p.count > 0 {
+		p.evict()
+	}
+	if err := p.over(n); err != nil {
+		return err
+	}
+	p.other += n
+	return nil
+}
+
+// release gives back what reserve counted.
+func (p *pagePool) release(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.other -= n
+}
+
+// reserved is what reserve has counted.
+func (p *pagePool) reserved() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.other
 }
 
 // find returns the page of a name, with one owner more, or nil.
@@ -159,9 +193,13 @@ func (p *pagePool) put(pg *page) {
 	}
 	pg.before, pg.after = at.before, at
 	pg.before.after, pg.after.before = pg, pg
-	if p.count++; p.count <= p.most {
-		return
+	if p.count++; p.count > p.most {
+		p.evict()
 	}
+}
+
+// evict frees the longest idle page.
+func (p *pagePool) evict() {
 	old := p.idle.after
 	p.take(old)
 	p.forget(old)

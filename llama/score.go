@@ -30,6 +30,9 @@ type Perplexity struct {
 // middle are scored (positions Context/2 to Context-2 predict their
 // successors). A rest shorter than a chunk is left out.
 func (m *Model) Perplexity(ctx context.Context, ids []int32, o PerplexityOptions) (Perplexity, error) {
+	if m.life.Err() != nil {
+		return Perplexity{}, ErrClosed
+	}
 	if o.Context == 0 {
 		o.Context = 512
 	}

@@ -102,7 +102,11 @@ func (l *loader) floatMatrix(ctx context.Context, p *tensor.Param, t *checkpoint
 // Params lists the parameters under their Hugging Face names. Those of a model opened
 // with Options.Trainable are numbers that may be changed (Param.Numbers), between the
 // model's steps: who changes them calls Changed.
-func (m *Model) Params() []nn.Named { return nn.Params(m.net) }
+func (m *Model) Params() []nn.Named {
+	m.adapting.Lock()
+	defer m.adapting.Unlock()
+	return nn.Params(m.net)
+}
 
 // Changed is called after the numbers of parameters were changed, by an optimizer for
 // one. Sessions forget what they held.
@@ -212,13 +216,13 @@ type SaveOptions struct {
 // Save writes a model that was opened with Trainable as a Hugging Face folder, which must
 // not exist yet, or be empty. It appears when it is complete.
 func (m *Model) Save(ctx context.Context, dir string, o SaveOptions) error {
-	if m.source == nil {
-		return fmt.Errorf("llama: saving a model that was opened without Trainable is %w: see Convert", ErrUnsupported)
-	}
 	if err := m.begin(); err != nil {
 		return err
 	}
 	defer m.steps.Done()
+	if m.source == nil {
+		return fmt.Errorf("llama: saving a model that was opened without Trainable is %w: see Convert", ErrUnsupported)
+	}
 	return m.snapshot().Save(ctx, dir, o.Type)
 }
 
