@@ -54,7 +54,8 @@
 // Results depend on neither the number of workers nor on how rows are grouped
 // into steps: each output of MatMul is one sum over k in ascending order, and
 // Attention cuts its sum over keys in pages at fixed multiples of the key row (256 in
-// backend/cpu), whatever the rows of the step. Rounding of activations is an
+// backend/cpu), and over keys in rows at multiples from the start of the span, whatever
+// the rows of the step. Rounding of activations is an
 // operation with an exact formula (RoundI8, RoundBF16, RoundE4M3), so a rounded product can
 // be checked against the reference to the last bits.
 //

@@ -21,7 +21,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: go run . folder")
 		os.Exit(2)
 	}
-	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512, "unpack": unpack, "exp": exponents, "fused512": fused512, "fused256": fused256, "amx": amx, "attend": attend} {
+	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512, "unpack": unpack, "exp": exponents, "fewrows512": fused512, "fewrows256": fused256, "amx": amx, "attend": attend} {
 		g := gen{build.NewContext()}
 		g.ConstraintExpr("!noasm")
 		write(g)

@@ -12,6 +12,10 @@
 // avx512 have products of one or two rows that store no codes; all give the same
 // bits.
 //
+// A [Set] is a struct of functions. [Generic] fills all of them with loops of Go; every
+// other variant starts with the set of a simpler one and puts its own functions in the
+// place of some. Nothing else in this package knows what a variant is made of.
+//
 // Four variants exist. "generic" is Go and runs everywhere, also when built
 // with the tag noasm. "avx2" needs AVX2, FMA and F16C; "avx512" needs AVX-512
 // F, BW, DQ, VL and VNNI; "amx" needs tiles for bytes and bfloat16 besides, and
