@@ -201,9 +201,10 @@ const (
 	PrecisionAuto Precision = iota
 	// PrecisionF32 never rounds activations.
 	PrecisionF32
-	// PrecisionBF16 is mixed precision, for training: products with float weights,
-	// and those of attention and of gradients, round both operands to bfloat16; the
-	// rest is PrecisionAuto.
+	// PrecisionBF16 is mixed precision, for training and for sampling as one trains:
+	// products with weights of a float type and with the output layer, and those of
+	// attention and of gradients, round both operands to bfloat16; the rest is
+	// PrecisionAuto.
 	PrecisionBF16
 )
 

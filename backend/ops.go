@@ -74,10 +74,11 @@ const (
 	// In[0] q [R,H*hd]; keys and values lie in the Layout's pages (geometry KV,
 	// layer Layer), or are In[1] and In[2] [S,G*hd] where segments have no
 	// pages, S = Layout.KeyRows. Optional Out[1] [R,H] is lse, the logarithm of the sum
-	// over keys of exp(Scale * q.k). The sum over keys is cut at fixed multiples of the
-	// key row where there are pages. Round is RoundNone, or RoundBothBF16: keys and values in
-	// rows, q (times Scale or not) and the probabilities (at any scale) may be rounded
-	// to bfloat16 before each product; sums, the softmax and lse are of F32
+	// over keys of exp(Scale * q.k). The sum over keys is cut at fixed places of each
+	// span. Round is RoundNone, or RoundBothBF16: keys, values, q (times Scale or not)
+	// and the probabilities (at any scale) may be rounded to bfloat16 before each
+	// product; sums, the softmax and lse are of F32. A backend rounds in pages and in
+	// rows alike, with the same bits
 	// (https://arxiv.org/abs/1706.03762, section 3.2; grouped queries
 	// https://arxiv.org/abs/2305.13245).
 	Attention

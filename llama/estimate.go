@@ -123,7 +123,7 @@ func kvGeometry(c *checkpoint.Checkpoint, o Options) backend.KV {
 	t := o.KVType
 	if t == backend.Invalid {
 		t = backend.F16
-		if w := c.Tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision == PrecisionF32 || o.Trainable || w != nil && w.Type == backend.F32 {
+		if w := c.Tensors["model.layers.0.self_attn.k_proj.weight"]; o.Precision != PrecisionAuto || o.Trainable || w != nil && w.Type == backend.F32 {
 			t = backend.F32
 		}
 	}

@@ -16,11 +16,15 @@ import (
 // Precision says whether activations may be rounded for speed.
 type Precision = backend.Precision
 
-// PrecisionAuto lets activations be rounded to the weights' partner type,
-// PrecisionF32 never rounds them.
+// PrecisionAuto lets activations be rounded to the weights' partner type, PrecisionF32
+// never rounds them. PrecisionBF16 is the mixed precision of training: with it, as with
+// PrecisionF32, a session's log-probabilities are bit for bit those of a trainer of that
+// precision on the same weights. Float weights are then rounded at every step, which is
+// slow.
 const (
 	PrecisionAuto = backend.PrecisionAuto
 	PrecisionF32  = backend.PrecisionF32
+	PrecisionBF16 = backend.PrecisionBF16
 )
 
 // DefaultContext is the most positions a session has unless asked otherwise.
@@ -33,7 +37,8 @@ type Options struct {
 	// Precision is PrecisionAuto by default.
 	Precision Precision
 	// KVType is the type of cached keys and values, backend.F32, F16, BF16 or
-	// Q8_0 (heads of a multiple of 32); zero is F32 under PrecisionF32 and for F32 weights, else F16.
+	// Q8_0 (heads of a multiple of 32); zero is F16 under PrecisionAuto, where the
+	// weights are neither F32 nor trained, else F32.
 	KVType backend.DType
 	// Context is the most positions of a session that does not ask for its own
 	// number; 0 is the model's, at most DefaultContext.
@@ -69,8 +74,8 @@ const (
 // Validate lists every violation.
 func (o Options) Validate() error {
 	var errs []error
-	if o.Precision > PrecisionF32 {
-		errs = append(errs, fmt.Errorf("llama: Precision is %d, want PrecisionAuto or PrecisionF32", o.Precision))
+	if o.Precision > PrecisionBF16 {
+		errs = append(errs, fmt.Errorf("llama: Precision is %d, want PrecisionAuto, PrecisionF32 or PrecisionBF16", o.Precision))
 	}
 	if err := checkKVType(o.KVType); err != nil {
 		errs = append(errs, err)

@@ -66,10 +66,7 @@ func Attention(c *Context, q, k, v *Tensor, o AttentionOptions) *Tensor {
 	if k != nil {
 		a.In[1], a.In[2] = c.use(k), c.use(v)
 	}
-	a.Layout, a.KV, a.Layer, a.Scale = o.Layout, o.KV, o.Layer, o.Scale
-	if !pages {
-		a.Round = c.roundingBack()
-	}
+	a.Layout, a.KV, a.Layer, a.Scale, a.Round = o.Layout, o.KV, o.Layer, o.Scale, c.roundingBack()
 	if lse != nil {
 		a.Out[1] = c.use(lse)
 	}

@@ -86,7 +86,7 @@ func (c *Context) rounding(p *Param) backend.Rounding {
 	case backend.PrecisionF32:
 		return backend.RoundNone
 	case backend.PrecisionBF16:
-		if !w.Packed() {
+		if w.Type().Float() || p.Round16 {
 			return backend.RoundBothBF16
 		}
 	}
@@ -101,7 +101,7 @@ func (c *Context) rounding(p *Param) backend.Rounding {
 }
 
 // roundingBack is how the operands of backward products are rounded, and those of
-// attention in training.
+// attention and, forward too, of the loss.
 func (c *Context) roundingBack() backend.Rounding {
 	if c.opts.Precision == backend.PrecisionBF16 {
 		return backend.RoundBothBF16

@@ -64,6 +64,10 @@ func (e *exec) attention(a *backend.Args) {
 		e.attentionRows(a)
 		return
 	}
+	if e.roundedPages(a) {
+		e.attentionPages(a)
+		return
+	}
 	t := &e.attend
 	*t = attendTask{a: a, hd: a.KV.HeadDim, heads: a.In[0].Cols() / (a.KV.Heads * a.KV.HeadDim), attendRoom: t.attendRoom}
 	t.wide = panels(t.hd) * panel

@@ -34,6 +34,7 @@ type exec struct {
 	operandRows operandRows
 	turned      turned
 	attendRows  rowAttention
+	pagedRows   pagedRows
 	loss        loss
 	inner       backend.Args // of the MatMul in LogProb
 
