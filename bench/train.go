@@ -181,7 +181,11 @@ func newAdapter(ctx context.Context, b backend.Backend, file, folder, adapter st
 	if err := m.AddAdapter(ctx, config, 1); err != nil {
 		return llama.Config{}, err
 	}
-	return m.Config(), m.SaveTrained(ctx, adapter)
+	training, err := m.Training()
+	if err != nil {
+		return llama.Config{}, err
+	}
+	return m.Config(), training.Save(ctx, adapter)
 }
 
 // training is our side.

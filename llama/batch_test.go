@@ -215,7 +215,7 @@ func TestPagesFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask("a fork", fork, text[:280], 256)
-	m.Changed()
+	m.version.Add(1)
 	ask("other weights", open(), text[:300], 0)
 
 	noise := open()

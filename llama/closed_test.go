@@ -161,7 +161,7 @@ func TestAdapterMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want int64
-	for _, p := range m.Trainable() {
+	for _, p := range training(t, m).Trainable() {
 		want += 4 * int64(p.Param.Shape.Elems())
 	}
 	if got := m.Memory().Weights - before.Weights; got != want || want == 0 {

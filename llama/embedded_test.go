@@ -41,12 +41,12 @@ func newEmbedded(t *testing.T) *embedded {
 	}
 	e := &embedded{m: m, layout: spread([]int32{0, 6, 10, 11, 16, 22}, 7, 10, 6),
 		at: []int32{8, 9, 12, 16, 17, 18, 19, 20, 21, 22}}
-	for _, p := range m.Params() {
+	for _, p := range training(t, m).Params() {
 		if p.Name == "model.embed_tokens.weight" {
 			e.embed = p.Param
 		}
 	}
-	grad, err := m.Backend().Alloc(int64(4 * e.embed.Shape.Elems()))
+	grad, err := training(t, m).Backend().Alloc(int64(4 * e.embed.Shape.Elems()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,16 +72,16 @@ func newEmbedded(t *testing.T) *embedded {
 // none, and of the matrix.
 func (e *embedded) run(t *testing.T, precision backend.Precision, o llama.ForwardOptions, ids []int32, given []float32) (h, dRows, dEmbed []float32) {
 	t.Helper()
-	c, err := e.m.NewContext(tensor.Options{Precision: precision})
+	c, err := training(t, e.m).NewContext(tensor.Options{Precision: precision})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	dEmbed = make([]float32, e.embed.Shape.Elems())
-	if err := tensor.Upload(e.m.Backend(), e.embed.Grad(), dEmbed); err != nil {
+	if err := tensor.Upload(training(t, e.m).Backend(), e.embed.Grad(), dEmbed); err != nil {
 		t.Fatal(err)
 	}
-	err = c.Step(t.Context(), e.layout, e.m.KV(), func() error {
+	err = c.Step(t.Context(), e.layout, training(t, e.m).KV(), func() error {
 		tape := tensor.NewTape()
 		c.Record(tape)
 		if given != nil {
@@ -89,7 +89,7 @@ func (e *embedded) run(t *testing.T, precision backend.Precision, o llama.Forwar
 			c.Write(o.Embedded, given)
 			tape.Watch(o.Embedded)
 		}
-		y, err := e.m.Forward(c, ids, o)
+		y, err := training(t, e.m).Forward(c, ids, o)
 		if err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (e *embedded) run(t *testing.T, precision backend.Precision, o llama.Forwar
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tensor.Download(e.m.Backend(), dEmbed, e.embed.Grad()); err != nil {
+	if err := tensor.Download(training(t, e.m).Backend(), dEmbed, e.embed.Grad()); err != nil {
 		t.Fatal(err)
 	}
 	return h, dRows, dEmbed
@@ -152,7 +152,7 @@ func TestEmbeddedRowsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	c, err := m.NewContext(tensor.Options{})
+	c, err := training(t, m).NewContext(tensor.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,13 +172,13 @@ func TestEmbeddedRowsRefused(t *testing.T) {
 		{1, dim, []int32{-1}, "ascending"},
 		{1, dim, []int32{1}, "token 99999999"},
 	} {
-		err := c.Step(t.Context(), backend.Documents(3), m.KV(), func() error {
+		err := c.Step(t.Context(), backend.Documents(3), training(t, m).KV(), func() error {
 			o := llama.ForwardOptions{EmbeddedRows: x.at}
 			if x.rows > 0 {
 				o.Embedded = c.New(backend.F32, backend.Dims(x.rows, x.cols))
 				c.Write(o.Embedded, make([]float32, x.rows*x.cols))
 			}
-			_, err := m.Forward(c, []int32{1, 99999999, 99999999}, o)
+			_, err := training(t, m).Forward(c, []int32{1, 99999999, 99999999}, o)
 			return err
 		})
 		if err == nil || !strings.Contains(err.Error(), x.want) {
@@ -234,18 +234,18 @@ func (v *splice) forward(t *testing.T, sound string, more []int32, logits func(r
 	for i := range at {
 		at[i] = int32(len(v.Before) + i)
 	}
-	c, err := v.m.NewContext(tensor.Options{Precision: backend.PrecisionF32})
+	c, err := training(t, v.m).NewContext(tensor.Options{Precision: backend.PrecisionF32})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	err = c.Step(t.Context(), spread(logits(len(ids)), len(ids)), v.m.KV(), func() error {
+	err = c.Step(t.Context(), spread(logits(len(ids)), len(ids)), training(t, v.m).KV(), func() error {
 		tape := tensor.NewTape()
 		c.Record(tape)
 		rows := c.New(backend.F32, backend.Dims(x.Shape...))
 		c.Write(rows, x.F32)
 		tape.Watch(rows)
-		h, err := v.m.Forward(c, ids, llama.ForwardOptions{Embedded: rows, EmbeddedRows: at})
+		h, err := training(t, v.m).Forward(c, ids, llama.ForwardOptions{Embedded: rows, EmbeddedRows: at})
 		if err == nil {
 			f(c, tape, rows, h)
 		}
@@ -259,7 +259,7 @@ func (v *splice) forward(t *testing.T, sound string, more []int32, logits func(r
 func (v *splice) logits(t *testing.T, sound string) {
 	all := func(rows int) []int32 { return backend.Documents(rows).Logits }
 	v.forward(t, sound, nil, all, func(c *tensor.Context, _ *tensor.Tape, _, h *tensor.Tensor) {
-		y := tensor.MatMul(c, h, v.m.Output())
+		y := tensor.MatMul(c, h, training(t, v.m).Output())
 		got := make([]float32, y.Shape().Elems())
 		c.Read(got, y)
 		if worst, at := golden.MaxRelative(got, v.want[sound+".logits"].F32); !(worst <= golden.F32Logits) {
@@ -279,7 +279,7 @@ func (v *splice) tune(t *testing.T) {
 		return list
 	}
 	v.forward(t, v.Tuning.File, answer[:len(answer)-1], last, func(c *tensor.Context, tape *tensor.Tape, rows, h *tensor.Tensor) {
-		logp, _ := tensor.LogProb(c, h, answer, v.m.Output())
+		logp, _ := tensor.LogProb(c, h, answer, training(t, v.m).Output())
 		values, loss := make([]float32, len(answer)), 0.0
 		c.Read(values, logp)
 		for _, v := range values {
@@ -308,4 +308,14 @@ func (v *splice) tune(t *testing.T) {
 			}
 		}
 	})
+}
+
+// training is the handle of those who train a model.
+func training(t testing.TB, m *llama.Model) *llama.Training {
+	t.Helper()
+	h, err := m.Training()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }

@@ -146,7 +146,7 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 			return err
 		}
 		m.training.Store(t)
-		m.Changed()
+		m.version.Add(1)
 		return nil
 	})
 }
@@ -196,48 +196,8 @@ func (m *Model) bindAdapter(l *nn.LoRA, name string, x [3][]float32) error {
 	return nil
 }
 
-// Trainable lists the parameters that training changes: those of the adapter that was
-// added, or all of a model opened with Options.Trainable, under their Hugging Face names.
-// Others have none.
-func (m *Model) Trainable() []nn.Named {
-	adapter := m.training.Load()
-	if adapter == nil {
-		if m.opts.Trainable {
-			return m.Params()
-		}
-		return nil
-	}
-	var list []nn.Named
-	for _, t := range adapter.modules {
-		for _, p := range nn.Params(t.lora) {
-			list = append(list, nn.Named{Name: t.name + "." + p.Name, Param: p.Param})
-		}
-	}
-	return list
-}
-
-// Adapted reports whether the model has an adapter that is trained.
-func (m *Model) Adapted() bool { return m.training.Load() != nil }
-
-// Refresh computes what follows from the numbers of adapters (the norms of DoRA). It is
-// due after they were changed, before the next step.
-func (m *Model) Refresh(ctx context.Context) error {
-	if err := m.begin(); err != nil {
-		return err
-	}
-	defer m.steps.Done()
-	m.adapting.Lock()
-	defer m.adapting.Unlock()
-	return nn.Refresh(ctx, m.b, m.net)
-}
-
-// SaveTrained writes what training changes to a folder, which must not exist yet or be
-// empty: the adapter in PEFT's layout, or the model as Save does, in float32.
-func (m *Model) SaveTrained(ctx context.Context, dir string) error {
-	adapter := m.training.Load()
-	if adapter == nil {
-		return m.Save(ctx, dir, SaveOptions{Type: backend.F32})
-	}
+// saveAdapter writes the adapter that is trained.
+func (m *Model) saveAdapter(adapter *trained, dir string) error {
 	if err := m.begin(); err != nil {
 		return err
 	}

@@ -238,16 +238,16 @@ func TestLayers(t *testing.T) {
 				"negative": {Layers: LayerRange{-1, 1}}, "no input": {Layers: LayerRange{1, n}},
 				"ids beside an input": {Layers: LayerRange{1, n}, Input: input(3)}, "an input of the first": {Input: input(3)},
 			} {
-				if _, err := m.Forward(whole.c, ids[:3], o); err == nil {
+				if _, err := (&Training{m}).Forward(whole.c, ids[:3], o); err == nil {
 					t.Errorf("%s: Forward takes it", name)
 				}
 			}
-			if _, err := m.Forward(whole.c, nil, ForwardOptions{Layers: LayerRange{1, n}, Input: input(2)}); err == nil {
+			if _, err := (&Training{m}).Forward(whole.c, nil, ForwardOptions{Layers: LayerRange{1, n}, Input: input(2)}); err == nil {
 				t.Error("Forward takes an input of 2 rows for 3")
 			}
-			x, err := m.Forward(whole.c, ids[:3], ForwardOptions{Layers: LayerRange{0, 1}})
+			x, err := (&Training{m}).Forward(whole.c, ids[:3], ForwardOptions{Layers: LayerRange{0, 1}})
 			if err == nil {
-				_, err = m.Forward(whole.c, nil, ForwardOptions{Layers: LayerRange{1, n}, Input: x})
+				_, err = (&Training{m}).Forward(whole.c, nil, ForwardOptions{Layers: LayerRange{1, n}, Input: x})
 			}
 			return err
 		})

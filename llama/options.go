@@ -51,7 +51,7 @@ type Options struct {
 	// refused before it is loaded, and a page that would go above it is too.
 	MemoryLimit int64
 	// Trainable keeps the weights as float32 numbers that may be changed, quantised
-	// ones decoded: see Model.Params. Four bytes a weight, and slower than packed ones.
+	// ones decoded: see Training. Four bytes a weight, and slower than packed ones.
 	Trainable bool
 	// Adapters change the model's matrices, in this order.
 	Adapters []Adapter

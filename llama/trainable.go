@@ -99,113 +99,6 @@ func (l *loader) floatMatrix(ctx context.Context, p *tensor.Param, t *checkpoint
 	return nil
 }
 
-// Params lists the parameters under their Hugging Face names. Those of a model opened
-// with Options.Trainable are numbers that may be changed (Param.Numbers), between the
-// model's steps: who changes them calls Changed.
-func (m *Model) Params() []nn.Named {
-	m.adapting.Lock()
-	defer m.adapting.Unlock()
-	return nn.Params(m.net)
-}
-
-// Changed is called after the numbers of parameters were changed, by an optimizer for
-// one. Sessions forget what they held.
-func (m *Model) Changed() { m.version.Add(1) }
-
-// NewContext returns a context of the model's backend, for Forward. The caller closes
-// it before the model.
-func (m *Model) NewContext(o tensor.Options) (*tensor.Context, error) {
-	if m.life.Err() != nil {
-		return nil, ErrClosed
-	}
-	return tensor.NewContext(m.b, o)
-}
-
-// Backend is what the model runs on.
-func (m *Model) Backend() backend.Backend { return m.b }
-
-// KV is the geometry of keys and values that a step of Forward begins with: without
-// pages its heads only.
-func (m *Model) KV() backend.KV { return m.pages.kv }
-
-// ForwardOptions are the settings of Forward. The zero value works.
-type ForwardOptions struct {
-	// Checkpoint makes a tape keep nothing of a layer but its input, and compute the
-	// layer again in backward.
-	Checkpoint bool
-	// Embedded [len(EmbeddedRows), D] stands in the place of the embeddings of rows
-	// EmbeddedRows of the step, in ascending order: what an encoder has made of a picture
-	// or of sound. The ids of these rows are not looked at. A tape gives it a gradient.
-	Embedded     *tensor.Tensor
-	EmbeddedRows []int32
-	// Layers are those that run, where several machines have some each. Of a range that
-	// ends before the last layer the result is the residual stream of all rows [R, D],
-	// the Input of the machine with the next.
-	Layers LayerRange
-	// Input [R, D] is what the first of the layers reads, where that is not the model's
-	// first: there are no ids then. It must not be used again.
-	Input *tensor.Tensor
-}
-
-// check says why the options do not fit a step of so many rows of width dim.
-func (o *ForwardOptions) check(rows, dim int) error {
-	if o.Embedded == nil {
-		if len(o.EmbeddedRows) > 0 {
-			return fmt.Errorf("llama: %d embedded rows without embeddings", len(o.EmbeddedRows))
-		}
-		return nil
-	}
-	if want := backend.Dims(len(o.EmbeddedRows), dim); o.Embedded.Shape() != want {
-		return fmt.Errorf("llama: embedded rows are %v, want %v", o.Embedded.Shape(), want)
-	}
-	last := int32(-1)
-	for _, r := range o.EmbeddedRows {
-		if r <= last || int(r) >= rows {
-			return fmt.Errorf("llama: embedded row %d after row %d, of %d rows: want ascending rows of the step", r, last, rows)
-		}
-		last = r
-	}
-	return nil
-}
-
-// Forward is the network up to the last norm: of ids, which lie as the step's layout
-// says, it returns the rows that the layout wants logits of [len(Logits), D]. It is
-// what sessions run; with a tape on the context it is what is trained. Output is the
-// matrix that makes logits of it. Package train puts both together.
-func (m *Model) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*tensor.Tensor, error) {
-	rows := c.Layout().Rows()
-	if err := o.Layers.check(m.config.Layers); err != nil {
-		return nil, err
-	}
-	if o.Layers.From > 0 {
-		if want := backend.Dims(rows, m.config.Dim); o.Input == nil || o.Input.Shape() != want || len(ids) > 0 || o.Embedded != nil {
-			return nil, fmt.Errorf("llama: Forward from layer %d on wants an Input %v, and no ids or embeddings", o.Layers.From, want)
-		}
-		return m.net.hidden(c, o.Input, o.Layers, o.Checkpoint), nil
-	}
-	if len(ids) != rows || o.Input != nil {
-		return nil, fmt.Errorf("llama: Forward of %d ids with a layout of %d rows, or of an Input beside them", len(ids), rows)
-	}
-	if err := o.check(rows, m.config.Dim); err != nil {
-		return nil, err
-	}
-	from := 0
-	for _, r := range o.EmbeddedRows { // ids between are looked at
-		if err := m.checkIDs(ids[from:r]); err != nil {
-			return nil, err
-		}
-		from = int(r) + 1
-	}
-	if err := m.checkIDs(ids[from:]); err != nil {
-		return nil, err
-	}
-	return m.net.hidden(c, m.net.embed(c, ids, o.Embedded, o.EmbeddedRows), o.Layers, o.Checkpoint), nil
-}
-
-// Output is the matrix [V, D] that makes logits of hidden states: the embedding's,
-// where they are tied.
-func (m *Model) Output() *tensor.Param { return m.net.Output.Weight }
-
 // SaveOptions are the settings of Save.
 type SaveOptions struct {
 	// Type is what is stored: F32, F16 or BF16; zero is what the model holds, and F32
@@ -230,7 +123,7 @@ func (m *Model) Save(ctx context.Context, dir string, o SaveOptions) error {
 func (m *Model) snapshot() *checkpoint.Checkpoint {
 	c := *m.source
 	c.Tensors = map[string]*checkpoint.Tensor{}
-	for _, p := range m.Params() {
+	for _, p := range nn.Params(m.net) {
 		t := &checkpoint.Tensor{File: c.Path, Name: p.Name, Type: backend.F32, Shape: p.Param.Shape.Dim[:p.Param.Shape.Rank]}
 		if p.Param.Matrix() {
 			w := p.Param.Weight()

@@ -34,30 +34,38 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(info.Config.Dim, len(model.Trainable()), model.Params()[0].Name)
+	training, err := model.Training()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(info.Config.Dim, len(training.Trainable()), training.Params()[0].Name)
 	// Output: 64 20 model.embed_tokens.weight
 }
 
 // The forward pass of training, without a tape: the log-probabilities of two texts that
 // lie in one step. Package train puts a loop around it.
-func ExampleModel_Forward() {
+func ExampleModel_Training() {
 	model, err := llama.Open(context.Background(), smallModel, llama.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer model.Close()
-	c, err := model.NewContext(tensor.Options{Precision: backend.PrecisionF32})
+	training, err := model.Training()
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err := training.NewContext(tensor.Options{Precision: backend.PrecisionF32})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer c.Close()
 	ids := []int32{512, 196, 304, 512, 7}
-	err = c.Step(context.Background(), backend.Documents(3, 2), model.KV(), func() error {
-		h, err := model.Forward(c, ids, llama.ForwardOptions{})
+	err = c.Step(context.Background(), backend.Documents(3, 2), training.KV(), func() error {
+		h, err := training.Forward(c, ids, llama.ForwardOptions{})
 		if err != nil {
 			return err
 		}
-		logp, _ := tensor.LogProb(c, h, []int32{196, 304, 0, 7, 0}, model.Output())
+		logp, _ := tensor.LogProb(c, h, []int32{196, 304, 0, 7, 0}, training.Output())
 		fmt.Println(h.Shape(), logp.Shape())
 		return nil
 	})
@@ -78,6 +86,11 @@ func ExampleModel_AddAdapter() {
 	if err := model.AddAdapter(context.Background(), config, 1); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(len(model.Trainable()), model.Trainable()[0].Name)
+	training, err := model.Training()
+	if err != nil {
+		log.Fatal(err)
+	}
+	list := training.Trainable()
+	fmt.Println(len(list), list[0].Name)
 	// Output: 12 model.layers.0.self_attn.q_proj.lora_A.weight
 }

@@ -44,37 +44,10 @@ func bits(to []uint32, x []float32) []uint32 {
 // TestSegments: rows of one step that have adapters of their own get the bits of steps of their
 // own, with a tape and without one, and their gradients.
 func TestSegments(t *testing.T) {
-	const hd = headDim
-	kv := backend.KV{Type: backend.F32, Layers: 1, Heads: 2, HeadDim: hd}
+	kv := backend.KV{Type: backend.F32, Layers: 1, Heads: 2, HeadDim: headDim}
 	each(t, func(t *testing.T, b backend.Backend) {
 		for name, kinds := range map[string][]bool{"lora": {false, false}, "dora": {true, false}, "both": {true, true}} {
-			rng = rand.New(rand.NewPCG(1, 2))
-			m := layer{nn.NewAttention(dim, 4, 2, hd, false, true), nn.NewFeedForward(dim, 24, false)}
-			adapt(t, b, m, kinds)
-			for i, n := range nn.Linears(m) {
-				for set, a := range n.Linear.Adapters {
-					a.Set = set
-				}
-				if i%3 == 1 { // this layer is of one set alone
-					n.Linear.Adapters = n.Linear.Adapters[1:]
-				}
-			}
-			for _, p := range nn.Params(m) { // as small as a model's
-				x := random(p.Param.Shape.Elems())
-				for i := range x {
-					x[i] /= 5
-				}
-				bind(t, b, p.Param, x)
-			}
-			check(t, nn.Refresh(t.Context(), b, m))
-			rope := nn.NewRoPE(hd)
-			bind(t, b, rope.Freqs, freqs)
-			var params []*tensor.Param
-			for _, n := range nn.Linears(m) {
-				for _, p := range nn.Params(n.Linear.Adapters) {
-					params = append(params, p.Param)
-				}
-			}
+			m, rope, params := adaptedLayer(t, b, kinds)
 			lengths := []int{3, 1, 4, 2, 5, 3}
 			rows := 0
 			for _, n := range lengths {
@@ -139,6 +112,36 @@ func TestSegments(t *testing.T) {
 			}
 		}
 	})
+}
+
+// adaptedLayer is a layer with two sets of adapters, one of which some of its matrices lack,
+// its rotations and the parameters of the adapters.
+func adaptedLayer(t *testing.T, b backend.Backend, kinds []bool) (m layer, rope *nn.RoPE, params []*tensor.Param) {
+	rng = rand.New(rand.NewPCG(1, 2))
+	m = layer{nn.NewAttention(dim, 4, 2, headDim, false, true), nn.NewFeedForward(dim, 24, false)}
+	adapt(t, b, m, kinds)
+	for i, n := range nn.Linears(m) {
+		for set, a := range n.Linear.Adapters {
+			a.Set = set
+		}
+		if i%3 == 1 {
+			n.Linear.Adapters = n.Linear.Adapters[1:]
+		}
+		for _, p := range nn.Params(n.Linear.Adapters) {
+			params = append(params, p.Param)
+		}
+	}
+	for _, p := range nn.Params(m) { // as small as a model's
+		x := random(p.Param.Shape.Elems())
+		for i := range x {
+			x[i] /= 5
+		}
+		bind(t, b, p.Param, x)
+	}
+	check(t, nn.Refresh(t.Context(), b, m))
+	rope = nn.NewRoPE(headDim)
+	bind(t, b, rope.Freqs, freqs)
+	return m, rope, params
 }
 
 // gradients gives parameters memory for gradients and returns functions that read it.

@@ -25,7 +25,11 @@ func agreeing(t *testing.T) map[string]func(o llama.Options) *llama.Model {
 			return m
 		},
 	}
-	for _, typ := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0, backend.Q4_K, backend.Q6_K} {
+	types := []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0, backend.Q4_K, backend.Q6_K}
+	if testing.Short() {
+		types = []backend.DType{backend.F32, backend.BF16, backend.Q4_K}
+	}
+	for _, typ := range types {
 		for _, dora := range []bool{false, true} {
 			name := "lora on "
 			if dora {
@@ -110,16 +114,16 @@ func TestSamplerAndTrainer(t *testing.T) {
 // logprobs are those of a batch's targets in a forward pass of its documents.
 func logprobs(t *testing.T, m *llama.Model, c *tensor.Context, b *train.Batch, tape bool) []float32 {
 	t.Helper()
-	out := make([]float32, len(b.IDs))
-	err := c.Step(t.Context(), backend.Documents(b.Docs...), m.KV(), func() error {
+	out, h := make([]float32, len(b.IDs)), training(t, m)
+	err := c.Step(t.Context(), backend.Documents(b.Docs...), h.KV(), func() error {
 		if tape {
 			c.Record(tensor.NewTape())
 		}
-		h, err := m.Forward(c, b.IDs, llama.ForwardOptions{})
+		x, err := h.Forward(c, b.IDs, llama.ForwardOptions{})
 		if err != nil {
 			return err
 		}
-		_, logp, _ := tensor.CrossEntropy(c, h, m.Output(), tensor.Targets{IDs: b.Targets, Scale: 1})
+		_, logp, _ := tensor.CrossEntropy(c, x, h.Output(), tensor.Targets{IDs: b.Targets, Scale: 1})
 		c.Read(out, logp)
 		return nil
 	})
@@ -127,4 +131,14 @@ func logprobs(t *testing.T, m *llama.Model, c *tensor.Context, b *train.Batch, t
 		t.Fatal(err)
 	}
 	return out
+}
+
+// training is the handle of those who train a model.
+func training(t testing.TB, m *llama.Model) *llama.Training {
+	t.Helper()
+	h, err := m.Training()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }

@@ -47,6 +47,21 @@ func (b *Batch) weight() (sum float64) {
 	return sum
 }
 
+// sums are those of -logp and of lse^2 over what counts, by the weights.
+func (b *Batch) sums(logp, lse []float32) (nll, squares float64) {
+	for i, y := range b.Targets {
+		w := 1.0
+		if b.Weights != nil {
+			w = float64(b.Weights[i])
+		}
+		if y >= 0 && w != 0 {
+			nll -= w * float64(logp[i])
+			squares += w * float64(lse[i]) * float64(lse[i])
+		}
+	}
+	return nll, squares
+}
+
 // count is the number of targets that count.
 func (b *Batch) count() (n int) {
 	for i, y := range b.Targets {

@@ -12,15 +12,20 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/safetensors"
+	"github.com/herd-ml/herd/tensor"
 )
 
 // A checkpoint is a folder step-00000100 below checkpoints: the model as a Hugging Face
-// folder, or the adapter as PEFT has it, and beside it the two files below. It is filled
+// folder, or the adapter as PEFT has it, and beside it the files below. It is filled
 // under another name and renamed, so what has the name is complete.
 const (
 	checkpointsDir = "checkpoints"
 	optimizerFile  = "optimizer.safetensors"
+	extraFile      = "extra.safetensors" // parameters of the caller's own, where there are any
 	stateFile      = "train.json"
 	unfinished     = ".tmp"
 	stepPrefix     = "step-"
@@ -110,10 +115,7 @@ func (s *store) write(ctx context.Context, st state, t *Trainer) (string, error)
 }
 
 func (s *store) fill(ctx context.Context, dir string, st state, t *Trainer) error {
-	if err := t.m.SaveTrained(ctx, dir); err != nil {
-		return err
-	}
-	if err := t.adam.Save(ctx, t.c, filepath.Join(dir, optimizerFile), nil); err != nil {
+	if err := t.Save(ctx, dir); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(st, "", " ")
@@ -124,6 +126,81 @@ func (s *store) fill(ctx context.Context, dir string, st state, t *Trainer) erro
 		return err
 	}
 	return syncDir(dir)
+}
+
+// Save writes what training changes, and all that the next step depends on, to a folder
+// that must not exist yet or be empty: the model as a Hugging Face folder or the adapter in
+// PEFT's layout, optimizer.safetensors, and extra.safetensors with the parameters of
+// TrainerOptions.Extra.
+func (t *Trainer) Save(ctx context.Context, dir string) error {
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := t.m.Save(call, dir); err != nil {
+		return err
+	}
+	if err := t.adam.Save(call, t.c, filepath.Join(dir, optimizerFile), nil); err != nil || len(t.o.Extra) == 0 {
+		return err
+	}
+	var list []safetensors.Source
+	for _, p := range t.o.Extra {
+		list = append(list, safetensors.Source{Name: p.Name, Type: backend.F32, Shape: p.Param.Shape.Dim[:p.Param.Shape.Rank],
+			Data: tensor.Reader(t.m.Backend(), p.Param.Numbers())})
+	}
+	return safetensors.WriteFile(filepath.Join(dir, extraFile), list, nil)
+}
+
+// Load takes the optimizer's state and the parameters of TrainerOptions.Extra from a folder
+// of Save, whose model or adapter the trainer's model has been opened with: the next step
+// is then, bit for bit, that of the trainer which saved.
+func (t *Trainer) Load(ctx context.Context, dir string) error {
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if len(t.o.Extra) > 0 {
+		if err := t.loadExtra(filepath.Join(dir, extraFile)); err != nil {
+			return err
+		}
+	}
+	_, err = t.adam.Load(call, t.c, filepath.Join(dir, optimizerFile))
+	return err
+}
+
+// loadExtra reads the parameters of the caller's own, all of which the file must have.
+func (t *Trainer) loadExtra(path string) error {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, p := range t.o.Extra {
+		switch x := f.Tensor(p.Name); {
+		case x == nil:
+			return fmt.Errorf("train: %s has no tensor %s", path, p.Name)
+		case x.Type != backend.F32 || !slices.Equal(x.Shape, p.Param.Shape.Dim[:p.Param.Shape.Rank]):
+			return fmt.Errorf("train: %s: %s is %s %v, want F32 %v", path, p.Name, x.TypeName, x.Shape, p.Param.Shape)
+		}
+	}
+	for _, p := range t.o.Extra {
+		x := f.Tensor(p.Name)
+		values := make([]float32, p.Param.Shape.Elems())
+		raw := make([]byte, 4*len(values))
+		if _, err := x.ReadAt(raw, 0); err != nil {
+			return fmt.Errorf("train: %s: %s: %w", path, p.Name, err)
+		}
+		block.Decode(backend.F32, values, raw)
+		if err := tensor.Upload(t.m.Backend(), p.Param.Numbers(), values); err != nil {
+			return err
+		}
+		if p.Param.Matrix() {
+			p.Param.Weight().Changed()
+		}
+	}
+	return nil
 }
 
 // syncDir writes a folder's entries to the disk, where the system does that.

@@ -94,7 +94,7 @@ type learner struct {
 
 func newLearner(t *testing.T, m *llama.Model, params []nn.Named, o tensor.Options) *learner {
 	t.Helper()
-	c, err := m.NewContext(o)
+	c, err := training(t, m).NewContext(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func newLearner(t *testing.T, m *llama.Model, params []nn.Named, o tensor.Option
 	for _, p := range params {
 		n += p.Param.Shape.Elems()
 	}
-	if l.grads, err = m.Backend().Alloc(4 * int64(n)); err != nil {
+	if l.grads, err = training(t, m).Backend().Alloc(4 * int64(n)); err != nil {
 		t.Fatal(err)
 	}
 	n = 0
@@ -120,14 +120,14 @@ func (l *learner) step(p packed, y tensor.Targets, o llama.ForwardOptions) (loss
 	l.t.Helper()
 	y.IDs = p.targets
 	one := make([]float32, 1)
-	err := l.c.Step(l.t.Context(), backend.Documents(p.docs...), l.m.KV(), func() error {
+	err := l.c.Step(l.t.Context(), backend.Documents(p.docs...), training(l.t, l.m).KV(), func() error {
 		tape := tensor.NewTape()
 		l.c.Record(tape)
-		h, err := l.m.Forward(l.c, p.ids, o)
+		h, err := training(l.t, l.m).Forward(l.c, p.ids, o)
 		if err != nil {
 			return err
 		}
-		sum, lp, z := tensor.CrossEntropy(l.c, h, l.m.Output(), y)
+		sum, lp, z := tensor.CrossEntropy(l.c, h, training(l.t, l.m).Output(), y)
 		logp, lse = make([]float32, len(p.ids)), make([]float32, len(p.ids))
 		l.c.Read(one, sum)
 		l.c.Read(logp, lp)
@@ -143,7 +143,7 @@ func (l *learner) step(p packed, y tensor.Targets, o llama.ForwardOptions) (loss
 
 // zero clears the gradients.
 func (l *learner) zero() {
-	if err := l.m.Backend().Upload(l.grads, 0, make([]byte, l.grads.Size())); err != nil {
+	if err := training(l.t, l.m).Backend().Upload(l.grads, 0, make([]byte, l.grads.Size())); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -167,7 +167,7 @@ func (l *learner) compareGrads(g *goldenModel, part string, tolerance float64) {
 			l.t.Errorf("%s has no gradient of %s", part, p.Name)
 			continue
 		}
-		got := numbers(l.t, l.m.Backend(), p.Param.Grad())
+		got := numbers(l.t, training(l.t, l.m).Backend(), p.Param.Grad())
 		if worst, at := golden.MaxRelative(got, want.F32); !(worst <= tolerance) {
 			l.t.Errorf("%s: gradient of %s is off by %.3g at %d (%v, want %v)", part, p.Name, worst, at, got[at], want.F32[at])
 		}
@@ -190,7 +190,7 @@ func TestGoldenGradients(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		l := newLearner(t, m, m.Params(), tensor.Options{Precision: backend.PrecisionF32})
+		l := newLearner(t, m, training(t, m).Params(), tensor.Options{Precision: backend.PrecisionF32})
 		mean := func(p packed) tensor.Targets { return tensor.Targets{Scale: float32(1 / float64(p.count()))} }
 		for _, again := range []bool{false, true} {
 			o := llama.ForwardOptions{Checkpoint: again}
@@ -335,7 +335,7 @@ func TestGoldenAdapters(t *testing.T) {
 			if err := m.LoadAdapter(t.Context(), dir); err != nil {
 				t.Fatal(err)
 			}
-			l := newLearner(t, m, m.Trainable(), tensor.Options{Precision: backend.PrecisionF32})
+			l := newLearner(t, m, training(t, m).Trainable(), tensor.Options{Precision: backend.PrecisionF32})
 			p := g.rows("", 0, -1)
 			loss, _, _ := l.step(p, tensor.Targets{Scale: float32(1 / float64(p.count()))}, llama.ForwardOptions{})
 			near(t, part+": loss", float64(loss), g.number(t, part, "loss_mean"), golden.TrainLoss)
@@ -344,13 +344,13 @@ func TestGoldenAdapters(t *testing.T) {
 				if !ok {
 					t.Fatalf("no gradient of %s %s", part, q.Name)
 				}
-				got := numbers(t, l.m.Backend(), q.Param.Grad())
+				got := numbers(t, training(l.t, l.m).Backend(), q.Param.Grad())
 				if worst, at := golden.MaxRelative(got, want.F32); !(worst <= golden.AdapterGrad) {
 					t.Errorf("%s: gradient of %s is off by %.3g at %d (%v, want %v)", part, q.Name, worst, at, got[at], want.F32[at])
 				}
 			}
 			saved := filepath.Join(t.TempDir(), part)
-			if err := m.SaveTrained(t.Context(), saved); err != nil {
+			if err := training(t, m).Save(t.Context(), saved); err != nil {
 				t.Fatal(err)
 			}
 			was, is := golden.Safetensors(t, filepath.Join(dir, "adapter_model.safetensors")), golden.Safetensors(t, filepath.Join(saved, "adapter_model.safetensors"))

@@ -35,7 +35,7 @@ func TestQLoRA(t *testing.T) {
 				if err := m.AddAdapter(t.Context(), config, 1); err != nil {
 					t.Fatal(err)
 				}
-				before := baseBytes(m)
+				before := baseBytes(t, m)
 				tr, err := train.NewTrainer(m, train.TrainerOptions{Precision: precision})
 				if err != nil {
 					t.Fatal(err)
@@ -54,7 +54,7 @@ func TestQLoRA(t *testing.T) {
 				if !(last < first-0.3) { // small random weights bound the logits
 					t.Errorf("the loss went from %v to %v", first, last)
 				}
-				if !bytes.Equal(before, baseBytes(m)) {
+				if !bytes.Equal(before, baseBytes(t, m)) {
 					t.Error("the base has changed")
 				}
 			})
@@ -63,12 +63,12 @@ func TestQLoRA(t *testing.T) {
 }
 
 // baseBytes are the model's own matrices.
-func baseBytes(m *llama.Model) (all []byte) {
+func baseBytes(t testing.TB, m *llama.Model) (all []byte) {
 	trained := map[any]bool{}
-	for _, p := range m.Trainable() {
+	for _, p := range training(t, m).Trainable() {
 		trained[p.Param] = true
 	}
-	for _, p := range m.Params() {
+	for _, p := range training(t, m).Params() {
 		if !p.Param.Matrix() || trained[p.Param] {
 			continue
 		}
@@ -112,9 +112,9 @@ func TestAdapterRecomputed(t *testing.T) {
 			}
 		}
 		var got []byte
-		for _, p := range m.Trainable() {
+		for _, p := range training(t, m).Trainable() {
 			raw := make([]byte, 4*p.Param.Shape.Elems())
-			if _, err := tensor.Reader(m.Backend(), p.Param.Numbers()).ReadAt(raw, 0); err != nil {
+			if _, err := tensor.Reader(training(t, m).Backend(), p.Param.Numbers()).ReadAt(raw, 0); err != nil {
 				t.Fatal(err)
 			}
 			got = append(got, raw...)

@@ -28,15 +28,15 @@ func (p Plan) String() string {
 
 // plan is that of a trainer whose micro-batches have so many rows.
 func (t *Trainer) plan(rows int) Plan {
-	p := Plan{Weights: t.m.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.m.Config().Params()}
+	p := Plan{Weights: t.model.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.model.Config().Params()}
 	for _, n := range t.params {
 		p.Trained += int64(n.Param.Shape.Elems())
 		p.Gradients += 4 * n.Param.Padded()
 	}
-	if t.m.Adapted() {
+	if _, ok := t.m.Adapted(); ok {
 		p.Weights += 4 * p.Trained
 	}
-	p.Activations = activations(t.m.Config(), rows, t.o.Checkpoint)
+	p.Activations = activations(t.model.Config(), rows, t.o.Checkpoint)
 	return p
 }
 

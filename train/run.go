@@ -310,7 +310,7 @@ func (r *run) openAdapted(ctx context.Context, from string, o llama.Options) (*l
 
 // restore brings optimizer and data to where the checkpoint was.
 func (r *run) restore(ctx context.Context, dir string) error {
-	if err := r.t.load(ctx, filepath.Join(dir, optimizerFile)); err != nil {
+	if err := r.t.Load(ctx, dir); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	if n := r.t.adam.Steps(); n != r.done.Step {
@@ -325,7 +325,7 @@ func (r *run) restore(ctx context.Context, dir string) error {
 
 // limit is what the device computes at most a second, 0 where that is not known.
 func (r *run) limit(ctx context.Context) float64 {
-	b, ok := r.m.Backend().(backend.Prober)
+	b, ok := r.t.m.Backend().(backend.Prober)
 	if !ok {
 		return 0
 	}

@@ -149,7 +149,7 @@ func TestTrainedIsSaved(t *testing.T) {
 		t.Fatalf("a step changed nothing: %v", err)
 	}
 	dir := filepath.Join(t.TempDir(), "saved")
-	if err := m.SaveTrained(t.Context(), dir); err != nil {
+	if err := training(t, m).Save(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	loaded, err := llama.Open(t.Context(), dir, llama.Options{})

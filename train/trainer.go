@@ -17,6 +17,10 @@ import (
 // infinite. The weights are those of before the step.
 var ErrNotFinite = optim.ErrNotFinite
 
+// ErrClosed is returned by what needs a Trainer that has been closed. That the model has
+// been is llama.ErrClosed.
+var ErrClosed = errors.New("train: the trainer is closed")
+
 // TrainerOptions are the settings of a Trainer. The zero value trains in float32.
 type TrainerOptions struct {
 	// Precision is backend.PrecisionF32, or PrecisionBF16 for mixed precision: float32
@@ -30,23 +34,32 @@ type TrainerOptions struct {
 	ZLoss float64
 	// Optimizer is AdamW.
 	Optimizer optim.AdamWConfig
+	// Extra are parameters of the caller's own that are trained and saved beside the
+	// model's, a reward head for one. Their numbers are F32 that can change
+	// (tensor.Param.BindMatrix or BindValue), in memory that outlives the trainer;
+	// their names are not the model's.
+	Extra []nn.Named
 }
 
 // Trainer is the step of training: gradients over micro-batches, then AdamW. It serves
-// one goroutine.
+// one goroutine. Sessions of the model may run beside it, between its steps. Update
+// changes the weights, so what a session holds of the time before is stale then: the
+// session's next call computes it again, and a call that is under way returns
+// llama.ErrStale.
 type Trainer struct {
-	m      *llama.Model
+	m      *llama.Training
+	model  *llama.Model
 	o      TrainerOptions
 	c      *tensor.Context
 	params []nn.Named // those trained
 	grads  backend.Buffer
 	adam   *optim.AdamW
-	broken error // the weights have changed, and what is computed from them has not
+	broken error // why there is no next step: closed, or weights that are not of a whole step
 }
 
 // NewTrainer trains those parameters of a model that can change: all of one that was
-// opened with llama.Options.Trainable, or its adapters. The trainer is closed before
-// the model.
+// opened with llama.Options.Trainable, or its adapter; and those of Options.Extra, with
+// which a model need have none.
 func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	if o.ZLoss < 0 || math.IsNaN(o.ZLoss) || math.IsInf(o.ZLoss, 0) {
 		return nil, fmt.Errorf("train: ZLoss is %v, want 0 or more", o.ZLoss)
@@ -54,20 +67,22 @@ func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	if o.Precision == backend.PrecisionAuto {
 		o.Precision = backend.PrecisionF32
 	}
-	t := &Trainer{m: m, o: o}
-	n := int64(0)
-	for _, p := range m.Trainable() {
-		t.params = append(t.params, p)
-		n += p.Param.Padded()
+	handle, err := m.Training()
+	if err != nil {
+		return nil, err
 	}
+	t := &Trainer{m: handle, model: m, o: o, params: append(handle.Trainable(), o.Extra...)}
 	if len(t.params) == 0 {
 		return nil, errors.New("train: the model has no parameter that can change: open it with Trainable, or give it an adapter")
 	}
-	var err error
-	if t.c, err = m.NewContext(tensor.Options{Precision: o.Precision}); err != nil {
+	n := int64(0)
+	for _, p := range t.params {
+		n += p.Param.Padded()
+	}
+	if t.c, err = t.m.NewContext(tensor.Options{Precision: o.Precision}); err != nil {
 		return nil, err
 	}
-	if t.grads, err = m.Backend().Alloc(4 * n); err != nil {
+	if t.grads, err = t.m.Backend().Alloc(4 * n); err != nil {
 		t.c.Close()
 		return nil, fmt.Errorf("train: gradients of %d numbers: %w", n, err)
 	}
@@ -76,15 +91,20 @@ func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 		p.Param.BindGrad(backend.Contiguous(t.grads, backend.F32, int(n), p.Param.Shape))
 		n += p.Param.Padded()
 	}
-	if t.adam, err = optim.NewAdamW(m.Backend(), t.params, o.Optimizer); err != nil {
+	if t.adam, err = optim.NewAdamW(t.m.Backend(), t.params, o.Optimizer); err != nil {
 		t.free()
 		return nil, err
 	}
 	return t, nil
 }
 
-// Close frees gradients and moments. The model keeps its weights.
+// Close frees gradients and moments. The model keeps its weights. Closing twice is fine;
+// what is called afterwards returns ErrClosed.
 func (t *Trainer) Close() {
+	if t.broken == ErrClosed {
+		return
+	}
+	t.broken = ErrClosed
 	t.adam.Close()
 	t.free()
 }
@@ -97,14 +117,16 @@ func (t *Trainer) free() {
 	t.c.Close()
 }
 
+// use begins a call: the model stays open until done.
+func (t *Trainer) use(ctx context.Context) (call context.Context, done func(), err error) {
+	if t.broken != nil {
+		return nil, nil, t.broken
+	}
+	return t.m.Use(ctx)
+}
+
 // Optimizer is the trainer's optimizer: its state is saved and loaded there.
 func (t *Trainer) Optimizer() *optim.AdamW { return t.adam }
-
-// load takes the optimizer's state from a file.
-func (t *Trainer) load(ctx context.Context, path string) error {
-	_, err := t.adam.Load(ctx, t.c, path)
-	return err
-}
 
 // Params lists what is trained.
 func (t *Trainer) Params() []nn.Named { return t.params }
@@ -114,6 +136,95 @@ func (t *Trainer) Context() *tensor.Context { return t.c }
 
 // Scratch is the most memory that any step has used for activations, in bytes.
 func (t *Trainer) Scratch() int64 { return t.c.Scratch() }
+
+// A Pass is a forward pass of the caller's own layout and loss, and the backward pass that
+// follows from the seeds which the loss returns.
+type Pass struct {
+	IDs []int32 // [R]
+	// Layout says what each row sees, which rows results are wanted of, and which
+	// adapters each segment has: a policy's rows, and those of the reference without
+	// its adapter, may be in one pass.
+	Layout *backend.Layout
+	// Loss gets the hidden states [len(Layout.Logits), D], runs operations on them
+	// (tensor.LogProb with Output for one), reads numbers, and returns where backward
+	// starts. Without seeds there are no gradients. It must not use the model or the
+	// trainer otherwise.
+	Loss func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error)
+	// Forward leaves out the tape, and with it backward.
+	Forward bool
+}
+
+// Output is the matrix [V, D] that makes logits of hidden states, for the loss of a Pass.
+func (t *Trainer) Output() *tensor.Param { return t.m.Output() }
+
+// Run runs a pass. Its gradients are added to those there are: ZeroGrad comes before the
+// first pass of a step, Update after the last.
+func (t *Trainer) Run(ctx context.Context, p Pass) error {
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return t.run(call, p)
+}
+
+// run is Run once the model is in use.
+func (t *Trainer) run(ctx context.Context, p Pass) (err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("train: a step failed: %v", fault)
+		}
+	}()
+	return t.c.Step(ctx, p.Layout, t.m.KV(), func() error {
+		tape := tensor.NewTape()
+		if !p.Forward {
+			t.c.Record(tape)
+		}
+		h, err := t.m.Forward(t.c, p.IDs, llama.ForwardOptions{Checkpoint: t.o.Checkpoint})
+		if err != nil {
+			return err
+		}
+		seeds, err := p.Loss(t.c, h)
+		if err == nil && !p.Forward && len(seeds) > 0 {
+			tape.Backward(seeds...)
+		}
+		return err
+	})
+}
+
+// ZeroGrad makes all gradients zero: the start of a step.
+func (t *Trainer) ZeroGrad(ctx context.Context) error {
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return t.adam.ZeroGrad(call, t.c)
+}
+
+// Update is the end of a step whose gradients are there: clipping and AdamW.
+func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err error) {
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	return t.update(call, lr)
+}
+
+func (t *Trainer) update(ctx context.Context, lr float64) (norm float64, err error) {
+	t.m.Changed() // what a session computes meanwhile is of neither
+	norm, err = t.adam.Step(ctx, t.c, lr)
+	if err != nil {
+		return norm, err
+	}
+	err = t.m.Refresh(context.WithoutCancel(ctx)) // else what follows from the weights is of the step before
+	t.m.Changed()
+	if err != nil {
+		t.broken = fmt.Errorf("train: the weights have changed, what follows from them has not: %w", err)
+	}
+	return norm, err
+}
 
 // StepReport says what a step did.
 type StepReport struct {
@@ -128,10 +239,33 @@ type StepReport struct {
 // together, whatever batch they are in. On an error the weights are what they were; what
 // is not finite is ErrNotFinite, with the batch's number where it can be told.
 func (t *Trainer) Step(ctx context.Context, batches []Batch, lr float64) (StepReport, error) {
-	var r StepReport
-	if t.broken != nil {
-		return r, t.broken
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return StepReport{}, err
 	}
+	defer done()
+	r, err := t.losses(call, batches, true)
+	if err != nil {
+		return r, err
+	}
+	r.GradNorm, err = t.update(call, lr)
+	return r, err
+}
+
+// Eval is the mean negative log-likelihood of batches, and the targets that counted: bit
+// for bit what Step reports for the same batches and weights. Nothing is changed.
+func (t *Trainer) Eval(ctx context.Context, batches []Batch) (nll float64, tokens int, err error) {
+	call, done, err := t.use(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer done()
+	r, err := t.losses(call, batches, false)
+	return r.NLL, r.Tokens, err
+}
+
+// losses runs a pass for each batch, with the gradients of their mean if learn is set.
+func (t *Trainer) losses(ctx context.Context, batches []Batch, learn bool) (r StepReport, err error) {
 	total := 0.0
 	for i := range batches {
 		if err := batches[i].check(); err != nil {
@@ -142,111 +276,41 @@ func (t *Trainer) Step(ctx context.Context, batches []Batch, lr float64) (StepRe
 		r.Rows += len(batches[i].IDs)
 	}
 	if !(total > 0) {
-		return r, errors.New("train: no token of the step has a target that counts")
+		return r, errors.New("train: no token has a target that counts")
 	}
-	if err := t.adam.ZeroGrad(ctx, t.c); err != nil {
-		return r, err
+	if learn {
+		if err := t.adam.ZeroGrad(ctx, t.c); err != nil {
+			return r, err
+		}
 	}
+	nll, z := 0.0, 0.0
 	for i := range batches {
-		loss, nll, err := t.pass(ctx, &batches[i], float32(1/total), true)
-		if err == nil && (math.IsNaN(loss) || math.IsInf(loss, 0)) {
-			err = fmt.Errorf("the loss is %v: %w", loss, ErrNotFinite)
+		b := &batches[i]
+		if b.weight() == 0 {
+			continue
+		}
+		targets := tensor.Targets{IDs: b.Targets, Weights: b.Weights, Scale: float32(1 / total), ZLoss: float32(t.o.ZLoss)}
+		err := t.run(ctx, Pass{IDs: b.IDs, Layout: backend.Documents(b.Docs...), Forward: !learn,
+			Loss: func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error) {
+				loss, logp, lse := tensor.CrossEntropy(c, h, t.m.Output(), targets)
+				n, s := b.sums(read(c, logp), read(c, lse))
+				nll, z = nll+n, z+s
+				return []tensor.Seed{{Y: loss}}, nil
+			}})
+		if sum := nll + t.o.ZLoss*z; err == nil && (math.IsNaN(sum) || math.IsInf(sum, 0)) {
+			err = fmt.Errorf("the loss is %v: %w", sum/total, ErrNotFinite)
 		}
 		if err != nil {
 			return r, fmt.Errorf("batch %d: %w", i, err)
 		}
-		r.Loss += loss
-		r.NLL += nll
 	}
-	norm, err := t.Update(ctx, lr)
-	r.GradNorm = norm
-	return r, err
+	r.NLL, r.Loss = nll/total, (nll+t.o.ZLoss*z)/total
+	return r, nil
 }
 
-// Update is the end of a step whose gradients are there: clipping and AdamW.
-func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err error) {
-	t.m.Changed() // what a session computes meanwhile is of neither
-	norm, err = t.adam.Step(ctx, t.c, lr)
-	if err != nil {
-		return norm, err
-	}
-	err = t.m.Refresh(context.WithoutCancel(ctx)) // else what follows from the weights is of the step before
-	t.m.Changed()
-	if err != nil {
-		t.broken = fmt.Errorf("train: the weights have changed, what follows from them has not: %w", err)
-	}
-	return norm, err
-}
-
-// Eval is the mean negative log-likelihood of batches, and the targets that counted.
-// Nothing is changed.
-func (t *Trainer) Eval(ctx context.Context, batches []Batch) (nll float64, tokens int, err error) {
-	total := 0.0
-	for i := range batches {
-		if err := batches[i].check(); err != nil {
-			return 0, 0, fmt.Errorf("batch %d: %w", i, err)
-		}
-		w := batches[i].weight()
-		if w == 0 {
-			continue
-		}
-		_, sum, err := t.pass(ctx, &batches[i], 1, false)
-		if err != nil {
-			return 0, 0, fmt.Errorf("batch %d: %w", i, err)
-		}
-		nll += sum
-		total += w
-		tokens += batches[i].count()
-	}
-	if total == 0 {
-		return 0, 0, errors.New("train: no token of the evaluation has a target that counts")
-	}
-	return nll / total, tokens, nil
-}
-
-// pass runs one micro-batch and, where learn is set, adds its gradients to those of the
-// batches before. loss and nll are sums times scale.
-func (t *Trainer) pass(ctx context.Context, b *Batch, scale float32, learn bool) (loss, nll float64, err error) {
-	defer func() {
-		if fault := recover(); fault != nil {
-			err = fmt.Errorf("train: a step failed: %v", fault)
-		}
-	}()
-	err = t.c.Step(ctx, backend.Documents(b.Docs...), t.m.KV(), func() error {
-		loss, nll, err = t.within(b, scale, learn)
-		return err
-	})
-	return loss, nll, err
-}
-
-// within is what pass does within its step.
-func (t *Trainer) within(b *Batch, scale float32, learn bool) (loss, nll float64, err error) {
-	tape := tensor.NewTape()
-	if learn {
-		t.c.Record(tape)
-	}
-	h, err := t.m.Forward(t.c, b.IDs, llama.ForwardOptions{Checkpoint: t.o.Checkpoint})
-	if err != nil {
-		return 0, 0, err
-	}
-	targets := tensor.Targets{IDs: b.Targets, Weights: b.Weights, Scale: scale, ZLoss: float32(t.o.ZLoss)}
-	sum, logp, _ := tensor.CrossEntropy(t.c, h, t.m.Output(), targets)
-	one, rows := make([]float32, 1), make([]float32, len(b.IDs))
-	t.c.Read(one, sum)
-	t.c.Read(rows, logp)
-	for i, y := range b.Targets {
-		if y >= 0 {
-			w := float64(scale)
-			if b.Weights != nil {
-				w *= float64(b.Weights[i])
-			}
-			if w != 0 {
-				nll -= w * float64(rows[i])
-			}
-		}
-	}
-	if learn {
-		tape.Backward(tensor.Seed{Y: sum})
-	}
-	return float64(one[0]), nll, nil
+// read copies the numbers of a tensor to the host.
+func read(c *tensor.Context, x *tensor.Tensor) []float32 {
+	y := make([]float32, x.Shape().Elems())
+	c.Read(y, x)
+	return y
 }
