@@ -52,7 +52,7 @@ func TestOpaqueMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer again.Close()
-		saved := again.Params()
+		saved := training(t, again).Params()
 		for i, p := range tr.Params() {
 			x, y := make([]float32, p.Param.Shape.Elems()), make([]float32, p.Param.Shape.Elems())
 			if err := tensor.Download(b, x, p.Param.Numbers()); err != nil {
