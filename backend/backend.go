@@ -28,6 +28,9 @@ type Backend interface {
 	// does not have panic with a *ShapeError.
 	Upload(dst Buffer, off int64, src []byte) error
 	Download(dst []byte, src Buffer, off int64) error
+	// WeightBytes is what a packed weight holds (Weight.Bytes), before it is packed. It
+	// fails for a type or size that Pack refuses.
+	WeightBytes(t DType, rows, cols int) (int64, error)
 	// PageBytes is the size of a page of keys and values, a multiple of 4.
 	PageBytes(kv KV) int64
 	// ReadPage writes the numbers of a page to dst [Layers, 2, Heads, PageLen,

@@ -60,14 +60,19 @@ func estimate(c *checkpoint.Checkpoint, o Options) (Memory, error) {
 		case p.Matrix() && o.Trainable:
 			n = 4 * int64(t.Rows()) * int64(t.Cols()) // below 2^62: the configuration is bounded
 		case p.Matrix():
-			n = int64(ceilDiv(t.Rows(), 16)) * 16 * int64(t.RowBytes())
+			if n, err = o.backend().WeightBytes(t.Type, t.Rows(), t.Cols()); err != nil {
+				return Memory{}, &FileError{File: t.File, Tensor: t.Name, Reason: "cannot be packed", Err: err}
+			}
 		}
 		if m.Weights > math.MaxInt64-n {
 			return Memory{}, checkpoint.Errorf(c.Path, "", "the sum of the tensors does not fit 63 bits")
 		}
 		m.Weights += n
 	}
-	adapters := adapterMemory(c)
+	adapters, err := adapterMemory(c, o.backend())
+	if err != nil {
+		return Memory{}, err
+	}
 	if m.Weights > math.MaxInt64-adapters {
 		return Memory{}, checkpoint.Errorf(c.Path, "", "the sum of the tensors does not fit 63 bits")
 	}
@@ -130,21 +135,24 @@ func kvGeometry(c *checkpoint.Checkpoint, o Options) backend.KV {
 	return backend.KV{Type: t, Layers: c.Config.Layers, Heads: c.Config.KVHeads, HeadDim: c.Config.HeadDim}
 }
 
-// adapterMemory is what adapters take: panels of 16 rows as those of other
-// matrices, and two vectors for DoRA.
-func adapterMemory(c *checkpoint.Checkpoint) (n int64) {
-	panels := func(s safetensors.Source) int64 {
-		return checkpoint.TensorBytes(s) / int64(s.Shape[0]) * int64(ceilDiv(s.Shape[0], 16)) * 16
-	}
+// adapterMemory is what adapters take: their matrices as others, and two vectors for
+// DoRA.
+func adapterMemory(c *checkpoint.Checkpoint, b backend.Backend) (n int64, err error) {
 	for _, a := range c.Adapters {
 		for _, m := range a.Modules {
-			n += panels(m.A) + panels(m.B)
+			for _, s := range []safetensors.Source{m.A, m.B} {
+				size, err := b.WeightBytes(s.Type, s.Shape[0], s.Shape[1])
+				if err != nil {
+					return 0, &FileError{File: a.File, Tensor: s.Name, Reason: "cannot be packed", Err: err}
+				}
+				n += size
+			}
 			if m.Magnitude.Data != nil {
 				n += 8 * int64(m.Out)
 			}
 		}
 	}
-	return n
+	return n, nil
 }
 
 // adapterWidth is what the adapters of one layer's matrices allocate of a step's

@@ -40,6 +40,9 @@ func checkPack(b backend.Backend, t backend.DType) error {
 	if w.Bytes() < int64(len(m.raw)) {
 		return fmt.Errorf("%d bytes held of %d", w.Bytes(), len(m.raw))
 	}
+	if n, err := b.WeightBytes(t, rows, m.cols); err != nil || n != w.Bytes() {
+		return fmt.Errorf("contract: WeightBytes says %d, %v; %d are held", n, err, w.Bytes())
+	}
 	size, e := m.rowBytes(), t.BlockElems()
 	for _, part := range [][2]int{{0, rows}, {0, 1}, {15, 2}, {16, 16}, {31, 6}, {36, 1}, {5, 0}} {
 		row, n := part[0], part[1]
@@ -99,6 +102,9 @@ func checkPackErrors(b backend.Backend, m *matrix) error {
 		return fmt.Errorf("contract: Pack with a failing reader: %v", err)
 	}
 	if src.Cols++; m.t.BlockElems() > 1 {
+		if n, err := b.WeightBytes(m.t, src.Rows, src.Cols); err == nil {
+			return fmt.Errorf("contract: WeightBytes says %d for %d columns of %v", n, src.Cols, m.t)
+		}
 		if _, err := b.Pack(context.Background(), src); err == nil {
 			return fmt.Errorf("contract: Pack takes %d columns of %v", src.Cols, m.t)
 		}

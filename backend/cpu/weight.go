@@ -80,26 +80,47 @@ func newPacked(src *backend.WeightSource) (*packed, error) {
 	fail := func(format string, a ...any) (*packed, error) {
 		return nil, fmt.Errorf("cpu: weight %s: %w", src.Name, fmt.Errorf(format, a...))
 	}
-	if !src.Type.Float() && !src.Type.Quantized() {
-		return fail("type %v: %w", src.Type, backend.ErrUnsupported)
-	}
-	if src.Rows <= 0 || src.Cols <= 0 || src.ReadRows == nil {
-		return fail("nothing to read for [%d %d]", src.Rows, src.Cols)
-	}
-	size, err := src.Type.RowBytes(int64(src.Cols))
+	size, all, err := packedBytes(src.Type, src.Rows, src.Cols)
 	if err != nil {
 		return fail("%w", err)
 	}
-	n := int64(panels(src.Rows))
-	if src.Rows > math.MaxInt32-panel || size > min(maxBytes, math.MaxInt-panel)/panel/n-panel {
-		return fail("[%d %d] of %v is too large", src.Rows, src.Cols, src.Type)
+	if src.ReadRows == nil {
+		return fail("nothing to read")
 	}
-	mem, err := newBuffer(n * int64(panelBytes(src.Type, int(size))))
+	mem, err := newBuffer(all)
 	if err != nil {
 		return fail("%w", err)
 	}
 	return &packed{buffer: mem, name: src.Name, typ: src.Type, rows: src.Rows, cols: src.Cols,
-		rowBytes: int(size), decode: block.Decoder(src.Type)}, nil
+		rowBytes: size, decode: block.Decoder(src.Type)}, nil
+}
+
+// packedBytes is the size of a row in the file and of all panels.
+func packedBytes(t backend.DType, rows, cols int) (row int, all int64, err error) {
+	if !t.Float() && !t.Quantized() {
+		return 0, 0, fmt.Errorf("type %v: %w", t, backend.ErrUnsupported)
+	}
+	if rows <= 0 || cols <= 0 {
+		return 0, 0, fmt.Errorf("nothing to read for [%d %d]", rows, cols)
+	}
+	size, err := t.RowBytes(int64(cols))
+	if err != nil {
+		return 0, 0, err
+	}
+	n := int64(panels(rows))
+	if rows > math.MaxInt32-panel || size > min(maxBytes, math.MaxInt-panel)/panel/n-panel {
+		return 0, 0, fmt.Errorf("[%d %d] of %v is too large", rows, cols, t)
+	}
+	return int(size), n * int64(panelBytes(t, int(size))), nil
+}
+
+// WeightBytes implements backend.Backend.
+func (b *Backend) WeightBytes(t backend.DType, rows, cols int) (int64, error) {
+	_, all, err := packedBytes(t, rows, cols)
+	if err != nil {
+		return 0, fmt.Errorf("cpu: %w", err)
+	}
+	return all, nil
 }
 
 // readBytes is what fill reads at once, or one panel; less of a small weight, so

@@ -29,15 +29,9 @@ type weight struct {
 // Pack keeps the file's bytes as they are. It refuses a type that is neither
 // float nor a block type, and a row that is not whole blocks.
 func (b *device) Pack(ctx context.Context, src backend.WeightSource) (backend.Weight, error) {
-	if !src.Type.Float() && !src.Type.Quantized() {
-		return nil, fmt.Errorf("ref: weight %s of type %v: %w", src.Name, src.Type, backend.ErrUnsupported)
-	}
-	size, err := src.Type.RowBytes(int64(src.Cols))
+	size, err := rowBytes(src.Type, src.Rows, src.Cols)
 	if err != nil {
 		return nil, fmt.Errorf("ref: weight %s: %w", src.Name, err)
-	}
-	if src.Rows < 0 || size > 0 && int64(src.Rows) > (math.MaxInt-align)/size {
-		return nil, fmt.Errorf("ref: weight %s: [%d %d] is no size", src.Name, src.Rows, src.Cols)
 	}
 	buf := newBuffer(src.Rows * int(size))
 	for row, step := 0, 0; row < src.Rows; row += step {
@@ -55,6 +49,30 @@ func (b *device) Pack(ctx context.Context, src backend.WeightSource) (backend.We
 	}
 	return &weight{dev: b, name: src.Name, typ: src.Type, rows: src.Rows, cols: src.Cols, packed: true,
 		buf: b.keep(buf), stride: int(size), size: int(size)}, nil
+}
+
+// rowBytes is the size of a row of a matrix that can be packed.
+func rowBytes(t backend.DType, rows, cols int) (int64, error) {
+	if !t.Float() && !t.Quantized() {
+		return 0, fmt.Errorf("type %v: %w", t, backend.ErrUnsupported)
+	}
+	size, err := t.RowBytes(int64(cols))
+	if err != nil {
+		return 0, err
+	}
+	if rows < 0 || size > 0 && int64(rows) > (math.MaxInt-align)/size {
+		return 0, fmt.Errorf("[%d %d] is no size", rows, cols)
+	}
+	return size, nil
+}
+
+// WeightBytes is the size in the file.
+func (*device) WeightBytes(t backend.DType, rows, cols int) (int64, error) {
+	size, err := rowBytes(t, rows, cols)
+	if err != nil {
+		return 0, fmt.Errorf("ref: %w", err)
+	}
+	return int64(rows) * size, nil
 }
 
 // Float wraps an F32 or BF16 matrix whose rows are contiguous.
