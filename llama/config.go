@@ -20,6 +20,13 @@ import "github.com/herd-ml/herd/llama/internal/checkpoint"
 //	RopeTheta   float64 // base of the rotation frequencies
 //	RopeScaling RopeScaling
 //
+//	SlidingWindow int // positions a row sees, itself included; 0 is all
+//
+//	EmbeddingScale float64 // embeddings are multiplied by it; of all four 0 is none
+//	ResidualScale  float64 // so is what each half of a layer adds
+//	AttentionScale float64 // so are scores, in the place of 1/sqrt(HeadDim)
+//	LogitsScale    float64 // logits are divided by it
+//
 //	TiedEmbeddings      bool // the output layer is the embedding table
 //	AttentionBias       bool // biases on q, k and v
 //	AttentionOutputBias bool // a bias on the attention's output
@@ -32,12 +39,17 @@ type Config = checkpoint.Config
 // RopeScaling stretches the rotation frequencies for long contexts. The zero
 // value leaves them as they are.
 //
-//	Type            string    // "" (none), "linear", "llama3" or "factors"
+//	Type            string    // "" (none), "linear", "llama3", "yarn", "longrope" or "factors"
 //	Factor          float64   // what frequencies are divided by, in full or in part
 //	LowFreqFactor   float64   // for "llama3"
 //	HighFreqFactor  float64   // for "llama3"
-//	OriginalContext int       // for "llama3", in positions
-//	Factors         []float32 // for "factors" [HeadDim/2]: each divides a frequency
+//	OriginalContext int       // for "llama3", "yarn" and "longrope", in positions
+//	BetaFast        float64   // for "yarn"; 0 is 32
+//	BetaSlow        float64   // for "yarn"; 0 is 1
+//	NoTruncate      bool      // for "yarn": where the ramp begins and ends is not made whole
+//	AttentionFactor float64   // of the rotation, for "yarn" and "longrope"; 0 follows from Factor
+//	Factors         []float32 // [HeadDim/2]: each divides a frequency, for "factors" and, up to OriginalContext, "longrope"
+//	LongFactors     []float32 // [HeadDim/2]: so do these for longer contexts, for "longrope"
 type RopeScaling = checkpoint.RopeScaling
 
 // The published sizes. Each is numbers only; table 3 of

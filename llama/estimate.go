@@ -79,6 +79,9 @@ func estimate(c *checkpoint.Checkpoint, o Options) (Memory, error) {
 	m.Weights += adapters
 	var ok bool
 	positions := o.context(c.Config, 0)
+	if err := o.checkContext(c.Config, positions); err != nil {
+		return Memory{}, fmt.Errorf("%s: %w", c.Path, err)
+	}
 	if err := kvGeometry(c, o).Err(); err != nil {
 		return Memory{}, fmt.Errorf("llama: %s: %w: %w", c.Path, err, ErrUnsupported)
 	}
@@ -107,6 +110,12 @@ func scratch(p *checkpoint.Checkpoint, rows int) int64 {
 	if c.AttentionOutputBias {
 		attend += r * d
 	}
+	if c.ResidualScale != 0 { // what is added is there before, and once more times the factor
+		attend, feed = attend+2*r*d, feed+2*f*d
+	}
+	if c.EmbeddingScale != 0 {
+		common += r * d
+	}
 	if c.MLPBias {
 		feed += f * (2*h + d)
 	}
@@ -116,6 +125,9 @@ func scratch(p *checkpoint.Checkpoint, rows int) int64 {
 	}
 	n := min(r, logitRows)
 	output := 2*r*d + n*(int64(c.Vocab)+adapterWidth(p, "lm_head"))
+	if c.LogitsScale != 0 {
+		output += r * d
+	}
 	// The host's copy of the logits comes on top.
 	return 4 * (common + max(attend, feed, output) + n*int64(c.Vocab))
 }

@@ -56,7 +56,11 @@ func open(t *testing.T, path string, o llama.Options) *llama.Model {
 // session has room for what the model was trained for, and for the tests.
 func session(t testing.TB, m *llama.Model) *llama.Session {
 	t.Helper()
-	s, err := m.NewSession(llama.SessionOptions{Context: max(m.Config().Context, 4096)})
+	n := max(m.Config().Context, 4096)
+	if c := m.Config(); c.SlidingWindow > 0 || c.RopeScaling.Type == "longrope" {
+		n = 0 // no more than the model is opened for
+	}
+	s, err := m.NewSession(llama.SessionOptions{Context: n})
 	if err != nil {
 		t.Fatal(err)
 	}

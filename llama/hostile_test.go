@@ -237,8 +237,18 @@ func hostileGGUF(t *testing.T, base string) {
 			p.set(rope+"scaling.factor", float32(math.NaN()))
 			p.drop("rope_freqs.weight")
 		}, "Factor"},
-		"yarn":     {func(p *parts) { p.set(rope+"scaling.type", "yarn"); p.drop("rope_freqs.weight") }, `"yarn"`},
-		"longrope": {func(p *parts) { p.set(rope+"scaling.type", "longrope"); p.drop("rope_freqs.weight") }, `"longrope"`},
+		"yarn by less than 1": {func(p *parts) {
+			p.set(rope+"scaling.type", "yarn")
+			p.set(rope+"scaling.factor", float32(0.5))
+			p.drop("rope_freqs.weight")
+		}, "Factor"},
+		"yarn in part": {func(p *parts) {
+			p.set(rope+"scaling.type", "yarn")
+			p.set(rope+"scaling.yarn_ext_factor", float32(0.5))
+			p.drop("rope_freqs.weight")
+		}, "yarn_ext_factor"},
+		"longrope": {func(p *parts) { p.set(rope+"scaling.type", "longrope"); p.drop("rope_freqs.weight") }, "longrope"},
+		"dynamic":  {func(p *parts) { p.set(rope+"scaling.type", "dynamic"); p.drop("rope_freqs.weight") }, "dynamic"},
 		"factors of zero": {func(p *parts) {
 			p.set(rope+"scaling.type", nil)
 			p.set(rope+"scaling.factor", nil)
@@ -362,12 +372,12 @@ func hostileConfig(t *testing.T, base string) {
 		"context":           {field("max_position_embeddings", 0), "Context"},
 		"activation":        {field("hidden_act", "gelu"), `"gelu"`},
 		"quantised":         {field("quantization_config", map[string]any{"quant_method": "gptq"}), "quantization_config"},
-		"another model":     {field("model_type", "mistral"), `"mistral"`},
+		"another model":     {field("model_type", "mixtral"), `"mixtral"`},
 		"no model":          {field("model_type", nil), "model_type"},
-		"yarn":              {scaling(map[string]any{"type": "yarn", "factor": 4}), `"yarn"`},
-		"longrope":          {scaling(map[string]any{"rope_type": "longrope"}), `"longrope"`},
-		"dynamic":           {scaling(map[string]any{"rope_type": "dynamic", "factor": 2}), `"dynamic"`},
-		"yarn, new":         {map[string]any{"rope_scaling": nil, "rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 10000}}, `"yarn"`},
+		"yarn":              {scaling(map[string]any{"type": "yarn", "factor": 0.25}), "yarn"},
+		"longrope":          {scaling(map[string]any{"rope_type": "longrope"}), "longrope"},
+		"dynamic":           {scaling(map[string]any{"rope_type": "dynamic", "factor": 2}), "dynamic"},
+		"yarn, new":         {map[string]any{"rope_scaling": nil, "rope_parameters": map[string]any{"rope_type": "yarn", "factor": "4"}}, "factor"},
 		"linear by 0":       {scaling(map[string]any{"type": "linear", "factor": 0}), "Factor"},
 		"linear, new":       {map[string]any{"rope_scaling": nil, "rope_parameters": map[string]any{"rope_type": "linear", "factor": -2}}, "Factor"},
 		"scaling as text":   {field("rope_parameters", "llama3"), "rope_parameters"},

@@ -14,6 +14,7 @@ import (
 type loader struct {
 	b         backend.Backend
 	trainable bool
+	positions int              // of a context, which longrope's frequencies depend on
 	weights   []backend.Weight // to free
 	buffers   []backend.Buffer
 	checkpoint.Meter
@@ -61,7 +62,7 @@ func (l *loader) load(ctx context.Context, c *checkpoint.Checkpoint, net *transf
 
 // vectors puts norms, biases and the RoPE frequencies into one buffer, as F32.
 func (l *loader) vectors(ctx context.Context, c *checkpoint.Checkpoint, net *transformer, list []nn.Named, cx *tensor.Context) error {
-	freqs := checkpoint.Frequencies(c.Config)
+	freqs := checkpoint.Frequencies(c.Config, l.positions)
 	total := len(freqs)
 	for _, p := range list {
 		total += p.Param.Shape.Dim[0]

@@ -153,7 +153,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 	m := &Model{
 		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, turn: make(chan struct{}, 1), tok: c.Tokenizer,
 		sampling: c.Sampling, estimate: est, warnings: c.Problems,
-		loader: &loader{b: o.Backend, trainable: o.Trainable, Meter: checkpoint.Meter{Told: o.Progress}},
+		loader: &loader{b: o.Backend, trainable: o.Trainable, positions: o.context(c.Config, 0), Meter: checkpoint.Meter{Told: o.Progress}},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = newPagePool(m, kvGeometry(c, o))

@@ -124,6 +124,9 @@ func (o Options) context(c Config, ask int) int {
 	case o.Context > 0:
 		return o.Context
 	}
+	if c.SlidingWindow > 0 {
+		return min(c.Context, c.SlidingWindow, DefaultContext)
+	}
 	return min(c.Context, DefaultContext)
 }
 

@@ -60,7 +60,11 @@ func (m *Model) NewSession(o SessionOptions) (*Session, error) {
 	if m.life.Err() != nil {
 		return nil, ErrClosed
 	}
-	return m.newSession(m.opts.context(m.config, o.Context)), nil
+	limit := m.opts.context(m.config, o.Context)
+	if err := m.opts.checkContext(m.config, limit); err != nil {
+		return nil, err
+	}
+	return m.newSession(limit), nil
 }
 
 func (m *Model) newSession(limit int) *Session {

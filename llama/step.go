@@ -166,6 +166,9 @@ func (o *outputs) next(n, width int) []float32 {
 
 // results makes results of one kind from the states [n, D] of their rows.
 func (m *Model) results(kind backend.Result, h *tensor.Tensor, o *outputs) {
+	if kind != backend.ResultHidden {
+		h = m.net.scaled(m.cx, h)
+	}
 	switch {
 	case kind == backend.ResultHidden:
 		m.read(h, o)
@@ -234,7 +237,7 @@ func (m *Model) logits(ctx context.Context, h, out []float32) error {
 		return m.cx.Step(ctx, nil, m.pages.kv, func() error {
 			x := m.cx.New(backend.F32, backend.Dims(n, m.config.Dim))
 			m.cx.Write(x, h)
-			m.cx.Read(out, m.net.Output.Forward(m.cx, x))
+			m.cx.Read(out, m.net.Output.Forward(m.cx, m.net.scaled(m.cx, x)))
 			return nil
 		})
 	})

@@ -157,11 +157,14 @@ func (t *Training) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*t
 	if err := o.Layers.check(t.m.config.Layers); err != nil {
 		return nil, err
 	}
+	if err := t.m.checkLayout(c.Layout()); err != nil {
+		return nil, err
+	}
 	if o.Layers.From > 0 {
 		if want := backend.Dims(rows, t.m.config.Dim); o.Input == nil || o.Input.Shape() != want || len(ids) > 0 || o.Embedded != nil {
 			return nil, fmt.Errorf("llama: Forward from layer %d on wants an Input %v, and no ids or embeddings", o.Layers.From, want)
 		}
-		return t.m.net.hidden(c, o.Input, o.Layers, o.Checkpoint), nil
+		return t.states(c, o.Input, o), nil
 	}
 	if len(ids) != rows || o.Input != nil {
 		return nil, fmt.Errorf("llama: Forward of %d ids with a layout of %d rows, or of an Input beside them", len(ids), rows)
@@ -179,7 +182,16 @@ func (t *Training) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*t
 	if err := t.m.checkIDs(ids[from:]); err != nil {
 		return nil, err
 	}
-	return t.m.net.hidden(c, t.m.net.embed(c, ids, o.Embedded, o.EmbeddedRows), o.Layers, o.Checkpoint), nil
+	return t.states(c, t.m.net.embed(c, ids, o.Embedded, o.EmbeddedRows), o), nil
+}
+
+// states is what Forward returns of the residual stream.
+func (t *Training) states(c *tensor.Context, x *tensor.Tensor, o ForwardOptions) *tensor.Tensor {
+	x = t.m.net.hidden(c, x, o.Layers, o.Checkpoint)
+	if _, to := o.Layers.of(t.m.config.Layers); to == t.m.config.Layers {
+		x = t.m.net.scaled(c, x)
+	}
+	return x
 }
 
 // checkAdapters refuses a layout that names an adapter set which is not there.

@@ -3,6 +3,7 @@ package llama
 import (
 	"fmt"
 
+	"github.com/herd-ml/herd/llama/internal/checkpoint"
 	"github.com/herd-ml/herd/nn"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -20,6 +21,29 @@ type transformer struct {
 	Norm   *nn.RMSNorm   `name:"model.norm"`
 	Output *nn.Linear    `name:"lm_head"` // shares Embed's matrix when tied
 	RoPE   *nn.RoPE
+
+	factors factors
+}
+
+// factors multiply what they are named after; 1 is none.
+type factors struct {
+	embedding, residual, logits float32
+	scores                      float32 // 0 is 1/sqrt(head size)
+}
+
+// factorsOf are those of a configuration, where 0 is none.
+func factorsOf(c Config) factors {
+	f := factors{embedding: 1, residual: 1, logits: 1, scores: float32(c.AttentionScale)}
+	if c.EmbeddingScale != 0 {
+		f.embedding = float32(c.EmbeddingScale)
+	}
+	if c.ResidualScale != 0 {
+		f.residual = float32(c.ResidualScale)
+	}
+	if c.LogitsScale != 0 {
+		f.logits = float32(1 / c.LogitsScale)
+	}
+	return f
 }
 
 type layer struct {
@@ -35,7 +59,10 @@ func newTransformer(c Config) *transformer {
 		Embed: nn.NewEmbedding(c.Vocab, c.Dim),
 		Norm:  nn.NewRMSNorm(c.Dim, float32(c.NormEps)),
 		RoPE:  nn.NewRoPE(c.HeadDim),
+
+		factors: factorsOf(c),
 	}
+	t.RoPE.Factor = checkpoint.RopeFactor(c)
 	t.Output = &nn.Linear{Weight: t.Embed.Weight}
 	if !c.TiedEmbeddings {
 		t.Output = nn.NewLinear(c.Dim, c.Vocab, false)
@@ -67,6 +94,23 @@ const feedRows = 256
 // embed returns the embeddings of ids [R, D], but for rows at, in ascending order, whose
 // embeddings are given [len(at), D].
 func (t *transformer) embed(c *tensor.Context, ids []int32, given *tensor.Tensor, at []int32) *tensor.Tensor {
+	return times(c, t.lookup(c, ids, given, at), t.factors.embedding)
+}
+
+// times is x times a factor.
+func times(c *tensor.Context, x *tensor.Tensor, factor float32) *tensor.Tensor {
+	if factor == 1 {
+		return x
+	}
+	return tensor.Scale(c, x, factor)
+}
+
+// scaled is what the output layer makes logits of, for normalised states.
+func (t *transformer) scaled(c *tensor.Context, h *tensor.Tensor) *tensor.Tensor {
+	return times(c, h, t.factors.logits)
+}
+
+func (t *transformer) lookup(c *tensor.Context, ids []int32, given *tensor.Tensor, at []int32) *tensor.Tensor {
 	if len(at) == 0 {
 		return t.Embed.Forward(c, c.IDs(ids))
 	}
@@ -126,9 +170,9 @@ func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, layers LayerRa
 			rows = want // nothing looks at the other rows any more
 		}
 		if recompute && c.Recording() {
-			x = tensor.Checkpoint(c, x, func(x *tensor.Tensor) *tensor.Tensor { return l.forward(c, x, rope, i, rows) })
+			x = tensor.Checkpoint(c, x, func(x *tensor.Tensor) *tensor.Tensor { return l.forward(c, x, rope, i, rows, t.factors) })
 		} else {
-			x = l.forward(c, x, rope, i, rows)
+			x = l.forward(c, x, rope, i, rows, t.factors)
 		}
 	}
 	if to < len(t.Layers) {
@@ -139,11 +183,16 @@ func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, layers LayerRa
 }
 
 // forward is layer i of rows, nil for all, of x [R, D].
-func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows []int32) *tensor.Tensor {
+func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows []int32, f factors) *tensor.Tensor {
 	c.SetRows(nil, 0) // a tape may come here again, after other layers
 	mark := c.Mark()
 	h := l.AttnNorm.Forward(c, x)
-	x = l.Attention.AddTo(c, x, h, rope, tensor.AttentionOptions{Layer: i})
+	o := tensor.AttentionOptions{Layer: i, Scale: f.scores}
+	if f.residual == 1 {
+		x = l.Attention.AddTo(c, x, h, rope, o)
+	} else {
+		x = tensor.AddTo(c, x, tensor.Scale(c, l.Attention.Forward(c, h, rope, o), f.residual))
+	}
 	c.Drop(h)
 	c.Release(mark)
 	if rows != nil {
@@ -153,17 +202,25 @@ func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows [
 	}
 	if c.Recording() { // backward wants all rows at once
 		h := l.FFNNorm.Forward(c, x)
-		x = l.FFN.AddTo(c, x, h)
+		x = l.feed(c, x, h, f)
 		c.Drop(h)
 		return x
 	}
 	for from := 0; from < x.Rows(); from += feedRows {
 		part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
 		c.SetRows(rows, from)
-		if l.FFN.AddTo(c, part, l.FFNNorm.Forward(c, part)) != part {
+		if l.feed(c, part, l.FFNNorm.Forward(c, part), f) != part {
 			panic("llama: what a layer adds is not in the residual stream")
 		}
 		c.Release(mark)
 	}
 	return x
+}
+
+// feed is x and what the feed-forward layer makes of h.
+func (l *layer) feed(c *tensor.Context, x, h *tensor.Tensor, f factors) *tensor.Tensor {
+	if f.residual == 1 {
+		return l.FFN.AddTo(c, x, h)
+	}
+	return tensor.AddTo(c, x, tensor.Scale(c, l.FFN.Forward(c, h), f.residual))
 }

@@ -124,6 +124,8 @@ type RoPE struct {
 	// Freqs [hd/2] are the angles a position advances by, in radians. They
 	// follow from the configuration and are no trained parameter.
 	Freqs *tensor.Param
+	// Factor multiplies the rotated queries and keys; 0 is 1.
+	Factor float32
 }
 
 // NewRoPE returns a layer without numbers.
@@ -132,7 +134,11 @@ func NewRoPE(headDim int) *RoPE { return &RoPE{Freqs: tensor.NewParam(headDim / 
 // Table returns the rotations of the positions of a layout, nil for the step's, [R,hd].
 // All layers of a step share it.
 func (l *RoPE) Table(c *tensor.Context, layout *backend.Layout) *tensor.Tensor {
-	return tensor.RoPETable(c, l.Freqs, layout)
+	table := tensor.RoPETable(c, l.Freqs, layout)
+	if l.Factor != 0 && l.Factor != 1 {
+		table = tensor.Scale(c, table, l.Factor)
+	}
+	return table
 }
 
 // Attention is self-attention with grouped queries

@@ -58,7 +58,7 @@ type Trainer struct {
 }
 
 // NewTrainer trains those parameters of a model that can change: all of one that was
-// opened with llama.Options.Trainable, or its adapter; and those of TrainerOptions.Extra, with
+// opened with llama.Options.Trainable, or its adapter; and those of Options.Extra, with
 // which a model need have none.
 func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	if o.ZLoss < 0 || math.IsNaN(o.ZLoss) || math.IsInf(o.ZLoss, 0) {

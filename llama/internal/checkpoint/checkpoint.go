@@ -27,8 +27,9 @@ type Checkpoint struct {
 	Problems      []string             // found in the files; none stops loading
 	Adapters      []*OpenedAdapter
 
-	eos     []int32 // beside the tokenizer's own
-	closers []io.Closer
+	plainRows bool    // rows of rotated heads are in Hugging Face order, whatever the format
+	eos       []int32 // beside the tokenizer's own
+	closers   []io.Closer
 
 	// For Convert: the folder or the file behind the checkpoint, the types that
 	// vectors had before they were made F32, and the settings behind RoPE factors.
@@ -92,7 +93,7 @@ func (c *Checkpoint) Bytes() int64 {
 // add enters a tensor under its Hugging Face name. Rows of rotated heads are
 // put in Hugging Face order where the format interleaves them.
 func (c *Checkpoint) add(hf string, t *Tensor) {
-	if heads := rotatedHeads(hf, c.Config); heads > 0 && c.Format != FormatHF && t.Rows() == heads*c.Config.HeadDim {
+	if heads := rotatedHeads(hf, c.Config); heads > 0 && c.Format != FormatHF && !c.plainRows && t.Rows() == heads*c.Config.HeadDim {
 		hd := c.Config.HeadDim
 		t.Read = permutedRows(t.Read, t.RowBytes(), func(row int) int { return interleaved(row, hd) })
 	}

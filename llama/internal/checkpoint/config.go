@@ -24,6 +24,15 @@ type Config struct {
 	RopeTheta   float64 // base of the rotation frequencies
 	RopeScaling RopeScaling
 
+	// SlidingWindow is how many positions a row sees, itself included; 0 is all.
+	SlidingWindow int
+
+	// Factors of models that are a Llama but for them; 0 is none.
+	EmbeddingScale float64 // embeddings are multiplied by it
+	ResidualScale  float64 // so is what each half of a layer adds
+	AttentionScale float64 // so are scores, in the place of 1/sqrt(HeadDim)
+	LogitsScale    float64 // logits are divided by it
+
 	TiedEmbeddings      bool // the output layer is the embedding table
 	AttentionBias       bool // biases on q, k and v
 	AttentionOutputBias bool // a bias on the attention's output
@@ -59,10 +68,23 @@ func (c Config) Validate() error {
 	bad(c.Heads <= 0 || c.HeadDim <= maxDim/c.Heads, "Heads %d times HeadDim %d is above %d", c.Heads, c.HeadDim, maxDim)
 	bad(c.NormEps > 0 && c.NormEps < 1, "NormEps is %v, want between 0 and 1", c.NormEps)
 	bad(c.RopeTheta > 0 && !math.IsInf(c.RopeTheta, 0), "RopeTheta is %v, want a positive number", c.RopeTheta)
+	bad(c.SlidingWindow >= 0 && c.SlidingWindow <= math.MaxInt32, "SlidingWindow is %d, want a number of positions, or 0 for all", c.SlidingWindow)
+	scale := func(name string, v float64) {
+		bad(v == 0 || v > 1e-6 && v < 1e6, "%s is %v, want a factor of 1e-6 to 1e6, or 0 for none", name, v)
+	}
+	scale("EmbeddingScale", c.EmbeddingScale)
+	scale("ResidualScale", c.ResidualScale)
+	scale("AttentionScale", c.AttentionScale)
+	scale("LogitsScale", c.LogitsScale)
 	if err := c.RopeScaling.validate(c.HeadDim); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// scaled reports whether the model has factors that a Llama does not have.
+func (c Config) scaled() bool {
+	return c.EmbeddingScale != 0 || c.ResidualScale != 0 || c.AttentionScale != 0 || c.LogitsScale != 0
 }
 
 // Params is the number of parameters, tied ones once.

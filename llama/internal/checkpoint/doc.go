@@ -35,8 +35,9 @@
 //	model.norm                               output_norm        norm
 //	lm_head                                  output             output
 //
-// The fields of Config in config.json, in GGUF (after "llama.") and in
-// params.json; a dash is a value that follows from others or from the tensors:
+// The fields of Config in config.json, in GGUF (after "llama.", or "granite." where there
+// is one of the four factors) and in params.json; a dash is a value that follows from
+// others or from the tensors:
 //
 //	Config               Hugging Face             GGUF                              Meta
 //	Layers               num_hidden_layers        block_count                       n_layers
@@ -50,12 +51,18 @@
 //	NormEps              rms_norm_eps             attention.layer_norm_rms_epsilon  norm_eps
 //	RopeTheta            rope_theta               rope.freq_base                    rope_theta
 //	RopeScaling          rope_scaling             rope.scaling, rope_freqs.weight   use_scaled_rope
+//	SlidingWindow        sliding_window           attention.sliding_window          -
+//	EmbeddingScale       embedding_multiplier     embedding_scale                   -
+//	ResidualScale        residual_multiplier      residual_scale                    -
+//	AttentionScale       attention_multiplier     attention.scale                   -
+//	LogitsScale          logits_scaling           logit_scale                       -
 //	TiedEmbeddings       tie_word_embeddings      -                                 -
 //	AttentionBias        attention_bias           -                                 -
 //	AttentionOutputBias  attention_bias           -                                 -
 //	MLPBias              mlp_bias                 -                                 -
 //
 // GGUF files hold the outcome of llama3 scaling in the tensor rope_freqs.weight
-// in place of its settings. Newer config.json files have rope_theta and the
+// in place of its settings, and the factors of longrope in rope_factors_short.weight and
+// rope_factors_long.weight. Newer config.json files have rope_theta and the
 // scaling inside rope_parameters.
 package checkpoint

@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
-	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -39,14 +37,16 @@ func readGGUF(f *gguf.File, shown string) (*Checkpoint, error) {
 		return nil, err
 	}
 	c.Architecture = arch
-	if arch != "llama" {
-		return nil, &FileError{File: shown, Err: fmt.Errorf("architecture %q is %w; only llama is", arch, backend.ErrUnsupported)}
+	if architectures[arch] == "" {
+		return nil, &FileError{File: shown, Err: unsupported("architecture", arch)}
 	}
-	g := &ggufConfig{f: f, file: shown}
+	c.plainRows = arch == familyQwen2
+	g := &ggufConfig{f: f, file: shown, arch: arch}
 	if err := g.read(c); err != nil {
 		return nil, err
 	}
 	c.Problems = append(c.Problems, g.problems...)
+	c.noteWindow()
 	if err := c.Config.Validate(); err != nil {
 		return nil, &FileError{File: shown, Reason: "bad configuration", Err: err}
 	}
@@ -98,7 +98,10 @@ func (c *Checkpoint) ggufTemplates(f *gguf.File) error {
 
 // addGGUF enters the file's tensors under their Hugging Face names.
 func (c *Checkpoint) addGGUF(f *gguf.File) {
-	known := map[string]bool{"rope_freqs.weight": true}
+	known := map[string]bool{ropeFreqs: true}
+	if c.Config.RopeScaling.Type == "longrope" {
+		known[ropeShort], known[ropeLong] = true, true
+	}
 	for _, p := range Parameters(c.Config) {
 		name, ok := ggufNames.name(p.Name)
 		t := f.Tensor(name)
@@ -142,14 +145,24 @@ func (c *Checkpoint) readNotes(f *gguf.File) {
 type ggufConfig struct {
 	f    *gguf.File
 	file string
+	arch string
 	err  error
 
 	problems []string
 }
 
+// key is the file's name for one of Llama's keys.
+func (g *ggufConfig) key(llama string) string { return g.arch + strings.TrimPrefix(llama, familyLlama) }
+
+func (g *ggufConfig) has(key string) bool {
+	_, ok := g.f.Lookup(g.key(key))
+	return ok
+}
+
 // size reads a required count; uint of a hostile file may not fit an int. A list of one
 // count for each layer must hold the same for all.
 func (g *ggufConfig) size(key string) int {
+	key = g.key(key)
 	v, err := g.f.Uint(key)
 	if list, e := g.f.Ints(key); e == nil && len(list) > 0 {
 		v, err = uint64(max(list[0], 0)), nil
@@ -168,14 +181,14 @@ func (g *ggufConfig) size(key string) int {
 
 // sizeOr is size with a value for a missing key.
 func (g *ggufConfig) sizeOr(key string, missing int) int {
-	if _, ok := g.f.Lookup(key); !ok {
+	if !g.has(key) {
 		return missing
 	}
 	return g.size(key)
 }
 
 func (g *ggufConfig) floatOr(key string, missing float64) float64 {
-	v, err := g.f.Float(key)
+	v, err := g.f.Float(g.key(key))
 	if errors.Is(err, gguf.ErrNoKey) {
 		return missing
 	}
@@ -200,67 +213,29 @@ func (g *ggufConfig) read(c *Checkpoint) error {
 		return g.err
 	}
 	if cfg.NormEps == 0 {
-		return Errorf(g.file, "", "llama.attention.layer_norm_rms_epsilon is missing or 0")
+		return Errorf(g.file, "", "%s is missing or 0", g.key("llama.attention.layer_norm_rms_epsilon"))
 	}
 	if n := g.sizeOr("llama.expert_count", 0); n > 0 {
 		return &FileError{File: g.file, Err: fmt.Errorf("a mixture of %d experts is %w", n, backend.ErrUnsupported)}
 	}
 	if cfg.Heads <= 0 || cfg.Dim <= 0 {
-		return Errorf(g.file, "", "llama.attention.head_count is %d and llama.embedding_length %d: both must be positive", cfg.Heads, cfg.Dim)
+		return Errorf(g.file, "", "%s is %d and %s %d: both must be positive", g.key("llama.attention.head_count"), cfg.Heads, g.key("llama.embedding_length"), cfg.Dim)
 	}
 	cfg.HeadDim = g.sizeOr("llama.attention.key_length", cfg.Dim/cfg.Heads)
 	if v := g.sizeOr("llama.attention.value_length", cfg.HeadDim); v != cfg.HeadDim {
-		return Errorf(g.file, "", "llama.attention.value_length is %d, key_length %d: they must be equal", v, cfg.HeadDim)
+		return Errorf(g.file, "", "%s is %d, key_length %d: they must be equal", g.key("llama.attention.value_length"), v, cfg.HeadDim)
 	}
 	if v := g.sizeOr("llama.rope.dimension_count", cfg.HeadDim); v != cfg.HeadDim {
-		return Errorf(g.file, "", "llama.rope.dimension_count is %d, the head size %d: they must be equal", v, cfg.HeadDim)
+		return Errorf(g.file, "", "%s is %d, the head size %d: they must be equal", g.key("llama.rope.dimension_count"), v, cfg.HeadDim)
 	}
 	if g.err == nil {
+		g.family(cfg)
 		g.rope(cfg)
 	}
 	if g.err != nil {
 		return g.err
 	}
 	return g.tensors(cfg)
-}
-
-// rope reads the two ways a file states RoPE scaling.
-func (g *ggufConfig) rope(cfg *Config) {
-	kind := ""
-	if _, ok := g.f.Lookup("llama.rope.scaling.type"); ok {
-		kind, g.err = g.f.String("llama.rope.scaling.type")
-	}
-	factor := g.floatOr("llama.rope.scaling.factor", g.floatOr("llama.rope.scale_linear", 1))
-	switch {
-	case kind == "linear" && factor == 1: // nothing is scaled
-	case kind == "" && factor != 1, kind == "linear":
-		cfg.RopeScaling = RopeScaling{Type: "linear", Factor: factor}
-	case kind != "" && kind != "none":
-		cfg.RopeScaling.Type = kind // refused by name in Validate
-	}
-	t := g.f.Tensor("rope_freqs.weight")
-	if t == nil || g.err != nil {
-		return
-	}
-	shape := t.Shape
-	for len(shape) > 1 && shape[0] == 1 {
-		shape = shape[1:]
-	}
-	if len(shape) != 1 || shape[0] != cfg.HeadDim/2 || !t.Type.Float() {
-		g.err = Errorf(g.file, t.Name, "is %v of %v, want [%d] of a float type", t.Type, t.Shape, cfg.HeadDim/2)
-		return
-	}
-	raw := make([]byte, t.Bytes)
-	if _, g.err = vfs.ReadFull(t, raw, 0); g.err != nil {
-		return
-	}
-	factors := make([]float32, shape[0])
-	block.Decode(t.Type, factors, raw)
-	if cfg.RopeScaling.Type != "" {
-		g.err = Errorf(g.file, t.Name, "scales RoPE, and llama.rope.scaling.type %q does too", cfg.RopeScaling.Type)
-		return
-	}
-	cfg.RopeScaling = RopeScaling{Type: "factors", Factors: factors}
 }
 
 // tensors reads what only the tensors say: vocabulary, tied output, biases.
@@ -271,7 +246,7 @@ func (g *ggufConfig) tensors(cfg *Config) error {
 	}
 	cfg.Vocab = embed.Shape[len(embed.Shape)-2]
 	if v := g.sizeOr("llama.vocab_size", cfg.Vocab); v != cfg.Vocab {
-		g.problems = append(g.problems, fmt.Sprintf("llama.vocab_size is %d, the vocabulary is the %d rows of %s", v, cfg.Vocab, embed.Name))
+		g.problems = append(g.problems, fmt.Sprintf("%s is %d, the vocabulary is the %d rows of %s", g.key("llama.vocab_size"), v, cfg.Vocab, embed.Name))
 	}
 	cfg.TiedEmbeddings = g.f.Tensor("output.weight") == nil
 	cfg.AttentionBias = g.f.Tensor("blk.0.attn_q.bias") != nil

@@ -1,10 +1,8 @@
 package checkpoint
 
 import (
-	"encoding/binary"
 	"io"
 	"maps"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,6 +25,12 @@ const ropeScalingKey = "herd.rope_scaling"
 // fileTypes are the labels general.file_type; only labels.
 var fileTypes = map[backend.DType]uint32{backend.F32: 0, backend.F16: 1, backend.BF16: 32}
 
+// ggufKey is a key of metadata and its value; that of Llama stands for the architecture's.
+type ggufKey struct {
+	key   string
+	value any
+}
+
 func (v *converter) writeGGUF(out string) error {
 	list, err := v.outputs()
 	if err != nil {
@@ -36,15 +40,8 @@ func (v *converter) writeGGUF(out string) error {
 	if err := v.ggufMetadata(w, list); err != nil {
 		return err
 	}
-	if v.c.Config.RopeScaling.Type == "llama3" || v.c.Config.RopeScaling.Type == "factors" {
-		factors := v.c.Config.ropeFactors()
-		raw := make([]byte, 4*len(factors))
-		for i, f := range factors {
-			binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(f))
-		}
-		if err := w.Add("rope_freqs.weight", backend.F32, []int{len(factors)}, strings.NewReader(string(raw))); err != nil {
-			return err
-		}
+	if err := v.ggufFactors(w); err != nil {
+		return err
 	}
 	for _, t := range list {
 		size := v.report.size(t.name)
@@ -77,11 +74,12 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 			vectors = append(vectors, t.hf+"="+original.String())
 		}
 	}
-	set := []struct {
-		key   string
-		value any
-	}{
-		{"general.architecture", "llama"},
+	arch := familyLlama
+	if c.scaled() {
+		arch = familyGranite
+	}
+	set := []ggufKey{
+		{"general.architecture", arch},
 		{"general.type", "model"},
 		{"general.name", filepath.Base(v.c.Path)},
 		{"general.file_type", fileTypes[matrix]},
@@ -98,16 +96,16 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 		{"llama.rope.freq_base", float32(c.RopeTheta)},
 		{"llama.vocab_size", uint32(c.Vocab)},
 	}
-	for _, s := range set {
-		if err := w.Set(s.key, s.value); err != nil {
-			return err
-		}
+	set = append(set, v.ggufFamily()...)
+	rope, err := v.ggufRope()
+	if err != nil {
+		return err
 	}
-	if c.RopeScaling.Type == "linear" {
-		if err := w.Set("llama.rope.scaling.type", "linear"); err != nil {
-			return err
+	for _, s := range append(set, rope...) {
+		if rest, ok := strings.CutPrefix(s.key, familyLlama+"."); ok {
+			s.key = arch + "." + rest
 		}
-		if err := w.Set("llama.rope.scaling.factor", float32(c.RopeScaling.Factor)); err != nil {
+		if err := w.Set(s.key, s.value); err != nil {
 			return err
 		}
 	}

@@ -50,6 +50,8 @@ type hfConfig struct {
 	Quantization    *json.RawMessage `json:"quantization_config"`
 	PartialRotary   *float64         `json:"partial_rotary_factor"`
 	NumLocalExperts whole            `json:"num_local_experts"`
+	OriginalContext *whole           `json:"original_max_position_embeddings"` // stronger than RoPE's
+	hfFamily
 }
 
 // hfRope is the value of rope_scaling (old) or rope_parameters (new).
@@ -62,6 +64,7 @@ type hfRope struct {
 	High          float64  `json:"high_freq_factor"`
 	Original      whole    `json:"original_max_position_embeddings"`
 	PartialRotary *float64 `json:"partial_rotary_factor"`
+	hfLongRope
 }
 
 // openHF opens a Hugging Face folder.
@@ -79,6 +82,7 @@ func openHF(dir fs.FS, shown string) (*Checkpoint, error) {
 	if err != nil {
 		return nil, &FileError{File: path.Join(shown, "config.json"), Err: err}
 	}
+	c.noteWindow()
 	if err := c.addEOS("config.json", raw.EOS); err != nil {
 		return nil, err
 	}
@@ -304,8 +308,8 @@ func sameTensors(a, b *Tensor) (bool, error) {
 
 // resolve turns what the file says into a Config.
 func (h *hfConfig) resolve() (Config, error) {
-	if h.ModelType != "llama" {
-		return Config{}, fmt.Errorf("model_type %q is %w; only llama is", h.ModelType, backend.ErrUnsupported)
+	if architectures[h.ModelType] == "" {
+		return Config{}, unsupported("model_type", h.ModelType)
 	}
 	switch {
 	case h.Act != "" && h.Act != "silu" && h.Act != "swish":
@@ -332,6 +336,9 @@ func (h *hfConfig) resolve() (Config, error) {
 	case h.Heads > 0:
 		c.HeadDim = int(h.HiddenSize / h.Heads)
 	}
+	if err := h.hfFamily.resolve(h.ModelType, &c); err != nil {
+		return Config{}, err
+	}
 	rope := h.RopeScaling
 	if h.RopeTheta != nil {
 		c.RopeTheta = *h.RopeTheta
@@ -348,24 +355,37 @@ func (h *hfConfig) resolve() (Config, error) {
 	if rope.PartialRotary != nil && *rope.PartialRotary != 1 {
 		return Config{}, fmt.Errorf("partial_rotary_factor %v is %w", *rope.PartialRotary, backend.ErrUnsupported)
 	}
-	c.RopeScaling = rope.resolve()
-	return c, nil
+	if h.OriginalContext != nil {
+		rope.Original = *h.OriginalContext
+	}
+	var err error
+	c.RopeScaling, err = rope.resolve(c.Context)
+	return c, err
 }
 
-func (r *hfRope) resolve() RopeScaling {
+// resolve is for a model of a context.
+func (r *hfRope) resolve(context int) (RopeScaling, error) {
 	kind := r.RopeType
 	if kind == "" {
 		kind = r.Type
 	}
+	original := int(r.Original)
+	if original == 0 {
+		original = context // as the reference has it
+	}
 	switch kind {
 	case "", "default":
-		return RopeScaling{}
+		return RopeScaling{}, nil
 	case "linear":
-		return RopeScaling{Type: "linear", Factor: r.Factor}
+		return RopeScaling{Type: "linear", Factor: r.Factor}, nil
 	case "llama3":
-		return RopeScaling{Type: "llama3", Factor: r.Factor, LowFreqFactor: r.Low, HighFreqFactor: r.High, OriginalContext: int(r.Original)}
+		return RopeScaling{Type: "llama3", Factor: r.Factor, LowFreqFactor: r.Low, HighFreqFactor: r.High, OriginalContext: original}, nil
+	case "yarn", "longrope":
+		return r.hfLongRope.resolve(RopeScaling{Type: kind, Factor: r.Factor, OriginalContext: original}, context)
+	case "su": // what longrope was called at first
+		return r.hfLongRope.resolve(RopeScaling{Type: "longrope", Factor: r.Factor, OriginalContext: original}, context)
 	}
-	return RopeScaling{Type: kind} // refused by name in Validate
+	return RopeScaling{Type: kind}, nil // refused by name in Validate
 }
 
 // generationConfig reads sampling settings and stop tokens, where the file is. They mean

@@ -99,17 +99,21 @@ var torchTypes = map[backend.DType]string{backend.F32: "float32", backend.F16: "
 
 func (v *converter) hfConfigJSON(matrix backend.DType) ([]byte, error) {
 	c := v.c.Config
-	if c.AttentionBias != c.AttentionOutputBias {
-		return nil, fmt.Errorf("%s: config.json cannot say that only some attention layers have biases: %w", v.c.Path, backend.ErrUnsupported)
+	family, extra, err := v.c.hfFamily()
+	if err != nil {
+		return nil, err
 	}
 	out := map[string]any{
-		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_act": "silu", "torch_dtype": torchTypes[matrix],
+		"architectures": []string{architectures[family]}, "model_type": family, "hidden_act": "silu", "torch_dtype": torchTypes[matrix],
 		"num_hidden_layers": c.Layers, "hidden_size": c.Dim, "num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads,
 		"head_dim": c.HeadDim, "intermediate_size": c.HiddenDim, "vocab_size": c.Vocab, "max_position_embeddings": c.Context,
 		"rms_norm_eps": shortest(c.NormEps), "rope_theta": shortest(c.RopeTheta), "tie_word_embeddings": c.TiedEmbeddings,
 		"attention_bias": c.AttentionBias, "mlp_bias": c.MLPBias, "rope_scaling": nil,
 	}
+	maps.Copy(out, extra)
 	switch s := c.RopeScaling; s.Type {
+	case "yarn", "longrope":
+		out["rope_scaling"] = s.hfLongRope()
 	case "linear":
 		out["rope_scaling"] = map[string]any{"type": "linear", "rope_type": "linear", "factor": shortest(s.Factor)}
 	case "llama3", "factors":

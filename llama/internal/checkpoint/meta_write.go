@@ -39,7 +39,8 @@ func (v *converter) writeMeta(dir string) error {
 }
 
 // metaParamsJSON says what params.json can say, and refuses the rest: biases,
-// head sizes other than dim / heads, linear RoPE scaling. Its use_scaled_rope
+// head sizes other than dim / heads, a sliding window, granite's factors, linear, yarn and
+// longrope RoPE scaling. Its use_scaled_rope
 // means factor 8 to every reader; another factor is written as that, as Meta's
 // own files do, with a warning.
 func (v *converter) metaParamsJSON() ([]byte, error) {
@@ -52,8 +53,12 @@ func (v *converter) metaParamsJSON() ([]byte, error) {
 		return refuse("that layers have biases")
 	case c.HeadDim*c.Heads != c.Dim:
 		return refuse("a head size of %d for %d heads and width %d", c.HeadDim, c.Heads, c.Dim)
-	case c.RopeScaling.Type == "linear":
-		return refuse("linear RoPE scaling")
+	case c.SlidingWindow > 0:
+		return refuse("that attention has a sliding window of %d", c.SlidingWindow)
+	case c.scaled():
+		return refuse("the factors of embeddings, layers, scores or logits")
+	case c.RopeScaling.Type == "linear", c.RopeScaling.Type == "yarn", c.RopeScaling.Type == "longrope":
+		return refuse("%s RoPE scaling", c.RopeScaling.Type)
 	}
 	p := map[string]any{"dim": c.Dim, "n_layers": c.Layers, "n_heads": c.Heads, "n_kv_heads": c.KVHeads,
 		"vocab_size": c.Vocab, "norm_eps": shortest(c.NormEps), "rope_theta": shortest(c.RopeTheta), "max_seq_len": c.Context}

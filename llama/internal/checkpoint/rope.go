@@ -10,17 +10,26 @@ import (
 // RopeScaling stretches the rotation frequencies for long contexts. The zero
 // value leaves them as they are.
 type RopeScaling struct {
-	// Type is "" (none), "linear", "llama3", or "factors".
+	// Type is "" (none), "linear", "llama3", "yarn", "longrope" or "factors".
 	Type string
-	// Factor is what the frequencies are divided by, in full or in part.
+	// Factor is what the frequencies are divided by, in full or in part. Of "longrope"
+	// only AttentionFactor follows from it.
 	Factor float64
-	// LowFreqFactor, HighFreqFactor and OriginalContext are for "llama3": see
-	// Frequencies.
+	// LowFreqFactor, HighFreqFactor are for "llama3": see Frequencies.
 	LowFreqFactor, HighFreqFactor float64
-	OriginalContext               int
+	// OriginalContext is for "llama3", "yarn" and "longrope".
+	OriginalContext int
+	// BetaFast and BetaSlow are for "yarn", turns within the original context; 0 is 32
+	// and 1. NoTruncate does not make whole numbers of the pairs that they are of.
+	BetaFast, BetaSlow float64
+	NoTruncate         bool
+	// AttentionFactor multiplies the rotation of "yarn" and "longrope"; 0 is what follows
+	// from Factor.
+	AttentionFactor float64
 	// Factors [HeadDim/2] divide each frequency, for "factors": GGUF files hold
-	// the outcome of "llama3" instead of its settings.
-	Factors []float32
+	// the outcome of "llama3" instead of its settings. LongFactors take their place in
+	// contexts of more than OriginalContext positions, for "longrope".
+	Factors, LongFactors []float32
 }
 
 func (s RopeScaling) validate(headDim int) error {
@@ -39,18 +48,29 @@ func (s RopeScaling) validate(headDim int) error {
 				s.Factor, s.LowFreqFactor, s.HighFreqFactor, s.OriginalContext)
 		}
 		return nil
+	case "yarn":
+		return s.validateYarn()
+	case "longrope":
+		return s.validateLong(headDim)
 	case "factors":
-		if len(s.Factors) != headDim/2 {
-			return fmt.Errorf("RopeScaling: %d factors for %d pairs", len(s.Factors), headDim/2)
-		}
-		for i, f := range s.Factors {
-			if !positive(float64(f)) {
-				return fmt.Errorf("RopeScaling: factor %d is %v, want a positive number", i, f)
-			}
-		}
-		return nil
+		return validFactors(s.Factors, headDim)
+	case "dynamic":
+		return fmt.Errorf("RopeScaling type dynamic is %w: it needs frequencies that change with the length of each sequence", backend.ErrUnsupported)
 	}
-	return fmt.Errorf("RopeScaling type %q is %w: none, linear and llama3 are", s.Type, backend.ErrUnsupported)
+	return fmt.Errorf("RopeScaling type %q is %w: none, linear, llama3, yarn and longrope are", s.Type, backend.ErrUnsupported)
+}
+
+// validFactors checks factors of all pairs.
+func validFactors(factors []float32, headDim int) error {
+	if len(factors) != headDim/2 {
+		return fmt.Errorf("RopeScaling: %d factors for %d pairs", len(factors), headDim/2)
+	}
+	for i, f := range factors {
+		if !(f > 0) || math.IsInf(float64(f), 0) {
+			return fmt.Errorf("RopeScaling: factor %d is %v, want a positive number", i, f)
+		}
+	}
+	return nil
 }
 
 // Frequencies returns the angle [HeadDim/2] by which a position advances each
@@ -58,10 +78,21 @@ func (s RopeScaling) validate(headDim int) error {
 // section 3.2.2), then scaled. With wavelength l = 2 pi / f and L the original
 // context, "llama3" keeps f where l < L/high, divides it by Factor where
 // l > L/low, and between mixes both with weight s = (L/l - low)/(high - low)
-// on f (https://github.com/meta-llama/llama-models, apply_scaling).
-func Frequencies(c Config) []float32 {
+// on f (https://github.com/meta-llama/llama-models, apply_scaling). The factors of
+// "longrope" depend on whether a context of so many positions is longer than the original
+// one; see yarn for "yarn".
+func Frequencies(c Config, positions int) []float32 {
 	f := make([]float32, c.HeadDim/2)
 	s := c.RopeScaling
+	switch {
+	case s.Type == "yarn":
+		c.yarn(f)
+		return f
+	case s.Type == "longrope" && positions > s.OriginalContext:
+		s.Type, s.Factors = "factors", s.LongFactors
+	case s.Type == "longrope":
+		s.Type = "factors"
+	}
 	for i := range f {
 		// The reference rounds to float32 after each of these steps.
 		f[i] = float32(1 / float64(float32(math.Pow(c.RopeTheta, float64(float32(2*i)/float32(c.HeadDim))))))
@@ -94,7 +125,7 @@ func (c Config) ropeFactors() []float32 {
 	}
 	plain := c
 	plain.RopeScaling = RopeScaling{}
-	f, g := Frequencies(plain), Frequencies(c)
+	f, g := Frequencies(plain, 0), Frequencies(c, 0)
 	for i := range f {
 		f[i] /= g[i]
 	}
@@ -127,7 +158,7 @@ func (c Config) solveFactor(s RopeScaling) float64 {
 	last := len(c.RopeScaling.Factors) - 1
 	plain := c
 	plain.RopeScaling = RopeScaling{}
-	wave := 2 * math.Pi / float64(Frequencies(plain)[last])
+	wave := 2 * math.Pi / float64(Frequencies(plain, 0)[last])
 	mix := (float64(s.OriginalContext)/wave - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
 	mix = min(max(mix, 0), 1)
 	if mix == 1 {
