@@ -306,10 +306,10 @@ func (t *Tokenizer) vocabAdded(v *vocabulary) error {
 	return nil
 }
 
-// finish sets BOS, EOS and the tokens that end a generation.
 // inside reports whether a vocabulary of n tokens has an id.
 func inside(id int32, n int) bool { return id >= 0 && int(id) < n }
 
+// finish sets BOS, EOS and the tokens that end a generation.
 func (v *vocabSource) finish(t *Tokenizer, vocab *vocabulary, addBOS bool, info Info) (*Tokenizer, error) {
 	if v.AddBOS != nil {
 		addBOS = *v.AddBOS
