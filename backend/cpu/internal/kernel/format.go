@@ -17,12 +17,6 @@ const (
 	// tiledRows is the most rows of bfloat16 between two safepoints of Go, by a tile that
 	// consists of others: 2 panels of 2048 inputs take 10 us.
 	tiledRows = 128
-
-	finishRows = 16 // rows whose products of codes become sums at once
-
-	// dotSubs is the number of sub-blocks whose products of codes are kept in the
-	// first-level cache, 16 KiB: a whole block has no more.
-	dotSubs = 16
 )
 
 // A Format says how a variant multiplies with a block type: its codes are
@@ -128,8 +122,9 @@ func (f *Format) Metas(meta []Meta, sums []int32, d []float32) {
 // Call is the operands of Product; it lives with the worker, so that calling
 // assembly allocates nothing.
 type Call struct {
-	c    callArgs
-	dots *[dotSubs * tileSide * tileSide]int32 // of tiled: made when first needed
+	c callArgs
+	//lint:ignore U1000 a build without assembly has no tiles
+	dots []int32 // of tiled: made when first needed
 }
 
 // callArgs is laid out as backend/cpu/_asm/int8.go says.

@@ -187,12 +187,20 @@ type tileArgs struct {
 	accumulate           int
 }
 
+const (
+	finishRows = 16 // rows whose products of codes become sums at once
+
+	// dotSubs is the number of sub-blocks whose products of codes are kept in the
+	// first-level cache, 16 KiB: a whole block has no more.
+	dotSubs = 16
+)
+
 // productTiles is Product of at most 16 rows with one or two panels: c.c is its operands,
 // as those of any integer product, and comes back as it was. finish makes sums of products
 // of codes.
 func productTiles(c *Call, f *Format, panels int, finish func(c *int64)) {
 	if c.dots == nil {
-		c.dots = new([dotSubs * tileSide * tileSide]int32)
+		c.dots = make([]int32, dotSubs*tileSide*tileSide)
 	}
 	a, whole := &c.c, c.c
 	subs := f.Group / f.Sub // of a block
@@ -204,7 +212,7 @@ func productTiles(c *Call, f *Format, panels int, finish func(c *int64)) {
 				config: unsafe.Pointer(&s),
 				x:      unsafe.Add(whole.x, b*f.Group), xStride: whole.xStride, xStep: f.Sub,
 				w: unsafe.Add(whole.codes, p*whole.codesStep+b*f.Group*Panel), wStep: f.Sub * Panel,
-				out: unsafe.Pointer(c.dots), k: n * subs,
+				out: unsafe.Pointer(&c.dots[0]), k: n * subs,
 			})
 			for r := 0; r < whole.rows; r += a.rows {
 				a.rows, a.blocks = tileRows(finishRows, whole.rows-r), n
