@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/nn"
+	"github.com/herd-ml/herd/tensor"
 )
 
 // client is a session that is part of a batch, as a scheduler has it.
@@ -112,6 +114,74 @@ func TestSharedStep(t *testing.T) {
 			if !slices.Equal(c.s.logits, alone[i].s.logits) {
 				t.Errorf("%v, segment %d: other logits afterwards than alone", typ, i)
 			}
+		}
+	}
+}
+
+// TestSharedStepOutputAdapters: rows that have adapters of their own on the output layer get
+// the logits of a step of their own, wherever in the step they lie, and Score has them too.
+func TestSharedStepOutputAdapters(t *testing.T) {
+	m := randomModel(t, backend.F32, Options{})
+	rng := rand.New(rand.NewPCG(4, 5))
+	for set := range 2 {
+		lora := nn.NewLoRA(m.config.Dim, m.config.Vocab, 2, false)
+		lora.Set = set
+		var x [3][]float32
+		for i, p := range []*tensor.Param{lora.A, lora.B} {
+			for range p.Shape.Elems() {
+				x[i] = append(x[i], float32(rng.NormFloat64())/8)
+			}
+		}
+		if err := m.bindAdapter(lora, "lm_head", x); err != nil {
+			t.Fatal(err)
+		}
+		m.net.Output.Adapters = append(m.net.Output.Adapters, lora)
+	}
+	alone, together := newClients(t, m), newClients(t, m)
+	var requests []*request
+	for i, c := range together {
+		adapters := [][]int{{0}, {}, {1}, nil, {1, 0}, {}, {0}, {1}}[i]
+		for _, c := range []*client{alone[i], c} {
+			c.s.request.segment.Adapters = adapters
+		}
+		if err := alone[i].s.extend(t.Context(), c.ids, alone[i].wish); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.s.reserve(len(c.ids)); err != nil {
+			t.Fatal(err)
+		}
+		c.s.lay(c.ids)
+		r := &c.s.request
+		r.ctx, r.segment.Results, r.out = t.Context(), c.wish.Results, c.wish.out
+		requests = append(requests, r)
+	}
+	m.run(requests...)
+	for i, c := range together {
+		if c.s.request.err != nil {
+			t.Fatalf("segment %d: %v", i, c.s.request.err)
+		}
+		if !slices.Equal(c.wish.out, alone[i].wish.out) {
+			t.Errorf("segment %d: other numbers than alone", i)
+		}
+	}
+	for _, adapters := range [][]int{nil, {}, {1}} {
+		s, err := m.NewSession(SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		s.request.segment.Adapters = adapters
+		ids := randomTokens(9, 40)
+		want := wish{backend.Results{Kind: backend.ResultLogits, Last: len(ids)}, m.config.Vocab, make([]float32, len(ids)*m.config.Vocab)}
+		if err := s.extend(t.Context(), ids, want); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Score(t.Context(), ids, func(pos int, logits []float32) {
+			if !slices.Equal(logits, want.out[pos*m.config.Vocab:][:m.config.Vocab]) {
+				t.Errorf("adapters %v: Score has other logits at position %d than a step", adapters, pos)
+			}
+		}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

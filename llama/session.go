@@ -445,7 +445,7 @@ func (s *Session) Score(ctx context.Context, ids []int32, visit func(pos int, lo
 	return s.states(call, ids, func(from int, h []float32) error {
 		for n := len(h) / dim; n > 0; n = len(h) / dim {
 			n = min(n, logitRows)
-			if err := s.m.logits(call, h[:n*dim], logits[:n*vocab]); err != nil {
+			if err := s.m.logits(call, h[:n*dim], s.request.segment.Adapters, logits[:n*vocab]); err != nil {
 				return err
 			}
 			if s.m.version.Load() != s.version {

@@ -140,7 +140,7 @@ func (m *Model) forward(b *batch) {
 			n += b.requests[i].segment.Results.Count()
 		}
 		if n > 0 {
-			m.results(kind, tensor.SliceRows(m.cx, h, from, n), &outputs{requests: b.requests[first:i]})
+			m.results(kind, tensor.SliceRows(m.cx, h, from, n), from, &outputs{requests: b.requests[first:i]})
 		}
 		from += n
 	}
@@ -164,8 +164,9 @@ func (o *outputs) next(n, width int) []float32 {
 	return r.out[(o.row-n)*width:][:n*width]
 }
 
-// results makes results of one kind from the states [n, D] of their rows.
-func (m *Model) results(kind backend.Result, h *tensor.Tensor, o *outputs) {
+// results makes results of one kind from the states [n, D] of their rows, which the layout
+// wants logits of: the first of them is row at of those.
+func (m *Model) results(kind backend.Result, h *tensor.Tensor, at int, o *outputs) {
 	if kind != backend.ResultHidden {
 		h = m.net.scaled(m.cx, h)
 	}
@@ -184,6 +185,7 @@ func (m *Model) results(kind backend.Result, h *tensor.Tensor, o *outputs) {
 		targets := o.targets()
 		for from := 0; from < h.Rows(); from += logitRows {
 			mark := m.cx.Mark()
+			m.cx.SetRows(tensor.Rows{List: m.batch.layout.Logits, From: at + from})
 			x := m.net.Output.Forward(m.cx, tensor.SliceRows(m.cx, h, from, min(logitRows, h.Rows()-from))) // [n, V]
 			if kind == backend.ResultLogits {
 				m.read(x, o)
@@ -230,11 +232,13 @@ func (b *batch) room(n int) []float32 {
 }
 
 // logits makes logits [n, V] of states [n, D] that have left the step that made them, in a
-// step of its own.
-func (m *Model) logits(ctx context.Context, h, out []float32) error {
+// step of its own. The rows have the adapters given, as in backend.Segment.
+func (m *Model) logits(ctx context.Context, h []float32, adapters []int, out []float32) error {
 	n := len(h) / m.config.Dim
+	l := backend.Documents(n)
+	l.Segments[0].Adapters = adapters
 	return m.step(ctx, func() error {
-		return m.cx.Step(ctx, nil, m.pages.kv, func() error {
+		return m.cx.Step(ctx, l, m.pages.kv, func() error {
 			x := m.cx.New(backend.F32, backend.Dims(n, m.config.Dim))
 			m.cx.Write(x, h)
 			m.cx.Read(out, m.net.Output.Forward(m.cx, m.net.scaled(m.cx, x)))

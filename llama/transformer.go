@@ -178,13 +178,13 @@ func (t *transformer) hidden(c *tensor.Context, x *tensor.Tensor, layers LayerRa
 	if to < len(t.Layers) {
 		return x
 	}
-	c.SetRows(want, 0)
+	c.SetRows(tensor.Rows{List: want})
 	return t.Norm.Forward(c, x)
 }
 
 // forward is layer i of rows, nil for all, of x [R, D].
 func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows []int32, f factors) *tensor.Tensor {
-	c.SetRows(nil, 0) // a tape may come here again, after other layers
+	c.SetRows(tensor.Rows{}) // the layer before may have had some of them last
 	mark := c.Mark()
 	h := l.AttnNorm.Forward(c, x)
 	o := tensor.AttentionOptions{Layer: i, Scale: f.scores}
@@ -197,7 +197,7 @@ func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows [
 	c.Release(mark)
 	if rows != nil {
 		x = tensor.Gather(c, x, rows)
-		c.SetRows(rows, 0)
+		c.SetRows(tensor.Rows{List: rows})
 		mark = c.Mark()
 	}
 	if c.Recording() { // backward wants all rows at once
@@ -208,7 +208,7 @@ func (l *layer) forward(c *tensor.Context, x, rope *tensor.Tensor, i int, rows [
 	}
 	for from := 0; from < x.Rows(); from += feedRows {
 		part := tensor.SliceRows(c, x, from, min(feedRows, x.Rows()-from)) // AddTo writes to x
-		c.SetRows(rows, from)
+		c.SetRows(tensor.Rows{List: rows, From: from})
 		if l.feed(c, part, l.FFNNorm.Forward(c, part), f) != part {
 			panic("llama: what a layer adds is not in the residual stream")
 		}

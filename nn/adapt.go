@@ -1,6 +1,8 @@
 package nn
 
 import (
+	"fmt"
+
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -30,12 +32,12 @@ const (
 	allRows
 )
 
-// shareOf is the share of the rows of the step that have an adapter set. A step without
-// segments has all.
-func shareOf(c *tensor.Context, set int) share {
+// shareOf is the share of the rows of a layout that have an adapter set. All rows of a
+// layout without segments have it.
+func shareOf(l *backend.Layout, set int) share {
 	with, without := false, false
-	for i := range c.Layout().Segments {
-		if c.Layout().Segments[i].Adapted(set) {
+	for i := range l.Segments {
+		if l.Segments[i].Adapted(set) {
 			with = true
 		} else {
 			without = true
@@ -62,11 +64,12 @@ func adapt(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear, 
 				continue
 			}
 			more = true
-			switch a := l.Adapters[j]; shareOf(c, a.Set) {
+			rows := c.Rows()
+			switch a := l.Adapters[j]; shareOf(rows.Layout, a.Set) {
 			case allRows:
 				as[i], together = a.A, true
 			case someRows:
-				ys[i] = a.addRows(c, ys[i], x)
+				ys[i] = a.addRows(c, ys[i], x, &rows)
 			}
 		}
 		if !more {
@@ -98,10 +101,13 @@ func (l *LoRA) add(c *tensor.Context, y, h *tensor.Tensor) *tensor.Tensor {
 // addRows returns y [R,out] changed by the adapter in those rows of x [R,in] that have it,
 // run by run. Without a tape the result is y itself, so that a step of many clients
 // allocates nothing for it.
-func (l *LoRA) addRows(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
+func (l *LoRA) addRows(c *tensor.Context, y, x *tensor.Tensor, rows *tensor.Rows) *tensor.Tensor {
+	if n := rows.Count(); x.Rows() > n {
+		panic(&backend.ShapeError{Op: "LoRA", Detail: fmt.Sprintf("a tensor of %d rows, and %d rows that SetRows said are its own", x.Rows(), n)})
+	}
 	var parts []*tensor.Tensor // with a tape: all runs, one after the other
 	for from, segment := 0, 0; from < x.Rows(); {
-		n, adapted := l.run(c, &segment, from, x.Rows())
+		n, adapted := l.run(rows, &segment, from, x.Rows())
 		part := tensor.SliceRows(c, y, from, n)
 		if adapted {
 			changed := l.add(c, part, tensor.MatMul(c, tensor.SliceRows(c, x, from, n), l.A))
@@ -121,19 +127,19 @@ func (l *LoRA) addRows(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
 	return tensor.Concat(c, 0, parts...)
 }
 
-// run is how many rows from a row on, of rows that a tensor has, have the adapter as that
-// one does, and whether it does. segment is one of the row or before it, and becomes the
-// one that the next row may be in.
-func (l *LoRA) run(c *tensor.Context, segment *int, from, rows int) (n int, adapted bool) {
-	segments := c.Layout().Segments
+// run is the length of the run of rows that begins at row from of a tensor of end rows: all
+// of them have the adapter, or none has. segment is the segment of row from or one before
+// it, and becomes the last that was looked at.
+func (l *LoRA) run(rows *tensor.Rows, segment *int, from, end int) (n int, adapted bool) {
+	segments := rows.Layout.Segments
 	of := func(r int) bool {
-		for at := c.LayoutRow(r); at >= segments[*segment].Row+segments[*segment].Rows; {
+		for at := rows.At(r); at >= segments[*segment].Row+segments[*segment].Rows; {
 			*segment++
 		}
 		return segments[*segment].Adapted(l.Set)
 	}
 	adapted = of(from)
-	for n = 1; from+n < rows && of(from+n) == adapted; n++ {
+	for n = 1; from+n < end && of(from+n) == adapted; n++ {
 	}
 	return n, adapted
 }

@@ -114,6 +114,75 @@ func TestSegments(t *testing.T) {
 	})
 }
 
+// TestSegmentsOfAnotherSource: rows of a source have the adapters that their own layout
+// says, whatever the step's says of its rows: those of an encoder, which a tape computes
+// again, and of the keys of cross-attention.
+func TestSegmentsOfAnotherSource(t *testing.T) {
+	const sourceDim = 12
+	type model struct {
+		Encoder *nn.MLP            `name:"encoder"`
+		Cross   *nn.CrossAttention `name:"cross"`
+	}
+	each(t, func(t *testing.T, b backend.Backend) {
+		rng = rand.New(rand.NewPCG(3, 4))
+		m := model{nn.NewMLP(sourceDim, 20, false), nn.NewCrossAttention(dim, sourceDim, 4, 2, headDim)}
+		adapt(t, b, m, []bool{false, false})
+		for _, n := range nn.Linears(m) {
+			for set, a := range n.Linear.Adapters {
+				a.Set = set
+			}
+		}
+		fill(t, b, m)
+		text := backend.Documents(2, 3)
+		text.Segments[0].Adapters, text.Segments[1].Adapters = []int{}, []int{1}
+		lengths, chosen := []int{3, 4, 2}, [][]int{{0}, {}, {1}}
+		source, dy, c := random(9*sourceDim), random(9*16), newContext(t, b)
+		run := func(l, of *backend.Layout, x, dy []float32) (k, v, dx []float32) {
+			check(t, c.Step(t.Context(), l, backend.KV{}, func() error {
+				tape, n := tensor.NewTape(), len(x)/sourceDim
+				c.Record(tape)
+				in := write(c, x, n, sourceDim)
+				tape.Watch(in)
+				before := c.SetRows(tensor.Rows{Layout: of})
+				h := tensor.Checkpoint(c, in, func(x *tensor.Tensor) *tensor.Tensor { return m.Encoder.Forward(c, x) })
+				c.SetRows(before)
+				keys, values := m.Cross.Keys(c, h, of)
+				k, v = numbers(c, keys), numbers(c, values)
+				up := write(c, dy, n, keys.Cols())
+				tape.Backward(tensor.Seed{Y: keys, DY: up}, tensor.Seed{Y: values, DY: up})
+				dx = numbers(c, tape.Grad(in))
+				return nil
+			}))
+			return k, v, dx
+		}
+		all := backend.Documents(lengths...)
+		for i := range all.Segments {
+			all.Segments[i].Adapters = chosen[i]
+		}
+		k, v, dx := run(text, all, source, dy)
+		at := 0
+		for i, n := range lengths {
+			own := backend.Documents(n)
+			own.Segments[0].Adapters = chosen[i]
+			wantK, wantV, wantDX := run(own, nil, source[at*sourceDim:][:n*sourceDim], dy[at*16:][:n*16])
+			what := fmt.Sprintf("rows with adapters %v: ", chosen[i])
+			if !slices.Equal(k[at*16:][:n*16], wantK) || !slices.Equal(v[at*16:][:n*16], wantV) {
+				t.Error(what + "other keys or values than alone")
+			}
+			compare(t, what+"gradient", dx[at*sourceDim:][:n*sourceDim], toMatrix(wantDX, sourceDim))
+			at += n
+		}
+		func() {
+			defer func() {
+				if err, ok := recover().(*backend.ShapeError); !ok {
+					t.Errorf("more rows than the layout has: %v", err)
+				}
+			}()
+			_, _, _ = run(text, text, source, dy)
+		}()
+	})
+}
+
 // adaptedLayer is a layer with two sets of adapters, one of which some of its matrices lack,
 // its rotations and the parameters of the adapters.
 func adaptedLayer(t *testing.T, b backend.Backend, kinds []bool) (m layer, rope *nn.RoPE, params []*tensor.Param) {

@@ -11,6 +11,10 @@
 // the parameter's dotted name; Params walks them. Forward panics on operands
 // that do not fit, as package tensor does.
 //
+// Where adapters differ by segment, a layer asks the step's layout which of its rows have
+// them. Whoever runs a layer on other rows, some of the step's or those of an encoder, says
+// so by tensor.Context.SetRows.
+//
 // Letters in shapes: R rows of the step, D width, H query heads, G key-value
 // heads, hd head size, F feed-forward width, V vocabulary.
 package nn

@@ -99,7 +99,7 @@ func TestResampler(t *testing.T) {
 				x, y := write(c, media, patches, o.Dim), write(c, latents, layout.Rows(), o.Dim)
 				for i, l := range m.Layers {
 					norm := l.LatentNorm.Forward(c, y)
-					k, v := l.Attention.Keys(c, tensor.Concat(c, 0, l.MediaNorm.Forward(c, x), norm))
+					k, v := l.Attention.Keys(c, tensor.Concat(c, 0, l.MediaNorm.Forward(c, x), norm), nil)
 					y = tensor.Add(c, y, l.Attention.Forward(c, norm, k, v, options))
 					y = tensor.Add(c, y, l.mlp.Forward(c, l.FFN.Norm.Forward(c, y)))
 					near(t, fmt.Sprint("layer ", i), numbers(c, y)[:o.Latents*o.Dim], want[fmt.Sprint("layer.", i)].F32, encoderOutput)

@@ -290,7 +290,7 @@ func ExampleCrossAttention() {
 		{Row: 1, Rows: 1, Spans: []backend.Span{{Len: 3}}, Whole: true},
 	}}
 	show(nil, backend.KV{}, func(c *tensor.Context) *tensor.Tensor {
-		k, v := l.Keys(c, write(c, []float32{1, 0, 0, 0, 1, 0, 0, 0, 1}, 3, 3))
+		k, v := l.Keys(c, write(c, []float32{1, 0, 0, 0, 1, 0, 0, 0, 1}, 3, 3), nil)
 		x := write(c, []float32{1, 1, 1, 1}, 2, 2)
 		return l.Forward(c, x, k, v, tensor.AttentionOptions{Layout: layout, KV: kv})
 	})

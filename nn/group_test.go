@@ -165,3 +165,55 @@ func TestGroupError(t *testing.T) {
 	l.Group = nil
 	step(t, c, nil, backend.KV{}, func() *tensor.Tensor { return l.Forward(c, write(c, random(8), 2, 4)) })
 }
+
+// TestGroupDoRA: machines that have half of the columns of a matrix with adapters give what
+// one gives: DoRA divides by the norm of whole rows.
+func TestGroupDoRA(t *testing.T) {
+	const in, out, rows = 12, 7, 3
+	type model struct {
+		Down *nn.Linear `name:"down_proj"`
+	}
+	values, x := map[string][]float32{}, random(rows*in)
+	build := func(b backend.Backend, in int, of func(x []float32) []float32) model {
+		m := model{nn.NewLinear(in, out, true)}
+		adapt(t, b, m, []bool{false, true, true})
+		for _, p := range nn.Params(m) {
+			if values[p.Name] == nil {
+				values[p.Name] = random(p.Param.Shape.Elems())
+			}
+			x := values[p.Name]
+			if p.Param.Shape.Rank == 2 && p.Param.Shape.Dim[1] == in { // B is all machines' alike
+				x = of(x)
+			}
+			bind(t, b, p.Param, x)
+		}
+		return m
+	}
+	forward := func(b backend.Backend, m model, x []float32) []float32 {
+		check(t, nn.Refresh(t.Context(), b, m))
+		c := newContext(t, b)
+		return step(t, c, nil, backend.KV{}, func() *tensor.Tensor { return m.Down.Forward(c, write(c, x, rows, len(x)/rows)) })
+	}
+	whole := ref.New()
+	want := forward(whole, build(whole, in, func(x []float32) []float32 { return x }), x)
+	groups := pair()
+	var got [2][]float32
+	var wg sync.WaitGroup
+	for i := range got {
+		of := func(x []float32) []float32 { return part("down_proj", x, backend.Dims(len(x)/in, in), i) }
+		b := ref.New()
+		m := build(b, in/2, of)
+		m.Down.Group = groups[i]
+		wg.Go(func() { got[i] = forward(b, m, of(x)) })
+	}
+	wg.Wait()
+	for i := range got {
+		near(t, fmt.Sprint("machine ", i), got[i], want, 1e-5) // sums are added up in another order
+	}
+	m := build(whole, in, func(x []float32) []float32 { return x })
+	gone := errors.New("a machine is gone")
+	m.Down.Group = func([]float32) error { return gone }
+	if err := nn.Refresh(t.Context(), whole, m); !errors.Is(err, gone) {
+		t.Errorf("Refresh with a group that fails returns %v", err)
+	}
+}

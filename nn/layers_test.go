@@ -268,7 +268,7 @@ func TestCrossAttentionCached(t *testing.T) {
 		cached := &backend.Layout{Pos: rows.Pos, Segments: []backend.Segment{{Rows: n, Pages: pages, Spans: sees, Whole: true}}}
 		c := newContext(t, b)
 		want := step(t, c, nil, backend.KV{}, func() *tensor.Tensor {
-			k, v := l.Keys(c, write(c, source, length, sourceDim))
+			k, v := l.Keys(c, write(c, source, length, sourceDim), nil)
 			tensor.KVAppend(c, k, v, tensor.AttentionOptions{Layout: appended, KV: kv, Layer: 1})
 			return l.Forward(c, write(c, x, n, dim), k, v, tensor.AttentionOptions{Layout: rows, KV: kv})
 		})

@@ -36,8 +36,9 @@ type LoRA struct {
 	// Set is the number of the adapter set that this is a part of, one for each layer
 	// that the set changes: backend.Segment.Adapters names sets by it.
 	Set int
-	// InverseNorm [out] is 1/||W + Scale B A|| of each row where Magnitude is. It
-	// follows from the other numbers and is no trained parameter: Refresh writes it.
+	// InverseNorm [out] is 1/||W + Scale B A|| of each row where Magnitude is, of whole
+	// rows where a machine has some of the columns (Linear.Group). It follows from the
+	// other numbers and is no trained parameter: Refresh writes it.
 	InverseNorm *tensor.Param
 
 	fresh  state     // that InverseNorm is of
@@ -63,7 +64,8 @@ func NewLoRA(in, out, r int, dora bool) *LoRA {
 // Initial returns the numbers that training starts from, as PEFT's: A uniform
 // in +-1/sqrt(in), which is Kaiming's with a = sqrt 5; B zero, so that nothing
 // changes yet; and with DoRA the norms of w's rows, else nil. They depend on
-// seed and stream alone, the adapter's place in the model for one.
+// seed and stream alone, the adapter's place in the model for one. Machines that share a
+// matrix take their parts of the numbers of the whole.
 func (l *LoRA) Initial(seed, stream uint64, w backend.Weight) (a, b, magnitude []float32) {
 	rng := rand.NewPCG(seed, stream)
 	a, b = make([]float32, l.A.Shape.Elems()), make([]float32, l.B.Shape.Elems())
@@ -82,17 +84,18 @@ func (l *LoRA) Initial(seed, stream uint64, w backend.Weight) (a, b, magnitude [
 // Refresh brings InverseNorm of the adapters in a model up to date with the
 // weights' versions, in a step of its own. It is due after numbers were bound
 // and after every change of them, before the next forward step. Without DoRA,
-// or changes, it does nothing.
+// or changes, it does nothing. The machines of a group call it together, as they do
+// Forward; an error of the group is returned.
 func Refresh(ctx context.Context, b backend.Backend, model any) error {
 	type adapter struct {
 		*LoRA
-		w *tensor.Param
+		of *Linear
 	}
 	var stale []adapter
 	for _, n := range Linears(model) {
 		for _, a := range n.Linear.Adapters {
 			if a.Magnitude != nil && a.fresh != a.state(n.Linear.Weight) {
-				stale = append(stale, adapter{a, n.Linear.Weight})
+				stale = append(stale, adapter{a, n.Linear})
 			}
 		}
 	}
@@ -107,7 +110,9 @@ func Refresh(ctx context.Context, b backend.Backend, model any) error {
 	return c.Step(ctx, nil, backend.KV{}, func() error {
 		for _, a := range stale {
 			mark := c.Mark()
-			a.refresh(c, a.w)
+			if err := a.refresh(c, a.of); err != nil {
+				return err
+			}
 			c.Release(mark)
 			if c.Stopped() {
 				a.fresh = state{}
@@ -131,9 +136,10 @@ func (l *LoRA) state(w *tensor.Param) state {
 //
 //	||w + s b A||^2 = ||w||^2 + 2s b.(A w) + s^2 b.(A A^T b)
 //
-// of which the products with A are one dispatch and the first term is of W alone.
-func (l *LoRA) refresh(c *tensor.Context, p *tensor.Param) {
-	now := l.state(p)
+// of which the products with A are one dispatch and the first term is of W alone. Squares
+// of parts of rows are added up over the group.
+func (l *LoRA) refresh(c *tensor.Context, of *Linear) error {
+	now := l.state(of.Weight)
 	if l.square == nil || now.w != l.fresh.w || now.vw != l.fresh.vw {
 		l.square = squares(now.w)
 	}
@@ -141,11 +147,11 @@ func (l *LoRA) refresh(c *tensor.Context, p *tensor.Param) {
 	r, in, out := now.a.Rows(), now.a.Cols(), now.b.Rows()
 	x := c.New(backend.F32, backend.Dims(r, in))
 	c.Write(x, a)
-	y := tensor.MatMuls(c, x, [backend.MaxWeights]*tensor.Param{p, l.A})
+	y := tensor.MatMuls(c, x, [backend.MaxWeights]*tensor.Param{of.Weight, l.A})
 	aw, aa := make([]float32, r*out), make([]float32, r*r)
 	c.Read(aw, y[0])
 	c.Read(aa, y[1])
-	inverse, s := make([]float32, out), float64(l.Scale)
+	norm2, s := make([]float64, out), float64(l.Scale)
 	blocks(out, func(from, to int) {
 		var row []float32
 		for n := from; n < to; n++ {
@@ -167,13 +173,39 @@ func (l *LoRA) refresh(c *tensor.Context, p *tensor.Param) {
 				now.w.Tile(row, n, 1, 0, in)
 				square = changed(row, b, a, s)
 			}
-			if square > 0 { // else the row is zero, and stays so
-				inverse[n] = float32(1 / math.Sqrt(square))
-			}
+			norm2[n] = square
 		}
 	})
+	if err := sum(norm2, of.Group); err != nil {
+		return err
+	}
+	inverse := make([]float32, out)
+	for n, square := range norm2 {
+		if square > 0 { // else the row is zero, and stays so
+			inverse[n] = float32(1 / math.Sqrt(square))
+		}
+	}
 	c.Write(l.InverseNorm.Value(), inverse)
 	l.fresh = now
+	return nil
+}
+
+// sum replaces x by its sums over a group, which adds in F32; nil is one machine.
+func sum(x []float64, g tensor.Group) error {
+	if g == nil {
+		return nil
+	}
+	rounded := make([]float32, len(x))
+	for i, v := range x {
+		rounded[i] = float32(v)
+	}
+	if err := g(rounded); err != nil {
+		return err
+	}
+	for i, v := range rounded {
+		x[i] = float64(v)
+	}
+	return nil
 }
 
 // changed is ||w + s b A||^2.

@@ -23,8 +23,7 @@ type Context struct {
 	none   backend.Layout    // of a step that has no layout
 	handed []*backend.Layout // to the backend in this step, beside its own
 	kv     backend.KV
-	rows   []int32 // what SetRows was told
-	row    int
+	rows   Rows   // what SetRows was told
 	step   uint64 // counts beginnings and ends of steps, so that old tensors are recognised
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
@@ -71,7 +70,7 @@ func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f 
 		defer func() {
 			c.step++
 			c.ctx, c.layout, c.tape = nil, &c.none, nil
-			c.SetRows(nil, 0)
+			c.SetRows(Rows{})
 		}()
 		return f()
 	})
@@ -83,18 +82,42 @@ func (c *Context) Backend() backend.Backend { return c.exec.Backend() }
 // Layout is the layout of the step, empty where there is none.
 func (c *Context) Layout() *backend.Layout { return c.layout }
 
-// SetRows says which rows of the layout the layers get from here on: row r of their
-// tensors is row list[from+r] of the layout, or from+r where list is nil. list ascends.
-// Layers whose adapters differ by segment need to know. A step begins with a nil list and
-// from 0.
-func (c *Context) SetRows(list []int32, from int) { c.rows, c.row = list, from }
+// Rows says which rows of a layout the rows of a tensor are: row r is row List[From+r], or
+// row From+r where List is nil. The zero value is all rows of the step.
+type Rows struct {
+	Layout *backend.Layout // nil is the step's; else of rows of another source, as those of an encoder
+	List   []int32         // ascending
+	From   int
+}
 
-// LayoutRow returns the row of the layout that row r of a tensor is; see SetRows.
-func (c *Context) LayoutRow(r int) int {
-	if c.rows != nil {
-		return int(c.rows[c.row+r])
+// At returns the row of the layout that row r of the tensor is.
+func (rows *Rows) At(r int) int {
+	if rows.List != nil {
+		return int(rows.List[rows.From+r])
 	}
-	return c.row + r
+	return rows.From + r
+}
+
+// Count is how many rows there are from From on.
+func (rows *Rows) Count() int {
+	if rows.List != nil {
+		return len(rows.List) - rows.From
+	}
+	return rows.Layout.Rows() - rows.From
+}
+
+// SetRows says which rows the layers get from here on, and returns what it was told before.
+// Layers whose adapters differ by segment need to know. A step begins with the zero value.
+func (c *Context) SetRows(rows Rows) (before Rows) {
+	before, c.rows = c.rows, rows
+	return before
+}
+
+// Rows is what SetRows was told last, with its layout.
+func (c *Context) Rows() Rows {
+	rows := c.rows
+	rows.Layout = c.layoutOr(rows.Layout)
+	return rows
 }
 
 // Scratch is the most arena memory that any step has used, in bytes.

@@ -12,7 +12,8 @@ type Group func(x []float32) error
 
 // GroupSum returns the sum of x over a group: of partial products, whose inputs are
 // divided among the machines, for one. Its gradient is that of each machine's x, since
-// all go on with the same sum: it passes. The numbers go through the host. It panics
+// all go on with the same sum: it passes. The numbers go through memory of the host, which
+// each call allocates: a step that sums over a group is not free of allocations. It panics
 // with a *GroupError where g fails.
 func GroupSum(c *Context, x *Tensor, g Group) *Tensor {
 	y := c.New(backend.F32, x.Shape())

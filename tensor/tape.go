@@ -290,14 +290,15 @@ func (c *Context) NoGrad(f func()) {
 
 // Checkpoint returns f(x). With a tape it keeps only x and the result, and backward runs
 // f again (https://arxiv.org/abs/1604.06174): a third more arithmetic for
-// the memory of one f. f must compute the same from the same x.
+// the memory of one f. f must compute the same from the same x; its rows are then those
+// that SetRows said here.
 func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 	if !c.Recording() {
 		return f(x)
 	}
 	t := c.tape
 	x.readBack = true
-	first := c.used
+	first, rows := c.used, c.rows
 	var y *Tensor
 	c.NoGrad(func() { y = f(x) })
 	for i := first; i < c.used; i++ {
@@ -307,7 +308,7 @@ func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 		}
 	}
 	if y.wantsGrad {
-		y.node = &node{name: "Checkpoint", out: []*Tensor{y}, back: func() { t.recompute(x, y, f) }}
+		y.node = &node{name: "Checkpoint", out: []*Tensor{y}, back: func() { t.recompute(x, y, rows, f) }}
 		t.nodes = append(t.nodes, y.node)
 	}
 	return y
@@ -319,8 +320,9 @@ func sharing(z, y *Tensor) bool {
 }
 
 // recompute is the backward of Checkpoint: it records f and goes through it.
-func (t *Tape) recompute(x, y *Tensor, f func(*Tensor) *Tensor) {
+func (t *Tape) recompute(x, y *Tensor, rows Rows, f func(*Tensor) *Tensor) {
 	c := t.c
+	defer c.SetRows(c.SetRows(rows))
 	part := &Tape{c: c, free: t.free}
 	leaf := c.tensor()
 	leaf.view, leaf.wantsGrad, leaf.readBack, leaf.watched = t.numbers(x), c.differentiable(x), true, true
