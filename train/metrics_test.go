@@ -155,6 +155,33 @@ func TestRecorder(t *testing.T) {
 	}
 }
 
+// TestRecorderKilled: half a record at the end of an event file is cut by the run that
+// goes on.
+func TestRecorderKilled(t *testing.T) {
+	dir := t.TempDir()
+	r, err := OpenRecorder(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Add(someRows[0])
+	r.Close()
+	path := r.events.Name()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(bytes.Clone(whole), whole[:9]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = OpenRecorder(dir, 1); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, whole) {
+		t.Errorf("%d bytes are left, want %d: %v", len(b), len(whole), err)
+	}
+}
+
 // TestLossCurves: the curves of a metrics file are its losses, those of evaluations
 // apart, and the smoothed one leaves out what is no number.
 func TestLossCurves(t *testing.T) {

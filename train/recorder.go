@@ -21,16 +21,18 @@ type Recorder struct {
 
 // OpenRecorder opens both to go on after a step, as OpenMetrics does; 0 starts
 // over. The folder is made where it is missing. A new event file is begun, which
-// tells TensorBoard to forget later steps of older ones; those of a run that
-// starts over are deleted.
+// tells TensorBoard to forget later steps of older ones; what a run that was killed left
+// half written in those is cut, and those of a run that starts over are deleted.
 func OpenRecorder(dir string, step int64) (*Recorder, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	clean := tfevents.Mend
 	if step == 0 {
-		if err := removeEvents(dir); err != nil {
-			return nil, err
-		}
+		clean = os.Remove
+	}
+	if err := eachEvents(dir, clean); err != nil {
+		return nil, err
 	}
 	m, err := OpenMetrics(filepath.Join(dir, MetricsFile), step)
 	if err != nil {
@@ -48,11 +50,12 @@ func OpenRecorder(dir string, step int64) (*Recorder, error) {
 	return &Recorder{m, e}, nil
 }
 
-func removeEvents(dir string) error {
+// eachEvents does something with every event file of a folder.
+func eachEvents(dir string, do func(path string) error) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		if tfevents.IsName(e.Name()) {
-			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+			err = errors.Join(err, do(filepath.Join(dir, e.Name())))
 		}
 	}
 	return err

@@ -299,7 +299,7 @@ func TestInUse(t *testing.T) {
 		}
 	}}
 	run(t, c, first)
-	if !errors.Is(second, train.ErrInUse) || !strings.Contains(second.Error(), c.Out) {
+	if !errors.Is(second, train.ErrInUse) || !strings.Contains(second.Error(), c.Out) || !strings.Contains(second.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("beside another run: %v", second)
 	}
 	run(t, c, train.Options{Resume: true})

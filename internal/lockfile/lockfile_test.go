@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -40,7 +41,7 @@ func TestOneProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Acquire(path); !errors.Is(err, ErrHeld) {
+		if _, err := Acquire(path); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), fmt.Sprintf("of this process, %d on ", os.Getpid())) {
 			t.Fatalf("a second lock: %v", err)
 		}
 		if err := l.Release(); err != nil {
@@ -69,8 +70,10 @@ func TestKilled(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
 		t.Fatalf("the child says %q, %v", line, err)
 	}
-	if _, err := Acquire(path); !errors.Is(err, ErrHeld) {
-		t.Fatalf("beside another process: %v", err)
+	_, err = Acquire(path)
+	host, _ := os.Hostname()
+	if want := fmt.Sprintf("process %d on %s, since 20", child.Process.Pid, host); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), want) {
+		t.Fatalf("beside another process: %v, want %q in it", err, want)
 	}
 	if err := child.Process.Kill(); err != nil { // SIGKILL
 		t.Fatal(err)
@@ -81,4 +84,15 @@ func TestKilled(t *testing.T) {
 		t.Fatalf("after the other was killed: %v", err)
 	}
 	l.Release()
+	for _, content := range []string{"", "nonsense", "{}", `{"pid":"x"}`} { // nobody is named
+		f, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.WriteString(content)
+		if got := who(f); got != "" {
+			t.Errorf("%q names %q", content, got)
+		}
+		f.Close()
+	}
 }

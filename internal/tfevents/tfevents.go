@@ -11,10 +11,12 @@
 package tfevents
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -86,6 +88,45 @@ func (w *Writer) Close() error { return w.f.Close() }
 
 // Name returns the path of the file.
 func (w *Writer) Name() string { return w.f.Name() }
+
+// maxRecord bounds a record that is read: one of scalars has some hundred bytes.
+const maxRecord = 1 << 20
+
+// Mend cuts what follows the last whole record of a file, which a writer that was killed
+// may have left. Readers would stop there.
+func Mend(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	in, end := bufio.NewReader(f), int64(0)
+	for n, ok := wholeRecord(in); ok; n, ok = wholeRecord(in) {
+		end += n
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() > end {
+		err = f.Truncate(end)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// wholeRecord reads a record and returns its length in bytes, or false where none is
+// there or its checksums are wrong.
+func wholeRecord(r io.Reader) (int64, bool) {
+	var head [12]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil || binary.LittleEndian.Uint32(head[8:]) != masked(head[:8]) {
+		return 0, false
+	}
+	n := binary.LittleEndian.Uint64(head[:8])
+	if n > maxRecord {
+		return 0, false
+	}
+	data := make([]byte, n+4)
+	if _, err := io.ReadFull(r, data); err != nil || binary.LittleEndian.Uint32(data[n:]) != masked(data[:n]) {
+		return 0, false
+	}
+	return int64(len(head) + len(data)), true
+}
 
 // Numbers of fields and wire types.
 // https://protobuf.dev/programming-guides/encoding/

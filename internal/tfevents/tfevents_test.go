@@ -1,6 +1,7 @@
 package tfevents
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -143,5 +144,58 @@ func TestMask(t *testing.T) {
 	mask += 0xa282ead8
 	if got := masked([]byte("123456789")); got != mask {
 		t.Errorf("%x, want %x", got, mask)
+	}
+}
+
+// TestMend cuts a file after each number of bytes, and changes each byte of its last
+// record: what is left are the records before.
+func TestMend(t *testing.T) {
+	w, err := Create(t.TempDir(), time.Unix(1, 0), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := int64(0)
+	for step := int64(3); step < 5; step++ {
+		info, err := os.Stat(w.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = info.Size()
+		if err := w.Add(time.Unix(2, 0), step, Scalar{"loss", 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	whole, err := os.ReadFile(w.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mended := func(content []byte) []byte {
+		if err := os.WriteFile(w.Name(), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := Mend(w.Name()); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(w.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for n := before; n < int64(len(whole)); n++ {
+		if got := mended(whole[:n]); !bytes.Equal(got, whole[:before]) {
+			t.Errorf("cut at %d: %d bytes are left, want %d", n, len(got), before)
+		}
+		bad := bytes.Clone(whole)
+		bad[n] ^= 0x40
+		if got := mended(bad); !bytes.Equal(got, whole[:before]) {
+			t.Errorf("byte %d is wrong: %d bytes are left, want %d", n, len(got), before)
+		}
+	}
+	for _, content := range [][]byte{whole, {}} {
+		if got := mended(content); !bytes.Equal(got, content) {
+			t.Errorf("%d bytes are left of %d", len(got), len(content))
+		}
 	}
 }
