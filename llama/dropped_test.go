@@ -84,6 +84,7 @@ func TestDropped(t *testing.T) {
 	const models = 8
 	o.Backend = b
 	before, weights := mapped(t), int64(0)
+	var held []*Session
 	for range models {
 		c := Config135M()
 		c.Layers, c.Vocab, c.HiddenDim = 2, 320, 8192
@@ -99,10 +100,12 @@ func TestDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 		weights += m.Memory().Weights
+		held = append(held, s)
 	}
 	if taken := mapped(t) - before; taken < weights/2 {
 		t.Fatalf("models of %d bytes take %d", weights, taken)
 	}
+	runtime.KeepAlive(held) // till here: the collector may have come by before
 	collected(t, "models", func() bool { return log.count("llama: a model was dropped without Close") == models })
 	collected(t, "their weights and buffers", func() bool { return mapped(t)-before < weights/4 })
 }

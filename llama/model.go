@@ -45,7 +45,8 @@ type Model struct {
 	estimate  Memory
 	pages     *pagePool
 	loadTime  time.Duration
-	batch     batch // belongs to the running step
+	batch     batch // belongs to the running step, as snapshots do
+	snapshots snapshots
 
 	mu    sync.Mutex      // orders begin and Close
 	life  context.Context // ends first thing in Close
@@ -189,7 +190,8 @@ func (m *Model) StopTokens() []int32 { return slices.Clone(m.stop) }
 // Warnings lists slow or guessed paths and oddities of the files.
 func (m *Model) Warnings() []string { return slices.Clone(m.warnings) }
 
-// Memory is what the model and one full session take, an adapter that was added with it.
+// Memory is what the model and one full session take: with an adapter that was added, and
+// with the packed copies that sessions have made of weights that are trained.
 func (m *Model) Memory() Memory {
 	est := m.estimate
 	est.Weights += m.pages.reserved()
@@ -244,6 +246,7 @@ func (m *Model) Close() error {
 		m.mu.Unlock()
 		m.steps.Wait()
 		m.pages.free()
+		m.snapshots.drop()
 		m.loader.free()
 		m.cx.Close()
 		m.dropped.Stop()

@@ -68,6 +68,9 @@ func (m *Model) run(requests ...*request) {
 		}
 		b.layout.FillLogits()
 		return m.cx.Step(ctx, &b.layout, m.pages.kv, func() error {
+			if err := m.snapshot(); err != nil {
+				return err
+			}
 			m.forward(b)
 			return nil
 		})
@@ -239,6 +242,9 @@ func (m *Model) logits(ctx context.Context, h []float32, adapters []int, out []f
 	l.Segments[0].Adapters = adapters
 	return m.step(ctx, func() error {
 		return m.cx.Step(ctx, l, m.pages.kv, func() error {
+			if err := m.snapshot(); err != nil {
+				return err
+			}
 			x := m.cx.New(backend.F32, backend.Dims(n, m.config.Dim))
 			m.cx.Write(x, h)
 			m.cx.Read(out, m.net.Output.Forward(m.cx, m.net.scaled(m.cx, x)))

@@ -116,11 +116,11 @@ func (m *Model) Save(ctx context.Context, dir string, o SaveOptions) error {
 	if m.source == nil {
 		return fmt.Errorf("llama: saving a model that was opened without Trainable is %w: see Convert", ErrUnsupported)
 	}
-	return m.snapshot().Save(ctx, dir, o.Type)
+	return m.checkpoint().Save(ctx, dir, o.Type)
 }
 
-// snapshot is the model as a checkpoint whose tensors are read from memory.
-func (m *Model) snapshot() *checkpoint.Checkpoint {
+// checkpoint is the model as one whose tensors are read from memory.
+func (m *Model) checkpoint() *checkpoint.Checkpoint {
 	c := *m.source
 	c.Tensors = map[string]*checkpoint.Tensor{}
 	for _, p := range nn.Params(m.net) {

@@ -26,7 +26,7 @@ func logProb(c *Context, x *Tensor, ids []int32, w *Param, withEntropy bool) (lo
 	list := c.IDs(ids)
 	round := c.rounding(w)
 	a := c.begin()
-	a.In[0], a.In[1], a.W[0], a.Round = c.use(x), c.use(list), w.weight, round
+	a.In[0], a.In[1], a.W[0], a.Round = c.use(x), c.use(list), w.multiplied(round), round
 	a.Out[0], a.Out[1] = c.use(logp), c.use(lse)
 	if withEntropy {
 		a.Out[2] = c.use(entropy)
@@ -138,9 +138,10 @@ func CrossEntropy(c *Context, x *Tensor, w *Param, y Targets) (loss, logp, lse *
 func (c *Context) crossEntropy(op backend.Op, x *Tensor, w *Param, ids *Tensor, factors [2]*Tensor, out [3]*Tensor) {
 	round := c.rounding(w)
 	a := c.begin()
-	a.In[0], a.In[1], a.W[0], a.Round = c.use(x), c.use(ids), w.weight, round
+	a.In[0], a.In[1], a.W[0], a.Round = c.use(x), c.use(ids), w.multiplied(round), round
 	a.Out[0], a.Out[1] = c.use(out[0]), c.use(out[1])
 	if op == backend.CrossEntropy {
+		a.W[0] = w.weight
 		a.In[2], a.In[3], a.Out[3], a.Round = c.use(factors[0]), c.use(factors[1]), w.grad, c.roundingBack()
 		if out[2] != nil {
 			a.Out[2] = c.use(out[2])

@@ -32,7 +32,7 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 		n := 0
 		for j := i; j < len(w); j++ {
 			if w[j] != nil && c.rounding(w[j]) == round {
-				a.W[n], a.Out[n] = w[j].weight, c.use(y[j])
+				a.W[n], a.Out[n] = w[j].multiplied(round), c.use(y[j])
 				done[j] = true
 				n++
 			}
@@ -52,7 +52,7 @@ func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
 	z, round := c.place(y, x), c.rounding(w)
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
-	a.W[0], a.Round = w.weight, round
+	a.W[0], a.Round = w.multiplied(round), round
 	c.exec.Run(backend.MatMulAdd, a)
 	if c.tape != nil {
 		c.recordMatMulAdd(z, y, x, w)
@@ -71,7 +71,7 @@ func MatMulSwiGLU(c *Context, x *Tensor, gate, up *Param) *Tensor {
 	y := c.New(backend.F32, backend.Dims(x.Rows(), gate.Shape.Dim[0]))
 	a := c.begin()
 	a.In[0], a.Out[0], a.Round = c.use(x), c.use(y), round
-	a.W[0], a.W[1] = gate.weight, up.weight
+	a.W[0], a.W[1] = gate.multiplied(round), up.multiplied(round)
 	c.exec.Run(backend.MatMulSwiGLU, a)
 	if c.tape != nil {
 		y.wantsGrad = c.differentiable(x) || gate.grad.Present() || up.grad.Present()

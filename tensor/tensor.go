@@ -49,8 +49,9 @@ type Param struct {
 	weight  backend.Weight
 	value   Tensor
 	// numbers is what the weight is a view of, where it may be changed.
-	numbers backend.View
-	grad    backend.View
+	numbers  backend.View
+	grad     backend.View
+	snapshot snapshot
 }
 
 // NewParam returns a parameter without numbers.

@@ -165,30 +165,60 @@ func checkFloat(b backend.Backend) error {
 }
 
 // checkSnapshot compares float weights that are rounded as they are multiplied with the
-// packed weights of the rounded numbers: the same bits.
+// packed weights of the rounded numbers, which stay what they are when they are rounded
+// again: the same bits in every product that sampling has. So the log-probabilities of who
+// samples from packed weights are those of who trains.
 func checkSnapshot(b backend.Backend) error {
 	for _, rows := range []int{1, 3, 33} {
 		for _, k := range []int{97, 2100} {
-			c := newCase(backend.MatMul, "float or rounded, %d rows of %d", rows, k)
-			c.matMul(backend.RoundBothBF16, dense, c.normal, rows, c.floatWeight(backend.F32, gaps, 49, k))
-			float, err := c.run(b)
-			if err != nil {
-				return err
+			for _, op := range []backend.Op{backend.MatMul, backend.MatMulAdd, backend.MatMulSwiGLU, backend.LogProb} {
+				c := newCase(op, "float or rounded, %d rows of %d", rows, k)
+				weight := func() *matrix { return c.floatWeight(backend.F32, gaps, 49, k) }
+				switch round := backend.RoundBothBF16; op {
+				case backend.MatMul:
+					c.matMul(round, dense, c.normal, rows, weight())
+				case backend.MatMulAdd:
+					c.matMulAdd(round, dense, false, rows, weight())
+				case backend.MatMulSwiGLU:
+					c.matMulSwiGLU(round, dense, rows, weight(), weight())
+				case backend.LogProb:
+					c.logProb(round, dense, rows, weight())
+				}
+				if err := c.sameRounded(b); err != nil {
+					return err
+				}
 			}
-			w := c.weights[0]
-			x := make([]float32, 0, 49*k)
-			for _, v := range read(w.float.view) {
-				x = append(x, float32(v))
-			}
-			w.t, w.raw = backend.BF16, make([]byte, 2*len(x))
-			block.Encode(w.t, w.raw, x)
-			w.float, c.args.Round = nil, backend.RoundToBF16
-			packed, err := c.run(b)
-			if err != nil {
-				return err
-			}
-			if !bytes.Equal(float[c.out[0]], packed[c.out[0]]) {
-				return fmt.Errorf("%s: the bits differ", c.name)
+		}
+	}
+	return nil
+}
+
+// sameRounded compares a case of float weights with packed ones of the rounded numbers.
+func (c *testCase) sameRounded(b backend.Backend) error {
+	float, err := c.run(b)
+	if err != nil {
+		return err
+	}
+	for _, w := range c.weights {
+		x := make([]float32, 0, w.rows*w.cols)
+		for _, v := range read(w.float.view) {
+			x = append(x, float32(v))
+		}
+		w.t, w.raw, w.float = backend.BF16, make([]byte, 2*len(x)), nil
+		block.Encode(w.t, w.raw, x)
+	}
+	rounds := []backend.Rounding{backend.RoundBothBF16}
+	if c.op == backend.MatMul {
+		rounds = append(rounds, backend.RoundToBF16)
+	}
+	for _, c.args.Round = range rounds {
+		packed, err := c.run(b)
+		if err != nil {
+			return err
+		}
+		for _, o := range c.out {
+			if o != nil && !bytes.Equal(float[o], packed[o]) {
+				return fmt.Errorf("%v %s, %v: the bits differ", c.op, c.name, c.args.Round)
 			}
 		}
 	}

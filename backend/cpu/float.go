@@ -61,6 +61,10 @@ func (w *float) Unpack(dst []byte, row, n int) {
 	inside("Unpack", w, row, n, 0, w.Cols())
 	mem, size := memory(w.v.Buf), w.v.Type.BlockBytes()
 	for r := row; r < row+n; r++ {
+		if w.v.Stride[1] == 1 {
+			dst = dst[copy(dst[:w.Cols()*size], mem[(w.v.Off+r*w.v.Stride[0])*size:]):]
+			continue
+		}
 		for k := range w.Cols() {
 			copy(dst[:size], mem[(w.v.Off+r*w.v.Stride[0]+k*w.v.Stride[1])*size:])
 			dst = dst[size:]
@@ -76,6 +80,10 @@ func (w *float) Tile(dst []float32, row, rows, col, cols int) {
 		at := (row+r)*w.v.Stride[0] + col*w.v.Stride[1]
 		if w.v.Type == backend.F32 {
 			src := elems[float32](&w.v)[at:]
+			if w.v.Stride[1] == 1 {
+				copy(dst[r*cols:][:cols], src)
+				continue
+			}
 			for k := range cols {
 				dst[r*cols+k] = src[k*w.v.Stride[1]]
 			}

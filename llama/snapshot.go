@@ -1,0 +1,61 @@
+package llama
+
+import (
+	"github.com/herd-ml/herd/nn"
+	"github.com/herd-ml/herd/tensor"
+)
+
+// snapshots are the packed copies of matrices that may change, with which sessions
+// multiply. They belong to the running step.
+type snapshots struct {
+	params  []*tensor.Param // that have one
+	bytes   int64           // counted against the memory limit
+	made    bool
+	version uint64 // of the weights that they are of
+}
+
+// snapshot sees to it, within a step of a session, that the matrices that training changes
+// have packed copies of what they are now: so sampling from a model that is trained is as
+// fast as from one that was saved and opened again, and has the bits of training. Models
+// whose weights cannot change need none.
+func (m *Model) snapshot() error {
+	s, v := &m.snapshots, m.version.Load()
+	if s.made && s.version == v {
+		return nil
+	}
+	var params []*tensor.Param
+	bytes := int64(0)
+	for _, l := range nn.Linears(m.net) {
+		list := []*tensor.Param{l.Linear.Weight}
+		for _, a := range l.Linear.Adapters {
+			list = append(list, a.A, a.B)
+		}
+		for _, p := range list {
+			n, err := m.cx.SnapshotBytes(p)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				params, bytes = append(params, p), bytes+n
+			}
+		}
+	}
+	if err := m.pages.reserve(max(bytes-s.bytes, 0)); err != nil {
+		return err
+	}
+	s.params, s.bytes = params, max(bytes, s.bytes)
+	for _, p := range params {
+		if err := m.cx.Snapshot(p); err != nil {
+			return err
+		}
+	}
+	s.made, s.version = true, v
+	return nil
+}
+
+// drop frees the copies, once no step runs.
+func (s *snapshots) drop() {
+	for _, p := range s.params {
+		p.DropSnapshot()
+	}
+}
