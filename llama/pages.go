@@ -20,18 +20,30 @@ type page struct {
 	before, after *page
 }
 
-// pageName names what a whole page holds: it is a hash of the token ids up to its end and
-// of the version of the weights. Pages of one name hold the same bits, whoever computed
-// them.
+// pageName names what a whole page holds: it is a hash of the token ids up to its end, of
+// the version of the weights and of the adapters that the rows had. Pages of one name hold
+// the same bits, whoever computed them.
 type pageName [sha256.Size]byte
 
+// firstName is what the name of a sequence's first page follows. A set of adapters is that
+// of backend.Segment: nil is all that the model has.
+func firstName(version uint64, adapters []int) pageName {
+	b := binary.LittleEndian.AppendUint64(nil, version)
+	if adapters != nil {
+		b = append(b, 1)
+		for _, set := range slices.Compact(slices.Sorted(slices.Values(adapters))) {
+			b = binary.LittleEndian.AppendUint64(b, uint64(set))
+		}
+	}
+	return sha256.Sum256(b)
+}
+
 // next is the name of the page that holds ids after what n names.
-func (n pageName) next(version uint64, ids []int32) pageName {
-	var b [sha256.Size + 8 + 4*backend.PageLen]byte
+func (n pageName) next(ids []int32) pageName {
+	var b [sha256.Size + 4*backend.PageLen]byte
 	copy(b[:], n[:])
-	binary.LittleEndian.PutUint64(b[sha256.Size:], version)
 	for i, id := range ids {
-		binary.LittleEndian.PutUint32(b[sha256.Size+8+4*i:], uint32(id))
+		binary.LittleEndian.PutUint32(b[sha256.Size+4*i:], uint32(id))
 	}
 	return sha256.Sum256(b[:])
 }

@@ -211,7 +211,7 @@ func (s *Session) Fork() (*Session, error) {
 	defer leave()
 	f := s.m.newSession(s.limit)
 	f.ids, f.version, f.private = append(f.ids, s.ids...), s.version, s.private
-	f.names = append(f.names, s.names...)
+	f.names, f.request.segment.Adapters = append(f.names, s.names...), s.request.segment.Adapters
 	for _, p := range s.pages {
 		s.m.pages.share(p)
 		f.pages = append(f.pages, p)
@@ -361,8 +361,10 @@ func (s *Session) name(i int, ids []int32) pageName {
 	var before pageName
 	if i > 0 {
 		before = s.names[i-1]
+	} else {
+		before = firstName(s.version, s.request.segment.Adapters)
 	}
-	return before.next(s.version, ids[i*backend.PageLen:(i+1)*backend.PageLen])
+	return before.next(ids[i*backend.PageLen : (i+1)*backend.PageLen])
 }
 
 // reuse makes the session hold as much of the start of ids as it can without computing:
