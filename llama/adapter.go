@@ -20,6 +20,9 @@ import (
 // the later change what the earlier made of it, as in PEFT. backend.Segment.Adapters
 // names one by its place in Options.Adapters.
 //
+// What an adapter brings whole (modules_to_save, biases, tokens, a larger vocabulary) takes
+// the place of the model's own for all rows, and no two adapters may bring the same.
+//
 //	Path  string  // a folder with adapter_config.json and adapter_model.safetensors, or the latter
 //	FS    fs.FS   // where Path is; nil is the operating system's files
 //	Scale float32 // multiplies the factor that the adapter has of its own; 0 means 1
@@ -36,7 +39,7 @@ func (l *loader) adapt(ctx context.Context, c *checkpoint.Checkpoint, net *trans
 		layers[n.Name] = n.Linear
 	}
 	for i, a := range c.Adapters {
-		if err := l.adapter(ctx, a, i, layers, cx); err != nil {
+		if err := l.adapter(ctx, a, i, net, layers, cx); err != nil {
 			return err
 		}
 	}
@@ -44,12 +47,18 @@ func (l *loader) adapt(ctx context.Context, c *checkpoint.Checkpoint, net *trans
 }
 
 // adapter loads one, adapter set number set.
-func (l *loader) adapter(ctx context.Context, a *checkpoint.OpenedAdapter, set int, layers map[string]*nn.Linear, cx *tensor.Context) error {
+func (l *loader) adapter(ctx context.Context, a *checkpoint.OpenedAdapter, set int, net *transformer, layers map[string]*nn.Linear, cx *tensor.Context) error {
 	var vectors []*nn.LoRA
 	var from []*peft.Module
 	total := 0
 	for i := range a.Modules {
 		m := &a.Modules[i]
+		if m.Embedding {
+			if err := l.embedding(ctx, a, m, set, net.Embed); err != nil {
+				return err
+			}
+			continue
+		}
 		lora := nn.NewLoRA(m.In, m.Out, m.Rank, a.Config.DoRA)
 		lora.Scale, lora.Set = a.Factor(m), set
 		readB := checkpoint.PlainRows(m.B.Data, m.B.Type.BlockBytes()*m.Rank)
@@ -71,6 +80,11 @@ func (l *loader) adapter(ctx context.Context, a *checkpoint.OpenedAdapter, set i
 			l.weights = append(l.weights, w)
 			t.p.BindWeight(w)
 		}
+		if m.Bias.Data != nil {
+			if err := l.bias(a, m, lora); err != nil {
+				return err
+			}
+		}
 		layers[m.Name].Adapters = append(layers[m.Name].Adapters, lora)
 		if lora.Magnitude != nil {
 			vectors, from = append(vectors, lora), append(from, m)
@@ -86,6 +100,59 @@ func (l *loader) adapter(ctx context.Context, a *checkpoint.OpenedAdapter, set i
 	}
 	l.buffers = append(l.buffers, buf)
 	return l.magnitudes(ctx, a, buf, vectors, from, cx)
+}
+
+// embedding loads an adapter of the embedding, whose factor A is turned into a table.
+func (l *loader) embedding(ctx context.Context, a *checkpoint.OpenedAdapter, m *peft.Module, set int, e *nn.Embedding) error {
+	values, err := peft.Read(m.A)
+	if err != nil {
+		return &FileError{File: a.File, Tensor: m.A.Name, Reason: "cannot be read", Err: err}
+	}
+	table := make([]float32, len(values)) // [V, r]
+	for k := range m.Rank {
+		for v := range m.In {
+			table[v*m.Rank+k] = values[k*m.In+v]
+		}
+	}
+	rows := peft.Tensor(table, m.In, m.Rank)
+	lora := &nn.LoRA{A: tensor.NewParam(m.In, m.Rank), B: tensor.NewParam(m.Out, m.Rank), Scale: a.Factor(m), Set: set}
+	for _, t := range []struct {
+		p *tensor.Param
+		s safetensors.Source
+	}{{lora.A, rows}, {lora.B, m.B}} {
+		w, err := l.b.Pack(ctx, backend.WeightSource{
+			Name: m.Name, Type: t.s.Type, Rows: t.s.Shape[0], Cols: t.s.Shape[1],
+			ReadRows: checkpoint.PlainRows(t.s.Data, t.s.Type.BlockBytes()*t.s.Shape[1]), Progress: l.Add,
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.File, err)
+		}
+		l.weights = append(l.weights, w)
+		t.p.BindWeight(w)
+	}
+	e.Adapters = append(e.Adapters, lora)
+	return nil
+}
+
+// bias loads the bias of a factor B, times the adapter's factor.
+func (l *loader) bias(a *checkpoint.OpenedAdapter, m *peft.Module, lora *nn.LoRA) error {
+	values, err := peft.Read(m.Bias)
+	if err != nil {
+		return &FileError{File: a.File, Tensor: m.Bias.Name, Reason: "cannot be read", Err: err}
+	}
+	for i := range values {
+		values[i] *= a.Factor(m)
+	}
+	buf, err := l.b.Alloc(4 * int64(len(values)))
+	if err != nil {
+		return err
+	}
+	l.buffers = append(l.buffers, buf)
+	lora.Bias = tensor.NewParam(len(values))
+	v := backend.Contiguous(buf, backend.F32, 0, lora.Bias.Shape)
+	lora.Bias.BindValue(v)
+	l.Add(checkpoint.TensorBytes(m.Bias))
+	return tensor.Upload(l.b, v, values)
 }
 
 // scaledRows reads rows of B times a power of two, which saves an operation a

@@ -102,6 +102,7 @@ func scratch(p *checkpoint.Checkpoint, rows int) int64 {
 	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
 	h := int64(c.HiddenDim)
 	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
+	common += r * adapterWidth(p, "model.embed_tokens")
 	// Each half of a layer gives its memory back: the norm, products, and beside them
 	// a copy of a product's input.
 	attend := r * (d + 2*q + 2*kv + input(max(d, q)))
@@ -152,6 +153,9 @@ func kvGeometry(c *checkpoint.Checkpoint, o Options) backend.KV {
 func adapterMemory(c *checkpoint.Checkpoint, b backend.Backend) (n int64, err error) {
 	for _, a := range c.Adapters {
 		for _, m := range a.Modules {
+			if m.Embedding { // A is turned into a table of float32
+				m.A.Type, m.A.Shape = backend.F32, []int{m.In, m.Rank}
+			}
 			for _, s := range []safetensors.Source{m.A, m.B} {
 				size, err := b.WeightBytes(s.Type, s.Shape[0], s.Shape[1])
 				if err != nil {
@@ -161,6 +165,9 @@ func adapterMemory(c *checkpoint.Checkpoint, b backend.Backend) (n int64, err er
 			}
 			if m.Magnitude.Data != nil {
 				n += 8 * int64(m.Out)
+			}
+			if m.Bias.Data != nil {
+				n += 4 * int64(m.Out)
 			}
 		}
 	}

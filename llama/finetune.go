@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strings"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/ctxerr"
@@ -51,8 +52,14 @@ func (m *Model) LoadAdapter(ctx context.Context, path string) error {
 		return err
 	}
 	defer p.Close()
+	if len(p.Whole)+len(p.Rows) > 0 {
+		return fmt.Errorf("llama: %s: training an adapter that brings parameters of the model's is %w: merge it first", p.File, ErrUnsupported)
+	}
 	modules := map[string]*peft.Module{}
 	for i := range p.Modules {
+		if p.Modules[i].Embedding {
+			return fmt.Errorf("llama: %s: training an adapter of the embedding is %w", p.File, ErrUnsupported)
+		}
 		modules[p.Modules[i].Name] = &p.Modules[i]
 	}
 	return m.addAdapter(ctx, p.Config, func(name string, _ *nn.Linear, lora *nn.LoRA) (x [3][]float32, err error) {
@@ -92,6 +99,9 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 		return fmt.Errorf("llama: lora_dropout of %v in training is %w: use 0", config.Dropout, ErrUnsupported)
 	}
 	if err := config.Validate(); err != nil {
+		return err
+	}
+	if err := trainableConfig(config); err != nil {
 		return err
 	}
 	t, buffers := &trained{config: config}, len(m.loader.buffers)
@@ -158,6 +168,28 @@ func (m *Model) dropAdapter(from int) {
 		b.Free()
 	}
 	m.loader.buffers = m.loader.buffers[:from]
+}
+
+// trainableConfig refuses what a new adapter would have beside low-rank changes of linear
+// layers.
+func trainableConfig(c peft.Config) error {
+	refuse := func(key string) error {
+		return fmt.Errorf("llama: training an adapter with %s is %w", key, ErrUnsupported)
+	}
+	switch {
+	case c.Bias != "":
+		return refuse("bias " + c.Bias)
+	case c.LoRABias:
+		return refuse("lora_bias")
+	case len(c.ModulesToSave) > 0:
+		return refuse("modules_to_save")
+	case len(c.Tokens) > 0:
+		return refuse("trainable_token_indices")
+	}
+	if target, _, _ := c.Layer("model.embed_tokens"); target && (len(c.Targets) > 0 || c.TargetPattern != "" && !strings.EqualFold(c.TargetPattern, "all-linear")) {
+		return refuse("target_modules that name the embedding")
+	}
+	return nil
 }
 
 // bindAdapter gives an adapter memory and numbers.

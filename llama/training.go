@@ -172,6 +172,9 @@ func (t *Training) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*t
 	if err := o.check(rows, t.m.config.Dim); err != nil {
 		return nil, err
 	}
+	if o.Embedded != nil && len(t.m.net.Embed.Adapters) > 0 {
+		return nil, fmt.Errorf("llama: embedded rows beside an adapter of the embedding are %w", ErrUnsupported)
+	}
 	from := 0
 	for _, r := range o.EmbeddedRows { // ids between are looked at
 		if err := t.m.checkIDs(ids[from:r]); err != nil {

@@ -69,7 +69,9 @@ func adapt(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear, 
 			case allRows:
 				as[i], together = a.A, true
 			case someRows:
-				ys[i] = a.addRows(c, ys[i], x, &rows)
+				ys[i] = a.addRows(c, ys[i], &rows, func(from, n int) *tensor.Tensor {
+					return tensor.MatMul(c, tensor.SliceRows(c, x, from, n), a.A)
+				})
 			}
 		}
 		if !more {
@@ -92,25 +94,28 @@ func (l *LoRA) add(c *tensor.Context, y, h *tensor.Tensor) *tensor.Tensor {
 		h = tensor.Scale(c, h, l.Scale)
 	}
 	y = tensor.MatMulAdd(c, y, h, l.B)
+	if l.Bias != nil {
+		y = tensor.AddTo(c, y, l.Bias.Value())
+	}
 	if l.Magnitude != nil {
 		y = tensor.Mul(c, y, tensor.Mul(c, l.Magnitude.Value(), l.InverseNorm.Value()))
 	}
 	return y
 }
 
-// addRows returns y [R,out] changed by the adapter in those rows of x [R,in] that have it,
-// run by run. Without a tape the result is y itself, so that a step of many clients
-// allocates nothing for it.
-func (l *LoRA) addRows(c *tensor.Context, y, x *tensor.Tensor, rows *tensor.Rows) *tensor.Tensor {
-	if n := rows.Count(); x.Rows() > n {
-		panic(&backend.ShapeError{Op: "LoRA", Detail: fmt.Sprintf("a tensor of %d rows, and %d rows that SetRows said are its own", x.Rows(), n)})
+// addRows returns y [R,out] changed by the adapter in those rows that have it, run by run;
+// first gives n rows of x A^T [n,r]. Without a tape the result is y itself, so that a step
+// of many clients allocates nothing for it.
+func (l *LoRA) addRows(c *tensor.Context, y *tensor.Tensor, rows *tensor.Rows, first func(from, n int) *tensor.Tensor) *tensor.Tensor {
+	if n := rows.Count(); y.Rows() > n {
+		panic(&backend.ShapeError{Op: "LoRA", Detail: fmt.Sprintf("a tensor of %d rows, and %d rows that SetRows said are its own", y.Rows(), n)})
 	}
 	var parts []*tensor.Tensor // with a tape: all runs, one after the other
-	for from, segment := 0, 0; from < x.Rows(); {
-		n, adapted := l.run(rows, &segment, from, x.Rows())
+	for from, segment := 0, 0; from < y.Rows(); {
+		n, adapted := l.run(rows, &segment, from, y.Rows())
 		part := tensor.SliceRows(c, y, from, n)
 		if adapted {
-			changed := l.add(c, part, tensor.MatMul(c, tensor.SliceRows(c, x, from, n), l.A))
+			changed := l.add(c, part, first(from, n))
 			if !c.Recording() && changed != part {
 				tensor.CopyTo(c, part, changed)
 			}

@@ -89,6 +89,9 @@ func project(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear
 // Embedding looks up rows of a table.
 type Embedding struct {
 	Weight *tensor.Param `name:"weight"` // [V, D]
+	// Adapters change what is looked up, in the order of their work. A of each is a table
+	// [V, r], of which rows are looked up too.
+	Adapters []*LoRA `name:"adapters"`
 }
 
 // NewEmbedding returns a layer without numbers.
@@ -98,7 +101,24 @@ func NewEmbedding(vocab, dim int) *Embedding {
 
 // Forward maps ids [R] to [R,D].
 func (l *Embedding) Forward(c *tensor.Context, ids *tensor.Tensor) *tensor.Tensor {
-	return tensor.Embedding(c, ids, l.Weight)
+	y := tensor.Embedding(c, ids, l.Weight)
+	if len(l.Adapters) == 0 {
+		return y
+	}
+	rows := c.Rows()
+	for _, a := range l.Adapters {
+		share := shareOf(rows.Layout, a.Set)
+		if share == noRows {
+			continue
+		}
+		h := tensor.Embedding(c, ids, a.A) // [R, r]
+		if share == allRows {
+			y = a.add(c, y, h)
+			continue
+		}
+		y = a.addRows(c, y, &rows, func(from, n int) *tensor.Tensor { return tensor.SliceRows(c, h, from, n) })
+	}
+	return y
 }
 
 // RMSNorm divides each row by its root mean square

@@ -31,6 +31,7 @@ type LoRA struct {
 	A         *tensor.Param `name:"lora_A.weight"`         // [r, in]
 	B         *tensor.Param `name:"lora_B.weight"`         // [out, r]
 	Magnitude *tensor.Param `name:"lora_magnitude_vector"` // [out] of DoRA, else nil
+	Bias      *tensor.Param `name:"lora_B.bias"`           // [out], added to Scale B A x; or nil
 
 	Scale float32
 	// Set is the number of the adapter set that this is a part of, one for each layer

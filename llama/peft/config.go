@@ -28,7 +28,15 @@ type Config struct {
 	// or the end of it after a dot, matches; the first counts.
 	Ranks, Alphas []Override
 	Dropout       float64 // lora_dropout, of training
-	BaseModel     string  // base_model_name_or_path; may be empty
+	Bias          string  // bias: "" (none), "all" or "lora_only", biases of the model's that come with the adapter
+	LoRABias      bool    // lora_bias: B has a bias
+	// ModulesToSave are modules_to_save, by the end of their names: modules whose own
+	// parameters come with the adapter.
+	ModulesToSave []string
+	// Tokens are trainable_token_indices: rows of a matrix of the vocabulary that come with
+	// the adapter, by the end of the matrix's name; "" is the embedding.
+	Tokens    map[string][]int32
+	BaseModel string // base_model_name_or_path; may be empty
 	// Other are the file's other keys, none of which changes the numbers.
 	Other map[string]json.RawMessage
 }
@@ -43,8 +51,8 @@ type Override struct {
 const (
 	maxConfig   = 1 << 20 // bytes
 	maxRank     = 1 << 20
-	maxPatterns = 64  // regular expressions that are more than a name
-	maxPattern  = 256 // bytes of one
+	maxPatterns = 64      // regular expressions that are more than a name
+	maxPattern  = 1 << 13 // bytes of one
 )
 
 // neutral are keys whose value, whatever it is, does not change what a trained
@@ -143,7 +151,11 @@ func (p *parser) member(key string, raw json.RawMessage) {
 	case "alpha_pattern":
 		c.Alphas = p.overrides(key, raw)
 	case "bias":
-		p.only(key, raw, `"none"`)
+		if p.only(key, raw, `"none"`, `"all"`, `"lora_only"`); string(raw) != `"none"` {
+			p.get(key, raw, &c.Bias)
+		}
+	case "lora_bias", "modules_to_save", "trainable_token_indices":
+		p.extra(key, raw)
 	case "init_lora_weights":
 		// The other ways of starting, PiSSA for one, change the base's own weights.
 		p.only(key, raw, "true", "false", "null", `"gaussian"`, `"eva"`, `"orthogonal"`)
@@ -164,6 +176,31 @@ func (p *parser) targets(key string, raw json.RawMessage) {
 	default:
 		p.get(key, raw, &p.c.Targets)
 	}
+}
+
+// extra reads a key that most files have without a value.
+func (p *parser) extra(key string, raw json.RawMessage) {
+	switch {
+	case empty(raw):
+		p.c.Other[key] = raw
+	case key == "lora_bias":
+		p.get(key, raw, &p.c.LoRABias)
+	case key == "modules_to_save":
+		p.get(key, raw, &p.c.ModulesToSave)
+	default:
+		p.tokens(key, raw)
+	}
+}
+
+// tokens reads a list of ids, or lists by the names of modules.
+func (p *parser) tokens(key string, raw json.RawMessage) {
+	if bytes.HasPrefix(raw, []byte("[")) {
+		var ids []int32
+		p.get(key, raw, &ids)
+		p.c.Tokens = map[string][]int32{"": ids}
+		return
+	}
+	p.get(key, raw, &p.c.Tokens)
 }
 
 func (p *parser) overrides(key string, raw json.RawMessage) []Override {
@@ -238,6 +275,19 @@ func (c Config) Validate() error {
 	if !(c.Dropout >= 0 && c.Dropout < 1) {
 		bad("lora_dropout is %v, want 0 to less than 1", c.Dropout)
 	}
+	if c.LoRABias && c.DoRA {
+		bad("lora_bias beside use_dora is not supported")
+	}
+	for name, ids := range c.Tokens {
+		seen := map[int32]bool{}
+		for _, id := range ids {
+			if id < 0 || seen[id] {
+				bad("trainable_token_indices of %q has %d, which is no token or there twice", vfs.Clip(name), id)
+				break
+			}
+			seen[id] = true
+		}
+	}
 	if len(c.Targets) > 0 && c.TargetPattern != "" {
 		bad("target_modules are both names and a pattern")
 	}
@@ -283,6 +333,9 @@ func (c Config) JSON() ([]byte, error) {
 			return nil, err
 		}
 	}
+	if err := c.extras(all); err != nil {
+		return nil, err
+	}
 	all["lora_dropout"] = json.RawMessage(strconv.FormatFloat(c.Dropout, 'f', -1, 64))
 	if !bytes.Contains(all["lora_dropout"], []byte(".")) {
 		all["lora_dropout"] = append(all["lora_dropout"], ".0"...)
@@ -295,6 +348,25 @@ func (c Config) JSON() ([]byte, error) {
 	var out bytes.Buffer
 	err = json.Indent(&out, text, "", "  ")
 	return append(out.Bytes(), '\n'), err
+}
+
+// extras adds the keys that say which parameters of the model's come with the adapter,
+// where there are some.
+func (c Config) extras(all map[string]json.RawMessage) (err error) {
+	add := func(key string, there bool, v any) {
+		if there && err == nil {
+			all[key], err = encode(v)
+		}
+	}
+	add("bias", c.Bias != "", c.Bias)
+	add("lora_bias", c.LoRABias, true)
+	add("modules_to_save", len(c.ModulesToSave) > 0, c.ModulesToSave)
+	tokens := any(c.Tokens)
+	if ids, ok := c.Tokens[""]; ok && len(c.Tokens) == 1 {
+		tokens = ids
+	}
+	add("trainable_token_indices", len(c.Tokens) > 0, tokens)
+	return err
 }
 
 // encodeOverrides keeps the order, which counts.

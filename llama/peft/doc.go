@@ -1,7 +1,8 @@
 // Package peft reads and writes the low-rank adapters of Hugging Face's PEFT
 // (https://github.com/huggingface/peft): a folder of adapter_config.json and
-// adapter_model.safetensors, of LoRA, rsLoRA and DoRA on linear layers. It
-// knows names, shapes and numbers, and no model.
+// adapter_model.safetensors, of LoRA, rsLoRA and DoRA on linear layers and LoRA on
+// the embedding, and of the parameters of the model's that come with them. It knows
+// names, shapes and numbers, and no model.
 //
 // A setting that changes the mathematics in a way that is not built here is an
 // error that names its key, and so is a key that is not known and says
@@ -10,6 +11,6 @@
 // # Hostile files
 //
 // The settings are at most 1 MB, patterns in them are matched in linear time,
-// and tensors are checked against the ranks of the settings before anything is
+// or given up after a tenth of a second a name, and tensors are checked against the ranks of the settings before anything is
 // read. Memory is taken for what the file really holds.
 package peft

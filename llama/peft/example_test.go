@@ -52,7 +52,7 @@ func ExampleConfig_Layer() {
 }
 
 func ExampleParseConfig() {
-	_, err := peft.ParseConfig([]byte(`{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "all"}`))
+	_, err := peft.ParseConfig([]byte(`{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "fan_in_fan_out": true}`))
 	fmt.Println(err)
-	// Output: "bias" is "all", which is not supported: want "none"
+	// Output: "fan_in_fan_out" is true, which is not supported: it may change what the adapter computes
 }

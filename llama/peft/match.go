@@ -5,26 +5,30 @@ import (
 	"math"
 	"regexp"
 	"strings"
+	"time"
+
+	"github.com/dlclark/regexp2"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // matcher answers what a configuration says about layers.
 type matcher struct {
 	c       *Config
 	targets map[string]bool // names
-	pattern *regexp.Regexp  // of whole names, or nil
+	pattern *pattern        // of whole names, or nil
 	ranks   []override
 	alphas  []override
+	err     error // of the first match that took too long
 }
 
 type override struct {
-	name    string         // one without special characters but dots
-	pattern *regexp.Regexp // or this
+	name    string   // one without special characters but dots
+	pattern *pattern // or this
 	value   float64
 }
 
-// newMatcher compiles the patterns. Python's are RE2's but for backreferences and
-// looking around, which are refused, and so is counted repetition, which can
-// make a short pattern huge.
+// newMatcher compiles the patterns.
 func newMatcher(c *Config) (*matcher, error) {
 	m := &matcher{c: c, targets: map[string]bool{}}
 	for _, t := range c.Targets {
@@ -32,7 +36,7 @@ func newMatcher(c *Config) (*matcher, error) {
 	}
 	var err error
 	if c.TargetPattern != "" && !strings.EqualFold(c.TargetPattern, allLinear) {
-		if m.pattern, err = compile("target_modules", "^(?:", c.TargetPattern, ")$"); err != nil {
+		if m.pattern, err = compile("target_modules", "", c.TargetPattern); err != nil {
 			return nil, err
 		}
 	}
@@ -46,18 +50,47 @@ func newMatcher(c *Config) (*matcher, error) {
 // allLinear is PEFT's shorthand for every linear layer but the output.
 const allLinear = "all-linear"
 
-func compile(key, before, pattern, after string) (*regexp.Regexp, error) {
-	if len(pattern) > maxPattern {
-		return nil, fmt.Errorf("%s has a pattern of %d bytes, want at most %d", key, len(pattern), maxPattern)
+// A pattern is a regular expression for whole names. Go's own, whose time is linear in the
+// name, is taken where it has all that the expression uses. Looking around, backreferences
+// and counted repetition, which can make a short expression huge, are left to one that
+// backtracks, and stops when it has taken too long.
+type pattern struct {
+	linear *regexp.Regexp
+	slow   *regexp2.Regexp
+	text   string
+}
+
+// slowLimit is how long one match may take; names have some 40 bytes.
+const slowLimit = 100 * time.Millisecond
+
+func compile(key, before, text string) (*pattern, error) {
+	if len(text) > maxPattern {
+		return nil, fmt.Errorf("%s has a pattern of %d bytes, want at most %d", key, len(text), maxPattern)
 	}
-	if strings.Contains(pattern, "{") {
-		return nil, fmt.Errorf("%s has the pattern %q: counted repetition is not supported", key, pattern)
+	whole := `\A` + before + "(?:" + text + `)\z`
+	if !strings.Contains(text, "{") {
+		if r, err := regexp.Compile(whole); err == nil {
+			return &pattern{linear: r, text: text}, nil
+		}
 	}
-	r, err := regexp.Compile(before + pattern + after)
+	r, err := regexp2.Compile(whole, regexp2.RE2) // also Python's (?P<name>)
 	if err != nil {
-		return nil, fmt.Errorf("%s has the pattern %q, which is not supported: %w", key, pattern, err)
+		return nil, fmt.Errorf("%s has the pattern %q, which is not supported: %w", key, vfs.Clip(text), err)
 	}
-	return r, nil
+	r.MatchTimeout = slowLimit
+	return &pattern{slow: r, text: text}, nil
+}
+
+// match reports whether a name matches.
+func (p *pattern) match(name string) (bool, error) {
+	if p.linear != nil {
+		return p.linear.MatchString(name), nil
+	}
+	ok, err := p.slow.MatchString(name)
+	if err != nil {
+		return false, fmt.Errorf("the pattern %q takes too long on %q", vfs.Clip(p.text), vfs.Clip(name))
+	}
+	return ok, nil
 }
 
 func overrides(key string, list []Override) ([]override, error) {
@@ -71,7 +104,7 @@ func overrides(key string, list []Override) ([]override, error) {
 		if patterns++; patterns > maxPatterns {
 			return nil, fmt.Errorf("%s has more than %d regular expressions", key, maxPatterns)
 		}
-		r, err := compile(key, `^(?:.*\.)?(?:`, o.Pattern, ")$")
+		r, err := compile(key, `(?:.*\.)?`, o.Pattern)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +117,7 @@ func overrides(key string, list []Override) ([]override, error) {
 func (m *matcher) target(name string) bool {
 	switch {
 	case m.pattern != nil:
-		return m.pattern.MatchString(name)
+		return m.match(m.pattern, name)
 	case m.c.TargetPattern != "":
 		return name != "lm_head"
 	case m.c.Targets == nil:
@@ -102,10 +135,20 @@ func (m *matcher) target(name string) bool {
 	}
 }
 
+// match is pattern.match; after an error nothing matches.
+func (m *matcher) match(p *pattern, name string) bool {
+	if m.err != nil {
+		return false
+	}
+	ok, err := p.match(name)
+	m.err = err
+	return ok
+}
+
 // lookup is the value of the first override that matches, or other.
-func lookup(list []override, name string, other float64) float64 {
+func (m *matcher) lookup(list []override, name string, other float64) float64 {
 	for _, o := range list {
-		if o.pattern == nil && o.matches(name) || o.pattern != nil && o.pattern.MatchString(name) {
+		if o.pattern == nil && o.matches(name) || o.pattern != nil && m.match(o.pattern, name) {
 			return o.value
 		}
 	}
@@ -127,10 +170,10 @@ func (o *override) matches(name string) bool {
 	return true
 }
 
-func (m *matcher) rank(name string) int { return int(lookup(m.ranks, name, float64(m.c.Rank))) }
+func (m *matcher) rank(name string) int { return int(m.lookup(m.ranks, name, float64(m.c.Rank))) }
 
 func (m *matcher) scale(name string) float64 {
-	r, alpha := float64(m.rank(name)), lookup(m.alphas, name, m.c.Alpha)
+	r, alpha := float64(m.rank(name)), m.lookup(m.alphas, name, m.c.Alpha)
 	if m.c.RSLoRA {
 		return alpha / math.Sqrt(r)
 	}
@@ -138,11 +181,37 @@ func (m *matcher) scale(name string) float64 {
 }
 
 // Layer says whether the layer of a name has an adapter by target_modules, of
-// which rank, and the factor of its B A.
+// which rank, and the factor of its B A. A pattern that takes too long matches nothing;
+// Validate cannot know.
 func (c Config) Layer(name string) (target bool, rank int, scale float64) {
 	m, err := newMatcher(&c)
 	if err != nil {
 		return false, 0, 0
 	}
 	return m.target(name), m.rank(name), m.scale(name)
+}
+
+// ends reports whether a name is another, or its end after a dot.
+func ends(name, end string) bool {
+	return name == end || strings.HasSuffix(name, "."+end)
+}
+
+// saves reports whether modules_to_save names a module or one that it is in.
+func (c *Config) saves(module string) bool {
+	for _, s := range c.ModulesToSave {
+		if ends(module, s) || strings.Contains("."+module+".", "."+s+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// tokens are the rows that come with the adapter of a module's matrix.
+func (c *Config) tokens(module string) []int32 {
+	for name, ids := range c.Tokens {
+		if name == "" && ends(module, "embed_tokens") || name != "" && ends(module, name) {
+			return ids
+		}
+	}
+	return nil
 }

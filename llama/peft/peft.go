@@ -26,7 +26,11 @@ const (
 	prefix    = "base_model.model."
 	partA     = ".lora_A.weight"
 	partB     = ".lora_B.weight"
+	partBias  = ".lora_B.bias"
 	magnitude = ".lora_magnitude_vector"
+
+	embeddingA = ".lora_embedding_A"
+	embeddingB = ".lora_embedding_B"
 )
 
 // maxModules is far above the 883 linear layers of the largest Llama.
@@ -45,14 +49,32 @@ func (e *Error) Error() string { return vfs.Fault(*e).Error() }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Module is the adapter of one linear layer [Out, In].
+// Module is the adapter of one linear layer [Out, In], or of an embedding of In tokens,
+// whose table [In, Out] changes by the transpose of B A.
 type Module struct {
 	Name          string // of the layer: "model.layers.0.self_attn.q_proj"
+	Embedding     bool
 	Rank, In, Out int
 	Scale         float64 // of B A: alpha/r, or alpha/sqrt(r) of rsLoRA
 	// A [Rank, In], B [Out, Rank] and, of DoRA, Magnitude [Out], whose Data is nil
-	// elsewhere: F32, F16 or BF16.
-	A, B, Magnitude safetensors.Source
+	// elsewhere: F32, F16 or BF16. So is Bias [Out], which is added to B A x, but for
+	// lora_bias.
+	A, B, Magnitude, Bias safetensors.Source
+}
+
+// Whole is a parameter that takes the place of the model's: of modules_to_save, a bias, or
+// a matrix of a vocabulary that was resized.
+type Whole struct {
+	Name string // of the parameter: "lm_head.weight"
+	safetensors.Source
+}
+
+// Rows take the place of rows of one of the model's matrices, for
+// trainable_token_indices.
+type Rows struct {
+	Name   string  // of the matrix: "model.embed_tokens.weight"
+	IDs    []int32 // of the rows
+	Values safetensors.Source
 }
 
 // Adapter is an open adapter.
@@ -60,6 +82,8 @@ type Adapter struct {
 	File    string // of the tensors, for messages
 	Config  Config
 	Modules []Module // by name, ascending
+	Whole   []Whole  // by name, ascending
+	Rows    []Rows   // by name, ascending
 
 	file *safetensors.File
 }
@@ -138,33 +162,90 @@ func open(dir fs.FS, base string, shown func(string) string) (*Adapter, error) {
 // Close closes the file. Data of Modules must not be read after it.
 func (a *Adapter) Close() error { return a.file.Close() }
 
-// read sorts the tensors into Modules.
+// read sorts the tensors into Modules, Whole and Rows.
 func (a *Adapter) read() error {
 	byName := map[string]*Module{}
+	whole, rows := map[string]bool{}, map[string]bool{}
 	for _, t := range a.file.Tensors() {
+		twice := &Error{File: a.File, Tensor: t.Name, Reason: "is there twice, under two spellings"}
 		name, part, err := split(t.Name)
 		if err != nil {
 			return &Error{File: a.File, Tensor: t.Name, Err: err}
 		}
+		if len(byName)+len(whole)+len(rows) > maxModules {
+			return &Error{File: a.File, Reason: fmt.Sprintf("has more than %d adapted layers", maxModules)}
+		}
+		source := safetensors.Source{Name: t.Name, Type: t.Type, Shape: t.Shape, Data: t}
+		switch part {
+		case partWeight, partOwnBias:
+			if err := a.checkWhole(name, part, &source); err != nil {
+				return err
+			}
+			if name += part; whole[name] {
+				return twice
+			}
+			whole[name] = true
+			a.Whole = append(a.Whole, Whole{name, source})
+			continue
+		case partTokens:
+			ids := a.Config.tokens(name)
+			if name += partWeight; rows[name] {
+				return twice
+			}
+			if rows[name] = true; len(t.Shape) != 2 || t.Shape[0] != len(ids) || len(ids) == 0 || !t.Type.Float() {
+				return &Error{File: a.File, Tensor: t.Name, Reason: fmt.Sprintf("has shape %v, want a row of numbers for each of the %d of trainable_token_indices", t.Shape, len(ids))}
+			}
+			a.Rows = append(a.Rows, Rows{name, ids, source})
+			continue
+		}
 		m := byName[name]
 		if m == nil {
-			if m = (&Module{Name: name}); len(byName) == maxModules {
-				return &Error{File: a.File, Reason: fmt.Sprintf("has more than %d adapted layers", maxModules)}
-			}
+			m = &Module{Name: name, Embedding: part == embeddingA || part == embeddingB}
 			byName[name] = m
+		}
+		if m.Embedding != (part == embeddingA || part == embeddingB) {
+			return &Error{File: a.File, Tensor: t.Name, Reason: "is beside the adapter of another kind of layer"}
 		}
 		s := m.part(part)
 		if s.Data != nil {
-			return &Error{File: a.File, Tensor: t.Name, Reason: "is there twice, under two spellings"}
+			return twice
 		}
-		*s = safetensors.Source{Name: t.Name, Type: t.Type, Shape: t.Shape, Data: t}
+		*s = source
 	}
 	for _, m := range byName {
 		a.Modules = append(a.Modules, *m)
 	}
 	slices.SortFunc(a.Modules, func(a, b Module) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(a.Whole, func(a, b Whole) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(a.Rows, func(a, b Rows) int { return strings.Compare(a.Name, b.Name) })
+	if len(a.Modules) == 0 && len(a.Whole)+len(a.Rows) > 0 {
+		return nil
+	}
 	return check(a.File, &a.Config, a.Modules)
 }
+
+// checkWhole refuses a whole parameter that the settings do not speak of. PEFT saves the
+// matrices of the vocabulary also where they were resized or an adapter is on them.
+func (a *Adapter) checkWhole(module, part string, s *safetensors.Source) error {
+	saved := a.Config.saves(module) || part == partOwnBias && a.Config.Bias != "" ||
+		part == partWeight && (ends(module, "embed_tokens") || ends(module, "lm_head"))
+	switch {
+	case !saved && part == partOwnBias:
+		return &Error{File: a.File, Tensor: s.Name, Reason: "is a bias of the model's, but bias is none and modules_to_save does not name its layer"}
+	case !saved:
+		return &Error{File: a.File, Tensor: s.Name, Reason: "is a whole parameter that modules_to_save does not name"}
+	case !s.Type.Float() || len(s.Shape) < 1 || len(s.Shape) > 2 || slices.Min(s.Shape) < 1:
+		return &Error{File: a.File, Tensor: s.Name, Reason: fmt.Sprintf("is %v of %v, want a vector or a matrix of F32, F16 or BF16", s.Type, s.Shape)}
+	}
+	return nil
+}
+
+// The parts of whole parameters, and of rows.
+const (
+	partWeight  = ".weight"
+	partOwnBias = ".bias"
+	partTokens  = ".token_adapter.trainable_tokens_delta"
+)
 
 // split takes a tensor's name apart.
 func split(name string) (module, part string, err error) {
@@ -173,23 +254,38 @@ func split(name string) (module, part string, err error) {
 		return "", "", fmt.Errorf("does not begin with %q, as PEFT's names do", prefix)
 	}
 	for _, s := range []struct{ suffix, part string }{
-		{partA, partA}, {partB, partB}, {magnitude, magnitude}, {magnitude + ".weight", magnitude},
+		{partA, partA}, {partB, partB}, {partBias, partBias}, {magnitude, magnitude}, {magnitude + ".weight", magnitude},
+		{embeddingA, embeddingA}, {embeddingB, embeddingB}, {partTokens, partTokens},
+		// What the wrappers of layers are called is no part of their names.
+		{".token_adapter.base_layer.weight", partWeight},
+		{".base_layer.weight", partWeight}, {".base_layer.bias", partOwnBias}, {".modules_to_save.weight", partWeight}, {".modules_to_save.bias", partOwnBias},
+		{partWeight, partWeight}, {partOwnBias, partOwnBias},
 	} {
-		if module, ok := strings.CutSuffix(rest, s.suffix); ok && module != "" {
+		if module, ok := strings.CutSuffix(rest, s.suffix); ok && module != "" && !strings.Contains(module, ".lora_") {
 			return module, s.part, nil
 		}
 	}
-	return "", "", fmt.Errorf("is no part of a linear layer's adapter (%s, %s or %s): %w", partA[1:], partB[1:], magnitude[1:], backend.ErrUnsupported)
+	return "", "", fmt.Errorf("is no part of an adapter (%s, %s or %s of a layer, for some): %w", partA[1:], partB[1:], magnitude[1:], backend.ErrUnsupported)
 }
 
 func (m *Module) part(part string) *safetensors.Source {
 	switch part {
-	case partA:
+	case partA, embeddingA:
 		return &m.A
-	case partB:
+	case partB, embeddingB:
 		return &m.B
+	case partBias:
+		return &m.Bias
 	}
 	return &m.Magnitude
+}
+
+// parts are the names of the parts A and B.
+func (m *Module) parts() (a, b string) {
+	if m.Embedding {
+		return embeddingA, embeddingB
+	}
+	return partA, partB
 }
 
 // check compares shapes with each other and with the settings, and fills in
@@ -211,7 +307,16 @@ func check(file string, c *Config, modules []Module) error {
 	}
 	for i := range modules {
 		m := &modules[i]
+		partA, partB := m.parts()
 		parts := []string{partA, partB}
+		switch {
+		case m.Embedding && c.DoRA:
+			return bad(m, partA, "is DoRA of an embedding, which is not supported")
+		case c.LoRABias && !m.Embedding:
+			parts = append(parts, partBias)
+		case m.Bias.Data != nil:
+			return bad(m, partBias, "is there, but lora_bias is not true")
+		}
 		if c.DoRA {
 			parts = append(parts, magnitude)
 		} else if m.Magnitude.Data != nil {
@@ -223,14 +328,16 @@ func check(file string, c *Config, modules []Module) error {
 				return bad(m, part, "is missing")
 			case !s.Type.Float():
 				return bad(m, part, "has a type that adapters do not have: want F32, F16 or BF16")
-			case len(s.Shape) != 2 && part != magnitude, len(s.Shape) != 1 && part == magnitude, slices.Min(s.Shape) < 1:
+			case len(s.Shape) != dims(part) || slices.Min(s.Shape) < 1:
 				return bad(m, part, "has shape %v", s.Shape)
 			}
 		}
-		if !match.target(m.Name) {
+		if !match.target(m.Name) && match.err == nil {
 			return bad(m, partA, "is of a layer that target_modules does not name")
 		}
-		m.Rank, m.Scale = match.rank(m.Name), match.scale(m.Name)
+		if m.Rank, m.Scale = match.rank(m.Name), match.scale(m.Name); match.err != nil {
+			return &Error{File: file, Err: match.err}
+		}
 		m.In, m.Out = m.A.Shape[1], m.B.Shape[0]
 		switch {
 		case m.A.Shape[0] != m.Rank:
@@ -239,6 +346,8 @@ func check(file string, c *Config, modules []Module) error {
 			return bad(m, partB, "has shape %v, but the rank of this layer is %d in %s", m.B.Shape, m.Rank, configFile)
 		case c.DoRA && m.Magnitude.Shape[0] != m.Out:
 			return bad(m, magnitude, "has shape %v, want [%d]", m.Magnitude.Shape, m.Out)
+		case m.Bias.Data != nil && m.Bias.Shape[0] != m.Out:
+			return bad(m, partBias, "has shape %v, want [%d]", m.Bias.Shape, m.Out)
 		case !number(m.Scale):
 			return bad(m, partA, "has a factor of %v, which is no float32", m.Scale)
 		}
@@ -246,8 +355,16 @@ func check(file string, c *Config, modules []Module) error {
 	return nil
 }
 
+// dims is how many axes a part has.
+func dims(part string) int {
+	if part == magnitude || part == partBias {
+		return 1
+	}
+	return 2
+}
+
 // Write writes an adapter as PEFT reads it to a folder, which is made where it is
-// not there. Of a Module only Name, A, B and Magnitude count. Each of the two
+// not there. Of a Module only Name, Embedding, A, B, Bias and Magnitude count. Each of the two
 // files holds its old content until the new one is complete.
 func Write(dir string, c Config, modules []Module) error {
 	text, err := c.JSON()
@@ -258,7 +375,8 @@ func Write(dir string, c Config, modules []Module) error {
 	var list []safetensors.Source
 	for i := range modules {
 		m := &modules[i]
-		for _, part := range []string{partA, partB, magnitude} {
+		partA, partB := m.parts()
+		for _, part := range []string{partA, partB, partBias, magnitude} {
 			if s := m.part(part); s.Data != nil {
 				s.Name = prefix + m.Name + part
 				list = append(list, *s)

@@ -162,11 +162,11 @@ func configText(changes map[string]string) string {
 func TestConfig(t *testing.T) {
 	for key, values := range map[string][]string{ // each refused, by name
 		"peft_type": {"", "null", `"IA3"`, `"ADALORA"`}, "r": {"", "0", "-1", "1.5", "null", `"8"`, "1e300", "9999999"}, "lora_alpha": {"", "null", `"x"`},
-		"target_modules": {"3", "[1]", `"(a"`, `"a{1000}"`, `"(?=x)"`, `"` + strings.Repeat("a", 300) + `"`}, "bias": {`"all"`, `"lora_only"`, "null"},
-		"fan_in_fan_out": {"true"}, "modules_to_save": {`["lm_head"]`}, "lora_bias": {"true"}, "use_dora": {"1", "null"}, "use_rslora": {`"yes"`},
+		"target_modules": {"3", "[1]", `"(a"`, `"` + strings.Repeat("a", 9000) + `"`}, "bias": {`"some"`, "null"},
+		"fan_in_fan_out": {"true"}, "modules_to_save": {`"lm_head"`, "[1]"}, "lora_bias": {"1"}, "use_dora": {"1", "null"}, "use_rslora": {`"yes"`},
 		"init_lora_weights": {`"pissa"`, `"pissa_niter_4"`, `"olora"`, `"loftq"`, `"corda"`}, "layer_replication": {"[[0,4]]"}, "use_qalora": {"true"},
-		"target_parameters": {`["a"]`}, "trainable_token_indices": {"[1]"}, "alora_invocation_tokens": {"[1]"}, "made_up": {"1", `"x"`, "[0]", `{"a":0}`},
-		"rank_pattern": {`{"q":0}`, `{"q":1.5}`, `{"q":"x"}`, "[]", `{"(":1}`}, "alpha_pattern": {`{"q":null}`, `{"q{2}":1}`}, "lora_dropout": {"1", "-0.5", `"x"`},
+		"target_parameters": {`["a"]`}, "trainable_token_indices": {"[-1]", "[1,1]", `["a"]`, "7", `{"a":1}`}, "alora_invocation_tokens": {"[1]"}, "made_up": {"1", `"x"`, "[0]", `{"a":0}`},
+		"rank_pattern": {`{"q":0}`, `{"q":1.5}`, `{"q":"x"}`, "[]", `{"(":1}`}, "alpha_pattern": {`{"q":null}`, `{"q[":1}`}, "lora_dropout": {"1", "-0.5", `"x"`},
 		"base_model_name_or_path": {"3"},
 	} {
 		for _, v := range values {
@@ -177,7 +177,8 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	for key, values := range map[string][]string{
-		"made_up": {"null", "false", `""`, "[]", "{ }", "0"}, "modules_to_save": {"null", "[]"}, "target_modules": {"null", `"all-linear"`, `".*_proj"`, `[]`},
+		"made_up": {"null", "false", `""`, "[]", "{ }", "0"}, "modules_to_save": {"null", "[]", `["lm_head"]`}, "target_modules": {"null", `"all-linear"`, `".*_proj"`, `[]`, `"a{1000}"`, `"(?=x)"`, `"(?P<part>q|k)_proj"`, `"` + strings.Repeat("a", 8000) + `"`},
+		"bias": {`"none"`, `"all"`, `"lora_only"`}, "lora_bias": {"true", "false"}, "trainable_token_indices": {"null", "[]", "[1,2]", `{"lm_head":[3]}`},
 		"init_lora_weights": {"true", "false", `"gaussian"`}, "megatron_core": {`"megatron.core"`}, "qalora_group_size": {"16"}, "inference_mode": {"true", "false"},
 		"layers_to_transform": {"[0,1]"}, "lora_dropout": {"0.05"}, "task_type": {`"CAUSAL_LM"`}, "rank_pattern": {"null", "{}", `{"a|b":3}`}, "lora_alpha": {"16", "16.5", "-1"},
 	} {
@@ -195,7 +196,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	_, err := peft.ParseConfig([]byte(`{"bias":"all","lora_bias":true,"r":0}`))
+	_, err := peft.ParseConfig([]byte(`{"bias":"some","lora_bias":3,"r":0}`))
 	for _, part := range []string{`"bias"`, `"lora_bias"`, `"peft_type" is missing`, `"lora_alpha" is missing`} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("not all violations are listed: %v", err)
@@ -289,9 +290,14 @@ func TestHostile(t *testing.T) {
 		"type":      {files(t, false, set(0, safetensors.Source{Type: backend.I32, Shape: []int{1, 3}, Data: bytes.NewReader(make([]byte, 12))}), plain), []string{a, "type"}},
 		"config":    {files(t, false, nil, configText(map[string]string{"r": "2"})), []string{a, "rank", "2"}},
 		"target":    {files(t, false, nil, configText(map[string]string{"target_modules": `["k_proj"]`})), []string{a, "target_modules"}},
-		"embedding": {files(t, false, named("base_model.model.model.embed_tokens.lora_embedding_A", one(1)), plain), []string{"lora_embedding_A", "not supported"}},
-		"whole":     {files(t, false, named("base_model.model.lm_head.weight", one(1)), plain), []string{"lm_head.weight", "not supported"}},
-		"bias":      {files(t, false, named("base_model.model.x.lora_B.bias", one(1)), plain), []string{"lora_B.bias", "not supported"}},
+		"embedding": {files(t, false, named("base_model.model.model.embed_tokens.lora_embedding_A", one(1)), plain), []string{"lora_embedding_A", "shape [1]"}},
+		"whole":     {files(t, false, named("base_model.model.model.norm.weight", one(1)), plain), []string{"model.norm.weight", "modules_to_save"}},
+		"bias":      {files(t, false, named("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", one(1)), plain), []string{"lora_B.bias", "lora_bias"}},
+		"own bias":  {files(t, false, named("base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", one(1)), plain), []string{"base_layer.bias", "bias is none"}},
+		"no bias":   {files(t, false, nil, configText(map[string]string{"lora_bias": "true"})), []string{"lora_B.bias", "missing"}},
+		"rows":      {files(t, false, named("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", peft.Tensor(make([]float32, 6), 2, 3)), configText(map[string]string{"trainable_token_indices": "[1]"})), []string{"trainable_tokens_delta", "[2 3]"}},
+		"slow":      {files(t, false, nil, configText(map[string]string{"target_modules": `"(?=x)?(([a-z._]|[a-z0-9._])*)*!"`})), []string{"too long"}},
+		"other":     {files(t, false, named("base_model.model.x.lora_E", one(1)), plain), []string{"lora_E", "not supported"}},
 		"prefix":    {files(t, false, named("model.x.lora_A.weight", one(1)), plain), []string{"model.x.lora_A.weight", "base_model.model."}},
 		"nameless":  {files(t, false, named("base_model.model..lora_A.weight", one(1)), plain), []string{"base_model.model..lora_A.weight"}},
 		"infinite":  {files(t, false, nil, configText(map[string]string{"lora_alpha": "1e39"})), []string{"lora_alpha"}},

@@ -13,7 +13,8 @@ import (
 // Adapter is a low-rank change of a model's matrices in the layout of Hugging
 // Face's PEFT: LoRA, rsLoRA or DoRA. It fits every model of the shape that it was
 // trained on, of any format and type, quantised too. Of several on one matrix
-// the later change what the earlier made of it, as in PEFT.
+// the later change what the earlier made of it, as in PEFT. What it brings whole
+// (modules_to_save, biases, tokens) takes the place of the model's own.
 type Adapter struct {
 	// Path is a folder with adapter_config.json and adapter_model.safetensors, or
 	// the latter.
@@ -52,22 +53,46 @@ func (c *Checkpoint) OpenAdapters(list []Adapter) error {
 	if len(list) == 0 {
 		return nil
 	}
-	layers := Linears(c.Config)
 	for _, o := range list {
-		a, err := openAdapter(o, layers)
+		a, err := openAdapter(o)
 		if err != nil {
 			return err
 		}
 		c.closers = append(c.closers, a)
 		c.Adapters = append(c.Adapters, a)
+		old := c.Config.Vocab
+		if err := c.replace(a); err != nil {
+			return err
+		}
+		if c.Config.Vocab != old {
+			if err := c.resize(o, old); err != nil {
+				return err
+			}
+		}
+	}
+	for _, a := range c.Adapters {
+		if err := a.check(c.Config); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // OpenAdapter opens one adapter for a model of a shape. The caller closes it.
-func OpenAdapter(o Adapter, c Config) (*OpenedAdapter, error) { return openAdapter(o, Linears(c)) }
+func OpenAdapter(o Adapter, c Config) (*OpenedAdapter, error) {
+	a, err := openAdapter(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.check(c); err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
 
-func openAdapter(o Adapter, layers map[string]backend.Shape) (*OpenedAdapter, error) {
+// openAdapter opens an adapter for a model that is not looked at.
+func openAdapter(o Adapter) (*OpenedAdapter, error) {
 	open := func() (*peft.Adapter, error) { return peft.Open(o.Path) }
 	if o.FS != nil {
 		open = func() (*peft.Adapter, error) { return peft.OpenFS(o.FS, o.Path) }
@@ -80,20 +105,27 @@ func openAdapter(o Adapter, layers map[string]backend.Shape) (*OpenedAdapter, er
 	if o.Scale == 0 {
 		a.scale = 1
 	}
-	for i := range p.Modules {
-		if err := a.check(&p.Modules[i], layers); err != nil {
-			p.Close()
-			return nil, err
-		}
-	}
 	return a, nil
 }
 
-// check compares a module with the model's layers.
-func (a *OpenedAdapter) check(m *peft.Module, layers map[string]backend.Shape) error {
+// check compares the modules with the model's layers.
+func (a *OpenedAdapter) check(c Config) error {
+	layers := Linears(c)
+	for i := range a.Modules {
+		if err := a.checkModule(&a.Modules[i], layers, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *OpenedAdapter) checkModule(m *peft.Module, layers map[string]backend.Shape, c Config) error {
 	s, ok := layers[m.Name]
+	if m.Embedding && m.Name == embedding { // the table is [in, out]
+		s, ok = backend.Dims(c.Dim, c.Vocab), true
+	}
 	switch out, in := s.Dim[0], s.Dim[1]; {
-	case !ok:
+	case !ok || m.Embedding != (m.Name == embedding):
 		return Errorf(a.File, m.A.Name, "is for a layer %s, which the model does not have", m.Name)
 	case m.In != in:
 		return Errorf(a.File, m.A.Name, "has shape %v, want [%d %d] for the model's layer %v", m.A.Shape, m.Rank, in, s)
@@ -118,8 +150,10 @@ func TensorBytes(s safetensors.Source) int64 {
 func (a *OpenedAdapter) bytes() (n int64) {
 	for _, m := range a.Modules {
 		n += TensorBytes(m.A) + TensorBytes(m.B)
-		if m.Magnitude.Data != nil {
-			n += TensorBytes(m.Magnitude)
+		for _, s := range []safetensors.Source{m.Magnitude, m.Bias} {
+			if s.Data != nil {
+				n += TensorBytes(s)
+			}
 		}
 	}
 	return n

@@ -27,6 +27,8 @@ type Checkpoint struct {
 	Problems      []string             // found in the files; none stops loading
 	Adapters      []*OpenedAdapter
 
+	replaced map[string]string // parameters that adapters replaced, and by which file
+
 	plainRows bool    // rows of rotated heads are in Hugging Face order, whatever the format
 	eos       []int32 // beside the tokenizer's own
 	closers   []io.Closer

@@ -61,10 +61,11 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 		return ConvertReport{}, err
 	}
 	defer c.Close()
+	known := len(c.Problems)
 	if err := c.OpenAdapters(o.Adapters); err != nil {
 		return ConvertReport{}, err
 	}
-	if err := c.checkMerge(); err != nil {
+	if err := c.prepareMerge(); err != nil {
 		return ConvertReport{}, err
 	}
 	for _, p := range Parameters(c.Config) {
@@ -73,6 +74,7 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 		}
 	}
 	v := &converter{ctx: ctx, c: c, o: o}
+	v.report.Warnings = append(v.report.Warnings, c.Problems[known:]...)
 	v.progress.Total = c.Bytes()
 	v.progress.Told = o.Progress
 	if o.To == string(FormatGGUF) {

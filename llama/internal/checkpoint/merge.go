@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"runtime"
 
@@ -37,6 +38,8 @@ type merge struct {
 type mergePart struct {
 	*OpenedAdapter
 	m       *peft.Module
+	bias    bool // the part is the bias that B has
+	r       int
 	a, b, v []float64 // A [r, in], B [out, r], magnitude [out] or nil; nil before load
 }
 
@@ -46,24 +49,38 @@ func (c *Checkpoint) mergeOf(name string, shape []int) *merge {
 	for _, a := range c.Adapters {
 		for i := range a.Modules {
 			m := &a.Modules[i]
+			p, in := mergePart{OpenedAdapter: a, m: m, r: m.Rank}, 1
 			switch {
-			case m.Name+".weight" != name:
+			case m.Name+".weight" == name:
+				in = shape[1]
+			case m.Name+".bias" == name && m.Bias.Data != nil:
+				p.bias = true // B A is not in it
+			default:
 				continue
-			case g == nil:
-				g = &merge{name: m.Name, in: shape[1]}
 			}
-			g.parts = append(g.parts, mergePart{OpenedAdapter: a, m: m})
+			if g == nil {
+				g = &merge{name: m.Name, in: in}
+			}
+			g.parts = append(g.parts, p)
 		}
 	}
 	return g
 }
 
-// checkMerge refuses what has no place in the merged model.
-func (c *Checkpoint) checkMerge() error {
+// prepareMerge unties matrices of which adapters change one, and refuses what has no place
+// in the merged model.
+func (c *Checkpoint) prepareMerge() error {
+	biases := map[string]bool{}
+	for _, p := range Parameters(c.Config) {
+		biases[p.Name] = !p.Matrix()
+	}
 	for _, a := range c.Adapters {
 		for _, m := range a.Modules {
-			if m.Name == "lm_head" && c.Config.TiedEmbeddings {
-				return &FileError{File: a.File, Tensor: m.A.Name, Reason: "changes the output layer, whose matrix is the embedding's too: merging it", Err: backend.ErrUnsupported}
+			if (m.Name == lmHead || m.Embedding) && c.Config.TiedEmbeddings {
+				c.unTie(fmt.Sprintf("%s changes %s alone", a.File, m.Name))
+			}
+			if m.Bias.Data != nil && !biases[m.Name+".bias"] {
+				return &FileError{File: a.File, Tensor: m.Bias.Name, Reason: "is a bias for a layer that has none: merging it", Err: backend.ErrUnsupported}
 			}
 		}
 	}
@@ -74,6 +91,12 @@ func (c *Checkpoint) checkMerge() error {
 func (g *merge) load() error {
 	for i := range g.parts {
 		p := &g.parts[i]
+		if p.bias {
+			if err := p.loadBias(); err != nil {
+				return err
+			}
+			continue
+		}
 		for _, t := range []struct {
 			dst *[]float64
 			src safetensors.Source
@@ -91,11 +114,46 @@ func (g *merge) load() error {
 			}
 		}
 	}
+	g.orient()
 	g.scratch = make([][]float64, runtime.GOMAXPROCS(0))
 	for i := range g.scratch {
 		g.scratch[i] = make([]float64, g.in)
 	}
 	return nil
+}
+
+// loadBias makes a change of rank 1 of the bias that B has: a vector's rows have one
+// element.
+func (p *mergePart) loadBias() error {
+	values, err := peft.Read(p.m.Bias)
+	if err != nil {
+		return &FileError{File: p.File, Tensor: p.m.Bias.Name, Reason: "cannot be read", Err: err}
+	}
+	p.r, p.a, p.b = 1, []float64{1}, make([]float64, len(values))
+	for i, x := range values {
+		p.b[i] = float64(x)
+	}
+	return nil
+}
+
+// orient exchanges the factors of an embedding, whose table changes by the transpose.
+func (g *merge) orient() {
+	for i := range g.parts {
+		if p := &g.parts[i]; p.m.Embedding {
+			p.a, p.b = transposed(p.b, p.m.Out, p.m.Rank), transposed(p.a, p.m.Rank, p.m.In)
+		}
+	}
+}
+
+// transposed is x [rows, cols] with its axes exchanged.
+func transposed[T any](x []T, rows, cols int) []T {
+	y := make([]T, len(x))
+	for i := range rows {
+		for k := range cols {
+			y[k*rows+i] = x[i*cols+k]
+		}
+	}
+	return y
 }
 
 // apply changes rows [n, in] of the matrix; order(i) is the row that row i is.
@@ -152,7 +210,7 @@ func (g *merge) row(y []float64, w []float32, change []float64, n int) {
 // change writes row n of s B A to d.
 func (p *mergePart) change(d []float64, n int) {
 	clear(d)
-	s, r := float64(p.Factor(p.m)), p.m.Rank
+	s, r := float64(p.Factor(p.m)), p.r
 	b := p.b[n*r : (n+1)*r]
 	k, in := 0, len(d)
 	for ; k+4 <= r; k += 4 { // one pass over d for four rows of A

@@ -39,18 +39,25 @@ func (c *Checkpoint) WithoutTensors() (*Checkpoint, error) {
 	if c.Format != FormatHF {
 		return s, nil
 	}
-	s.small = map[string][]byte{}
+	var err error
+	s.small, err = readSmall(c.dir, c.Path)
+	return s, err
+}
+
+// readSmall reads the files of a folder that are copied as they are.
+func readSmall(dir fs.FS, shown string) (map[string][]byte, error) {
+	small := map[string][]byte{}
 	for _, name := range hfFiles {
-		b, err := vfs.ReadFile(c.dir, name, maxTokenizer)
+		b, err := vfs.ReadFile(dir, name, maxTokenizer)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, &FileError{File: path.Join(c.Path, name), Reason: "cannot be read", Err: err}
+			return nil, &FileError{File: path.Join(shown, name), Reason: "cannot be read", Err: err}
 		}
-		s.small[name] = b
+		small[name] = b
 	}
-	return s, nil
+	return small, nil
 }
 
 // maxTokenizer bounds the files that are kept for Save.
