@@ -12,6 +12,8 @@ import (
 //	Type     backend.DType  // of matrices and, outside GGUF, vectors: F32, F16 or BF16;
 //	                        // zero keeps the file's, quantised matrices become F32
 //	Adapters []Adapter      // merged into the matrices, in this order
+//	Replace  bool           // a .gguf file that is there may be replaced; one that is
+//	                        // read never is
 //	Progress func(Progress) // is told how it goes
 //
 // Validate lists every violation.
@@ -33,11 +35,12 @@ type ConvertReport = checkpoint.ConvertReport
 type MergeError = checkpoint.MergeError
 
 // Convert writes a model in another format: a .gguf file, a Hugging Face folder
-// or a Meta folder, which must not exist yet. Float tensors keep every value
+// or a Meta folder. Float tensors keep every value
 // and their type, unless Type says otherwise; in GGUF, where vectors are F32,
 // their type travels in metadata and comes back. Quantised tensors are decoded
-// exactly. Matrices that have adapters are merged in float64. A file is replaced,
-// and a folder appears, only when it is complete.
+// exactly. Matrices that have adapters are merged in float64. A file or folder appears
+// only when it is complete. Where there is one already the error is fs.ErrExist, unless
+// the folder is empty or Replace allows to replace the file.
 func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {
 	return checkpoint.Convert(ctx, in, out, o)
 }

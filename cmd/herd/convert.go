@@ -1,8 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -17,6 +18,7 @@ type convertFlags struct {
 	*common
 	to, dtype string
 	lora      []string
+	force     bool
 }
 
 func newConvert(c *common) *cobra.Command {
@@ -27,7 +29,10 @@ func newConvert(c *common) *cobra.Command {
 		Long: `Convert writes a model as a .gguf file, a Hugging Face folder or a Meta folder.
 Float tensors keep their values and, without --type, their type; quantised ones
 are decoded to F32. With --lora adapters are merged into the matrices, and how
-far each is then from the exact sum is printed.`,
+far each is then from the exact sum is printed.
+
+A file that is there stays, unless --force replaces it; one that is read always
+does. Of folders only new and empty ones are filled.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 || args[0] == "" || args[1] == "" {
 				return usagef("want two arguments, IN and OUT")
@@ -38,12 +43,13 @@ far each is then from the exact sum is printed.`,
 	}
 	cmd.Flags().StringVar(&v.to, "to", "", "`FORMAT`: gguf, safetensors or meta")
 	cmd.Flags().StringVar(&v.dtype, "type", "", "`TYPE`: f32, f16 or bf16 (default the file's; f32 for quantised)")
+	cmd.Flags().BoolVar(&v.force, "force", false, "replace a file that is there")
 	addLora(cmd.Flags(), &v.lora)
 	return cmd
 }
 
 func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
-	o := llama.ConvertOptions{To: v.to}
+	o := llama.ConvertOptions{To: v.to, Replace: v.force}
 	switch strings.ToLower(v.dtype) {
 	case "":
 	case "f32":
@@ -60,10 +66,7 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 	default:
 		return usagef("--to is %q, want gguf, safetensors or meta", v.to)
 	}
-	out := filepath.Clean(args[1]) // a slash after a folder that is not there yet would be in the way
-	if f, err := os.Stat(out); v.to == "gguf" && err == nil && f.IsDir() {
-		return fmt.Errorf("%s: is a folder; name a file to write, %s for one", out, filepath.Join(out, "model.gguf"))
-	}
+	out := filepath.Clean(args[1])
 	var err error
 	if o.Adapters, err = parseLora(v.lora); err != nil {
 		return err
@@ -72,6 +75,12 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
 	r, err := llama.Convert(cmd.Context(), args[0], out, o)
 	bar.stop()
+	if errors.Is(err, fs.ErrExist) {
+		if v.to == "gguf" {
+			return fmt.Errorf("%s: exists: name another file, or replace it with --force", out)
+		}
+		return fmt.Errorf("%w: name another", err)
+	}
 	if err != nil {
 		return err
 	}

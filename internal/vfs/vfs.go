@@ -85,8 +85,9 @@ func Temp(r io.Reader, limit int64, name string) (*File, error) {
 }
 
 // Split turns a path of the operating system into a file system and a name in
-// it, so that one code path serves both.
+// it, so that one code path serves both. A slash at its end makes no difference.
 func Split(path string) (fs.FS, string) {
+	path = filepath.Clean(path)
 	return os.DirFS(filepath.Dir(path)), filepath.Base(path)
 }
 
@@ -135,11 +136,21 @@ func WriteAtomic(path string, write func(w io.Writer) error) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
+// notEmpty is the error of what would be written over, a fs.ErrExist.
+type notEmpty string
+
+func (path notEmpty) Error() string { return string(path) + ": exists and is not an empty folder" }
+func (notEmpty) Unwrap() error      { return fs.ErrExist }
+
 // WriteFolder fills a new folder beside out and moves it there. out must not exist or be
-// an empty folder.
+// an empty folder, or a link to one.
 func WriteFolder(out string, fill func(dir string) error) (err error) {
+	out = filepath.Clean(out)
 	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: exists and is not an empty folder", out)
+		return notEmpty(out)
+	}
+	if target, err := filepath.EvalSymlinks(out); err == nil {
+		out = target // a link to an empty folder stays
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".*.tmp")
 	if err != nil {

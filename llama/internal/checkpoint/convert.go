@@ -21,6 +21,8 @@ type ConvertOptions struct {
 	Type backend.DType
 	// Adapters are merged into the matrices, in this order.
 	Adapters []Adapter
+	// Replace lets a .gguf file that is there be replaced. One that is read never is.
+	Replace bool
 	// Progress is told how it goes.
 	Progress func(Progress)
 }
@@ -47,13 +49,18 @@ type ConvertReport struct {
 }
 
 // Convert writes a model in another format: a .gguf file, a Hugging Face folder
-// or a Meta folder, which must not exist yet. Float tensors keep every value
+// or a Meta folder. Float tensors keep every value
 // and their type, unless Type says otherwise; in GGUF, where vectors are F32,
 // their type travels in metadata and comes back. Quantised tensors are decoded
-// exactly. Matrices that have adapters are merged in float64. A file is replaced,
-// and a folder appears, only when it is complete.
+// exactly. Matrices that have adapters are merged in float64. A file or folder appears
+// only when it is complete. Where there is one already the error is fs.ErrExist, unless
+// the folder is empty or Replace allows to replace the file.
 func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {
 	if err := o.Validate(); err != nil {
+		return ConvertReport{}, err
+	}
+	out = filepath.Clean(out) // a slash after a folder that is not there yet would be in the way
+	if err := checkTarget(in, out, o); err != nil {
 		return ConvertReport{}, err
 	}
 	c, err := Open(ctx, in)
