@@ -11,6 +11,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/ctxerr"
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/tensor"
 )
@@ -143,7 +144,7 @@ func readSaved(f *safetensors.File) (s Saved, differs []string) {
 		differs = append(differs, fmt.Sprintf("step %.40q: want a number from 0 on", text))
 	}
 	s.Step = step
-	if err := json.Unmarshal([]byte(get(keyConfig)), &s.Config); err != nil {
+	if err := jsontext.Unmarshal([]byte(get(keyConfig)), &s.Config); err != nil {
 		differs = append(differs, fmt.Sprintf("config: %v", err))
 	}
 	return s, differs

@@ -14,6 +14,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/safetensors"
 	"github.com/herd-ml/herd/tensor"
@@ -238,7 +239,7 @@ func (s *store) prune(keep int) error {
 func readState(dir string) (st state, err error) {
 	b, err := vfs.ReadFile(os.DirFS(dir), stateFile, maxState)
 	if err == nil {
-		err = json.Unmarshal(b, &st)
+		err = jsontext.Unmarshal(b, &st)
 	}
 	if err == nil && (st.Step < 0 || st.Tokens < 0) {
 		err = fmt.Errorf("step %d, %d tokens", st.Step, st.Tokens)

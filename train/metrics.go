@@ -3,7 +3,6 @@ package train
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"math"
 	"os"
 	"strconv"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // A Row is a line of a metrics file: what a step, or an evaluation after it, gave.
@@ -67,7 +68,7 @@ func parseRow(line []byte) (Row, error) {
 		PerSecond  *float64 `json:"tokens_per_s"`
 		MFU        *float64 `json:"mfu"`
 	}
-	if err := json.Unmarshal(line, &in); err != nil {
+	if err := jsontext.Unmarshal(line, &in); err != nil {
 		return Row{}, err
 	}
 	if in.Step == nil || *in.Step < 0 {

@@ -12,11 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama"
-	"github.com/herd-ml/herd/llama/gguf"
-	"github.com/herd-ml/herd/llama/pth"
-	"github.com/herd-ml/herd/llama/safetensors"
-	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
 // Exit codes; cancelled is what shells report after Ctrl-C.
@@ -142,21 +139,14 @@ func printable(s string) string {
 
 // advice says what to do about an error, where the error does not.
 func advice(err error) string {
-	var (
-		f *fs.PathError
-		g *gguf.Error
-		s *safetensors.Error
-		p *pth.Error
-		t *tokenizer.Error
-	)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return ": check the path"
 	case errors.Is(err, llama.ErrContextFull):
 		return ": give a larger -c or a shorter prompt"
-	case errors.Is(err, llama.ErrUnsupported), errors.As(err, &f): // the system says what is wrong
-		return ""
-	case errors.As(err, &g), errors.As(err, &s), errors.As(err, &p), errors.As(err, &t):
+	case errors.Is(err, vfs.ErrDamaged) && errors.Is(err, io.ErrUnexpectedEOF):
+		return ": the file is incomplete: fetch it again"
+	case errors.Is(err, vfs.ErrDamaged):
 		return ": the file is incomplete, damaged or of another kind; fetch or convert it again"
 	}
 	return ""

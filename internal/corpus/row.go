@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // chatFields are the names under which data sets keep the turns of a chat.
@@ -35,7 +37,7 @@ func rowText(line []byte, field string) (string, error) {
 	switch value[0] {
 	case '"':
 		var s string
-		if err := json.Unmarshal(value, &s); err != nil {
+		if err := jsontext.Unmarshal(value, &s); err != nil {
 			return "", err
 		}
 		if s == "" {
@@ -51,12 +53,12 @@ func rowText(line []byte, field string) (string, error) {
 // object splits a JSON object into its fields.
 func object(b []byte) (map[string]json.RawMessage, error) {
 	var row map[string]json.RawMessage
-	err := json.Unmarshal(b, &row)
+	err := jsontext.Unmarshal(b, &row)
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return nil, fmt.Errorf("it is not JSON: byte %d: %w", syntax.Offset, err)
+		return nil, fmt.Errorf("it is %w", err)
 	case errors.As(err, &kind) || err == nil && row == nil:
 		return nil, fmt.Errorf("it is %s, want an object", kindOfJSON(b[0]))
 	}

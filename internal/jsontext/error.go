@@ -9,7 +9,13 @@ import (
 	"io"
 	"reflect"
 	"strings"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
+
+// Unmarshal is json.Unmarshal for text that people wrote: a byte order mark does no harm,
+// and errors are Explain's.
+func Unmarshal(data []byte, v any) error { return Explain(json.Unmarshal(vfs.Text(data), v)) }
 
 // Error is Explain's.
 type Error struct {
@@ -19,10 +25,26 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Key == "" {
+	switch {
+	case e.Key == "" && strings.HasPrefix(e.Reason, "is "):
+		return "the JSON " + e.Reason
+	case e.Key == "":
 		return e.Reason
+	case strings.HasPrefix(e.Reason, "is "):
+		return e.Key + " " + e.Reason
 	}
-	return e.Key + " " + e.Reason
+	return e.Key + ": " + e.Reason
+}
+
+// At is err, which came of the value of a key, with that key in front.
+func At(key string, err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	at := *e
+	at.Key = strings.TrimSuffix(key+"."+e.Key, ".")
+	return &at
 }
 
 // Unwrap returns the cause.
@@ -37,13 +59,11 @@ func Explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &kind):
-		reason := fmt.Sprintf("is %s, want %s", given(kind.Value), wanted(kind.Type))
-		if kind.Field == "" {
-			reason = fmt.Sprintf("the JSON is %s, want %s", given(kind.Value), wanted(kind.Type))
-		}
-		return &Error{Key: kind.Field, Reason: reason, Err: err}
-	case errors.As(err, &syntax) && strings.Contains(syntax.Error(), "unexpected end"), errors.Is(err, io.ErrUnexpectedEOF):
-		return &Error{Reason: "the JSON ends too early", Err: err}
+		return &Error{Key: kind.Field, Reason: fmt.Sprintf("is %s, want %s", given(kind.Value), wanted(kind.Type)), Err: err}
+	case errors.As(err, &syntax) && strings.Contains(syntax.Error(), "unexpected end"):
+		return &Error{Reason: fmt.Sprintf("not JSON: byte %d: it ends too early", syntax.Offset), Err: err}
+	case errors.Is(err, io.ErrUnexpectedEOF), err == io.EOF:
+		return &Error{Reason: "not JSON: it ends too early", Err: err}
 	case errors.As(err, &syntax):
 		what, _, ok := strings.Cut(strings.TrimPrefix(syntax.Error(), "invalid character "), "' ")
 		if ok {

@@ -29,7 +29,7 @@ func TestExplain(t *testing.T) {
 		`{"list": [-1]}`:             "list is the number -1, want a whole number from 0",
 		`{"rope": {"factor": true}}`: "rope.factor is true or false, want a number",
 		`[1]`:                        "the JSON is a list, want an object",
-		`{"a": `:                     "the JSON ends too early",
+		`{"a": `:                     "not JSON: byte 6: it ends too early",
 		`{"a": 1,}`:                  "not JSON: byte 9: unexpected '}'",
 		`{"name": 1` + strings.Repeat("0", 99) + `}`: "name is the number",
 	} {
@@ -40,6 +40,14 @@ func TestExplain(t *testing.T) {
 		var e *Error
 		if !errors.As(err, &e) || e.Err == nil {
 			t.Errorf("%.60s: %T", text, err)
+		}
+	}
+	for text, want := range map[string]string{
+		`"x"`: "lora is a text, want an object", "\xef\xbb\xbf{\"b\": 1}": "lora.B is the number, want a text", `[`: "lora: not JSON: byte 1: it ends too early",
+	} {
+		var v struct{ B string }
+		if err := At("lora", Unmarshal([]byte(text), &v)); err.Error() != want {
+			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
 	other := errors.New("other")

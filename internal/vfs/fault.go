@@ -19,7 +19,7 @@ func (f Fault) Error() string {
 	if f.Reason != "" {
 		s += ": " + f.Reason
 	}
-	if f.Err != nil {
+	if f.Err != nil && f.Err.Error() != "" { // see Damage
 		s += ": " + f.Err.Error()
 	}
 	return s

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/llama/chat/internal/jinja"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -181,7 +182,7 @@ func (w *llama3Writer) settings(o Options) error {
 		if !ok {
 			continue
 		}
-		if err := json.Unmarshal(raw, v); err != nil {
+		if err := jsontext.Unmarshal(raw, v); err != nil {
 			return fmt.Errorf("chat: variable %s: %w", name, err)
 		}
 	}
@@ -306,7 +307,7 @@ func (w *llama3Writer) keywords(arguments json.RawMessage) string {
 	for _, f := range fields {
 		text := string(f.value)
 		if kindOf(f.value) == '"' {
-			w.fail(json.Unmarshal(f.value, &text))
+			w.fail(jsontext.Unmarshal(f.value, &text))
 		}
 		parts = append(parts, f.key+`="`+text+`"`)
 	}

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+
+	"github.com/herd-ml/herd/internal/jsontext"
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // Message is one turn of a conversation. One that was read from JSON keeps
@@ -63,11 +66,11 @@ func (m Message) Text() string {
 func contentText(content json.RawMessage) (text string, err error) {
 	switch kindOf(content) {
 	case '"':
-		err = json.Unmarshal(content, &text)
+		err = jsontext.Unmarshal(content, &text)
 		return text, err
 	case '[':
 		var parts []struct{ Type, Text string }
-		if err := json.Unmarshal(content, &parts); err != nil {
+		if err := jsontext.Unmarshal(content, &parts); err != nil {
 			return "", fmt.Errorf("content: %w", err)
 		}
 		for i, p := range parts {
@@ -111,7 +114,7 @@ type field struct {
 func members(object []byte) ([]field, error) {
 	d := json.NewDecoder(bytes.NewReader(object))
 	if t, err := d.Token(); err != nil {
-		return nil, err
+		return nil, jsontext.Explain(err)
 	} else if t != json.Delim('{') {
 		return nil, fmt.Errorf("want an object, not %s", name(object))
 	}
@@ -120,11 +123,11 @@ func members(object []byte) ([]field, error) {
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
-			return nil, err
+			return nil, jsontext.Explain(err)
 		}
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
-			return nil, err
+			return nil, jsontext.Explain(err)
 		}
 		k, _ := key.(string)
 		if i, twice := at[k]; twice {
@@ -135,7 +138,7 @@ func members(object []byte) ([]field, error) {
 		fields = append(fields, field{k, value})
 	}
 	_, err := d.Token()
-	return fields, err
+	return fields, jsontext.Explain(err)
 }
 
 // name says what kind of JSON a value is.
@@ -186,7 +189,7 @@ func (m *Message) UnmarshalJSON(b []byte) error {
 		if value == nil || f.key != "content" && kindOf(value) == 'n' {
 			continue
 		}
-		if err := json.Unmarshal(value, f.value); err != nil {
+		if err := jsontext.Unmarshal(value, f.value); err != nil {
 			reflect.ValueOf(f.value).Elem().SetZero() // not half of it
 			m.bad = errors.Join(m.bad, fmt.Errorf("%s: %w", f.key, err))
 		}
@@ -295,12 +298,13 @@ func ParseTools(data []byte) ([]json.RawMessage, error) {
 
 // array reads a JSON array; what is its name in errors.
 func array(data []byte, what string) (items []json.RawMessage, err error) {
-	err = json.Unmarshal(data, &items)
+	data = vfs.Text(data)
+	err = jsontext.Unmarshal(data, &items)
 	var syntax *json.SyntaxError
 	switch {
 	case errors.As(err, &syntax):
 		line := 1 + bytes.Count(data[:min(int(syntax.Offset), len(data))], []byte("\n"))
-		return nil, fmt.Errorf("chat: %s: line %d, byte %d: %w", what, line, syntax.Offset, err)
+		return nil, fmt.Errorf("chat: %s: line %d: %w", what, line, err)
 	case err != nil || items == nil:
 		return nil, fmt.Errorf("chat: %s: want an array of objects, not %s", what, name(data))
 	}

@@ -34,7 +34,7 @@ func (e *Error) Error() string {
 	if e.Reason != "" {
 		parts = append(parts, e.Reason)
 	}
-	if e.Err != nil {
+	if e.Err != nil && e.Err.Error() != "" { // see vfs.Damage
 		parts = append(parts, e.Err.Error())
 	}
 	return strings.Join(parts, ": ")

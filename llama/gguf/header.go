@@ -94,7 +94,7 @@ func (f *File) readTensors(c *cursor, n uint64) error {
 	if v, ok := f.meta[alignKey]; ok {
 		var err error
 		if align, err = checkAlign(v); err != nil {
-			return &Error{File: c.src.Name, Key: alignKey, Reason: err.Error()}
+			return &Error{File: c.src.Name, Key: alignKey, Reason: err.Error(), Err: vfs.Damage(nil)}
 		}
 	}
 	for i := range n {
@@ -139,7 +139,12 @@ type cursor struct {
 	key, tensor string // what is being read, for errors
 }
 
+// fail says that the bytes are wrong, refuse that they are right and of no use.
 func (c *cursor) fail(cause error, format string, args ...any) error {
+	return &Error{File: c.src.Name, Tensor: c.tensor, Key: c.key, Reason: fmt.Sprintf(format, args...), Err: vfs.Damage(cause)}
+}
+
+func (c *cursor) refuse(cause error, format string, args ...any) error {
 	return &Error{File: c.src.Name, Tensor: c.tensor, Key: c.key, Reason: fmt.Sprintf(format, args...), Err: cause}
 }
 
@@ -160,7 +165,7 @@ func (c *cursor) take(n uint64) ([]byte, error) {
 		buf := make([]byte, want)
 		copy(buf, c.buf)
 		if _, err := vfs.ReadFull(c.src, buf[have:], int64(have)); err != nil {
-			return nil, c.fail(err, "the header cannot be read")
+			return nil, c.refuse(err, "the header cannot be read")
 		}
 		c.buf = buf
 	}
@@ -285,6 +290,9 @@ func (c *cursor) preamble() (version uint32, tensors, keys uint64, err error) {
 		return 0, 0, 0, err
 	}
 	if string(b) != magic {
+		if kind := c.src.Kind(); kind != "" {
+			return 0, 0, 0, c.refuse(nil, "this is not a GGUF file: it is %s", kind)
+		}
 		return 0, 0, 0, c.fail(nil, "this is not a GGUF file: it begins with %q, wanted %q", b, magic)
 	}
 	if version, err = c.u32(); err != nil {
@@ -293,11 +301,11 @@ func (c *cursor) preamble() (version uint32, tensors, keys uint64, err error) {
 	switch {
 	case version == 2 || version == 3:
 	case version == 1:
-		return 0, 0, 0, c.fail(nil, "GGUF version 1 is not supported, wanted 2 or 3: convert the model again")
+		return 0, 0, 0, c.refuse(nil, "GGUF version 1 is not supported, wanted 2 or 3: convert the model again")
 	case version != 0 && version&0xffff == 0:
-		return 0, 0, 0, c.fail(nil, "the file is byte-swapped (big-endian), which is not supported")
+		return 0, 0, 0, c.refuse(nil, "the file is byte-swapped (big-endian), which is not supported")
 	default:
-		return 0, 0, 0, c.fail(nil, "GGUF version %d is unknown, wanted 2 or 3", version)
+		return 0, 0, 0, c.refuse(nil, "GGUF version %d is unknown, wanted 2 or 3", version)
 	}
 	if tensors, err = c.u64(); err != nil {
 		return 0, 0, 0, err

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 )
 
@@ -108,8 +109,12 @@ func (p *parser) fail(key, format string, a ...any) {
 
 // get decodes a value.
 func (p *parser) get(key string, raw json.RawMessage, v any) {
-	if err := json.Unmarshal(raw, v); err != nil || string(raw) == "null" {
-		p.fail(key, "is %s, which is not what it must be: a %T", vfs.Clip(string(raw)), v)
+	err := jsontext.Unmarshal(raw, v)
+	switch {
+	case err != nil:
+		p.errs = append(p.errs, jsontext.At(strconv.Quote(vfs.Clip(key)), err))
+	case string(raw) == "null":
+		p.fail(key, "is null: leave it out, or say what it is")
 	}
 }
 
@@ -237,24 +242,27 @@ type member struct {
 
 // object reads the members of an object in their order.
 func object(text []byte) ([]member, error) {
-	d := json.NewDecoder(bytes.NewReader(text))
+	d := json.NewDecoder(bytes.NewReader(vfs.Text(text)))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.Join(errors.New("is no JSON object"), err)
+		if err == nil {
+			err = errors.New("is no JSON object")
+		}
+		return nil, jsontext.Explain(err)
 	}
 	var list []member
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {
-			return nil, err
+			return nil, jsontext.Explain(err)
 		}
 		m := member{key: t.(string)}
 		if err := d.Decode(&m.value); err != nil {
-			return nil, err
+			return nil, jsontext.Explain(err)
 		}
 		list = append(list, m)
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, err
+		return nil, jsontext.Explain(err)
 	}
 	if d.More() {
 		return nil, errors.New("something follows the JSON object")

@@ -189,8 +189,8 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	for what, text := range map[string]string{
-		"object": "[1]", "EOF": `{"r":1`, "follows": configText(nil) + "{}", "twice": `{"r":1,"r":2}`, "too many": strings.Repeat(" ", 2<<20), "invalid": `{"r":NaN}`,
-		"depth": `{"x":` + strings.Repeat("[", 20000),
+		"object": "[1]", "too early": `{"r":1`, "follows": configText(nil) + "{}", "twice": `{"r":1,"r":2}`, "too many": strings.Repeat(" ", 2<<20), "unexpected 'N'": `{"r":NaN}`,
+		"byte 10004": `{"x":` + strings.Repeat("[", 20000),
 	} {
 		if _, err := peft.ParseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)

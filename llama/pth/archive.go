@@ -37,13 +37,16 @@ func (b *budget) ReadAt(p []byte, off int64) (int, error) {
 // overlap another, so that reading all of them reads no more than the file.
 func readArchive(f *vfs.File) (map[string]entry, error) {
 	bad := func(reason string, err error) (map[string]entry, error) {
-		return nil, &Error{f.Name, "", reason, err}
+		return nil, &Error{f.Name, "", reason, vfs.Damage(err)}
 	}
 	var magic [4]byte
 	if n, err := f.ReadAt(magic[:], 0); n < len(magic) && err != io.EOF {
 		return bad("reading the first bytes", err)
 	}
 	if string(magic[:]) != "PK\x03\x04" {
+		if kind := f.Kind(); kind != "" {
+			return nil, &Error{f.Name, "", "this is no file of torch.save: it is " + kind, nil}
+		}
 		return bad("not a zip archive; files of torch.save before PyTorch 1.6 are not supported", nil)
 	}
 	z, err := zip.NewReader(&budget{f, maxDirectory}, f.Size)
@@ -115,7 +118,7 @@ func readEntry(f *vfs.File, e entry, limit int64) (string, error) {
 	}
 	text, err := vfs.ReadString(f, e.start, e.size)
 	if err != nil {
-		return "", &Error{f.Name, "", "reading " + e.name, err}
+		return "", &Error{f.Name, "", "reading " + e.name, vfs.Damage(err)}
 	}
 	return text, nil
 }

@@ -163,7 +163,10 @@ func (f *File) Close() error {
 // of their data.
 func readHeader(f *vfs.File) ([]*Tensor, map[string]string, error) {
 	bad := func(reason string, err error) ([]*Tensor, map[string]string, error) {
-		return nil, nil, &Error{f.Name, "", reason, err}
+		return nil, nil, &Error{f.Name, "", reason, vfs.Damage(err)}
+	}
+	if kind := f.Kind(); kind != "" {
+		return nil, nil, &Error{f.Name, "", "this is not a safetensors file: it is " + kind, nil}
 	}
 	if f.Size < 8 {
 		return bad(fmt.Sprintf("%d bytes are too few for a safetensors file", f.Size), nil)
@@ -177,7 +180,7 @@ func readHeader(f *vfs.File) ([]*Tensor, map[string]string, error) {
 	case u > maxHeader:
 		return bad(fmt.Sprintf("header of %d bytes is above the limit of %d; is this a safetensors file?", u, maxHeader), nil)
 	case int64(u) > f.Size-8:
-		return bad(fmt.Sprintf("header of %d bytes in a file of %d", u, f.Size), nil)
+		return bad(fmt.Sprintf("header of %d bytes in a file of %d", u, f.Size), io.ErrUnexpectedEOF)
 	}
 	n := int64(u)
 	text, err := vfs.ReadString(f, 8, n) // names are slices of it, so it is kept
@@ -187,6 +190,7 @@ func readHeader(f *vfs.File) ([]*Tensor, map[string]string, error) {
 	h := header{scanner: scanner{s: text}, file: f, data: 8 + n}
 	if err := h.parse(); err != nil {
 		if e, ok := err.(*Error); ok {
+			e.Err = vfs.Damage(e.Err)
 			return nil, nil, e
 		}
 		return bad("header", err)
@@ -311,12 +315,12 @@ func (h *header) checkPlaces() error {
 			if t.start < at {
 				word = "an overlap with the one before"
 			}
-			return &Error{h.file.Name, t.Name, fmt.Sprintf("data starts at byte %d, expected %d: %s", t.start-h.data, at-h.data, word), nil}
+			return &Error{h.file.Name, t.Name, fmt.Sprintf("data starts at byte %d, expected %d: %s", t.start-h.data, at-h.data, word), vfs.Damage(nil)}
 		}
 		at += t.Bytes
 	}
 	if at != h.file.Size {
-		return &Error{h.file.Name, "", fmt.Sprintf("the tensors end at byte %d, the file at %d", at, h.file.Size), nil}
+		return &Error{h.file.Name, "", fmt.Sprintf("the tensors end at byte %d, the file at %d", at, h.file.Size), vfs.Damage(nil)}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // hfFile is a tokenizer.json. https://github.com/huggingface/tokenizers
@@ -41,7 +43,7 @@ type hfAdded struct {
 // fromJSON reads a tokenizer.json; side holds what the files beside it say.
 func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 	var f hfFile
-	if err := json.Unmarshal(data, &f); err != nil {
+	if err := jsontext.Unmarshal(data, &f); err != nil {
 		return nil, fail("", "not a tokenizer.json: %v", err)
 	}
 	m := &f.Model
@@ -60,7 +62,7 @@ func fromJSON(data []byte, side sideFiles) (*Tokenizer, error) {
 		t.info.Warnings = append(t.info.Warnings, "model.dropout is for training and is not applied")
 	}
 	vocab := map[string]int64{}
-	if err := json.Unmarshal(m.Vocab, &vocab); err != nil {
+	if err := jsontext.Unmarshal(m.Vocab, &vocab); err != nil {
 		return nil, fail("model.vocab", "expected an object of tokens and ids: %v", err)
 	}
 	if err := t.addBeside(&f, vocab, side); err != nil {
@@ -293,7 +295,7 @@ func hfMerges(raw json.RawMessage) ([][2]string, error) {
 	first := bytes.TrimLeft(bytes.TrimPrefix(bytes.TrimSpace(raw), []byte("[")), " \t\r\n")
 	if len(first) > 0 && first[0] == '[' {
 		var pairs [][]string
-		if err := json.Unmarshal(raw, &pairs); err != nil {
+		if err := jsontext.Unmarshal(raw, &pairs); err != nil {
 			return nil, fail(field, "%v", err)
 		}
 		out := make([][2]string, len(pairs))
@@ -306,7 +308,7 @@ func hfMerges(raw json.RawMessage) ([][2]string, error) {
 		return out, nil
 	}
 	var lines []string
-	if err := json.Unmarshal(raw, &lines); err != nil {
+	if err := jsontext.Unmarshal(raw, &lines); err != nil {
 		return nil, fail(field, "%v", err)
 	}
 	out := make([][2]string, 0, len(lines))

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 	"unicode"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // preTokenizer collects the steps of a tokenizer.json pre_tokenizer.
@@ -244,7 +246,7 @@ func template(c *component, field string) (before, after []int32, err error) {
 			SpecialToken *struct{ ID string }
 			Sequence     *struct{ ID string }
 		}
-		if err := json.Unmarshal(raw, &part); err != nil {
+		if err := jsontext.Unmarshal(raw, &part); err != nil {
 			return nil, nil, fail(field+".single", "%v", err)
 		}
 		switch {

@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // editor changes a segment of text before it is split. first says that the
@@ -62,7 +64,7 @@ func parseComponent(raw json.RawMessage, field string, depth int) (*component, e
 		return nil, fail(field, "more than %d levels of Sequence", maxNesting)
 	}
 	c := new(component)
-	if err := json.Unmarshal(raw, c); err != nil {
+	if err := jsontext.Unmarshal(raw, c); err != nil {
 		return nil, fail(field, "%v", err)
 	}
 	return c, nil
@@ -71,7 +73,7 @@ func parseComponent(raw json.RawMessage, field string, depth int) (*component, e
 // pattern returns a component's pattern: a fixed text, or an expression.
 func (c *component) pattern(field string) (text string, regex bool, err error) {
 	var p struct{ String, Regex *string }
-	if err := json.Unmarshal(c.Pattern, &p); err != nil {
+	if err := jsontext.Unmarshal(c.Pattern, &p); err != nil {
 		return "", false, fail(field+".pattern", "%v", err)
 	}
 	switch {

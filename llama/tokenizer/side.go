@@ -50,8 +50,8 @@ func readSide(fsys fs.FS, dir string) (side sideFiles, err error) {
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(data, v); err != nil {
-			return &Error{File: path.Join(dir, file), Reason: jsontext.Explain(err).Error()}
+		if err := jsontext.Unmarshal(data, v); err != nil {
+			return &Error{File: path.Join(dir, file), Reason: err.Error()}
 		}
 		return nil
 	}
@@ -104,7 +104,7 @@ func idList(raw json.RawMessage, file, field string) ([]int32, error) {
 		return []int32{one}, nil
 	}
 	var many []int32
-	if err := json.Unmarshal(raw, &many); err != nil {
+	if err := jsontext.Unmarshal(raw, &many); err != nil {
 		return nil, &Error{File: file, Field: field, Reason: "expected a number or a list of numbers"}
 	}
 	return many, nil

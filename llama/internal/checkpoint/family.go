@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // Families are Llamas by another name: what their files add to Llama's settings becomes
@@ -95,7 +96,7 @@ func (h hfFamily) resolve(family string, c *Config) error {
 		c.SlidingWindow = 4096
 		if len(h.SlidingWindow) > 0 {
 			var window whole
-			if err := json.Unmarshal(h.SlidingWindow, &window); err != nil {
+			if err := jsontext.Unmarshal(h.SlidingWindow, &window); err != nil {
 				return fmt.Errorf("sliding_window is %.40s, want a number or null", h.SlidingWindow)
 			}
 			c.SlidingWindow = int(window)

@@ -492,7 +492,7 @@ func (n *whole) UnmarshalJSON(b []byte) error {
 func readJSON(dir fs.FS, name, shown string, v any) error {
 	b, err := vfs.ReadFile(dir, name, maxJSON)
 	if err == nil {
-		err = jsontext.Explain(json.Unmarshal(b, v))
+		err = jsontext.Unmarshal(b, v)
 	}
 	if err != nil {
 		return &FileError{File: path.Join(shown, name), Reason: "cannot be read", Err: err}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf16"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // maxJSON bounds the nesting of JSON.
@@ -36,7 +38,7 @@ func readJSON(d *json.Decoder, source, depth int) (Value, error) {
 	}
 	t, err := d.Token()
 	if err != nil {
-		return nil, fmt.Errorf("JSON at byte %d: %w", d.InputOffset(), err)
+		return nil, fmt.Errorf("JSON at byte %d: %w", d.InputOffset(), jsontext.Explain(err))
 	}
 	switch t := t.(type) {
 	case nil:
@@ -64,7 +66,7 @@ func readJSON(d *json.Decoder, source, depth int) (Value, error) {
 		for d.More() {
 			key, err := d.Token()
 			if err != nil {
-				return nil, fmt.Errorf("JSON at byte %d: %w", d.InputOffset(), err)
+				return nil, fmt.Errorf("JSON at byte %d: %w", d.InputOffset(), jsontext.Explain(err))
 			}
 			v, err := readJSON(d, source, depth+1)
 			if err != nil {
