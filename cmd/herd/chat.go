@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/chat"
 	"github.com/herd-ml/herd/llama/tokenizer"
@@ -121,7 +122,7 @@ func (g *chatFlags) promptOptions(cmd *cobra.Command) (o chat.Options, err error
 		}
 	}
 	if g.kwargs != "" {
-		if err := json.Unmarshal([]byte(g.kwargs), &o.Vars); err != nil || o.Vars == nil {
+		if err := jsontext.Unmarshal([]byte(g.kwargs), &o.Vars); err != nil || o.Vars == nil {
 			return o, usagef("--chat-template-kwargs is %q, want a JSON object", g.kwargs)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/pflag"
 
@@ -30,7 +31,7 @@ var commands = []command{
 	{"help", "", "list the commands"},
 	{"clear", "", "forget the conversation; the system message stays"},
 	{"system", "[TEXT]", "set the system message; without TEXT show it"},
-	{"save", "FILE", "write the conversation as JSON"},
+	{"save", "[--force] FILE", "write the conversation as JSON; --force replaces a FILE"},
 	{"load", "FILE", "go on with a conversation from a file"},
 	{"set", "[NAME VALUE]", "change a setting, as temp 0.5; without one list them"},
 	{"retry", "", "answer the last message again"},
@@ -38,10 +39,32 @@ var commands = []command{
 	{"bye", "", "end, as Ctrl-D does"},
 }
 
+// isCommand tells a command from a message that begins with a path or a comment.
+func isCommand(line string) bool {
+	word, ok := strings.CutPrefix(line, "/")
+	if !ok {
+		return false
+	}
+	if at := strings.IndexFunc(word, unicode.IsSpace); at >= 0 {
+		word = word[:at]
+	}
+	if slices.ContainsFunc(commands, func(c command) bool { return c.name == word }) || slices.Contains(otherCommands, word) {
+		return true
+	}
+	_, err := os.Stat("/" + word)
+	return err != nil && word != "" && !strings.Contains(line, "\n") && !strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsLetter(r) })
+}
+
+// otherCommands are names that people know from elsewhere.
+var otherCommands = []string{"?", "exit", "quit"}
+
 // command runs a line that begins with a slash.
 func (t *talk) command(line string) error {
-	word, rest, _ := strings.Cut(strings.TrimPrefix(line, "/"), " ")
-	word, rest = strings.TrimSpace(word), strings.TrimSpace(rest)
+	line = strings.TrimSpace(strings.TrimPrefix(line, "/"))
+	word, rest := line, ""
+	if at := strings.IndexFunc(line, unicode.IsSpace); at >= 0 {
+		word, rest = line[:at], strings.TrimSpace(line[at:])
+	}
 	switch word {
 	case "help", "?":
 		t.help()
@@ -51,7 +74,7 @@ func (t *talk) command(line string) error {
 		} else {
 			t.messages = nil
 		}
-		t.last = reply{}
+		t.last, t.dropped = reply{}, 0
 		t.say("the conversation is forgotten")
 	case "system":
 		return t.setSystem(rest)
@@ -104,8 +127,15 @@ func (t *talk) setSystem(text string) error {
 }
 
 func (t *talk) save(path string) error {
+	path, force := path, false
+	if rest, ok := strings.CutPrefix(path, "--force"); ok {
+		path, force = strings.TrimSpace(rest), true
+	}
 	if path == "" {
 		return errors.New("/save needs a FILE")
+	}
+	if _, err := os.Lstat(path); err == nil && !force && path != t.file {
+		return fmt.Errorf("%s: exists: /save --force %s replaces it", path, path)
 	}
 	b, err := json.MarshalIndent(append([]chat.Message{}, t.messages...), "", "  ")
 	if err != nil {
@@ -116,6 +146,7 @@ func (t *talk) save(path string) error {
 		return err
 	})
 	if err == nil {
+		t.file = path
 		t.say("saved %d messages to %s", len(t.messages), printable(path))
 	}
 	return err
@@ -134,7 +165,8 @@ func (t *talk) load(path string) error {
 	if err != nil {
 		return err
 	}
-	t.messages, t.last = messages, reply{}
+	t.messages, t.last, t.dropped = messages, reply{}, 0
+	t.file = path
 	t.say("loaded %d messages from %s", len(messages), printable(path))
 	return nil
 }

@@ -11,11 +11,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/peterh/liner"
 	"github.com/spf13/cobra"
 
+	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/chat"
 )
 
@@ -28,10 +30,10 @@ type lines interface {
 }
 
 // pipe reads lines of a file or a pipe.
-type pipe struct{ r *bufio.Reader }
+type pipe struct{ lineReader }
 
-func (p pipe) read(string) (string, error) {
-	line, err := p.r.ReadString('\n')
+func (p *pipe) read(string) (string, error) {
+	line, err := p.line()
 	if len(line) > maxLine {
 		return "", fmt.Errorf("a line of %s, at most %s are allowed", size(int64(len(line))), size(maxLine))
 	}
@@ -41,7 +43,7 @@ func (p pipe) read(string) (string, error) {
 	return strings.TrimRight(line, "\r\n"), err
 }
 
-func (p pipe) close() {}
+func (p *pipe) close() {}
 
 // maxLine is the longest message that can be typed.
 const maxLine = 16 << 20
@@ -49,11 +51,16 @@ const maxLine = 16 << 20
 // terminal edits lines, with a history that is kept between conversations.
 type terminal struct {
 	*liner.State
+	out     io.Writer
 	history string // a file, or empty
 }
 
-func newTerminal() terminal {
-	t := terminal{State: liner.NewLiner()}
+func newTerminal(in io.Reader, out io.Writer) (terminal, error) {
+	state, err := newLiner(in)
+	if err != nil {
+		return terminal{}, err
+	}
+	t := terminal{State: state, out: out}
 	t.SetCtrlCAborts(true)
 	t.SetMultiLineMode(true)
 	t.SetCompleter(func(line string) (found []string) {
@@ -71,15 +78,38 @@ func newTerminal() terminal {
 			f.Close()
 		}
 	}
-	return t
+	return t, nil
+}
+
+// newLiner makes the line editor. It reads os.Stdin as it finds it, so for that moment
+// pasted text is put on one line there. On Windows it reads keys, not bytes, and a paste
+// is many lines.
+func newLiner(in io.Reader) (*liner.State, error) {
+	if runtime.GOOS == "windows" {
+		return liner.NewLiner(), nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		_, err := io.Copy(w, &pasteReader{r: in})
+		_ = errors.Join(err, w.Close()) // the editor sees the end of its input
+	}()
+	stdin := os.Stdin
+	os.Stdin = r
+	defer func() { os.Stdin = stdin }()
+	return liner.NewLiner(), nil
 }
 
 func (t terminal) read(prompt string) (string, error) {
+	io.WriteString(t.out, pasteOn)
+	defer io.WriteString(t.out, pasteOff)
 	line, err := t.Prompt(prompt)
 	if err == nil && strings.TrimSpace(line) != "" {
 		t.AppendHistory(line)
 	}
-	return line, err
+	return pasted.Replace(line), err
 }
 
 func (t terminal) close() {
@@ -94,10 +124,15 @@ func (t terminal) close() {
 
 // converse talks until the input ends.
 func (t *talk) converse(cmd *cobra.Command) error {
-	var in lines = pipe{bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxInput))}
-	hint := false
-	if isTerminal(cmd.InOrStdin()) && isTerminal(cmd.OutOrStdout()) && liner.TerminalSupported() {
-		in, hint = newTerminal(), true
+	var in lines = &pipe{lineReader{r: bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxInput))}}
+	live := isTerminal(cmd.InOrStdin())
+	edited := live && isTerminal(cmd.OutOrStdout()) && liner.TerminalSupported()
+	if edited {
+		term, err := newTerminal(cmd.InOrStdin().(*cancelReader).r, os.Stdout)
+		if err != nil {
+			return err
+		}
+		in = term
 		t.g.note(cmd, "/help lists the commands; Ctrl-D ends")
 	}
 	defer in.close()
@@ -110,25 +145,25 @@ func (t *talk) converse(cmd *cobra.Command) error {
 	signal.Notify(t.interrupts, os.Interrupt)
 	defer signal.Stop(t.interrupts)
 	for {
-		text, err := t.next(in)
+		text, quoted, err := t.next(in)
 		switch {
-		case errors.Is(err, liner.ErrPromptAborted) && hint:
+		case errors.Is(err, liner.ErrPromptAborted) && edited:
 			t.g.note(cmd, "Ctrl-D ends the conversation")
 			continue
 		case errors.Is(err, io.EOF):
-			return nil
+			return t.ended(live)
 		case err != nil:
 			return err
 		}
-		if strings.HasPrefix(text, "/") {
+		switch {
+		case strings.TrimSpace(text) == "":
+		case !quoted && isCommand(text):
 			if err := t.command(text); errors.Is(err, errBye) {
-				return nil
+				return t.ended(live)
 			} else if err != nil {
 				t.say("%s", oneLine(err.Error()))
 			}
-			continue
-		}
-		if strings.TrimSpace(text) != "" {
+		default:
 			if err := t.ask(chat.Text("user", text)); err != nil {
 				return err
 			}
@@ -136,29 +171,45 @@ func (t *talk) converse(cmd *cobra.Command) error {
 	}
 }
 
-// next reads a message or a command. One that begins with """ goes on to the
-// next """, one that ends with \ to the next line.
-func (t *talk) next(in lines) (string, error) {
+// ended is the result of a conversation. A person has seen what failed.
+func (t *talk) ended(live bool) error {
+	switch {
+	case t.failed == 0 || live:
+		return nil
+	case t.failed == 1:
+		return errors.New("a message got no reply: see above")
+	}
+	return fmt.Errorf("%d messages got no reply: see above", t.failed)
+}
+
+// next reads a message or a command. One that begins with """ is a message and goes on
+// to the next """, one that ends with \ goes on to the next line.
+func (t *talk) next(in lines) (text string, quoted bool, err error) {
 	line, err := t.line(in, ">>> ")
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	block, quoted := strings.CutPrefix(strings.TrimLeft(line, " \t"), `"""`)
-	if !quoted {
-		for strings.HasSuffix(line, `\`) {
-			more, err := t.line(in, "... ")
-			if err != nil && err != io.EOF {
-				return "", err
-			}
-			line = strings.TrimSuffix(line, `\`) + "\n" + more
-			if err == io.EOF {
-				break
-			}
+	if block, ok := strings.CutPrefix(strings.TrimLeft(line, " \t"), `"""`); ok {
+		text, err = t.block(in, block)
+		return text, true, err
+	}
+	for strings.HasSuffix(line, `\`) {
+		more, err := t.line(in, "... ")
+		if err != nil && err != io.EOF {
+			return "", false, err
 		}
-		return line, nil
+		line = strings.TrimSuffix(line, `\`) + "\n" + more
+		if err == io.EOF {
+			break
+		}
 	}
+	return line, false, nil
+}
+
+// block reads on to the next """.
+func (t *talk) block(in lines, first string) (string, error) {
 	var text strings.Builder
-	text.WriteString(block)
+	text.WriteString(first)
 	for from := 0; ; {
 		if end := strings.Index(text.String()[from:], `"""`); end >= 0 {
 			return strings.Trim(text.String()[:from+end], "\n"), nil
@@ -228,12 +279,27 @@ func (t *talk) ask(m chat.Message) error {
 		return err
 	case err != nil:
 		t.messages = t.messages[:before]
+		t.failed++
+		if errors.Is(err, llama.ErrContextFull) {
+			err = t.full()
+		}
 		t.say("%s", oneLine(err.Error()+advice(err)))
+	case t.last.finish == llama.FinishContext.String():
+		t.say("%s", t.full())
 	}
 	if t.verbose {
 		t.showStats()
 	}
 	return nil
+}
+
+// full says that the context is, and what can be done.
+func (t *talk) full() error {
+	hint := "/clear forgets the conversation, /set context-shift true its oldest turns as needed; -c makes it longer"
+	if t.g.shift {
+		hint = "the message is too long for it; a larger -c takes more"
+	}
+	return fmt.Errorf("the context of %d tokens is full: %s", t.session.Context(), hint)
 }
 
 // say prints a message to the person, beside the replies.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,9 @@ type talk struct {
 	messages []chat.Message
 	verbose  bool // figures after each reply
 	last     reply
+	failed   int    // messages without a reply
+	dropped  int    // messages after the system message that the model no longer sees
+	file     string // where the conversation was loaded from or saved to last
 
 	interrupts chan os.Signal // Ctrl-C
 }
@@ -64,7 +68,7 @@ func (t *talk) reply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := t.model.ChatPrompt(t.messages, o)
+	p, err := t.fit(o)
 	if err != nil {
 		return err
 	}
@@ -115,6 +119,63 @@ func (t *talk) reply(ctx context.Context) error {
 	_, ending := io.WriteString(t.out, end)
 	t.messages = append(t.messages, m)
 	return errors.Join(failed, err, ending)
+}
+
+// fit makes the prompt. With --context-shift it leaves the oldest turns out once they do
+// not fit, with room for a reply, and never the system message.
+func (t *talk) fit(o llama.ChatOptions) (chat.Prompt, error) {
+	limit := t.session.Context()
+	room := limit / 4
+	if o.MaxTokens > 0 {
+		room = min(room, o.MaxTokens)
+	}
+	for first := true; ; first = false {
+		p, err := t.model.ChatPrompt(t.seen(), o)
+		most := limit - room
+		if first {
+			most = limit - 1 // once turns are left out, it is for more than one
+		}
+		if err != nil || !o.ContextShift || len(p.IDs) <= most {
+			return p, err
+		}
+		next := t.nextTurn()
+		if next < 0 {
+			return p, nil // the last message alone: the session says whether it fits
+		}
+		if t.dropped == 0 {
+			t.say("the context of %d tokens is full: the oldest turns are left out from here on", limit)
+		}
+		t.dropped = next
+	}
+}
+
+// seen are the messages that the model sees.
+func (t *talk) seen() []chat.Message {
+	if t.dropped == 0 {
+		return t.messages
+	}
+	system := t.system()
+	return append(slices.Clone(t.messages[:system]), t.messages[system+t.dropped:]...)
+}
+
+// system is the number of system messages at the start, 0 or 1.
+func (t *talk) system() int {
+	if len(t.messages) > 0 && t.messages[0].Role == "system" {
+		return 1
+	}
+	return 0
+}
+
+// nextTurn is where the second turn that the model sees begins, after the system message;
+// -1 where there is none.
+func (t *talk) nextTurn() int {
+	rest := t.messages[t.system():]
+	for i := t.dropped + 1; i < len(rest); i++ {
+		if rest[i].Role == "user" {
+			return i
+		}
+	}
+	return -1
 }
 
 // count takes the figures of a reply from the session.

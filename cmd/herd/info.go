@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,13 +20,24 @@ import (
 
 func newInfo(c *common) *cobra.Command {
 	var path string
+	var tensors bool
 	cmd := &cobra.Command{
-		Use:   "info -m MODEL",
+		Use:   "info MODEL",
 		Short: "Describe a model's files",
 		Long: `Info prints what a model's files say, without reading the weights: architecture,
-settings, tensors, tokenizer, memory and bytes read per token, and the problems
-found. It fails where the model could not be loaded.`,
-		Args: noArgs,
+settings, tokenizer, memory and bytes read per token, the problems found, and
+with --tensors each tensor. It fails where the model could not be loaded.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 1:
+				return usagef("unexpected argument %q: one MODEL", args[1])
+			case len(args) == 1 && path != "":
+				return usagef("MODEL twice, %q and -m %q", args[0], path)
+			case len(args) == 1:
+				path = args[0]
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
 				return errNoModel
@@ -39,7 +51,7 @@ found. It fails where the model could not be loaded.`,
 			if c.json {
 				err = printJSON(cmd.OutOrStdout(), infoJSON(info))
 			} else {
-				err = printInfo(cmd.OutOrStdout(), info)
+				err = printInfo(cmd.OutOrStdout(), info, tensors)
 			}
 			if err == nil && info.Memory.Weights == 0 { // the first problem stops loading
 				err = errors.New(info.Problems[0])
@@ -48,6 +60,7 @@ found. It fails where the model could not be loaded.`,
 		},
 	}
 	addModel(cmd.Flags(), &path)
+	cmd.Flags().BoolVar(&tensors, "tensors", false, "list the tensors; --json always does")
 	return cmd
 }
 
@@ -146,8 +159,24 @@ func snake(name string) string {
 	return b.String()
 }
 
+// summary says how many tensors of which types there are, the largest share first.
+func summary(tensors []llama.TensorInfo) string {
+	count, bytes := map[string]int{}, map[string]int64{}
+	for _, t := range tensors {
+		count[t.Type.String()]++
+		bytes[t.Type.String()] += t.Bytes
+	}
+	types := slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		return cmp.Or(cmp.Compare(bytes[b], bytes[a]), cmp.Compare(a, b))
+	})
+	for i, t := range types {
+		types[i] = fmt.Sprintf("%d %s (%s)", count[t], t, size(bytes[t]))
+	}
+	return fmt.Sprintf("%d: %s", len(tensors), strings.Join(types, ", "))
+}
+
 // printInfo is info for people.
-func printInfo(dst io.Writer, i llama.Info) error {
+func printInfo(dst io.Writer, i llama.Info, tensors bool) error {
 	w := bufio.NewWriter(dst)
 	row := func(name, format string, a ...any) {
 		fmt.Fprintf(w, "%-31s %s\n", name, printable(fmt.Sprintf(format, a...)))
@@ -158,6 +187,7 @@ func printInfo(dst io.Writer, i llama.Info) error {
 	row("parameters", "%.1f million", float64(i.Params)/1e6)
 	row("read per token", "%s", size(i.BytesPerToken))
 	row("memory", "%v", i.Memory)
+	row("tensors", "%s", summary(i.Tensors))
 	if t := i.Tokenizer; t != nil {
 		row("tokenizer", "%s, %s", t.Source, t.Model)
 		row("  tokens", "%d, of which %d special; %d merges", t.Tokens, t.Special, t.Merges)
@@ -181,10 +211,12 @@ func printInfo(dst io.Writer, i llama.Info) error {
 		}
 		row("  "+name, "%v", value)
 	})
-	fmt.Fprintln(w, "\ntensors")
-	for _, t := range i.Tensors {
-		shape := strings.Trim(strings.ReplaceAll(fmt.Sprint(t.Shape), " ", " x "), "[]")
-		fmt.Fprintf(w, " %-47s %-7s %13s %9s\n", printable(t.Name), t.Type, shape, size(t.Bytes))
+	if tensors {
+		fmt.Fprintln(w, "\ntensors")
+		for _, t := range i.Tensors {
+			shape := strings.Trim(strings.ReplaceAll(fmt.Sprint(t.Shape), " ", " x "), "[]")
+			fmt.Fprintf(w, " %-47s %-7s %13s %9s\n", printable(t.Name), t.Type, shape, size(t.Bytes))
+		}
 	}
 	if len(i.Problems) > 0 {
 		fmt.Fprintln(w, "\nproblems")

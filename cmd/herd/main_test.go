@@ -21,6 +21,7 @@ import (
 
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/peft"
 )
 
@@ -66,10 +67,44 @@ func writeAdapter(dir, model string) error {
 	return nil
 }
 
+// writeParts writes a model as two files of a split set, half of it, and the head of an
+// adapter.
+func writeParts(dir, model string) error {
+	whole, err := os.ReadFile(model)
+	if err != nil {
+		return err
+	}
+	f, err := gguf.Open(model)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "short.gguf"), whole[:len(whole)/2], 0o644))
+	half := len(f.Tensors()) / 2
+	for i, part := range [][]*gguf.Tensor{f.Tensors()[:half], f.Tensors()[half:]} {
+		var w gguf.Writer
+		for _, key := range f.Keys() {
+			v, _ := f.Lookup(key)
+			if i == 0 {
+				err = errors.Join(err, w.Set(key, v))
+			}
+		}
+		err = errors.Join(err, w.Set("split.no", uint16(i)), w.Set("split.count", uint16(2)), w.Set("split.tensors.count", int32(len(f.Tensors()))))
+		for _, t := range part {
+			err = errors.Join(err, w.Add(t.Name, t.Type, t.Shape, t.Reader()))
+		}
+		err = errors.Join(err, w.WriteFile(filepath.Join(dir, fmt.Sprintf("m-0000%d-of-00002.gguf", i+1))))
+	}
+	var w gguf.Writer
+	return errors.Join(err, w.Set("general.architecture", "llama"), w.Set("general.type", "adapter"), w.Set("adapter.type", "lora"),
+		w.WriteFile(filepath.Join(dir, "adapter.gguf")))
+}
+
 // TestScripts runs testdata/script. In them $MODEL, $HF and $META are a
 // committed model in three formats, $VOCAB a vocabulary, $TOKENIZER one of bytes, $GREEDY the file of
 // what the model generates, $IDS the prompt there and $N the number of tokens.
-// $LORA is an adapter of the model.
+// $LORA is an adapter of the model, $SPLIT a folder with it in two parts, $SHORT its first
+// half, $ADAPTER a file that says to be an adapter of llama.cpp.
 // A condition such as [amx] says that this kernel runs here.
 func TestScripts(t *testing.T) {
 	vocab, err := filepath.Glob(golden.Committed("tokenizer/gguf/*.gguf"))
@@ -97,7 +132,11 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GREEDY", greedy)
 			e.Setenv("IDS", ids)
 			e.Setenv("N", strconv.Itoa(len(reference.Tokens)))
-			return writeAdapter(filepath.Join(e.WorkDir, "lora"), filepath.Join(dir, "model.gguf"))
+			e.Setenv("SPLIT", filepath.Join(e.WorkDir, "split"))
+			e.Setenv("SHORT", filepath.Join(e.WorkDir, "split", "short.gguf"))
+			e.Setenv("ADAPTER", filepath.Join(e.WorkDir, "split", "adapter.gguf"))
+			return errors.Join(writeAdapter(filepath.Join(e.WorkDir, "lora"), filepath.Join(dir, "model.gguf")),
+				writeParts(filepath.Join(e.WorkDir, "split"), filepath.Join(dir, "model.gguf")))
 		},
 		Condition: func(name string) (bool, error) {
 			if !slices.Contains(kernels, name) {
@@ -106,7 +145,8 @@ func TestScripts(t *testing.T) {
 			return slices.Contains(variants(), name), nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "keys": keys, "oneline": oneline, "same": same, "interrupt": interrupt,
+			"exits": exits, "keys": keys, "oneline": oneline, "same": same, "equal": equal, "once": once,
+			"interrupt": interrupt, "hardlink": hardlink,
 		},
 	})
 }
@@ -171,17 +211,38 @@ func oneline(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// once TEXT wants stderr to say something once.
+func once(ts *testscript.TestScript, neg bool, args []string) {
+	if n := strings.Count(ts.ReadFile("stderr"), args[0]); n != 1 {
+		ts.Fatalf("%q is said %d times", args[0], n)
+	}
+}
+
+// hardlink FILE NEW makes another name of a file.
+func hardlink(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(os.Link(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
+}
+
+// equal KEY FILE OTHER wants the values of a key in two JSON files equal.
+func equal(ts *testscript.TestScript, neg bool, args []string) {
+	if a, b := value(ts, args[1], args[0]), value(ts, args[2], args[0]); a != b {
+		ts.Fatalf("%s is %s in %s, %s in %s", args[0], a, args[1], b, args[2])
+	}
+}
+
+// value is that of a key in a JSON file.
+func value(ts *testscript.TestScript, file, key string) string {
+	var v map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &v))
+	b, err := json.Marshal(v[key])
+	ts.Check(err)
+	return string(b)
+}
+
 // same KEY FILE wants the value of a key in stdout's JSON equal to that of the
 // same key in a JSON file.
 func same(ts *testscript.TestScript, neg bool, args []string) {
-	value := func(file string) string {
-		var v map[string]any
-		ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &v))
-		b, err := json.Marshal(v[args[0]])
-		ts.Check(err)
-		return string(b)
-	}
-	if got, want := value("stdout"), value(args[1]); got != want || want == "null" {
+	if got, want := value(ts, "stdout", args[0]), value(ts, args[1], args[0]); got != want || want == "null" {
 		ts.Fatalf("%s is %s, want %s", args[0], got, want)
 	}
 }

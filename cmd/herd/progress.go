@@ -1,65 +1,100 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/cupwriter"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
 )
 
-// progress is a bar on stderr. A nil one shows nothing.
-type progress struct {
-	out   *mpb.Progress
-	bar   *mpb.Bar
-	name  string
-	bytes bool
+// isTerminal says whether a stream of the command is a terminal.
+func isTerminal(stream any) bool {
+	switch s := stream.(type) {
+	case *cancelReader:
+		stream = s.r
+	case *column:
+		stream = s.w
+	}
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// bar returns a progress bar, or nil where none is wanted: with -q, and where
-// stderr is no terminal.
+// isLive says whether a stream is a terminal on which a line can be written over.
+func isLive(stream any) bool {
+	name := os.Getenv("TERM")
+	return isTerminal(stream) && name != "dumb" && (name != "" || os.PathSeparator == '\\')
+}
+
+// liveEvery is how often a line is written over.
+const liveEvery = 200 * time.Millisecond
+
+// liveLine is a line of a terminal that is written over.
+type liveLine struct {
+	w     io.Writer
+	width int // of what stands there
+}
+
+// show writes text in the place of what stands there.
+func (l *liveLine) show(text string) {
+	if f, ok := l.w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && len(text) >= columns {
+			text = text[:columns-1] // a line that wraps could not be written over
+		}
+	}
+	fmt.Fprintf(l.w, "\r%-*s", l.width, text)
+	l.width = len(text)
+}
+
+// clear takes the line off the screen.
+func (l *liveLine) clear() {
+	if l.width > 0 {
+		fmt.Fprintf(l.w, "\r%s\r", strings.Repeat(" ", l.width))
+		l.width = 0
+	}
+}
+
+// progress shows on stderr how far something is. A nil one shows nothing.
+type progress struct {
+	line         liveLine
+	name         string
+	bytes        bool
+	start, shown time.Time // nothing is shown of what is done at once
+}
+
+// bar returns a progress, or nil where none is wanted: with -q, and where stderr is no
+// terminal.
 func (c *common) bar(cmd *cobra.Command, name string, bytes bool) *progress {
 	w := cmd.ErrOrStderr()
-	if c.quiet || !isTerminal(w) {
+	if c.quiet || !isLive(w) {
 		return nil
 	}
-	return &progress{out: mpb.New(mpb.WithOutput(w)), name: name, bytes: bytes}
+	return &progress{line: liveLine{w: w}, name: name, bytes: bytes, start: time.Now(), shown: time.Now()}
 }
 
 // set shows that done of total are done.
 func (p *progress) set(done, total int64) {
-	if p == nil {
+	if p == nil || time.Since(p.shown) < liveEvery {
 		return
 	}
-	if p.bar == nil {
-		counters := decor.CountersNoUnit("%d / %d", decor.WC{C: decor.DextraSpace})
-		if p.bytes {
-			counters = decor.CountersKibiByte("% .1f / % .1f", decor.WC{C: decor.DextraSpace})
-		}
-		p.bar = p.out.AddBar(total, mpb.PrependDecorators(decor.Name(p.name+" "), counters),
-			mpb.AppendDecorators(decor.AverageETA(decor.ET_STYLE_GO)))
+	p.shown = time.Now()
+	text := fmt.Sprintf("%s %d of %d", p.name, done, total)
+	if p.bytes {
+		text = fmt.Sprintf("%s %s of %s", p.name, size(done), size(total))
 	}
-	p.bar.SetCurrent(done)
+	if took := p.shown.Sub(p.start); done > 0 && took > time.Second {
+		left := time.Duration(float64(took) * float64(total-done) / float64(done))
+		text += ", " + left.Round(time.Second).String() + " left"
+	}
+	p.line.show(text)
 }
 
-// stop takes the bar off the screen.
+// stop takes it off the screen.
 func (p *progress) stop() {
-	if p == nil {
-		return
+	if p != nil {
+		p.line.clear()
 	}
-	if p.bar != nil {
-		p.bar.Abort(true)
-	}
-	p.out.Wait()
-}
-
-// isTerminal says whether a stream of the command is a terminal.
-func isTerminal(stream any) bool {
-	if c, ok := stream.(*cancelReader); ok {
-		stream = c.r
-	}
-	f, ok := stream.(*os.File)
-	return ok && cupwriter.New(io.Writer(f), false).IsTerminal()
 }

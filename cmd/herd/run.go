@@ -40,9 +40,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root := newRoot()
 	root.SetArgs(append([]string{}, args...)) // never nil: cobra would read os.Args
 	root.SetIn(&cancelReader{ctx: ctx, r: stdin})
-	root.SetOut(stdout)
+	out := &column{w: stdout}
+	root.SetOut(out)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && out.within && isTerminal(out) && isTerminal(stderr) {
+		fmt.Fprintln(stderr) // the error gets a line of its own
+	}
 	var usage usageError
 	switch {
 	case err == nil:
@@ -71,18 +75,21 @@ or a Meta folder.
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.check(cmd) },
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch asked, _ := cmd.Flags().GetBool("version"); {
+			case len(args) > 0:
 				return usagef("there is no command %q", args[0])
+			case asked:
+				return nil
 			}
 			return usagef("no command given")
 		},
-		RunE: func(*cobra.Command, []string) error { return nil }, // Args refuses first
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.printVersion(cmd) }, // Args refuses first
 	}
+	root.Flags().Bool("version", false, "print the version")
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 80 "))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		text, _, _ := strings.Cut(err.Error(), ": strconv.") // how it was parsed helps nobody
-		return usagef("%s", text)
+		return usagef("%s", wrongFlag(err))
 	})
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [COMMAND]",
@@ -108,12 +115,39 @@ or a Meta folder.
 	return root
 }
 
+// wrongFlag says what is wrong with a flag, without how it was parsed.
+func wrongFlag(err error) string {
+	var value *pflag.InvalidValueError
+	if !errors.As(err, &value) {
+		return err.Error()
+	}
+	want := map[string]string{"bool": "true or false, or nothing", "string": "a text", "float32": "a number"}[value.GetFlag().Value.Type()]
+	if want == "" {
+		want = "a whole number"
+	}
+	return fmt.Sprintf("--%s is %q, want %s", value.GetFlag().Name, value.GetValue(), want)
+}
+
 // noArgs refuses anything that is not a flag.
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usagef("unexpected argument %q", args[0])
 	}
 	return nil
+}
+
+// column is stdout, and knows whether what was written ends within a line.
+type column struct {
+	w      io.Writer
+	within bool
+}
+
+// Write implements io.Writer.
+func (c *column) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		c.within = p[len(p)-1] != '\n'
+	}
+	return c.w.Write(p)
 }
 
 // oneLine makes a message fit for one line of a terminal, whatever names from

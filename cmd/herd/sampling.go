@@ -55,7 +55,7 @@ func (s *samplingFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&s.mirostat, "mirostat", 0, "mirostat `1` or 2 in the place of the filters; 0 is off")
 	f.Float32Var(&s.mirostatTau, "mirostat-ent", 5, "bits of surprise `TAU` it aims at")
 	f.Float32Var(&s.mirostatEta, "mirostat-lr", 0.1, "its learning rate `ETA`")
-	f.StringVar(&s.samplers, "samplers", "", "the stages in order, `LIST` between semicolons (default: penalties; dry; top_n_sigma; top_k; typ_p; top_p; min_p; xtc; temperature)")
+	f.StringVar(&s.samplers, "samplers", "", "the stages in order, `LIST` between semicolons; \"\" is none (default: penalties; dry; top_n_sigma; top_k; typ_p; top_p; min_p; xtc; temperature)")
 	f.StringVarP(&s.seed, "seed", "s", "-1", "`SEED` of the draw; -1 takes a random one and prints it")
 	f.StringArrayVarP(&s.bias, "logit-bias", "l", nil, "add to a token's logit: `ID(+/-)BIAS`, as 15043+1 or 15043-inf; repeatable")
 }
@@ -110,8 +110,15 @@ func (s *samplingFlags) apply(f *pflag.FlagSet, p sample.Params) (sample.Params,
 	}
 	if f.Changed("samplers") {
 		order, err := sample.ParseOrder(s.samplers)
-		if p.Order = order; err != nil || len(order) == 0 {
+		if p.Order = order; err != nil {
 			return p, usagef("--samplers: want stages between semicolons, as %q: %v", "top_k;temperature", err)
+		}
+		if len(order) == 0 { // no stage: tokens are drawn as likely as the model has them
+			greedy := f.Changed("temp") && s.temp == 0
+			p = sample.Params{Temperature: 1, Mirostat: p.Mirostat, MirostatTau: p.MirostatTau, MirostatEta: p.MirostatEta, LogitBias: p.LogitBias}
+			if greedy {
+				p.Temperature = 0
+			}
 		}
 	}
 	for _, b := range s.bias {

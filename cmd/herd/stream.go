@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // cancelReader is a file or stdin whose Read returns when the context ends,
@@ -56,7 +60,8 @@ func (c *cancelReader) Read(p []byte) (int, error) {
 // maxInput is how many bytes of text are read at most.
 const maxInput = 1 << 30
 
-// readInput reads a file whole, or stdin for "-".
+// readInput reads the text of a file, or stdin for "-". Byte order marks go, and lines
+// end in \n, wherever it was written.
 func readInput(cmd *cobra.Command, path string) (string, error) {
 	in := cmd.InOrStdin()
 	if path != "-" {
@@ -69,12 +74,35 @@ func readInput(cmd *cobra.Command, path string) (string, error) {
 	} else if isTerminal(in) {
 		fmt.Fprintln(cmd.ErrOrStderr(), "reading from the keyboard; Ctrl-D on an empty line ends the text")
 	}
-	var text strings.Builder
-	n, err := io.Copy(&text, io.LimitReader(in, maxInput+1))
-	if n > maxInput {
+	text, err := io.ReadAll(io.LimitReader(in, maxInput+1))
+	if len(text) > maxInput {
 		return "", fmt.Errorf("%s: the text is longer than %s: give a shorter one", path, size(maxInput))
 	}
-	return text.String(), err
+	return string(vfs.Lines(text)), err
+}
+
+// lineReader reads lines of text, whatever byte order mark it begins with.
+type lineReader struct {
+	r     *bufio.Reader
+	begun bool
+}
+
+// line returns a line with its end; io.EOF may come beside the last one.
+func (l *lineReader) line() (string, error) {
+	line, err := l.r.ReadString('\n')
+	if !l.begun && strings.HasPrefix(line, "\xff\xfe") || strings.HasPrefix(line, "\xfe\xff") && !l.begun {
+		var rest []byte // UTF-16, whose lines end otherwise: it is read whole
+		rest, err = io.ReadAll(l.r)
+		l.r = bufio.NewReader(bytes.NewReader(vfs.Text(append([]byte(line), rest...))))
+		if line = ""; err == nil {
+			line, err = l.r.ReadString('\n')
+		}
+	}
+	if !l.begun {
+		line = string(vfs.Text([]byte(line)))
+	}
+	l.begun = true
+	return line, err
 }
 
 // parseIDs reads token ids: a JSON array, or numbers between commas or white

@@ -2,7 +2,7 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
@@ -112,16 +113,16 @@ func (t *tokenizeFlags) decodeIDs(cmd *cobra.Command, tok *tokenizer.Tokenizer, 
 // textLine is a line of --jsonl.
 type textLine struct {
 	Text    *string `json:"text"`
-	Bytes   *[]byte `json:"bytes_b64"`
+	Bytes   *string `json:"bytes_b64"`
 	Special bool    `json:"special"`
 }
 
 // lines answers line by line, at once where the other side waits for it.
 func (t *tokenizeFlags) lines(cmd *cobra.Command, tok *tokenizer.Tokenizer) error {
-	in := bufio.NewReader(cmd.InOrStdin())
+	in := &lineReader{r: bufio.NewReader(cmd.InOrStdin())}
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	for n := 1; ; n++ {
-		line, err := in.ReadString('\n')
+		line, err := in.line()
 		if err != nil && err != io.EOF {
 			return err
 		}
@@ -134,7 +135,7 @@ func (t *tokenizeFlags) lines(cmd *cobra.Command, tok *tokenizer.Tokenizer) erro
 				return err
 			}
 		}
-		if err == io.EOF || in.Buffered() == 0 {
+		if err == io.EOF || in.r.Buffered() == 0 {
 			if err := out.Flush(); err != nil {
 				return err
 			}
@@ -147,7 +148,7 @@ func (t *tokenizeFlags) lines(cmd *cobra.Command, tok *tokenizer.Tokenizer) erro
 
 func (t *tokenizeFlags) line(tok *tokenizer.Tokenizer, line string) ([]int32, error) {
 	var l textLine
-	if err := json.Unmarshal([]byte(line), &l); err != nil {
+	if err := jsontext.Unmarshal([]byte(line), &l); err != nil {
 		return nil, fmt.Errorf("want an object with text or bytes_b64: %w", err)
 	}
 	var text string
@@ -157,7 +158,11 @@ func (t *tokenizeFlags) line(tok *tokenizer.Tokenizer, line string) ([]int32, er
 	case l.Text != nil:
 		text = *l.Text
 	default:
-		text = string(*l.Bytes)
+		b, err := base64.StdEncoding.DecodeString(*l.Bytes)
+		if err != nil {
+			return nil, errors.New("bytes_b64 is not base64")
+		}
+		text = string(b)
 	}
 	ids, err := tok.Encode(text, tokenizer.EncodeOptions{AddBOS: t.addBOS, Special: t.special || l.Special})
 	return list(ids), err

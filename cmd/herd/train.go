@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,8 +43,10 @@ end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.
 	flags.BoolVar(&resume, "resume", false, "go on from the newest checkpoint")
 	var keys []string
 	for _, k := range config.Keys(train.Config{}) {
-		flags.String(k.Path, "", k.Help)
-		flags.Lookup(k.Path).DefValue = "" // in the help
+		f := flags.VarPF(&setting{kind: k.Kind}, k.Path, "", k.Help)
+		if k.Kind == "bool" {
+			f.NoOptDefVal = "true"
+		}
 		keys = append(keys, k.Path)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -76,6 +77,13 @@ end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.
 	}
 	return cmd
 }
+
+// setting is the value of a key given as a flag, checked by package config.
+type setting struct{ kind, text string }
+
+func (s *setting) String() string        { return s.text }
+func (s *setting) Type() string          { return s.kind }
+func (s *setting) Set(text string) error { s.text = text; return nil }
 
 func anyChanged(cmd *cobra.Command, keys []string) bool {
 	for _, k := range keys {
@@ -108,9 +116,10 @@ func (c *common) train(cmd *cobra.Command, conf train.Config, resume bool) error
 		return err
 	}
 	defer b.Close()
-	s := &status{w: cmd.ErrOrStderr(), quiet: c.quiet, live: isTerminal(cmd.ErrOrStderr())}
+	w := cmd.ErrOrStderr()
+	s := &status{w: w, quiet: c.quiet, live: isLive(w), at: liveLine{w: w}}
 	r, err := train.Run(cmd.Context(), conf, train.Options{Resume: resume, Backend: b, Progress: s.progress, Event: s.event})
-	s.clear()
+	s.at.clear()
 	if err != nil {
 		if cmd.Context().Err() != nil && r.Checkpoint != "" {
 			s.line("saved as %s; --resume goes on", r.Checkpoint)
@@ -165,14 +174,11 @@ type status struct {
 	w       io.Writer
 	quiet   bool
 	live    bool
-	width   int // of the line that stands there
+	at      liveLine
 	printed time.Time
 }
 
-const (
-	liveEvery = 200 * time.Millisecond
-	lineEvery = 5 * time.Second
-)
+const lineEvery = 5 * time.Second
 
 func (s *status) progress(p train.Progress) {
 	every := lineEvery
@@ -195,8 +201,7 @@ func (s *status) progress(p train.Progress) {
 		fmt.Fprintln(s.w, text)
 		return
 	}
-	fmt.Fprintf(s.w, "\r%-*s", s.width, text)
-	s.width = len(text)
+	s.at.show(text)
 }
 
 func (s *status) event(e train.Event) {
@@ -219,14 +224,6 @@ func (s *status) line(format string, a ...any) {
 	if s.quiet {
 		return
 	}
-	s.clear()
+	s.at.clear()
 	fmt.Fprintln(s.w, oneLine(fmt.Sprintf(format, a...)))
-}
-
-// clear takes the line that is written over off the screen.
-func (s *status) clear() {
-	if s.width > 0 {
-		fmt.Fprintf(s.w, "\r%s\r", strings.Repeat(" ", s.width))
-		s.width = 0
-	}
 }

@@ -28,19 +28,21 @@ func newVersion(c *common) *cobra.Command {
 		Use:   "version",
 		Short: "Print the version and what runs here",
 		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			b, err := readBuild()
-			if err != nil {
-				return err
-			}
-			if c.json {
-				return printJSON(cmd.OutOrStdout(), b)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "herd %s\ncommit   %s\ngo       %s %s\ncpu      %s\nkernels  %s (default %s)\n",
-				b.Version, cmp.Or(b.Commit, "unknown"), b.Go, b.Platform, b.CPU, strings.Join(b.Variants, " "), b.Kernel)
-			return err
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return c.printVersion(cmd) },
 	}
+}
+
+func (c *common) printVersion(cmd *cobra.Command) error {
+	b, err := readBuild()
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return printJSON(cmd.OutOrStdout(), b)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "herd %s\ncommit   %s\ngo       %s %s\ncpu      %s\nkernels  %s (default %s)\n",
+		b.Version, cmp.Or(b.Commit, "unknown"), b.Go, b.Platform, b.CPU, strings.Join(b.Variants, " "), b.Kernel)
+	return err
 }
 
 func readBuild() (build, error) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // MaxSize bounds a file of settings, in bytes.
@@ -23,11 +25,15 @@ func Decode(data []byte, name string, v any) error {
 	if len(data) > MaxSize {
 		return fmt.Errorf("%s: %d bytes are too many for settings", name, len(data))
 	}
+	data = vfs.Lines(data)
 	if strings.TrimSpace(string(data)) == "" {
 		return fmt.Errorf("%s: is empty", name)
 	}
 	if err := yaml.UnmarshalWithOptions(data, v, yaml.Strict(), yaml.DisallowUnknownField()); err != nil {
-		return fmt.Errorf("%s: %s", name, strings.TrimSpace(yaml.FormatError(err, false, true)))
+		return fmt.Errorf("%s: %w", name, explain(err, data, v))
+	}
+	if err := checkWhole(data, v); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
@@ -52,27 +58,30 @@ func Set(v any, path, value string) error {
 		return nil
 	}
 	fresh := reflect.New(field.Type()) // a list is replaced, not added to
-	if err := yaml.UnmarshalWithOptions([]byte(value), fresh.Interface(), yaml.Strict(), yaml.DisallowUnknownField()); err != nil {
-		return fmt.Errorf("%s: %q is no %s", path, value, describe(field.Type()))
+	if err := yaml.UnmarshalWithOptions([]byte(value), fresh.Interface(), yaml.Strict(), yaml.DisallowUnknownField()); err != nil || fraction(field.Type(), value) {
+		return fmt.Errorf("%s is %s, want %s", path, short(value), describe(field.Type()))
 	}
 	field.Set(fresh.Elem())
 	return nil
 }
 
+const wholeNumber = "a whole number"
+
+// describe says what a field of a type takes.
 func describe(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint64:
-		return "whole number"
+		return wholeNumber
 	case reflect.Float32, reflect.Float64:
-		return "number"
+		return "a number"
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Slice:
-		return "list"
+		return "a list"
 	case reflect.Struct, reflect.Map:
-		return "set of keys"
+		return "keys with values"
 	}
-	return t.Kind().String()
+	return "a text"
 }
 
 // find is the field of a dotted path.
@@ -111,8 +120,12 @@ func key(f reflect.StructField) string {
 type Key struct {
 	Path  string // dotted
 	Value string // as in YAML
+	Kind  string // what it takes: text, number, list, or bool
 	Help  string
 }
+
+// kinds are the names of what describe describes, as short as a flag's help wants them.
+var kinds = map[string]string{wholeNumber: "number", "a number": "number", "true or false": "bool", "a list": "list", "a text": "text"}
 
 // Keys lists every setting of a struct with its present value.
 func Keys(v any) []Key {
@@ -153,7 +166,7 @@ func walk(v reflect.Value, prefix string, depth int, visit func(depth int, k Key
 		if name == "" {
 			continue
 		}
-		k, field := Key{Path: prefix + name, Help: f.Tag.Get("help")}, v.Field(i)
+		k, field := Key{Path: prefix + name, Kind: kinds[describe(f.Type)], Help: f.Tag.Get("help")}, v.Field(i)
 		_, text := field.Interface().(encoding.TextMarshaler)
 		if field.Kind() == reflect.Struct && !text {
 			visit(depth, k, true)

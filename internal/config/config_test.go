@@ -23,22 +23,34 @@ func TestDecode(t *testing.T) {
 	if err := Decode([]byte("steps: 7\ninner:\n  names: [b, c]\n"), "f.yaml", &v); err != nil {
 		t.Fatal(err)
 	}
+	if err := Decode([]byte("\xef\xbb\xbfsteps: 7.0\r\nname: kept\r\n"), "f.yaml", &v); err != nil {
+		t.Fatal(err)
+	}
 	if want := (outer{Name: "kept", Steps: 7, Inner: inner{Rate: 2, Names: []string{"b", "c"}}}); !reflect.DeepEqual(v, want) {
 		t.Errorf("%+v, want %+v", v, want)
 	}
 	for text, says := range map[string]string{
-		"":                       "empty",
-		"stepz: 1":               "stepz",
-		"inner: {rat: 1}":        "rat",
-		"steps: many":            "many",
-		"steps: 1\nsteps: 2":     "steps",
-		"skip: 1":                "skip",
-		"inner: 3":               "f.yaml",
-		"[1":                     "f.yaml",
-		strings.Repeat("#", 2e6): "too many",
+		"":                               "empty",
+		"stepz: 1":                       "stepz",
+		"inner: {rat: 1}":                `line 1: unknown key "inner.rat"`,
+		"steps: many":                    `f.yaml: line 1: steps is "many", want a whole number`,
+		"\n steps: 1.5":                  `f.yaml: line 2: steps is "1.5", want a whole number`,
+		"steps: 99999999999999999999":    `line 1: steps is "99999999999999999999", want a whole number`,
+		"inner:\n  names: 5":             `line 2: inner.names is "5", want a list`,
+		"inner: {names: [a], rate: [b]}": `line 1: inner.rate is "[b]", want a number`,
+		"inner: {names: [[a]]}":          `line 1: inner.names is "[[a]]", want a list`,
+		"inner:\n  rate: 1\n  rat: 2":    `line 3: unknown key "inner.rat"`,
+		"hello":                          `line 1: want keys with values`,
+		"- a":                            `line 1: want keys with values`,
+		"inner:\n- a":                    `inner is "- a", want keys with values`,
+		"steps: 1\nsteps: 2":             `line 2: not YAML: mapping key "steps" already defined`,
+		"skip: 1":                        "skip",
+		"inner: 3":                       `line 1: inner is "3", want keys with values`,
+		"[1":                             "f.yaml: line 1: not YAML: ",
+		strings.Repeat("#", 2e6):         "too many",
 	} {
 		v := outer{}
-		if err := Decode([]byte(text), "f.yaml", &v); err == nil || !strings.Contains(err.Error(), says) {
+		if err := Decode([]byte(text), "f.yaml", &v); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "Go ") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%.20q: %v does not say %q", text, err, says)
 		}
 	}
@@ -57,7 +69,7 @@ func TestSet(t *testing.T) {
 	if err := Set(&v, "inner.names", "a b,c"); err != nil || !reflect.DeepEqual(v.Inner.Names, []string{"a b", "c"}) {
 		t.Errorf("%q: %v", v.Inner.Names, err)
 	}
-	for _, bad := range [][2]string{{"nope", "1"}, {"inner.nope", "1"}, {"steps.more", "1"}, {"steps", "x"}, {"inner", "{a: 1}"}, {"Skip", "1"}} {
+	for _, bad := range [][2]string{{"nope", "1"}, {"inner.nope", "1"}, {"steps.more", "1"}, {"steps", "x"}, {"steps", "1.5"}, {"inner", "{a: 1}"}, {"Skip", "1"}} {
 		if err := Set(&v, bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), bad[0]) {
 			t.Errorf("%v: %v", bad, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/chat/internal/jinja"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -47,7 +48,7 @@ func (e *TemplateError) Error() string {
 // NewTemplate parses a template. BOS and EOS are those of tok, which may be nil
 // for a template that only renders. A fault in the source is a *TemplateError.
 func NewTemplate(source string, tok *tokenizer.Tokenizer) (*Template, error) {
-	program, err := jinja.Parse(source, jinja.Limits{})
+	program, err := jinja.Parse(string(vfs.Text([]byte(source))), jinja.Limits{})
 	if err != nil {
 		return nil, templateError(err)
 	}
@@ -82,7 +83,7 @@ func (t *Template) Render(messages []Message, o Options) (string, error) {
 	return text.String, err
 }
 
-func (t *Template) render(messages []Message, o Options) (jinja.Text, error) {
+func (t *Template) renderAsIs(messages []Message, o Options) (jinja.Text, error) {
 	if err := o.oneTemplate(); err != nil {
 		return jinja.Text{}, err
 	}

@@ -37,6 +37,14 @@ func readGGUF(f *gguf.File, shown string) (*Checkpoint, error) {
 		return nil, err
 	}
 	c.Architecture = arch
+	switch kind, _ := f.String("general.type"); kind { // most files have none
+	case "adapter":
+		return nil, Errorf(shown, "", "%s", isAdapter)
+	case "mmproj":
+		return nil, Errorf(shown, "", "is the part of a model that sees or hears: name the file of its language model")
+	case "imatrix":
+		return nil, Errorf(shown, "", "holds statistics for quantising, not a model")
+	}
 	if architectures[arch] == "" {
 		return nil, &FileError{File: shown, Err: unsupported("architecture", arch)}
 	}

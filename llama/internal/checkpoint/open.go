@@ -62,6 +62,9 @@ func openFS(ctx context.Context, fsys fs.FS, name, shown string) (*Checkpoint, e
 		c, err := openMeta(dir, shown)
 		return c, located(err, inFolder)
 	}
+	if has("adapter_config.json") {
+		return nil, Errorf(shown, "", "%s", isAdapter)
+	}
 	found, err := fs.Glob(dir, "*.gguf")
 	if err == nil && len(found) > 0 {
 		sort.Strings(found)
@@ -69,6 +72,9 @@ func openFS(ctx context.Context, fsys fs.FS, name, shown string) (*Checkpoint, e
 	}
 	return nil, Errorf(shown, "", "is a folder without config.json (Hugging Face) or params.json (Meta)")
 }
+
+// isAdapter is the reason to refuse an adapter in the place of a model.
+const isAdapter = "is an adapter, not a model: load its base model, and this as an adapter of it"
 
 // openFile opens a single file, which must be GGUF; it tells the other known
 // kinds apart, since naming the folder is what was meant.
