@@ -30,11 +30,11 @@ func (d damage) Unwrap() error        { return d.cause }
 func (f *File) Kind() string {
 	head := make([]byte, 64)
 	n, _ := f.ReadAt(head, 0) // of a file that cannot be read, nothing is known
-	head = bytes.ToLower(bytes.TrimSpace(head[:n]))
+	head = bytes.TrimSpace(head[:n])
 	for _, k := range []struct{ begin, kind string }{
 		{"version https://git-lfs", "a pointer of Git LFS, not the file itself ('git lfs pull' fetches that)"},
-		{"<!doctype", "a page of HTML"}, {"<html", "a page of HTML"}, {"gguf", "a GGUF file"},
-		{"pk\x03\x04", "a zip archive"}, {"\x1f\x8b", "packed with gzip"}, {"\x28\xb5\x2f\xfd", "packed with zstd"},
+		{"<!DOCTYPE", "a page of HTML"}, {"<!doctype", "a page of HTML"}, {"<html", "a page of HTML"}, {"GGUF", "a GGUF file"},
+		{"PK\x03\x04", "a zip archive"}, {"\x1f\x8b", "packed with gzip"}, {"\x28\xb5\x2f\xfd", "packed with zstd"},
 		{"{\"", "JSON"}, {"{\n", "JSON"},
 	} {
 		if bytes.HasPrefix(head, []byte(k.begin)) {
