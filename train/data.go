@@ -53,6 +53,12 @@ type DataConfig struct {
 	// EOS puts the token that ends a text behind each document: "auto" (where the
 	// tokenizer has one), "always" or "never". Default "auto".
 	EOS string `yaml:"eos" help:"token that ends each document: auto, always or never (default auto)"`
+	// Special says what becomes of text that spells one of the tokenizer's control tokens,
+	// such as <|eot_id|>: "never" leaves it text, in ordinary tokens, so that what is on a
+	// web page ends no document, and Run warns and counts; "always" makes it the token, for
+	// texts that were rendered from chats. A document that begins with BOS or ends with
+	// EOS then gets no second one. Default "never".
+	Special string `yaml:"special" help:"text that spells control tokens: never (it stays text, with a warning) or always (it becomes the tokens) (default never)"`
 	// WholeDocuments never cuts a document: one that does not fit starts the next
 	// sequence, padding fills the rest, and one longer than a sequence is an
 	// error. By default a document is cut where the sequence ends and goes on in
@@ -85,6 +91,7 @@ func (c DataConfig) withDefaults() DataConfig {
 	c.InvalidUTF8 = cmp.Or(c.InvalidUTF8, "error")
 	c.BOS = cmp.Or(c.BOS, "auto")
 	c.EOS = cmp.Or(c.EOS, "auto")
+	c.Special = cmp.Or(c.Special, "never")
 	c.ShuffleBuffer = cmp.Or(c.ShuffleBuffer, 1024)
 	return c
 }
@@ -111,6 +118,7 @@ func (c DataConfig) Validate() error {
 	oneOf("invalid_utf8", c.InvalidUTF8, "error", "replace")
 	oneOf("bos", c.BOS, "auto", "always", "never")
 	oneOf("eos", c.EOS, "auto", "always", "never")
+	oneOf("special", c.Special, "never", "always")
 	return errors.Join(errs...)
 }
 
@@ -122,7 +130,9 @@ type Data struct {
 	train, eval []corpus.File
 	before      []int32 // each document
 	after       []int32
-	settings    string // fingerprint
+	controls    controls
+	tokens      string // fingerprint of what becomes of a text
+	reading     string // fingerprint of how documents are read and ordered
 	bufferBytes int    // of documents, at which the shuffle buffer is full
 }
 
@@ -132,7 +142,7 @@ func OpenData(c DataConfig, tok *tokenizer.Tokenizer) (*Data, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Data{c: c.withDefaults(), tok: tok, bufferBytes: shuffleBytes}
+	d := &Data{c: c.withDefaults(), tok: tok, bufferBytes: shuffleBytes, controls: newControls(tok)}
 	train, trainErr := corpus.Find(c.Files)
 	eval, evalErr := corpus.Find(c.EvalFiles)
 	tokenErr := d.findTokens()
@@ -144,7 +154,8 @@ func OpenData(c DataConfig, tok *tokenizer.Tokenizer) (*Data, error) {
 		return nil, errors.New("data: every one of files is in eval_files too; nothing is left to train on")
 	}
 	var err error
-	d.settings, err = d.settingsFingerprint()
+	d.tokens, err = d.tokensFingerprint()
+	d.reading = d.readingFingerprint()
 	return d, err
 }
 
@@ -185,11 +196,18 @@ func endOfText(tok *tokenizer.Tokenizer) (int32, bool) {
 
 // encode appends a document's tokens to ids.
 func (d *Data) encode(ids []int32, text string) ([]int32, error) {
-	ids = append(ids, d.before...)
-	start := len(ids)
-	ids, err := d.tok.Append(ids, text, tokenizer.EncodeOptions{})
+	start := len(ids) + len(d.before)
+	ids, err := d.tok.Append(append(ids, d.before...), text, tokenizer.EncodeOptions{Special: d.c.Special == "always"})
 	if err != nil || len(ids) == start {
 		return nil, err // no token: no document
+	}
+	if d.c.Special == "always" { // the text may have them
+		if slices.Equal(ids[start:min(start+len(d.before), len(ids))], d.before) {
+			ids = slices.Delete(ids, start, start+len(d.before))
+		}
+		if last := len(ids) - len(d.after); slices.Equal(ids[last:], d.after) {
+			return ids, nil
+		}
 	}
 	return append(ids, d.after...), nil
 }
@@ -239,25 +257,35 @@ func (d *Data) HasEval() bool { return len(d.eval) > 0 || d.c.Holdout > 0 }
 // files, so they are not compared by name.
 const probe = "The 3rd  fox's 12345 \u00fcber \u65e5\u672c\n\t\xf0\x9f\xa6\x99<s>"
 
-// settingsFingerprint is a hash of all that decides which tokens come in which
-// order, except the files and the seed.
-func (d *Data) settingsFingerprint() (string, error) {
+// tokensFingerprint is a hash of all that decides which tokens a text becomes.
+func (d *Data) tokensFingerprint() (string, error) {
 	ids, err := d.tok.Encode(probe, tokenizer.EncodeOptions{})
 	if err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
-	c := d.c
-	c.Files, c.EvalFiles, c.Epochs, c.MaxDocument, c.WholeDocuments = nil, nil, 0, 0, false
-	return fingerprint(c, d.before, d.after, d.tok.VocabSize(), ids), nil
+	return fingerprint(d.c.Special, d.before, d.after, d.tok.VocabSize(), ids), nil
 }
 
-// filesFingerprint is a hash of the names, without folders, and sizes of files.
-func filesFingerprint(files []corpus.File) string {
-	named := slices.Clone(files)
-	for i := range named {
-		named[i].Path = filepath.Base(named[i].Path)
+// readingFingerprint is a hash of all that decides which documents come in which order,
+// except the files and the seed.
+func (d *Data) readingFingerprint() string {
+	c := d.c
+	return fingerprint(c.Holdout, c.Field, c.Separator, c.SkipEmpty, c.InvalidUTF8, c.Ordered, c.ShuffleBuffer)
+}
+
+// filesFingerprint is a hash of how files are read, and of their names, without folders,
+// their sizes and their times.
+func (d *Data) filesFingerprint(files []corpus.File) string {
+	type mark struct {
+		Name string
+		Size int64
+		Time int64
 	}
-	return fingerprint(named)
+	marks := make([]mark, len(files))
+	for i, f := range files {
+		marks[i] = mark{filepath.Base(f.Path), f.Size, f.Time().UnixNano()}
+	}
+	return fingerprint(d.reading, marks)
 }
 
 func fingerprint(values ...any) string {

@@ -474,13 +474,13 @@ func TestOtherData(t *testing.T) {
 		it   *Iterator
 		want string
 	}{
-		{iterator(map[string]string{"a.txt": "abc\ndefg", "b.txt": "ghi"}, c, "</s>", 1), "the files are not those"},
-		{iterator(map[string]string{"a.txt": "abc\ndef", "c.txt": "ghi"}, c, "</s>", 1), "the files are not those"},
-		{iterator(files, other, "</s>", 1), "the settings or the tokenizer are not those"},
-		{iterator(files, c, "<|eot_id|>", 1), "the settings or the tokenizer are not those"},
+		{iterator(map[string]string{"a.txt": "abcd\ndefg", "b.txt": "ghij"}, c, "</s>", 1), "given before are no longer the same"},
+		{iterator(map[string]string{"a.txt": "a"}, c, "</s>", 1), "given before are no longer the same"},
+		{iterator(files, other, "</s>", 1), "the tokenizer, or bos, eos or special, is not that"},
+		{iterator(files, c, "<|eot_id|>", 1), "the tokenizer, or bos, eos or special, is not that"},
 		{iterator(files, c, "</s>", 2), "the seed is 2 and was 1"},
 	} {
-		if err := wrong.it.Restore(t.Context(), p); err == nil || !strings.Contains(err.Error(), wrong.want) {
+		if err := wrong.it.Restore(t.Context(), p); !errors.Is(err, ErrInexact) || !strings.Contains(err.Error(), wrong.want) {
 			t.Errorf("%v, want %s", err, wrong.want)
 		}
 		if b, err := wrong.it.Next(t.Context()); err != nil || len(b.IDs) != 4 {

@@ -3,8 +3,10 @@ package train
 import (
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"io"
 	"math/bits"
 	"math/rand/v2"
@@ -48,7 +50,12 @@ type documents struct {
 	bytes  int       // of held
 	random *rand.PCG // state of the epoch
 	given  int64     // documents given in this epoch
+	sum    uint64    // checksum of their texts, in order
+	first  uint64    // the same of the whole first epoch, once it is over
 }
+
+// sums are checksums of texts: they tell data that was changed, not data that was forged.
+var sums = crc64.MakeTable(crc64.ECMA)
 
 // newDocuments starts the first epoch.
 func newDocuments(d *Data, files []corpus.File, eval bool, seed uint64) *documents {
@@ -65,7 +72,7 @@ func newDocuments(d *Data, files []corpus.File, eval bool, seed uint64) *documen
 
 // start begins an epoch.
 func (s *documents) start(epoch int) {
-	s.epoch, s.at, s.given = epoch, 0, 0
+	s.epoch, s.at, s.given, s.sum = epoch, 0, 0, 0
 	s.order = make([]int, len(s.files))
 	for i := range s.order {
 		s.order[i] = i
@@ -90,30 +97,44 @@ func below(r *rand.PCG, n int) int {
 // next returns the next document, or io.EOF after the last epoch.
 func (s *documents) next(ctx context.Context) (document, error) {
 	for {
-		if err := s.fill(ctx); err != nil {
-			return document{}, err
-		}
-		if n := len(s.held); n > 0 {
-			i := 0
-			if n > 1 {
-				i = below(s.random, n)
-			}
-			doc := s.held[i]
-			s.held[i] = s.held[n-1]
-			s.held[n-1] = document{}
-			s.held = s.held[:n-1]
-			s.bytes -= len(doc.text)
-			s.given++
-			return doc, nil
-		}
-		if s.given == 0 {
+		doc, err := s.take(ctx)
+		switch {
+		case err != io.EOF:
+			return doc, err
+		case s.given == 0:
 			return document{}, s.nothing()
-		}
-		if s.epochs > 0 && s.epoch+1 >= s.epochs {
+		case s.epochs > 0 && s.epoch+1 >= s.epochs:
 			return document{}, io.EOF
 		}
 		s.start(s.epoch + 1)
 	}
+}
+
+// take returns the next document of this epoch, or io.EOF after its last.
+func (s *documents) take(ctx context.Context) (document, error) {
+	if err := s.fill(ctx); err != nil {
+		return document{}, err
+	}
+	n := len(s.held)
+	if n == 0 {
+		if s.epoch == 0 {
+			s.first = s.sum
+		}
+		return document{}, io.EOF
+	}
+	i := 0
+	if n > 1 {
+		i = below(s.random, n)
+	}
+	doc := s.held[i]
+	s.held[i] = s.held[n-1]
+	s.held[n-1] = document{}
+	s.held = s.held[:n-1]
+	s.bytes -= len(doc.text)
+	s.given++
+	s.sum = crc64.Update(s.sum, sums, binary.LittleEndian.AppendUint64(nil, uint64(len(doc.text))))
+	s.sum = crc64.Update(s.sum, sums, []byte(doc.text))
+	return doc, nil
 }
 
 // nothing is the error of an epoch without a document.
@@ -173,7 +194,7 @@ func (s *documents) close() error {
 
 // save writes the state into a position.
 func (s *documents) save(p *Position) {
-	p.Epoch, p.Given = s.epoch, s.given
+	p.Epoch, p.Given, p.Sum, p.First = s.epoch, s.given, s.sum, s.first
 	p.Next = Place{File: len(s.files)}
 	if s.at < len(s.order) {
 		p.Next.File = s.order[s.at]
@@ -198,8 +219,11 @@ func (s *documents) restore(ctx context.Context, p Position) error {
 	if err := s.close(); err != nil {
 		return err
 	}
-	if p.Epoch < 0 || s.epochs > 0 && p.Epoch >= s.epochs || p.Given < 0 || len(p.Held) > s.buffer {
-		return fmt.Errorf("epoch %d, %d documents given, %d in the buffer", p.Epoch, p.Given, len(p.Held))
+	if err := s.possible(p); err != nil {
+		return err
+	}
+	if len(p.Held) > s.buffer {
+		return fmt.Errorf("%d documents in the buffer", len(p.Held))
 	}
 	random, err := base64.StdEncoding.DecodeString(p.Random)
 	if err != nil {
@@ -209,7 +233,7 @@ func (s *documents) restore(ctx context.Context, p Position) error {
 	if err := s.random.UnmarshalBinary(random); err != nil {
 		return fmt.Errorf("random state: %w", err)
 	}
-	s.given = p.Given
+	s.given, s.sum, s.first = p.Given, p.Sum, p.First
 	if s.held, err = s.read(ctx, p.Held); err != nil {
 		return err
 	}
@@ -227,6 +251,61 @@ func (s *documents) restore(ctx context.Context, p Position) error {
 		return err
 	}
 	return s.r.Seek(p.Next.inFile())
+}
+
+// possible refuses a position in no epoch.
+func (s *documents) possible(p Position) error {
+	if p.Epoch < 0 || s.epochs > 0 && p.Epoch >= s.epochs || p.Given < 0 {
+		return fmt.Errorf("epoch %d, %d documents given", p.Epoch, p.Given)
+	}
+	return nil
+}
+
+// errGiven is of data that was changed where it had been given already.
+var errGiven = fmt.Errorf("documents that were given before are no longer the same; %w", ErrInexact)
+
+// replay goes to a saved state where the places in it mean nothing any more, since files
+// were changed: it reads all again that was given, and returns the last document. It is an
+// error where that is not what was given before.
+func (s *documents) replay(ctx context.Context, p Position) (last document, err error) {
+	if err := s.possible(p); err != nil {
+		return last, err
+	}
+	if p.Epoch > 0 { // all epochs have the same documents
+		s.start(0)
+		for err == nil {
+			_, err = s.take(ctx)
+		}
+		if err != io.EOF {
+			return last, err
+		}
+		if s.first != p.First {
+			return last, errGiven
+		}
+	}
+	if last, err = s.skip(ctx, p); err != nil {
+		return last, err
+	}
+	if s.given != p.Given || s.sum != p.Sum {
+		return last, errGiven
+	}
+	return last, nil
+}
+
+// skip begins the epoch of a position and takes as many documents as it has given, or as
+// there are. It returns the last.
+func (s *documents) skip(ctx context.Context, p Position) (last document, err error) {
+	for s.start(p.Epoch); s.given < p.Given; {
+		doc, err := s.take(ctx)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return last, err
+		}
+		last = doc
+	}
+	return last, nil
 }
 
 // read reads the documents at places again, each file once from front to back.

@@ -1,12 +1,10 @@
 package train
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/herd-ml/herd/internal/ctxerr"
 )
@@ -30,6 +28,8 @@ type Iterator struct {
 	used   int // of ids
 	tokens int64
 	learnt bool // a document had a target
+
+	spelled Spelled // in the documents in use so far
 
 	last Position // after the last good batch
 	err  error    // that ended it
@@ -57,7 +57,7 @@ func (d *Data) iterator(s *documents, rows, seqLen int) (*Iterator, error) {
 	if rows < 1 || seqLen < 2 || rows > maxBatchToken/seqLen {
 		return nil, fmt.Errorf("data: batches of %d sequences of %d tokens, want at least 1 of 2 and at most %d tokens", rows, seqLen, maxBatchToken)
 	}
-	it := &Iterator{data: d, docs: s, rows: rows, seqLen: seqLen, files: filesFingerprint(s.files)}
+	it := &Iterator{data: d, docs: s, rows: rows, seqLen: seqLen, files: d.filesFingerprint(s.files)}
 	it.last = it.position()
 	return it, nil
 }
@@ -154,6 +154,7 @@ func (it *Iterator) nextDocument(ctx context.Context) error {
 		if it.ids, err = it.encode(it.ids[:0], doc); err != nil {
 			return err
 		}
+		it.spell(doc.text)
 		it.used = 0
 		if it.place = doc.Place; len(it.ids) > 0 {
 			it.learnt = it.learnt || len(it.ids) > 1
@@ -169,6 +170,25 @@ func (it *Iterator) encode(ids []int32, doc document) ([]int32, error) {
 	}
 	return ids, nil
 }
+
+// spell counts the names of control tokens that stay text.
+func (it *Iterator) spell(text string) {
+	if it.data.c.Special == "always" {
+		return
+	}
+	n, name := it.data.controls.count(text)
+	if n == 0 {
+		return
+	}
+	it.spelled.Tokens += int64(n)
+	if it.spelled.Documents++; it.spelled.Documents == 1 {
+		it.spelled.First = name
+	}
+}
+
+// Spelled returns how much of the text that this iterator has read spells control tokens
+// and was left text.
+func (it *Iterator) Spelled() Spelled { return it.spelled }
 
 // where names a document.
 func (it *Iterator) where(p Place) string {
@@ -191,103 +211,4 @@ func (it *Iterator) Close() error {
 		it.err = errors.New("data: the iterator is closed")
 	}
 	return it.docs.close()
-}
-
-// A Position is where an iterator stands between two batches, to be saved as
-// JSON. Its fields mean nothing to others.
-type Position struct {
-	Files    string  `json:"files"`    // fingerprint of names and sizes
-	Settings string  `json:"settings"` // fingerprint of what decides the order
-	Seed     uint64  `json:"seed"`
-	Tokens   int64   `json:"tokens"` // given so far
-	Learnt   bool    `json:"learnt"` // a document had a target
-	Epoch    int     `json:"epoch"`
-	Given    int64   `json:"given"` // documents of this epoch
-	Next     Place   `json:"next"`  // where reading goes on
-	Held     []Place `json:"held"`  // the documents in the shuffle buffer
-	Random   string  `json:"random"`
-	Open     *Place  `json:"open,omitempty"`   // the document partly used
-	Used     int     `json:"used,omitempty"`   // its tokens used
-	Length   int     `json:"length,omitempty"` // its tokens
-}
-
-// Position returns where the iterator stands: behind the last batch that Next
-// returned.
-func (it *Iterator) Position() Position {
-	p := it.last
-	p.Held = slices.Clone(p.Held)
-	if p.Open != nil {
-		open := *p.Open
-		p.Open = &open
-	}
-	return p
-}
-
-func (it *Iterator) position() Position {
-	p := Position{Files: it.files, Settings: it.data.settings, Seed: it.docs.seed, Tokens: it.tokens, Learnt: it.learnt}
-	it.docs.save(&p)
-	if it.used < len(it.ids) {
-		open := it.place
-		p.Open, p.Used, p.Length = &open, it.used, len(it.ids)
-	}
-	return p
-}
-
-// Restore goes to a position that an iterator over the same data gave: what
-// follows is the same, bit for bit. Rows and lengths of sequences may differ.
-// Where files or settings have changed it is an error that says which, and the
-// iterator is where it was.
-func (it *Iterator) Restore(ctx context.Context, p Position) error {
-	switch {
-	case p.Files != it.files:
-		return errors.New("data: the files are not those of the saved position: names, sizes or their number have changed; the run cannot go on exactly")
-	case p.Settings != it.data.settings:
-		return errors.New("data: the settings or the tokenizer are not those of the saved position; the run cannot go on exactly")
-	case p.Seed != it.docs.seed:
-		return fmt.Errorf("data: the seed is %d and was %d; the run cannot go on exactly", it.docs.seed, p.Seed)
-	}
-	next := newDocuments(it.data, it.docs.files, it.docs.eval, it.docs.seed)
-	ids, err := it.reopen(ctx, next, p)
-	if err != nil {
-		next.close()
-		return fmt.Errorf("data: the saved position does not fit the data: %w", err)
-	}
-	it.docs.close()
-	it.docs, it.ids, it.used, it.tokens, it.learnt, it.err = next, ids, p.Used, p.Tokens, p.Learnt, nil
-	if p.Open != nil {
-		it.place = *p.Open
-	}
-	it.last = it.position()
-	return nil
-}
-
-// reopen brings documents to a position and returns the tokens of the document
-// partly used.
-func (it *Iterator) reopen(ctx context.Context, s *documents, p Position) ([]int32, error) {
-	if p.Tokens < 0 {
-		return nil, fmt.Errorf("%d tokens given", p.Tokens)
-	}
-	if err := s.restore(ctx, p); err != nil {
-		return nil, err
-	}
-	if p.Open == nil {
-		if p.Used != 0 {
-			return nil, errors.New("tokens used of no document")
-		}
-		return nil, nil
-	}
-	docs, err := s.read(ctx, []Place{*p.Open})
-	if err != nil {
-		return nil, err
-	}
-	ids, err := it.encode(nil, docs[0])
-	if err == nil && (len(ids) != p.Length || p.Used < 0 || p.Used >= len(ids)) {
-		err = fmt.Errorf("%s has %d tokens, and had %d of which %d were used", it.where(*p.Open), len(ids), p.Length, p.Used)
-	}
-	return ids, err
-}
-
-// compare orders places by file and offset.
-func (p Place) compare(q Place) int {
-	return cmp.Or(cmp.Compare(p.File, q.File), cmp.Compare(p.Offset, q.Offset))
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A File is one that Find found.
@@ -19,6 +20,9 @@ type File struct {
 	info fs.FileInfo // of what a link leads to
 }
 
+// Time is when the file was last written.
+func (f File) Time() time.Time { return f.info.ModTime() }
+
 // Same reports whether two are one file, by whatever paths they were found.
 func (f File) Same(g File) bool { return f.Path == g.Path || os.SameFile(f.info, g.info) }
 
@@ -26,11 +30,11 @@ func (f File) Same(g File) bool { return f.Path == g.Path || os.SameFile(f.info,
 func Without(files, others []File) []File {
 	byTime := map[int64][]File{} // one file has one time, so few are compared
 	for _, o := range others {
-		at := o.info.ModTime().UnixNano()
+		at := o.Time().UnixNano()
 		byTime[at] = append(byTime[at], o)
 	}
 	return slices.DeleteFunc(slices.Clone(files), func(f File) bool {
-		return slices.ContainsFunc(byTime[f.info.ModTime().UnixNano()], f.Same)
+		return slices.ContainsFunc(byTime[f.Time().UnixNano()], f.Same)
 	})
 }
 
@@ -99,7 +103,7 @@ func Find(patterns []string) ([]File, error) {
 	var once []File
 	seen := map[int64][]File{}
 	for _, f := range files {
-		at := f.info.ModTime().UnixNano()
+		at := f.Time().UnixNano()
 		if !slices.ContainsFunc(seen[at], f.Same) {
 			once, seen[at] = append(once, f), append(seen[at], f)
 		}
