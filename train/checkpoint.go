@@ -217,13 +217,22 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// prune removes all but the newest checkpoints.
-func (s *store) prune(keep int) error {
+// has reports whether there is a checkpoint of a step.
+func (s *store) has(step int) bool {
+	info, err := os.Stat(s.path(step))
+	return err == nil && info.IsDir()
+}
+
+// prune removes all but the newest checkpoints and that of one step.
+func (s *store) prune(keep, also int) error {
 	steps, err := s.steps()
 	if err != nil {
 		return err
 	}
 	for _, n := range steps[:max(0, len(steps)-keep)] {
+		if n == also {
+			continue
+		}
 		gone := filepath.Join(s.dir, fmt.Sprintf(".%s%08d%s", stepPrefix, n, unfinished))
 		if err := os.Rename(s.path(n), gone); err != nil {
 			return err

@@ -18,7 +18,7 @@ import (
 type Config struct {
 	Out       string `yaml:"out" help:"folder of the run: checkpoints, metrics, picture (default run)"`
 	Seed      uint64 `yaml:"seed" help:"of new weights and of the order of documents"`
-	Steps     int    `yaml:"steps" help:"updates of the weights (default 1000)"`
+	Steps     int    `yaml:"steps" help:"updates of the weights (default 1000, or as many as data.epochs gives)"`
 	Precision string `yaml:"precision" help:"bf16: float32 weights, products in bfloat16; or f32 (default bf16)"`
 
 	Model      ModelConfig      `yaml:"model" help:"what is trained"`
@@ -103,17 +103,21 @@ type SampleConfig struct {
 
 // CheckpointConfig is what a run goes on from.
 type CheckpointConfig struct {
-	Every int `yaml:"every" help:"steps between checkpoints; 0 is at the end, and when the run is stopped"`
-	Keep  int `yaml:"keep" help:"checkpoints that stay (default 2)"`
+	Every   int     `yaml:"every" help:"steps between checkpoints, beside those by the clock; 0 is none"`
+	Minutes float64 `yaml:"minutes" help:"minutes between checkpoints (default 10)"`
+	Keep    int     `yaml:"keep" help:"newest checkpoints that stay, beside the one with the least held-out loss (default 2)"`
 }
 
 // projections are the layers that adapters go on.
 var projections = []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
-// WithDefaults fills in what is not set, as far as no file has to be read.
+// WithDefaults fills in what is not set, as far as no file has to be read: Steps stays 0
+// where the data's epochs decide, and what follows from it too.
 func (c Config) WithDefaults() Config {
 	set(&c.Out, "run")
-	set(&c.Steps, 1000)
+	if c.Data.Epochs == 0 {
+		set(&c.Steps, 1000)
+	}
 	set(&c.Precision, "bf16")
 	m := &c.Model
 	if m.Path == "" {
@@ -137,7 +141,7 @@ func (c Config) WithDefaults() Config {
 	o := &c.Optimizer
 	set(&o.LR, map[bool]float64{false: 1e-3, true: 2e-4}[c.LoRA.Rank > 0 || m.Path != ""])
 	set(&o.Schedule, "cosine")
-	if o.Warmup == 0 && !o.NoWarmup {
+	if o.Warmup == 0 && !o.NoWarmup && c.Steps > 0 {
 		o.Warmup = min(c.Steps/50, c.Steps-1)
 	}
 	switch o.Schedule {
@@ -146,7 +150,9 @@ func (c Config) WithDefaults() Config {
 			set(&o.Floor, 0.1)
 		}
 	case "wsd":
-		set(&o.Decay, max(1, c.Steps/5))
+		if c.Steps > 0 {
+			set(&o.Decay, max(1, c.Steps/5))
+		}
 		set(&o.Fall, "linear")
 	}
 	set(&o.Beta1, 0.9)
@@ -166,6 +172,7 @@ func (c Config) WithDefaults() Config {
 	}
 	set(&c.Eval.Tokens, 100000)
 	set(&c.Sample.Tokens, 64)
+	set(&c.Checkpoint.Minutes, 10)
 	set(&c.Checkpoint.Keep, 2)
 	c.Data = c.Data.withDefaults()
 	return c
@@ -176,6 +183,10 @@ func set[T comparable](x *T, to T) { *x = cmp.Or(*x, to) }
 // Validate lists every violation, without a look at files.
 func (c Config) Validate() error {
 	c = c.WithDefaults()
+	if c.Steps == 0 { // counted later; any number serves
+		c.Steps = math.MaxInt32
+		c = c.WithDefaults()
+	}
 	var errs []error
 	want := func(ok bool, format string, a ...any) {
 		if !ok {
@@ -207,6 +218,7 @@ func (c Config) Validate() error {
 	for name, n := range map[string]int{"eval.every": c.Eval.Every, "eval.tokens": c.Eval.Tokens, "sample.every": c.Sample.Every, "sample.tokens": c.Sample.Tokens, "checkpoint.every": c.Checkpoint.Every, "checkpoint.keep": c.Checkpoint.Keep} {
 		want(n >= 0, "%s is %d, want 0 or more", name, n)
 	}
+	want(c.Checkpoint.Minutes > 0, "checkpoint.minutes is %v, want more than 0", c.Checkpoint.Minutes)
 	want(c.Sample.Temperature >= 0 && !math.IsInf(c.Sample.Temperature, 0), "sample.temperature is %v, want 0 or more", c.Sample.Temperature)
 	want(c.Optimizer.ZLoss >= 0 && !math.IsInf(c.Optimizer.ZLoss, 0), "optimizer.z_loss is %v, want 0 or more", c.Optimizer.ZLoss)
 	want(!c.Optimizer.NoWarmup || c.Optimizer.Warmup == 0, "optimizer: warmup %d beside no_warmup", c.Optimizer.Warmup)

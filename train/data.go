@@ -71,8 +71,9 @@ type DataConfig struct {
 	// ShuffleBuffer is how many documents that buffer holds, 1 to 65536; it holds
 	// fewer where they are above 64 MiB together. Default 1024; 1 is Ordered.
 	ShuffleBuffer int `yaml:"shuffle_buffer" help:"documents that are shuffled at once (default 1024)"`
-	// Epochs is how often the data is gone through. Default 0: without end.
-	Epochs int `yaml:"epochs" help:"times that the data is gone through; 0 is without end"`
+	// Epochs is how often the data is gone through. A run has as many steps as that
+	// gives, or Config.Steps where those are fewer. Default 0: without end.
+	Epochs int `yaml:"epochs" help:"times that the data is gone through, which gives steps; 0 is without end, until steps are done"`
 }
 
 // Limits of DataConfig.

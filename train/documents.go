@@ -39,8 +39,9 @@ type documents struct {
 	files  []corpus.File
 	eval   bool // gives what Holdout takes, else what it leaves
 	seed   uint64
-	epochs int // 0: without end
-	buffer int // documents; 1 keeps the order
+	epochs int                   // 0: without end
+	buffer int                   // documents; 1 keeps the order
+	reread func(documents int64) // told of those that replay and skip take, or nil
 
 	epoch  int
 	order  []int // of the files in this epoch
@@ -275,6 +276,7 @@ func (s *documents) replay(ctx context.Context, p Position) (last document, err 
 		s.start(0)
 		for err == nil {
 			_, err = s.take(ctx)
+			s.tell()
 		}
 		if err != io.EOF {
 			return last, err
@@ -304,8 +306,16 @@ func (s *documents) skip(ctx context.Context, p Position) (last document, err er
 			return last, err
 		}
 		last = doc
+		s.tell()
 	}
 	return last, nil
+}
+
+// tell tells of documents that are read again.
+func (s *documents) tell() {
+	if s.reread != nil {
+		s.reread(s.given)
+	}
 }
 
 // read reads the documents at places again, each file once from front to back.

@@ -28,8 +28,10 @@ type Iterator struct {
 	used   int // of ids
 	tokens int64
 	learnt bool // a document had a target
+	ended  bool // the data ended inside the last batch
 
-	spelled Spelled // in the documents in use so far
+	spelled Spelled     // in the documents in use so far
+	reread  func(int64) // told of documents that Restore reads again, or nil
 
 	last Position // after the last good batch
 	err  error    // that ended it
@@ -77,18 +79,21 @@ func (it *Iterator) Next(ctx context.Context) (*Batch, error) {
 				return b, nil
 			}
 		}
+		it.last.Ended = it.last.Ended || it.err == io.EOF
 	}
 	return nil, it.err
 }
 
 // pack lays documents into the next batch.
 func (it *Iterator) pack(ctx context.Context) (*Batch, error) {
+	it.ended = false
 	b := &Batch{IDs: make([]int32, 0, it.rows*it.seqLen), Targets: make([]int32, 0, it.rows*it.seqLen)}
 	for end := it.seqLen; end <= cap(b.IDs); end += it.seqLen {
 		for len(b.IDs) < end {
 			if it.used == len(it.ids) {
 				err := it.nextDocument(ctx)
 				if err == io.EOF && len(b.IDs) > 0 {
+					it.ended = true
 					break
 				}
 				if err != nil {

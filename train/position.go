@@ -26,6 +26,7 @@ type Position struct {
 	Open     *Place  `json:"open,omitempty"`   // the document partly used
 	Used     int     `json:"used,omitempty"`   // its tokens used
 	Length   int     `json:"length,omitempty"` // its tokens
+	Ended    bool    `json:"ended,omitempty"`  // the data ended before a batch was full
 }
 
 // Position returns where the iterator stands: behind the last batch that Next
@@ -41,7 +42,7 @@ func (it *Iterator) Position() Position {
 }
 
 func (it *Iterator) position() Position {
-	p := Position{Files: it.files, Settings: it.data.tokens, Seed: it.docs.seed, Tokens: it.tokens, Learnt: it.learnt}
+	p := Position{Files: it.files, Settings: it.data.tokens, Seed: it.docs.seed, Tokens: it.tokens, Learnt: it.learnt, Ended: it.ended}
 	it.docs.save(&p)
 	if it.used < len(it.ids) {
 		open := it.place
@@ -72,6 +73,7 @@ func (it *Iterator) Restore(ctx context.Context, p Position) error {
 		p.Open = &open
 	}
 	next := newDocuments(it.data, it.docs.files, it.docs.eval, it.docs.seed)
+	next.reread = it.reread
 	ids, err := it.reopen(ctx, next, p)
 	if err != nil {
 		next.close()
@@ -86,6 +88,7 @@ func (it *Iterator) Restore(ctx context.Context, p Position) error {
 // all.
 func (it *Iterator) RestoreNear(ctx context.Context, p Position) error {
 	next := newDocuments(it.data, it.docs.files, it.docs.eval, it.docs.seed)
+	next.reread = it.reread
 	if next.epochs > 0 {
 		p.Epoch = min(p.Epoch, next.epochs-1)
 	}
@@ -105,7 +108,7 @@ func (it *Iterator) RestoreNear(ctx context.Context, p Position) error {
 // goOn takes documents into use that are at a position.
 func (it *Iterator) goOn(docs *documents, ids []int32, p Position) {
 	it.docs.close()
-	it.docs, it.ids, it.used, it.tokens, it.learnt, it.err = docs, ids, p.Used, p.Tokens, p.Learnt, nil
+	it.docs, it.ids, it.used, it.tokens, it.learnt, it.ended, it.err = docs, ids, p.Used, p.Tokens, p.Learnt, p.Ended, nil
 	if p.Open != nil {
 		it.place = *p.Open
 	}

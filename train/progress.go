@@ -2,10 +2,14 @@ package train
 
 import "time"
 
-// Progress is how far a run is, after a step.
+// Progress is how far a run is, after a step or before the first.
 type Progress struct {
-	Stage           string  // what is being done: "train", "eval", "save"
-	Step, Steps     int     // done, and of how many
+	// Stage is what is being done: "train"; "count", when the steps that the epochs of the
+	// data give are counted before the first; "reread", when a run that goes on reads
+	// again what it was given.
+	Stage           string
+	Step, Steps     int     // done or counted, and of how many, 0 where that is not known
+	Documents       int64   // read again
 	Loss            float64 // mean over the step's targets, in nats
 	GradNorm        float64 // of all gradients, before clipping
 	LR              float64

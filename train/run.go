@@ -6,18 +6,13 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/internal/config"
 	"github.com/herd-ml/herd/internal/lockfile"
 	"github.com/herd-ml/herd/llama"
-	"github.com/herd-ml/herd/llama/peft"
 	"github.com/herd-ml/herd/llama/sample"
-	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
 // Options are how a run is done, beside what Config says. The zero value works.
@@ -25,6 +20,12 @@ type Options struct {
 	// Resume goes on from the newest checkpoint of Config.Out, where there is one;
 	// without it a folder that has checkpoints is refused.
 	Resume bool
+	// Anyway goes on, with Resume, also where that is not what would have come without
+	// the stop: data that was changed, other settings of optimizer, batches, seed or
+	// precision. A warning says what is not exact.
+	Anyway bool
+	// Save asks for a checkpoint after the present step, once for each value.
+	Save <-chan struct{}
 	// Backend computes; nil is cpu.Default().
 	Backend backend.Backend
 	// Progress is told after every step, from the goroutine of Run.
@@ -50,6 +51,8 @@ const (
 	EventEval       EventKind = "eval"       // held-out loss
 	EventSample     EventKind = "sample"     // a text of the model
 	EventCheckpoint EventKind = "checkpoint" // its folder
+	EventBest       EventKind = "best"       // the folder of the checkpoint with the least held-out loss so far
+	EventFinished   EventKind = "finished"   // a run that was resumed had nothing left to do
 	EventWarning    EventKind = "warning"    // what is not as one would expect
 )
 
@@ -60,6 +63,8 @@ type Report struct {
 	Loss       float64 // of the last step
 	EvalLoss   float64 // held out, at the end; NaN where nothing is
 	Checkpoint string  // the folder of the last checkpoint
+	Best       string  // the folder of the checkpoint with the least held-out loss, or empty
+	BestLoss   float64 // its loss; NaN where there is none
 	Plan       Plan
 	Scratch    int64 // most memory used for activations, in bytes
 }
@@ -67,21 +72,30 @@ type Report struct {
 // Run trains as a configuration says. It writes checkpoints, metrics.jsonl and
 // TensorBoard events below Config.Out; ReadLossCurves reads curves to draw from them.
 // When ctx ends it saves what is done and returns the error of ctx. A later Run with
-// Options.Resume goes on as if it had not stopped, bit for bit. A loss that is not finite ends the run with ErrNotFinite; the last
-// checkpoint stays. A folder serves one run at a time: a second one, of this process or
-// another, gets ErrInUse.
+// Options.Resume goes on as if it had not stopped, bit for bit; of a run that is finished
+// it changes nothing, unless Config.Steps or DataConfig.Epochs has grown. A loss that is
+// not finite ends the run with ErrNotFinite; the last checkpoint stays. A folder serves
+// one run at a time: a second one, of this process or another, gets ErrInUse.
+//
+// With DataConfig.Epochs the steps are counted first, exactly, by going through the data:
+// the schedule ends where the data does.
 func Run(ctx context.Context, c Config, o Options) (Report, error) {
-	c = c.WithDefaults()
-	if err := c.Validate(); err != nil {
-		return Report{}, err
-	}
-	r := &run{c: c, o: o, store: newStore(c.Out), report: Report{EvalLoss: math.NaN()}}
-	defer r.close()
-	if err := r.open(ctx); err != nil {
+	r := &run{given: c, c: c.WithDefaults(), o: o, report: Report{EvalLoss: math.NaN(), BestLoss: math.NaN()}}
+	if err := r.c.Validate(); err != nil {
 		return r.report, err
 	}
-	err := r.loop(ctx)
-	r.report.Scratch = r.t.Scratch()
+	r.store = newStore(r.c.Out)
+	defer r.close()
+	more, err := r.open(ctx)
+	if err == nil && more {
+		err = r.loop(ctx)
+	}
+	if r.t != nil {
+		r.report.Scratch = r.t.Scratch()
+	}
+	if best, ok := r.best(); ok {
+		r.report.Best, r.report.BestLoss = r.store.path(int(best.Step)), best.Loss
+	}
 	return r.report, err
 }
 
@@ -94,7 +108,8 @@ const lockName = ".lock"
 // run is the state of Run.
 type run struct {
 	lock   *lockfile.Lock // of the folder
-	c      Config
+	given  Config         // without defaults
+	c      Config         // with them
 	o      Options
 	store  *store
 	m      *llama.Model
@@ -102,16 +117,35 @@ type run struct {
 	data   *Data
 	it     *Iterator
 	log    *Recorder
-	peak   float64 // operations a second at most, 0 where unknown
-	done   state   // as of the last step
-	saved  int     // step of the newest checkpoint, or -1
+	peak   float64   // operations a second at most, 0 where unknown
+	done   state     // as of the last step
+	saved  int       // step of the newest checkpoint, or -1
+	kept   time.Time // when it was written, or the run began
+	evals  evals
+	warned int64 // control tokens that a warning counted
 	clock  Estimator
 	report Report
+}
+
+// evals are what the metrics say of evaluations.
+type evals struct{ last, best *Row }
+
+func (e *evals) add(row Row) {
+	e.last = &row
+	if e.best == nil || row.Loss < e.best.Loss || math.IsNaN(e.best.Loss) {
+		e.best = &row
+	}
 }
 
 func (r *run) event(kind EventKind, format string, a ...any) {
 	if r.o.Event != nil {
 		r.o.Event(Event{r.done.Step, kind, fmt.Sprintf(format, a...)})
+	}
+}
+
+func (r *run) progress(p Progress) {
+	if r.o.Progress != nil {
+		r.o.Progress(p)
 	}
 }
 
@@ -133,212 +167,14 @@ func (r *run) close() {
 	}
 }
 
-// open makes everything ready for the first step.
-func (r *run) open(ctx context.Context) error {
-	r.saved = -1
-	from, err := r.resumeFrom()
-	if err != nil {
-		return err
-	}
-	if err := r.openModel(ctx, from); err != nil {
-		return err
-	}
-	if r.data, err = OpenData(r.c.Data, r.m.Tokenizer()); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if r.it, err = r.data.Train(r.c.Batch.Rows, r.c.Batch.SeqLen, r.c.Seed); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if _, err := r.heldOut(ctx, 1); err != nil { // better than after the last step
-		return fmt.Errorf("train: %w", err)
-	}
-	r.t, err = NewTrainer(r.m, TrainerOptions{
-		Precision: r.c.precision(), Checkpoint: r.c.Model.Recompute, ZLoss: r.c.Optimizer.ZLoss, Optimizer: r.c.adamW(),
-	})
-	if err != nil {
-		return err
-	}
-	if from != "" {
-		if err := r.restore(ctx, from); err != nil {
-			return err
-		}
-	}
-	r.done.Position, r.done.Config = r.it.Position(), r.c
-	if r.log, err = OpenRecorder(r.c.Out, int64(r.done.Step)); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	r.report.Plan = r.t.plan(r.c.Batch.Rows * r.c.Batch.SeqLen)
-	r.event(EventPlan, "%v", r.report.Plan)
-	for _, w := range r.m.Warnings() {
-		r.event(EventWarning, "%s", w)
-	}
-	r.peak = r.limit(ctx)
-	r.clock.Start(time.Now())
-	return nil
-}
-
-// heldOut reads held-out batches of about so many tokens, none where nothing is held out.
-func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, err error) {
-	if !r.data.HasEval() {
-		return nil, nil
-	}
-	it, err := r.data.Eval(r.c.Batch.Rows, r.c.Batch.SeqLen)
-	if err != nil {
-		return nil, err
-	}
-	defer it.Close()
-	for n := 0; n < tokens; {
-		b, err := it.Next(ctx)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		batches = append(batches, *b)
-		n += b.Tokens
-	}
-	return batches, nil
-}
-
-// resumeFrom is the checkpoint to go on from, empty for none.
-func (r *run) resumeFrom() (string, error) {
-	if err := os.MkdirAll(r.c.Out, 0o755); err != nil {
-		return "", fmt.Errorf("train: out: %w", err)
-	}
-	var err error
-	if r.lock, err = lockfile.Acquire(filepath.Join(r.c.Out, lockName)); err != nil {
-		return "", fmt.Errorf("train: the folder %s: %w", r.c.Out, err)
-	}
-	steps, err := r.store.steps()
-	if err != nil {
-		return "", fmt.Errorf("train: %w", err)
-	}
-	if len(steps) > 0 && !r.o.Resume {
-		return "", fmt.Errorf("train: %s has checkpoints of a run: resume it, or name another folder as out", r.c.Out)
-	}
-	if err := r.store.clean(); err != nil {
-		return "", fmt.Errorf("train: %w", err)
-	}
-	if len(steps) == 0 {
-		return "", nil
-	}
-	r.saved = steps[len(steps)-1]
-	dir := r.store.path(r.saved)
-	if r.done, err = readState(dir); err != nil {
-		return "", err
-	}
-	if r.done.Step != r.saved {
-		return "", fmt.Errorf("train: %s says that it is of step %d", filepath.Join(dir, stateFile), r.done.Step)
-	}
-	r.report.Checkpoint, r.report.Steps, r.report.Tokens, r.report.Loss = dir, r.done.Step, r.done.Tokens, r.done.Loss
-	return dir, sameRun(r.done.Config, r.c)
-}
-
-// sameRun refuses to go on with settings that would give another run.
-func sameRun(was, is Config) error {
-	old, differ := map[string]string{}, []string(nil)
-	for _, k := range config.Keys(&was) {
-		old[k.Path] = k.Value
-	}
-	for _, k := range config.Keys(&is) {
-		group, _, _ := strings.Cut(k.Path, ".")
-		switch {
-		case group != "model" && group != "batch" && group != "optimizer" && group != "lora" && k.Path != "seed" && k.Path != "precision":
-		case k.Path == "model.recompute", k.Path == "batch.seq_len" && is.Batch.SeqLen == 0:
-		case old[k.Path] != k.Value:
-			differ = append(differ, fmt.Sprintf("%s was %s and is %s", k.Path, old[k.Path], k.Value))
-		}
-	}
-	if len(differ) > 0 {
-		return fmt.Errorf("train: the checkpoint is of another run: %s", strings.Join(differ, "; "))
-	}
-	return nil
-}
-
-// openModel opens the model of a checkpoint, of files, or a new one.
-func (r *run) openModel(ctx context.Context, from string) (err error) {
-	o := llama.Options{Backend: r.o.Backend, Trainable: r.c.LoRA.Rank == 0}
-	switch {
-	case r.c.LoRA.Rank > 0:
-		r.m, err = r.openAdapted(ctx, from, o)
-	case from != "":
-		r.m, err = llama.Open(ctx, from, o)
-	case r.c.Model.Path != "":
-		r.m, err = llama.Open(ctx, r.c.Model.Path, o)
-	default:
-		var tok *tokenizer.Tokenizer
-		if tok, err = tokenizer.Open(r.c.Model.Tokenizer); err == nil {
-			r.m, err = llama.New(ctx, r.c.shape(tok.VocabSize()), tok, llama.Init{Seed: r.c.Seed, Std: r.c.Model.InitStd}, o)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if r.m.Tokenizer() == nil {
-		return fmt.Errorf("train: %s has no tokenizer", r.c.Model.Path)
-	}
-	if r.c.Batch.SeqLen == 0 {
-		r.c.Batch.SeqLen = min(1024, r.m.Config().Context)
-	}
-	if n := r.m.Config().Context; r.c.Batch.SeqLen > n {
-		return fmt.Errorf("train: batch.seq_len is %d, the model is made for %d positions", r.c.Batch.SeqLen, n)
-	}
-	return nil
-}
-
-// openAdapted opens the model that an adapter is trained on, with the adapter of a
-// checkpoint or a new one.
-func (r *run) openAdapted(ctx context.Context, from string, o llama.Options) (*llama.Model, error) {
-	m, err := llama.Open(ctx, r.c.Model.Path, o)
-	if err != nil {
-		return nil, err
-	}
-	if from != "" {
-		err = m.LoadAdapter(ctx, from)
-	} else {
-		l := r.c.LoRA
-		err = m.AddAdapter(ctx, peft.Config{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, DoRA: l.DoRA, Targets: l.Targets,
-			BaseModel: r.c.Model.Path}, r.c.Seed)
-	}
-	if err != nil {
-		m.Close()
-		return nil, err
-	}
-	return m, nil
-}
-
-// restore brings optimizer and data to where the checkpoint was.
-func (r *run) restore(ctx context.Context, dir string) error {
-	if err := r.t.Load(ctx, dir); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if n := r.t.adam.Steps(); n != r.done.Step {
-		return fmt.Errorf("train: %s is of step %d, %s of %d", optimizerFile, n, stateFile, r.done.Step)
-	}
-	if err := r.it.Restore(ctx, r.done.Position); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	r.event(EventResume, "%s", dir)
-	return nil
-}
-
-// limit is what the device computes at most a second, 0 where that is not known.
-func (r *run) limit(ctx context.Context) float64 {
-	b, ok := r.t.m.Backend().(backend.Prober)
-	if !ok {
-		return 0
-	}
-	peak, err := b.Peak(ctx, r.c.precision())
-	if err != nil {
-		return 0
-	}
-	return peak
-}
-
 // loop runs the steps.
 func (r *run) loop(ctx context.Context) error {
 	schedule := r.c.schedule()
+	if r.done.Step > 0 && r.due(r.c.Eval.Every) { // what a stop has left out
+		if err := r.eval(ctx); err != nil {
+			return r.stop(ctx, err)
+		}
+	}
 	for r.done.Step < r.c.Steps {
 		batches, err := r.batches(ctx)
 		if err == io.EOF {
@@ -348,6 +184,7 @@ func (r *run) loop(ctx context.Context) error {
 		if err != nil {
 			return r.stop(ctx, err)
 		}
+		r.tellSpelled(r.it.Spelled(), false)
 		lr := schedule.At(r.done.Step + 1)
 		step, err := r.t.Step(ctx, batches, lr)
 		if err != nil {
@@ -366,6 +203,21 @@ func (r *run) loop(ctx context.Context) error {
 		}
 	}
 	return r.finish(ctx)
+}
+
+// tellSpelled warns of text that spells control tokens, when the first is met and, with
+// all, at the end of the run.
+func (r *run) tellSpelled(s Spelled, all bool) {
+	if s.Tokens == 0 || r.warned > 0 && !all || r.warned == s.Tokens {
+		return
+	}
+	r.warned = s.Tokens
+	so := "so far"
+	if all {
+		so = "in all"
+	}
+	r.event(EventWarning, "the data spells control tokens, %s the first, %d of them in %d documents %s: they stay ordinary text; data.special always makes them the tokens",
+		s.First, s.Tokens, s.Documents, so)
 }
 
 // batches are the micro-batches of the next step.
@@ -400,9 +252,7 @@ func (r *run) tell(batches []Batch, step StepReport, lr float64) error {
 	if r.peak > 0 {
 		p.MFU = flops(r.m.Config(), keys/rows) * p.TokensPerSecond / r.peak
 	}
-	if r.o.Progress != nil {
-		r.o.Progress(p)
-	}
+	r.progress(p)
 	return r.log.Add(Row{Step: int64(p.Step), Loss: p.Loss, GradNorm: p.GradNorm, LR: lr, Tokens: p.Tokens, TokensPerSecond: p.TokensPerSecond, MFU: p.MFU})
 }
 
@@ -423,10 +273,20 @@ func (r *run) between(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.due(r.c.Checkpoint.Every) {
+	if r.due(r.c.Checkpoint.Every) || r.asked() || time.Since(r.kept).Minutes() >= r.c.Checkpoint.Minutes {
 		return r.save(ctx)
 	}
 	return nil
+}
+
+// asked reports whether a checkpoint was asked for.
+func (r *run) asked() bool {
+	select {
+	case _, ok := <-r.o.Save:
+		return ok
+	default:
+		return false
+	}
 }
 
 // stop saves what is done, and names the step of an error.
@@ -448,8 +308,9 @@ func (r *run) stop(ctx context.Context, err error) error {
 	return fmt.Errorf("train: step %d, epoch %d: %w; %s", r.done.Step+1, r.it.Epoch(), err, last)
 }
 
-// finish is the end of a run: the last evaluation, text and checkpoint.
+// finish is the end of a run: the last checkpoint, evaluation and text.
 func (r *run) finish(ctx context.Context) error {
+	r.tellSpelled(r.it.Spelled(), true)
 	if err := r.save(ctx); err != nil {
 		return r.stop(ctx, err)
 	}
@@ -464,8 +325,13 @@ func (r *run) finish(ctx context.Context) error {
 	return nil
 }
 
-// eval measures held-out loss, where something is held out.
+// eval measures held-out loss, where something is held out and this step has none yet.
+// Where there was no less before, it writes a checkpoint, which stays.
 func (r *run) eval(ctx context.Context) error {
+	if l := r.evals.last; l != nil && l.Step == int64(r.done.Step) {
+		r.report.EvalLoss = l.Loss
+		return nil
+	}
 	batches, err := r.heldOut(ctx, r.c.Eval.Tokens)
 	if err != nil || batches == nil {
 		return err
@@ -476,7 +342,28 @@ func (r *run) eval(ctx context.Context) error {
 	}
 	r.report.EvalLoss = loss
 	r.event(EventEval, "loss %.4f, perplexity %.2f of %d held-out tokens", loss, math.Exp(loss), tokens)
-	return r.log.Add(Row{Step: int64(r.done.Step), Eval: true, Loss: loss, Tokens: int64(tokens)})
+	row := Row{Step: int64(r.done.Step), Eval: true, Loss: loss, Tokens: int64(tokens)}
+	if err := r.log.Add(row); err != nil {
+		return err
+	}
+	r.evals.add(row)
+	if r.evals.best.Step != row.Step {
+		return nil
+	}
+	if err := r.save(ctx); err != nil {
+		return err
+	}
+	r.event(EventBest, "%s", r.store.path(r.done.Step))
+	r.prune()
+	return nil
+}
+
+// best is the evaluation with the least loss, where its checkpoint is there.
+func (r *run) best() (Row, bool) {
+	if r.evals.best == nil || !r.store.has(int(r.evals.best.Step)) {
+		return Row{}, false
+	}
+	return *r.evals.best, true
 }
 
 // sample writes a text.
@@ -520,10 +407,19 @@ func (r *run) save(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.saved, r.report.Checkpoint = r.done.Step, dir
+	r.saved, r.kept, r.report.Checkpoint = r.done.Step, time.Now(), dir
 	r.event(EventCheckpoint, "%s", dir)
-	if err := r.store.prune(r.c.Checkpoint.Keep); err != nil {
+	r.prune()
+	return nil
+}
+
+// prune removes all checkpoints but the newest and the best.
+func (r *run) prune() {
+	best := -1
+	if r.evals.best != nil {
+		best = int(r.evals.best.Step)
+	}
+	if err := r.store.prune(r.c.Checkpoint.Keep, best); err != nil {
 		r.event(EventWarning, "older checkpoints stay: %v", err)
 	}
-	return nil
 }

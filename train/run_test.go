@@ -84,7 +84,7 @@ func TestRun(t *testing.T) {
 		c := tiny(t, 60)
 		c.Precision = precision
 		c.Data.Holdout = 0.3
-		c.Eval.Every, c.Checkpoint.Every, c.Checkpoint.Keep = 20, 20, 2
+		c.Eval.Every, c.Checkpoint.Every, c.Checkpoint.Keep = 20, 10, 2
 		c.Sample = train.SampleConfig{Every: 30, Prompt: "the ", Tokens: 8}
 		var losses []float64
 		kinds := map[train.EventKind]int{}
@@ -95,17 +95,17 @@ func TestRun(t *testing.T) {
 		if len(losses) != 60 || !(losses[59] < losses[0]/2) || r.Steps != 60 || math.IsNaN(r.EvalLoss) {
 			t.Errorf("%s: losses %v to %v, report %+v", precision, losses[0], losses[len(losses)-1], r)
 		}
-		for kind, n := range map[train.EventKind]int{train.EventPlan: 1, train.EventEval: 3, train.EventSample: 2, train.EventCheckpoint: 3} {
+		for kind, n := range map[train.EventKind]int{train.EventPlan: 1, train.EventEval: 3, train.EventSample: 2, train.EventCheckpoint: 6} {
 			if kinds[kind] != n {
 				t.Errorf("%d events of %s, want %d", kinds[kind], kind, n)
 			}
 		}
-		for _, name := range []string{"metrics.jsonl", "checkpoints/step-00000040/config.json", "checkpoints/step-00000060/tokenizer.json"} {
+		for _, name := range []string{"metrics.jsonl", "checkpoints/step-00000050/config.json", "checkpoints/step-00000060/tokenizer.json"} {
 			if _, err := os.Stat(filepath.Join(c.Out, name)); err != nil {
 				t.Error(err)
 			}
 		}
-		if _, err := os.Stat(filepath.Join(c.Out, "checkpoints/step-00000020")); err == nil {
+		if _, err := os.Stat(filepath.Join(c.Out, "checkpoints/step-00000010")); err == nil {
 			t.Error("the oldest checkpoint is still there")
 		}
 		if events, _ := filepath.Glob(filepath.Join(c.Out, "events.out.tfevents.*")); len(events) != 1 {
@@ -233,7 +233,7 @@ func stopAt(t *testing.T, c train.Config, step int) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, err := train.Run(ctx, c, train.Options{Resume: true, Progress: func(p train.Progress) {
-		if p.Step == step {
+		if p.Stage == "train" && p.Step == step {
 			cancel()
 		}
 	}})

@@ -1,11 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +25,8 @@ import (
 )
 
 func newTrain(c *common) *cobra.Command {
-	var printConfig, resume bool
+	var printConfig bool
+	var resume string
 	cmd := &cobra.Command{
 		Use:   "train CONFIG.yaml [--KEY=VALUE ...]",
 		Short: "Train a model, or an adapter of one",
@@ -30,7 +38,14 @@ mean and what they are.
 
 The folder named by out gets checkpoints (a Hugging Face folder each, or an
 adapter as PEFT has it), metrics.jsonl, event files for TensorBoard and, at the
-end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.`,
+end, loss.png. There is a checkpoint every ten minutes; the newest two stay, and
+the one with the least held-out loss.
+
+Ctrl-C saves and stops, SIGHUP saves and goes on. --resume --out=DIR goes on with
+the settings in that folder, as if nothing had been; --steps or --data.epochs may
+be more than before, and files may have been mended or have grown behind what the
+run has had. Where it cannot go on exactly it says why and stops; --resume=anyway
+goes on then too.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("unexpected argument %q: one CONFIG.yaml", args[1])
@@ -40,7 +55,8 @@ end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&printConfig, "print-config", false, "print every key, its value and its meaning, and exit")
-	flags.BoolVar(&resume, "resume", false, "go on from the newest checkpoint")
+	flags.StringVar(&resume, "resume", "", "go on from the newest checkpoint of out; with =anyway also where that is not exact")
+	flags.Lookup("resume").NoOptDefVal = "true"
 	var keys []string
 	for _, k := range config.Keys(train.Config{}) {
 		f := flags.VarPF(&setting{kind: k.Kind}, k.Path, "", k.Help)
@@ -50,9 +66,19 @@ end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.
 		keys = append(keys, k.Path)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !slices.Contains([]string{"", "true", "false", "anyway"}, resume) {
+			return usagef("--resume is %q, want nothing or anyway", resume)
+		}
 		var conf train.Config
-		if len(args) == 1 {
+		switch {
+		case len(args) == 1:
 			if err := readConfig(cmd, args[0], &conf); err != nil {
+				return err
+			}
+		case resume != "" && resume != "false":
+			out := cmp.Or(flags.Lookup("out").Value.String(), train.Config{}.WithDefaults().Out)
+			var err error
+			if conf, err = train.ReadSettings(out); err != nil && (!errors.Is(err, fs.ErrNotExist) || !anyChanged(cmd, slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == "out" }))) {
 				return err
 			}
 		}
@@ -70,7 +96,7 @@ end, loss.png. Ctrl-C saves and stops; --resume goes on, as if nothing had been.
 			}
 			return config.Print(cmd.OutOrStdout(), &conf)
 		}
-		if len(args) == 0 && !anyChanged(cmd, keys) {
+		if len(args) == 0 && !anyChanged(cmd, keys) && resume == "" {
 			return usagef("give CONFIG.yaml, or keys as flags")
 		}
 		return c.train(cmd, conf, resume)
@@ -110,40 +136,79 @@ func readConfig(cmd *cobra.Command, path string, conf *train.Config) (err error)
 }
 
 // train runs a configuration.
-func (c *common) train(cmd *cobra.Command, conf train.Config, resume bool) error {
+func (c *common) train(cmd *cobra.Command, conf train.Config, resume string) error {
 	b, err := cpu.New(cpu.Options{Workers: c.threads, Variant: c.kernel})
 	if err != nil {
 		return err
 	}
 	defer b.Close()
+	save, stop := hangups()
+	defer stop()
 	w := cmd.ErrOrStderr()
 	s := &status{w: w, quiet: c.quiet, live: isLive(w), at: liveLine{w: w}}
-	r, err := train.Run(cmd.Context(), conf, train.Options{Resume: resume, Backend: b, Progress: s.progress, Event: s.event})
+	r, err := train.Run(cmd.Context(), conf, train.Options{Backend: b, Progress: s.progress, Event: s.event, Save: save,
+		Resume: resume != "" && resume != "false", Anyway: resume == "anyway"})
 	s.at.clear()
-	if err != nil {
-		if cmd.Context().Err() != nil && r.Checkpoint != "" {
-			s.line("saved as %s; --resume goes on", r.Checkpoint)
+	out := conf.WithDefaults().Out
+	switch {
+	case err == nil:
+		err = drawLoss(out)
+	case errors.Is(err, train.ErrInexact):
+		return fmt.Errorf("%w; --resume=anyway goes on nevertheless", err)
+	case r.Steps > 0 && !errors.Is(err, train.ErrInUse):
+		if e := drawLoss(out); e != nil {
+			s.line("no picture of the loss: %v", e)
 		}
-		return err
+		if r.Checkpoint != "" && !errors.Is(err, train.ErrNotFinite) {
+			s.line("saved as %s; --resume goes on: herd train --resume --out=%s", r.Checkpoint, out)
+		}
 	}
-	if err := drawLoss(conf.WithDefaults().Out); err != nil {
+	if err != nil {
 		return err
 	}
 	if c.json {
-		out := struct {
-			Steps      int      `json:"steps"`
-			Tokens     int64    `json:"tokens"`
-			Loss       float64  `json:"loss"`
-			EvalLoss   *float64 `json:"eval_loss"`
-			Checkpoint string   `json:"checkpoint"`
-		}{Steps: r.Steps, Tokens: r.Tokens, Loss: r.Loss, Checkpoint: r.Checkpoint}
-		if !math.IsNaN(r.EvalLoss) {
-			out.EvalLoss = &r.EvalLoss
-		}
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(out)
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(trainResult{Steps: r.Steps, Tokens: r.Tokens, Loss: r.Loss, Checkpoint: r.Checkpoint,
+			EvalLoss: finite(r.EvalLoss), Best: r.Best, BestLoss: finite(r.BestLoss)})
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d steps, %d tokens, loss %.4f: %s\n", r.Steps, r.Tokens, r.Loss, r.Checkpoint)
+	if r.Best != "" {
+		fmt.Fprintf(cmd.OutOrStdout(), "least held-out loss %.4f: %s\n", r.BestLoss, r.Best)
+	}
 	return nil
+}
+
+// trainResult is what --json prints of a run.
+type trainResult struct {
+	Steps      int      `json:"steps"`
+	Tokens     int64    `json:"tokens"`
+	Loss       float64  `json:"loss"`
+	EvalLoss   *float64 `json:"eval_loss"`
+	Checkpoint string   `json:"checkpoint"`
+	Best       string   `json:"best"`
+	BestLoss   *float64 `json:"best_loss"`
+}
+
+// finite is a number in JSON, or null where it is none.
+func finite(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}
+
+// hangups gives a value for each SIGHUP, which asks for a checkpoint, until stop.
+func hangups() (save <-chan struct{}, stop func()) {
+	signals, asked := make(chan os.Signal, 1), make(chan struct{}, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		for range signals {
+			select {
+			case asked <- struct{}{}:
+			default: // asked already
+			}
+		}
+	}()
+	return asked, func() { signal.Stop(signals); close(signals) }
 }
 
 // drawLoss draws the loss of the run in a folder over the steps, as loss.png there:
@@ -186,10 +251,21 @@ func (s *status) progress(p train.Progress) {
 		every = liveEvery
 	}
 	now := time.Now()
-	if s.quiet || now.Sub(s.printed) < every && p.Step != p.Steps && p.Step != 1 {
+	if s.quiet || now.Sub(s.printed) < every && (p.Stage != "train" || p.Step != p.Steps && p.Step != 1) {
 		return
 	}
 	s.printed = now
+	s.show(stepText(p))
+}
+
+// stepText says on one line how far a run is.
+func stepText(p train.Progress) string {
+	switch p.Stage {
+	case "count":
+		return fmt.Sprintf("counting what the data's epochs give: %d steps, %d tokens", p.Step, p.Tokens)
+	case "reread":
+		return fmt.Sprintf("files have changed, reading again what was given: %d documents", p.Documents)
+	}
 	text := fmt.Sprintf("step %d/%d  loss %.4f  norm %.3g  lr %.3g  %.0f tokens/s", p.Step, p.Steps, p.Loss, p.GradNorm, p.LR, p.TokensPerSecond)
 	if p.MFU > 0 {
 		text += fmt.Sprintf("  MFU %.0f %%", 100*p.MFU)
@@ -197,6 +273,11 @@ func (s *status) progress(p train.Progress) {
 	if p.Left > 0 {
 		text += "  " + p.Left.Round(time.Second).String() + " left"
 	}
+	return text
+}
+
+// show prints a line, over the one before on a terminal.
+func (s *status) show(text string) {
 	if !s.live {
 		fmt.Fprintln(s.w, text)
 		return
@@ -212,6 +293,10 @@ func (s *status) event(e train.Event) {
 		s.line("going on from %s", e.Text)
 	case train.EventPlan:
 		s.line("memory: %s", e.Text)
+	case train.EventBest:
+		s.line("step %d: the least held-out loss so far: %s stays", e.Step, e.Text)
+	case train.EventFinished:
+		s.line("nothing is left to do: %s", e.Text)
 	case train.EventCheckpoint:
 		s.line("step %d: saved as %s", e.Step, e.Text)
 	default:

@@ -47,9 +47,37 @@ func TestTrainInterrupted(t *testing.T) {
 	if !strings.Contains(errs.String(), "--resume goes on") || !strings.HasSuffix(errs.String(), "herd: interrupted\n") {
 		t.Errorf("%s", errs.String())
 	}
-	stdout, stderr, code := herd(t, append(args, "--resume", "--sample.every=1000", "--sample.tokens=2")...)
-	if code != exitDone || !strings.HasPrefix(stdout, "1000 steps, ") || !strings.Contains(stderr, "going on from ") {
+	picture := filepath.Join(dir, "run", "loss.png")
+	if _, err := os.Stat(picture); err != nil {
+		t.Errorf("no picture of what was done: %v", err)
+	}
+	stdout, stderr, code := herd(t, "train", "--resume", "--out="+filepath.Join(dir, "run"), "--sample.every=1000", "--sample.tokens=2", "--steps=200")
+	if code != exitDone || !strings.HasPrefix(stdout, "200 steps, ") || !strings.Contains(stderr, "going on from ") || !strings.Contains(stderr, "steps was 1000 and is 200") {
 		t.Errorf("exit code %d, %s\n%s", code, stdout, stderr)
+	}
+	stdout, stderr, code = herd(t, "train", "--resume", "--out="+filepath.Join(dir, "run"))
+	if code != exitDone || !strings.HasPrefix(stdout, "200 steps, ") || !strings.Contains(stderr, "nothing is left to do") {
+		t.Errorf("exit code %d, %s\n%s", code, stdout, stderr)
+	}
+	const lr = "--optimizer.lr=0.5"
+	stdout, stderr, code = herd(t, "train", "--resume", "--out="+filepath.Join(dir, "run"), "--steps=201", lr)
+	if code != exitFailed || !strings.Contains(stderr, "--resume=anyway") {
+		t.Errorf("exit code %d, %s\n%s", code, stdout, stderr)
+	}
+	stdout, stderr, code = herd(t, "train", "--resume=anyway", "--out="+filepath.Join(dir, "run"), "--steps=201", lr)
+	if code != exitDone || !strings.HasPrefix(stdout, "201 steps, ") || !strings.Contains(stderr, "not exact: optimizer.lr") {
+		t.Errorf("exit code %d, %s\n%s", code, stdout, stderr)
+	}
+}
+
+// TestResumeNothing: a folder without a run cannot be gone on with alone, and only words
+// that mean something are taken.
+func TestResumeNothing(t *testing.T) {
+	if _, stderr, code := herd(t, "train", "--resume", "--out="+t.TempDir()); code != exitFailed || !strings.Contains(stderr, "settings of a run") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if _, stderr, code := herd(t, "train", "--resume=perhaps", "--out="+t.TempDir()); code != exitUsage || !strings.Contains(stderr, "anyway") {
+		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
 
