@@ -23,7 +23,7 @@ import (
 // What an adapter brings whole (modules_to_save, biases, tokens, a larger vocabulary) takes
 // the place of the model's own for all rows, and no two adapters may bring the same.
 //
-//	Path  string  // a folder with adapter_config.json and adapter_model.safetensors, or the latter
+//	Path  string  // a folder with adapter_config.json and adapter_model.safetensors, or the latter; or a .gguf file
 //	FS    fs.FS   // where Path is; nil is the operating system's files
 //	Scale float32 // multiplies the factor that the adapter has of its own; 0 means 1
 type Adapter = checkpoint.Adapter

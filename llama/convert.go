@@ -14,6 +14,7 @@ import (
 //	Adapters []Adapter      // merged into the matrices, in this order
 //	Replace  bool           // a .gguf file that is there may be replaced; one that is
 //	                        // read never is
+//	Base     string         // the model that an adapter is of, to convert the adapter itself
 //	Progress func(Progress) // is told how it goes
 //
 // Validate lists every violation.
@@ -38,7 +39,8 @@ type MergeError = checkpoint.MergeError
 // or a Meta folder. Float tensors keep every value
 // and their type, unless Type says otherwise; in GGUF, where vectors are F32,
 // their type travels in metadata and comes back. Quantised tensors are decoded
-// exactly. Matrices that have adapters are merged in float64. A file or folder appears
+// exactly. Matrices that have adapters are merged in float64. An adapter is written as
+// a GGUF file or as PEFT's folder. A file or folder appears
 // only when it is complete. Where there is one already the error is fs.ErrExist, unless
 // the folder is empty or Replace allows to replace the file.
 func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertReport, error) {

@@ -17,6 +17,7 @@ import (
 type convertFlags struct {
 	*common
 	to, dtype string
+	base      string
 	lora      []string
 	force     bool
 }
@@ -29,7 +30,8 @@ func newConvert(c *common) *cobra.Command {
 		Long: `Convert writes a model as a .gguf file, a Hugging Face folder or a Meta folder.
 Float tensors keep their values and, without --type, their type; quantised ones
 are decoded to F32. With --lora adapters are merged into the matrices, and how
-far each is then from the exact sum is printed.
+far each is then from the exact sum is printed. An adapter as IN is written as
+PEFT's folder or as a .gguf file; --base names the model that it is of.
 
 A file that is there stays, unless --force replaces it; one that is read always
 does. Of folders only new and empty ones are filled.`,
@@ -44,12 +46,13 @@ does. Of folders only new and empty ones are filled.`,
 	cmd.Flags().StringVar(&v.to, "to", "", "`FORMAT`: gguf, safetensors or meta")
 	cmd.Flags().StringVar(&v.dtype, "type", "", "`TYPE`: f32, f16 or bf16 (default the file's; f32 for quantised)")
 	cmd.Flags().BoolVar(&v.force, "force", false, "replace a file that is there")
+	cmd.Flags().StringVar(&v.base, "base", "", "`MODEL` that the adapter IN is of")
 	addLora(cmd.Flags(), &v.lora)
 	return cmd
 }
 
 func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
-	o := llama.ConvertOptions{To: v.to, Replace: v.force}
+	o := llama.ConvertOptions{To: v.to, Base: v.base, Replace: v.force}
 	switch strings.ToLower(v.dtype) {
 	case "":
 	case "f32":

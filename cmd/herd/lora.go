@@ -12,7 +12,7 @@ import (
 
 // addLora adds --lora.
 func addLora(f *pflag.FlagSet, list *[]string) {
-	f.StringArrayVar(list, "lora", nil, "adapter `FILE[=SCALE]`: a folder that PEFT wrote, or its adapter_model.safetensors; repeatable")
+	f.StringArrayVar(list, "lora", nil, "adapter `FILE[=SCALE]`: a folder that PEFT wrote, its adapter_model.safetensors, or a .gguf file; repeatable")
 }
 
 // parseLora reads the values of --lora. What follows the last = is a scale

@@ -11,6 +11,6 @@
 // # Hostile files
 //
 // The settings are at most 1 MB, patterns in them are matched in linear time,
-// or given up after a tenth of a second a name, and tensors are checked against the ranks of the settings before anything is
+// or given up after a second for all names, and tensors are checked against the ranks of the settings before anything is
 // read. Memory is taken for what the file really holds.
 package peft

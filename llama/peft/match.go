@@ -19,7 +19,8 @@ type matcher struct {
 	pattern *pattern        // of whole names, or nil
 	ranks   []override
 	alphas  []override
-	err     error // of the first match that took too long
+	left    time.Duration // for matches that backtrack
+	err     error         // of the first that took too long
 }
 
 type override struct {
@@ -30,7 +31,7 @@ type override struct {
 
 // newMatcher compiles the patterns.
 func newMatcher(c *Config) (*matcher, error) {
-	m := &matcher{c: c, targets: map[string]bool{}}
+	m := &matcher{c: c, targets: map[string]bool{}, left: slowLimit}
 	for _, t := range c.Targets {
 		m.targets[t] = true
 	}
@@ -60,8 +61,9 @@ type pattern struct {
 	text   string
 }
 
-// slowLimit is how long one match may take; names have some 40 bytes.
-const slowLimit = 100 * time.Millisecond
+// slowLimit is how long all such matches of an adapter may take together: names have some
+// 40 bytes, and a model a thousand.
+const slowLimit = time.Second
 
 func compile(key, before, text string) (*pattern, error) {
 	if len(text) > maxPattern {
@@ -77,17 +79,18 @@ func compile(key, before, text string) (*pattern, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s has the pattern %q, which is not supported: %w", key, vfs.Clip(text), err)
 	}
-	r.MatchTimeout = slowLimit
 	return &pattern{slow: r, text: text}, nil
 }
 
-// match reports whether a name matches.
-func (p *pattern) match(name string) (bool, error) {
+// match reports whether a name matches, of which time is taken off what is left.
+func (p *pattern) match(name string, left *time.Duration) (bool, error) {
 	if p.linear != nil {
 		return p.linear.MatchString(name), nil
 	}
+	start := time.Now()
+	p.slow.MatchTimeout = max(*left, time.Millisecond)
 	ok, err := p.slow.MatchString(name)
-	if err != nil {
+	if *left -= time.Since(start); err != nil || *left <= 0 {
 		return false, fmt.Errorf("the pattern %q takes too long on %q", vfs.Clip(p.text), vfs.Clip(name))
 	}
 	return ok, nil
@@ -140,7 +143,7 @@ func (m *matcher) match(p *pattern, name string) bool {
 	if m.err != nil {
 		return false
 	}
-	ok, err := p.match(name)
+	ok, err := p.match(name, &m.left)
 	m.err = err
 	return ok
 }

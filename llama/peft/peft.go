@@ -125,7 +125,7 @@ func OpenFS(fsys fs.FS, name string) (*Adapter, error) {
 func open(dir fs.FS, base string, shown func(string) string) (*Adapter, error) {
 	switch ext := path.Ext(base); {
 	case ext == ".gguf":
-		return nil, &Error{File: shown(base), Reason: "is a GGUF file: only adapters in PEFT's layout are read"}
+		return nil, &Error{File: shown(base), Reason: "is a GGUF file, not PEFT's layout"}
 	case ext != ".safetensors":
 		return nil, &Error{File: shown(base), Reason: "is no adapter: name a folder that PEFT wrote, or its " + modelFile}
 	}
@@ -159,8 +159,20 @@ func open(dir fs.FS, base string, shown func(string) string) (*Adapter, error) {
 	return a, nil
 }
 
-// Close closes the file. Data of Modules must not be read after it.
-func (a *Adapter) Close() error { return a.file.Close() }
+// New makes an adapter of what is in memory; file is for messages. Of a Module what Write
+// looks at counts.
+func New(file string, c Config, modules []Module) (*Adapter, error) {
+	a := &Adapter{File: file, Config: c, Modules: slices.Clone(modules)}
+	return a, check(file, &a.Config, a.Modules)
+}
+
+// Close closes the file, if there is one. Data of Modules must not be read after it.
+func (a *Adapter) Close() error {
+	if a.file == nil {
+		return nil
+	}
+	return a.file.Close()
+}
 
 // read sorts the tensors into Modules, Whole and Rows.
 func (a *Adapter) read() error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"path"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama/peft"
@@ -17,7 +18,7 @@ import (
 // (modules_to_save, biases, tokens) takes the place of the model's own.
 type Adapter struct {
 	// Path is a folder with adapter_config.json and adapter_model.safetensors, or
-	// the latter.
+	// the latter, or a GGUF file of an adapter.
 	Path string
 	// FS is where Path is; nil is the operating system's files.
 	FS fs.FS
@@ -54,7 +55,7 @@ func (c *Checkpoint) OpenAdapters(list []Adapter) error {
 		return nil
 	}
 	for _, o := range list {
-		a, err := openAdapter(o)
+		a, err := openAdapter(o, c.Config)
 		if err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ func (c *Checkpoint) OpenAdapters(list []Adapter) error {
 
 // OpenAdapter opens one adapter for a model of a shape. The caller closes it.
 func OpenAdapter(o Adapter, c Config) (*OpenedAdapter, error) {
-	a, err := openAdapter(o)
+	a, err := openAdapter(o, c)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +92,14 @@ func OpenAdapter(o Adapter, c Config) (*OpenedAdapter, error) {
 	return a, nil
 }
 
-// openAdapter opens an adapter for a model that is not looked at.
-func openAdapter(o Adapter) (*OpenedAdapter, error) {
+// openAdapter opens an adapter. Of the model only the order of rows in GGUF is looked at.
+func openAdapter(o Adapter, c Config) (*OpenedAdapter, error) {
 	open := func() (*peft.Adapter, error) { return peft.Open(o.Path) }
 	if o.FS != nil {
 		open = func() (*peft.Adapter, error) { return peft.OpenFS(o.FS, o.Path) }
+	}
+	if path.Ext(o.Path) == ".gguf" {
+		open = func() (*peft.Adapter, error) { return openGGUFAdapter(o, c) }
 	}
 	p, err := open()
 	if err != nil {

@@ -23,6 +23,9 @@ type ConvertOptions struct {
 	Adapters []Adapter
 	// Replace lets a .gguf file that is there be replaced. One that is read never is.
 	Replace bool
+	// Base is the model that an adapter is of, which is what Convert is given: it is
+	// written as a GGUF file or as PEFT's folder, to be used with that model's kind.
+	Base string
 	// Progress is told how it goes.
 	Progress func(Progress)
 }
@@ -62,6 +65,9 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 	out = filepath.Clean(out) // a slash after a folder that is not there yet would be in the way
 	if err := checkTarget(in, out, o); err != nil {
 		return ConvertReport{}, err
+	}
+	if adapterAt(in) {
+		return convertAdapter(ctx, in, out, o)
 	}
 	c, err := Open(ctx, in)
 	if err != nil {

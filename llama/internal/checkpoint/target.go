@@ -30,6 +30,9 @@ func checkTarget(in, out string, o ConvertOptions) error {
 	for _, a := range o.Adapters {
 		paths = append(paths, a.Path)
 	}
+	if o.Base != "" {
+		paths = append(paths, o.Base)
+	}
 	for _, p := range paths {
 		if err := notOf(p, out, info); err != nil {
 			return err
