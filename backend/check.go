@@ -274,6 +274,25 @@ func checkEmbeddingBackward(a *Args, name string) {
 	matrix(name, "dW", &a.Out[0], F32, a.Out[0].Rows(), a.Out[0].Cols())
 }
 
+func checkRowNorms(a *Args, name string) {
+	n := a.Weights()
+	if n != 1 && n != 3 {
+		panic(shapeErr(name, "%d weights, not 1 or 3", n))
+	}
+	w := a.W[0]
+	if n == 3 {
+		if first, second := a.W[1], a.W[2]; first.Cols() != w.Cols() || second.Rows() != w.Rows() || second.Cols() != first.Rows() {
+			panic(shapeErr(name, "%s is [%d %d], its change [%d %d] by [%d %d]", w.Name(), w.Rows(), w.Cols(),
+				second.Rows(), second.Cols(), first.Rows(), first.Cols()))
+		}
+	}
+	for i, what := range [...]string{"the norms", "their inverses"} {
+		if a.Out[i].Present() {
+			vector(name, what, &a.Out[i], F32, w.Rows())
+		}
+	}
+}
+
 // checkGradientRound refuses what products of gradients cannot be rounded to.
 func checkGradientRound(a *Args, name string) {
 	if a.Round != RoundNone && a.Round != RoundBothBF16 {

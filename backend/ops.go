@@ -103,6 +103,14 @@ const (
 	// EmbeddingBackward: Out[0] dW[ids[r]] += dy[r]. In ids I32 [R], dy [R,D].
 	EmbeddingBackward
 
+	// RowNorms: Out[0][n] = norm[n] = sqrt(sum_k v[n,k]^2) and Out[1][n] = 1/norm[n], 0
+	// where norm[n] is 0, each optional. v = W[0] or, where there are three weights, v[n,k]
+	// = W[0][n,k] + Scale sum_r W[2][n,r] W[1][r,k]. W[0] [N,K], W[1] [r,K], W[2] [N,r], Out
+	// [N]. Where the terms of v nearly cancel the norm is as exact as elsewhere. It has no
+	// backward: DoRA takes the norm for a constant (https://arxiv.org/abs/2402.09353,
+	// section 4.3).
+	RowNorms
+
 	// LogProb is a linear layer and the log-probability of one id a row, R rows of
 	// V logits never in memory: with z[r] = W[0] x[r], as MatMul computes it,
 	// Out[1] lse[r] = log sum_v exp z[r,v], Out[0] logp[r] = z[r,ids[r]] - lse[r],
@@ -242,7 +250,7 @@ type Args struct {
 	Layer  int
 	Window Window  // Unfold, Fold
 	Eps    float32 // RMSNorm, LayerNorm
-	Scale  float32 // Attention
+	Scale  float32 // Attention, RowNorms
 	Axis   int     // Sum, Max
 	AdamW  AdamWArgs
 }
@@ -296,6 +304,7 @@ var ops = [numOps]struct {
 	SwiGLUBackward:    {"SwiGLUBackward", same(3, 2), nil},
 	Embedding:         {"Embedding", checkEmbedding, []Op{EmbeddingBackward}},
 	EmbeddingBackward: {"EmbeddingBackward", checkEmbeddingBackward, nil},
+	RowNorms:          {"RowNorms", checkRowNorms, nil},
 	LogProb:           {"LogProb", checkLogProb, []Op{LogProbBackward}},
 	LogProbBackward:   {"LogProbBackward", checkLogProbBackward, nil},
 	CrossEntropy:      {"CrossEntropy", checkCrossEntropy, nil},

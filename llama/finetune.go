@@ -36,8 +36,8 @@ func (m *Model) AddAdapter(ctx context.Context, config peft.Config, seed uint64)
 	return m.addAdapter(ctx, config, func(name string, l *nn.Linear, lora *nn.LoRA) ([3][]float32, error) {
 		h := fnv.New64a()
 		h.Write([]byte(name))
-		a, b, magnitude := lora.Initial(seed, h.Sum64(), l.Weight.Weight())
-		return [3][]float32{a, b, magnitude}, nil
+		a, b, magnitude, err := lora.Initial(ctx, m.b, seed, h.Sum64(), l.Weight)
+		return [3][]float32{a, b, magnitude}, err
 	})
 }
 

@@ -25,7 +25,12 @@ func TestOpaqueMemory(t *testing.T) {
 			})
 		}
 	}
-	for _, c := range adapterCases(t)[:1] {
+	kinds := map[string]bool{} // LoRA, DoRA, ... each of the first model that has it
+	for _, c := range adapterCases(t) {
+		if kinds[c.kind] {
+			continue
+		}
+		kinds[c.kind] = true
 		t.Run(golden.Name(c.path), func(t *testing.T) {
 			same(t, func(b backend.Backend) []float32 {
 				return allOf(t, c.base, llama.Options{Backend: b, Adapters: []llama.Adapter{{Path: c.path}}})

@@ -234,9 +234,14 @@ func TestLoRAInitial(t *testing.T) {
 		w := random(in * out)
 		bind(t, b, p, w)
 		l := nn.NewLoRA(in, out, r, true)
-		a, bs, m := l.Initial(1, 2, p.Weight())
-		again, _, _ := l.Initial(1, 2, p.Weight())
-		other, _, _ := l.Initial(1, 3, p.Weight())
+		initial := func(stream uint64) (a, bs, m []float32) {
+			a, bs, m, err := l.Initial(t.Context(), b, 1, stream, p)
+			check(t, err)
+			return a, bs, m
+		}
+		a, bs, m := initial(2)
+		again, _, _ := initial(2)
+		other, _, _ := initial(3)
 		if !slices.Equal(a, again) || slices.Equal(a, other) || len(a) != r*in || len(bs) != r*out {
 			t.Error("the numbers do not follow from seed and stream")
 		}
@@ -255,7 +260,7 @@ func TestLoRAInitial(t *testing.T) {
 				t.Errorf("magnitude %d is %v, want %v", n, got, want)
 			}
 		}
-		if _, _, m := nn.NewLoRA(in, out, r, false).Initial(1, 2, nil); m != nil {
+		if _, _, m, err := nn.NewLoRA(in, out, r, false).Initial(t.Context(), b, 1, 2, nil); m != nil || err != nil {
 			t.Error("magnitudes without DoRA")
 		}
 	})

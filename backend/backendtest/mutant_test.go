@@ -120,6 +120,9 @@ func TestMutantsOfEveryOperation(t *testing.T) {
 			if op == backend.KVAppend && name != "input changed" && name != "nothing done" {
 				continue // its outputs are pages: see TestMutants
 			}
+			if op == backend.RowNorms && name == "input changed" {
+				continue // its inputs are weights
+			}
 			// Pages are filled by KVAppend as it should be.
 			if !killed(newMutant(on(op, func(a *backend.Args) { run(op, a) })), op, cs) {
 				t.Errorf("%s: no case of %v finds it", name, op)
@@ -252,6 +255,52 @@ func productMistakes() []mistake {
 	}
 }
 
+// normMistakes are of RowNorms.
+func normMistakes() []mistake {
+	return []mistake{
+		{"a change without its scale", backend.RowNorms, on(backend.RowNorms, func(a *backend.Args) {
+			b := *a
+			b.Scale = 1
+			ref.Run(backend.RowNorms, &b)
+		})},
+		{"rows changed in float32", backend.RowNorms, on(backend.RowNorms, func(a *backend.Args) {
+			ref.Run(backend.RowNorms, a)
+			if a.Weights() != 3 || !a.Out[0].Present() {
+				return
+			}
+			x := ref.Load(a)
+			norms := x.Out[0]
+			for n := range norms {
+				row := slices.Clone(x.W[0](n))
+				for r, b := range slices.Clone(x.W[2](n)) {
+					for k, v := range x.W[1](r) {
+						row[k] = float64(float32(row[k] + float64(a.Scale)*b*v))
+					}
+				}
+				sum := 0.0
+				for _, v := range row {
+					sum += v * v
+				}
+				norms[n] = math.Sqrt(sum)
+			}
+			write(a.Out[0], norms)
+		})},
+		{"the inverse of zero", backend.RowNorms, on(backend.RowNorms, func(a *backend.Args) {
+			ref.Run(backend.RowNorms, a)
+			if !a.Out[1].Present() {
+				return
+			}
+			y := read(a.Out[1])
+			for i, v := range y {
+				if v == 0 {
+					y[i] = math.Inf(1)
+				}
+			}
+			write(a.Out[1], y)
+		})},
+	}
+}
+
 // sequenceMistakes are of attention, of pages and of norms.
 func sequenceMistakes() []mistake {
 	return []mistake{
@@ -367,10 +416,13 @@ func TestMutants(t *testing.T) {
 		t.Skip("short: it tests the checks, not a backend")
 	}
 	cs := some()
-	for _, m := range slices.Concat(productMistakes(), sequenceMistakes(), optimizerMistakes()) {
+	for _, m := range slices.Concat(productMistakes(), normMistakes(), sequenceMistakes(), optimizerMistakes()) {
 		all := cs
 		if m.name == "NaN lost" {
 			all = edgeMatMulCases()
+		}
+		if m.op == backend.RowNorms {
+			all = rowNormsCases()
 		}
 		if m.op == backend.LogProbBackward || m.op == backend.CrossEntropy {
 			all = append(logProbCases(), crossEntropyCases()...)

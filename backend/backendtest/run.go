@@ -15,7 +15,7 @@ import (
 // not changed, so that many backends can be checked.
 var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
-		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), logProbCases(), crossEntropyCases(), roundCases(), roundE4M3Cases(),
+		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), rowNormsCases(), logProbCases(), crossEntropyCases(), roundCases(), roundE4M3Cases(),
 		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(),
 		rmsNormCases(), layerNormCases(), unfoldCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
 	)

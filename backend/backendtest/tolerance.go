@@ -64,6 +64,7 @@ var tolerances = [...]rule{
 	// Rows as they are; a sum over rows of the same id.
 	backend.Embedding:         exact,
 	backend.EmbeddingBackward: sumOf(func(a *backend.Args, _ int) int { return a.In[1].Rows() + 1 }),
+	backend.RowNorms:          rowNormsRule,
 	backend.LogProb:           logProbRule,
 	backend.LogProbBackward:   logProbBackwardRule,
 	backend.CrossEntropy:      crossEntropyRule,

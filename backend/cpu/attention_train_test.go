@@ -45,6 +45,7 @@ func attendTrained(t *testing.T, b *Backend, round backend.Rounding, docs ...*tr
 	for i, d := range docs {
 		layout.Segments[i].Whole = d.whole
 	}
+	e.Layout(layout)
 	rows, d := layout.Rows(), docs[0]
 	a := backend.Args{Layout: layout, KV: backend.KV{Type: backend.F32, Layers: 1, Heads: d.kv, HeadDim: d.dim}, Scale: 0.3, Round: round}
 	view := func(cols int, of func(d *trained) []float32) backend.View {

@@ -30,6 +30,7 @@ type exec struct {
 	gemm    gemm
 
 	rowPanels   rowPanels
+	rowNorm     rowNormTask
 	colPanels   colPanels
 	operandRows operandRows
 	turned      turned
@@ -61,6 +62,7 @@ var native = [...]func(*exec, *backend.Args){
 	backend.SwiGLUBackward:    (*exec).swiGLUBackward,
 	backend.Embedding:         (*exec).embedding,
 	backend.EmbeddingBackward: (*exec).embeddingBackward,
+	backend.RowNorms:          (*exec).rowNorms,
 	backend.LogProb:           (*exec).logProb,
 	backend.LogProbBackward:   (*exec).logProbBackward,
 	backend.CrossEntropy:      (*exec).crossEntropy,

@@ -50,7 +50,7 @@ func TestLongLines(t *testing.T) {
 				if op == backend.AdamW {
 					a.AdamW = backend.AdamWArgs{LR: 1, Beta1: 0.9, Beta2: 0.9, Eps: 1, Scale: 1, Correct1: 1, Correct2: 1}
 				}
-				if op == backend.Embedding {
+				if op == backend.Embedding || op == backend.RowNorms {
 					a.W[0] = w
 				}
 				copy(a.Out[:], out)
@@ -80,6 +80,7 @@ func TestLongLines(t *testing.T) {
 			"Gather":          in(backend.Gather, views(y), x, ids(1)),
 			"ScatterAdd":      in(backend.ScatterAdd, views(e.Alloc(backend.F32, backend.Dims(1, 64))), turned(x), ids(n/64)),
 			"Embedding":       in(backend.Embedding, views(y), ids(1)),
+			"RowNorms":        in(backend.RowNorms, views(flat(scalar()))),
 			"RoundI8":         in(backend.RoundI8, codes, x),
 			"AdamW":           in(backend.AdamW, views(flat(y), flat(u), flat(v)), flat(z)),
 			"SumSquares":      in(backend.SumSquares, views(e.Alloc(backend.F32, backend.Dims(1))), flat(x)),

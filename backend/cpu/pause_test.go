@@ -42,6 +42,7 @@ func TestPauses(t *testing.T) {
 			if err := d.x.Begin(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			d.x.Layout(&d.layout)
 			q, h := d.x.Alloc(backend.F32, backend.Dims(rows, d.dim)), d.x.Alloc(backend.F32, backend.Dims(rows, d.dim))
 			check(fmt.Sprintf("attention of %d rows", rows), 2*rows*(context+rows/2)*d.dim, pauseAttend, func() {
 				d.run(backend.Attention, q, backend.View{}, h)

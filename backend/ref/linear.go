@@ -3,6 +3,7 @@ package ref
 import (
 	"bytes"
 	"math"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -189,6 +190,31 @@ func roundI8(x *Values) {
 			}
 			x.Out[0][i+j] = float64(c)
 			x.Out[2][(i+j)/16] += float64(c)
+		}
+	}
+}
+
+func rowNorms(x *Values) {
+	a := x.Args
+	var change [][]float64
+	if a.Weights() == 3 {
+		for r := range a.W[1].Rows() {
+			change = append(change, slices.Clone(x.W[1](r)))
+		}
+	}
+	for n := range a.W[0].Rows() {
+		v := slices.Clone(x.W[0](n))
+		for r, row := range change {
+			axpy(v, float64(a.Scale)*x.W[2](n)[r], row)
+		}
+		norm, inverse := math.Sqrt(dot(v, v)), 0.0
+		if norm != 0 {
+			inverse = 1 / norm
+		}
+		for i, y := range [2]float64{norm, inverse} {
+			if x.Out[i] != nil {
+				x.Out[i][n] = y
+			}
 		}
 	}
 }

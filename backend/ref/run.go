@@ -47,6 +47,7 @@ var kernels = [...]func(*Values){
 	backend.SwiGLUBackward:    swiGLUBackward,
 	backend.Embedding:         embedding,
 	backend.EmbeddingBackward: scatterInto,
+	backend.RowNorms:          rowNorms,
 	backend.LogProb:           logProb,
 	backend.LogProbBackward:   logProbBackward,
 	backend.CrossEntropy:      crossEntropy,
