@@ -14,6 +14,7 @@ import (
 	"flag"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -42,7 +43,12 @@ func serve(path, addr string, n int) error {
 	}
 	defer model.Close()
 	options := llama.GenerateOptions{MaxTokens: n, Sampling: model.DefaultSampling()}
-	server := &http.Server{Addr: addr, Handler: newHandler(model, options), ReadTimeout: 10 * time.Second}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	log.Printf("listening: curl -N http://%s/generate -d 'Once upon a time'", listener.Addr())
+	server := &http.Server{Handler: newHandler(model, options), ReadTimeout: 10 * time.Second}
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -50,7 +56,7 @@ func serve(path, addr string, n int) error {
 		defer cancel()
 		stopped <- server.Shutdown(grace)
 	}()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return <-stopped

@@ -1,5 +1,6 @@
-// Package chart draws figures: ratios for the documentation, losses of a training
-// run. It is the only one that imports a plotting library.
+// Package chart draws figures as PNG: ratios for the documentation, losses of a training
+// run. It does so itself, with lines and one small font: a plotting library would bring a
+// dozen modules to everyone who builds the command.
 package chart
 
 import (
@@ -8,14 +9,6 @@ import (
 	"image/color"
 	"io"
 	"math"
-	"strconv"
-
-	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/text"
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 )
 
 // A Group is rows of a figure under a heading.
@@ -35,102 +28,68 @@ var (
 	even = color.RGBA{0xb0, 0x30, 0x30, 0xff} // of the line at 1
 )
 
+// In pixels.
 const (
-	width  = 8 * vg.Inch
-	row    = 0.24 * vg.Inch
-	around = 1.3 * vg.Inch // title and axis
+	width = 960
+	row   = 24
+	edge  = 16 // around everything
 )
 
 // Ratios writes a PNG: a row for each dot, from the top, with a whisker from
 // quartile to quartile, on a logarithmic axis with a line at 1.
-func Ratios(w io.Writer, title, axis string, groups []Group) error {
-	rows := 0
+func Ratios(w io.Writer, title, name string, groups []Group) error {
+	x := axis{from: 1, to: 1, log: true, end: width - 2*edge}
+	rows, labels := 0, 0
 	for _, g := range groups {
-		rows += len(g.Dots)
+		rows += 1 + len(g.Dots)
+		labels = max(labels, textWidth(g.Name))
 		for _, d := range g.Dots {
 			if !(0 < d.Low && d.Low <= d.Median && d.Median <= d.High && !math.IsInf(d.High, 0)) {
 				return fmt.Errorf("chart: %s: %s: %v, %v, %v are no quartiles of ratios", g.Name, d.Label, d.Low, d.Median, d.High)
 			}
+			labels = max(labels, textWidth(d.text()))
+			x.from, x.to = min(x.from, d.Low), max(x.to, d.High)
 		}
 	}
-	if rows == 0 {
+	if rows == len(groups) {
 		return errors.New("chart: no ratio to draw")
 	}
-	f := newFigure(title, axis)
-	y := float64(rows + len(groups))
+	x.from, x.to, x.start = x.from/1.1, x.to*1.1, min(2*edge+labels, width/2)
+	top := edge + lineSpace
+	bottom := top + rows*row
+	c := newCanvas(width, bottom+3*lineSpace)
+	c.text(title, (width-textWidth(title))/2, edge+face.Ascent, false)
+	c.bottom(x, powers(x.from, x.to, 1, 1.5, 2, 3, 5, 7), top, bottom, name)
+	at := int(math.Round(x.at(1)))
+	c.rule(at-1, top, at, bottom, even)
+	y := top + row/2
 	for _, g := range groups {
-		f.labels = append(f.labels, plot.Tick{Value: y, Label: g.Name})
-		y--
+		c.text(g.Name, x.start-edge, y+face.Ascent/2, true)
+		y += row
 		for _, d := range g.Dots {
-			f.add(d, y)
-			y--
+			c.text(d.text(), x.start-edge, y+face.Ascent/2, true)
+			c.stroke([]point{{x.at(d.Low), float64(y)}, {x.at(d.High), float64(y)}}, 3, ink)
+			c.dots([]point{{x.at(d.Median), float64(y)}}, 5.5, ink)
+			y += row
 		}
 	}
-	return f.write(w, rows+len(groups))
+	return c.write(w)
 }
 
-// figure is a plot under construction.
-type figure struct {
-	*plot.Plot
-	from, to float64 // of the axis
-	labels   []plot.Tick
-	err      error
-}
+func (d Dot) text() string { return fmt.Sprintf("%s   %.2f", d.Label, d.Median) }
 
-func newFigure(title, axis string) *figure {
-	f := &figure{Plot: plot.New(), from: 1, to: 1}
-	f.Title.Text, f.X.Label.Text = title, axis
-	f.Title.TextStyle.Font.Size = vg.Points(11)
-	f.X.Scale = plot.LogScale{}
-	f.Y.LineStyle.Width, f.Y.Tick.LineStyle.Width, f.Y.Tick.Length = 0, 0, 0
-	f.Y.Tick.Label.XAlign = text.XRight
-	return f
-}
-
-// add draws a dot in the row at height y.
-func (f *figure) add(d Dot, y float64) {
-	f.from, f.to = min(f.from, d.Low), max(f.to, d.High)
-	f.labels = append(f.labels, plot.Tick{Value: y, Label: fmt.Sprintf("%s   %.2f", d.Label, d.Median)})
-	whisker, err := plotter.NewLine(plotter.XYs{{X: d.Low, Y: y}, {X: d.High, Y: y}})
-	if err != nil {
-		f.err = errors.Join(f.err, err)
-		return
-	}
-	whisker.Color, whisker.Width = ink, vg.Points(1.5)
-	dot, err := plotter.NewScatter(plotter.XYs{{X: d.Median, Y: y}})
-	if err != nil {
-		f.err = errors.Join(f.err, err)
-		return
-	}
-	dot.Color, dot.Radius, dot.Shape = ink, vg.Points(3.5), draw.CircleGlyph{}
-	f.Add(whisker, dot)
-}
-
-func (f *figure) write(w io.Writer, rows int) error {
-	line, err := plotter.NewLine(plotter.XYs{{X: 1, Y: 0}, {X: 1, Y: float64(rows + 1)}})
-	if err := errors.Join(f.err, err); err != nil {
-		return err
-	}
-	line.Color, line.Width = even, vg.Points(1)
-	f.Add(line)
-	f.X.Min, f.X.Max = f.from/1.1, f.to*1.1
-	f.Y.Min, f.Y.Max = 0.25, float64(rows)+0.75
-	f.X.Tick.Marker = plot.ConstantTicks(ticks(f.X.Min, f.X.Max))
-	f.Y.Tick.Marker = plot.ConstantTicks(f.labels)
-	c := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(width, row*vg.Length(rows)+around), vgimg.UseDPI(120))}
-	f.Draw(draw.New(c))
-	_, err = c.WriteTo(w)
-	return err
-}
-
-// ticks are some of each power of ten in a range.
-func ticks(from, to float64) (t []plot.Tick) {
-	for e := math.Floor(math.Log10(from)); e <= math.Log10(to); e++ {
-		for _, m := range []float64{1, 1.5, 2, 3, 5, 7} {
-			if v := m * math.Pow(10, e); from <= v && v <= to {
-				t = append(t, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'g', 3, 64)})
-			}
+// bottom draws the grid of an axis from left to right, its labels and its name. Labels
+// that would touch the one before are left out.
+func (c canvas) bottom(x axis, ticks []tick, top, bottom int, name string) {
+	free := 0
+	for _, t := range ticks {
+		at := int(math.Round(x.at(t.value)))
+		c.rule(at, top, at, bottom, faint)
+		if left := at - textWidth(t.label)/2; left >= free {
+			c.text(t.label, left, bottom+lineSpace, false)
+			free = left + textWidth(t.label) + charWidth
 		}
 	}
-	return t
+	c.rule(x.start, bottom, x.end, bottom, black)
+	c.text(name, (x.start+x.end-textWidth(name))/2, bottom+2*lineSpace, false)
 }

@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"image/png"
 	"math"
+	"slices"
 	"testing"
 )
 
@@ -87,4 +88,37 @@ func TestLinesRefused(t *testing.T) {
 	}
 	renderLines(t, Axes{}, Line{X: []float64{5}, Y: []float64{5}}) // one point
 	renderLines(t, Axes{LogX: true}, Line{X: []float64{5}, Y: []float64{0}})
+}
+
+// TestTicks: round values within the axis, with as many digits as they need.
+func TestTicks(t *testing.T) {
+	for _, c := range []struct {
+		from, to float64
+		want     []string
+	}{
+		{0, 10, []string{"0", "2", "4", "6", "8", "10"}},
+		{2.03, 5.7, []string{"3", "4", "5"}},
+		{0.61, 0.64, []string{"0.61", "0.62", "0.63", "0.64"}},
+		{-1, 1, []string{"-1.0", "-0.5", "0.0", "0.5", "1.0"}},
+		{1, 300, []string{"100", "200", "300"}},
+		{0, 4e8, []string{"0", "1e+08", "2e+08", "3e+08", "4e+08"}},
+	} {
+		var got []string
+		for _, tick := range (axis{from: c.from, to: c.to}).ticks(5) {
+			if tick.value < c.from-1e-9 || tick.value > c.to*(1+1e-9) {
+				t.Errorf("%v lies outside of %v to %v", tick.value, c.from, c.to)
+			}
+			got = append(got, tick.label)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%v to %v: %v, want %v", c.from, c.to, got, c.want)
+		}
+	}
+	var got []string
+	for _, tick := range powers(0.3, 30, 1, 2, 5) {
+		got = append(got, tick.label)
+	}
+	if want := []string{"0.5", "1", "2", "5", "10", "20"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }

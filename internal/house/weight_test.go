@@ -2,9 +2,11 @@ package house
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -68,6 +70,22 @@ func TestModuleWeight(t *testing.T) {
 	}
 	for pkg, most := range maxModules {
 		t.Run(pkg, func(t *testing.T) { moduleWeight(t, pkg, most) })
+	}
+}
+
+// maxCommandModules bounds what is fetched and compiled for the command.
+const maxCommandModules = 21
+
+// TestCommandWeight counts the modules whose packages are in the command.
+func TestCommandWeight(t *testing.T) {
+	names := map[string]bool{}
+	for line := range strings.Lines(command(t, root(), "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/herd")) {
+		if name := strings.TrimSpace(line); name != "" && name != module {
+			names[name] = true
+		}
+	}
+	if len(names) == 0 || len(names) > maxCommandModules {
+		t.Errorf("the command has packages of %d modules, want 1 to %d: %v", len(names), maxCommandModules, slices.Sorted(maps.Keys(names)))
 	}
 }
 
