@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,8 +38,15 @@ func (s source) generated() bool { return ast.IsGenerated(s.file) }
 // at gives a node's place.
 func (s source) at(n ast.Node) string { return s.pos.Position(n.Pos()).String() }
 
-// files lists the module's files, from the root, less hidden folders, nested
-// modules and golden data.
+// ignored says whether git ignores a name at the root: runs of training and programs
+// that were built, for two.
+func ignored(name string) bool {
+	list, err := os.ReadFile(filepath.Join(root(), ".gitignore"))
+	return err == nil && slices.Contains(strings.Fields(string(list)), "/"+name)
+}
+
+// files lists the module's files, from the root, less hidden folders, what git ignores,
+// nested modules and golden data.
 var files = sync.OnceValues(func() ([]string, error) {
 	var out []string
 	err := fs.WalkDir(os.DirFS(root()), ".", func(p string, d fs.DirEntry, err error) error {
@@ -46,6 +54,12 @@ var files = sync.OnceValues(func() ([]string, error) {
 			return err
 		}
 		name := d.Name()
+		if ignored(p) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
 		if !d.IsDir() {
 			out = append(out, p)
 			return nil

@@ -26,12 +26,15 @@ func TestTopLevel(t *testing.T) {
 	for _, e := range entries {
 		name := e.Name()
 		switch {
-		case strings.HasPrefix(name, "."):
+		case strings.HasPrefix(name, "."), ignored(name):
 		case e.IsDir() && !slices.Contains(folders, name):
 			t.Errorf("folder %s: only %v are at the top", name, folders)
 		case strings.HasSuffix(name, ".go") && name != "doc.go" && !strings.HasSuffix(name, "_test.go"):
 			t.Errorf("%s: the root package is documentation only", name)
 		}
+	}
+	if !ignored("run") || ignored("train") || ignored("doc.go") {
+		t.Error("what runs of training leave at the top is ignored, and nothing else")
 	}
 	for _, s := range sources(t) {
 		if s.path == "doc.go" && len(s.file.Decls) != 0 {
