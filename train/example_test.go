@@ -2,6 +2,7 @@ package train_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -98,6 +99,91 @@ func ExampleIterator_Restore() {
 	// Output:
 	// [0 1 1 0]
 	// [0 1 1 1]
+}
+
+// ExampleIterator_RestoreNear goes on where a file was changed before the position.
+func ExampleIterator_RestoreNear() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	tok, err := tokenizer.FromVocab(tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a", "b", "<|end|>"}, Types: []int32{1, 1, 3}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	open := func(text string) *train.Iterator {
+		if err := os.WriteFile(filepath.Join(dir, "a.txt"), []byte(text), 0o644); err != nil {
+			fmt.Println(err)
+		}
+		data, err := train.OpenData(train.DataConfig{Files: []string{dir}, Separator: "\n", Ordered: true}, tok)
+		if err != nil {
+			fmt.Println(err)
+		}
+		it, err := data.Train(1, 2, 0)
+		if err != nil {
+			fmt.Println(err)
+		}
+		return it
+	}
+	first := open("aa\nab\nba\n")
+	first.Next(context.Background())
+	position := first.Position()
+	first.Close()
+
+	second := open("bb\nab\nba\n")
+	defer second.Close()
+	err = second.Restore(context.Background(), position)
+	fmt.Println(errors.Is(err, train.ErrInexact))
+	if err := second.RestoreNear(context.Background(), position); err != nil {
+		fmt.Println(err)
+		return
+	}
+	batch, err := second.Next(context.Background())
+	fmt.Println(batch.IDs, err)
+	// Output:
+	// true
+	// [0 1] <nil>
+}
+
+// ExampleIterator_Spelled counts the names of control tokens that stay text.
+func ExampleIterator_Spelled() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "a.txt"), []byte("ab[end]ba[end]"), 0o644); err != nil {
+		fmt.Println(err)
+		return
+	}
+	tok, err := tokenizer.FromVocab(tokenizer.VocabGGUF{Model: "gpt2",
+		Tokens: []string{"a", "b", "e", "n", "d", "[", "]", "[end]"}, Types: []int32{1, 1, 1, 1, 1, 1, 1, 3}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, special := range []string{"never", "always"} {
+		data, err := train.OpenData(train.DataConfig{Files: []string{dir}, Special: special}, tok)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		it, err := data.Train(1, 14, 0)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		batch, err := it.Next(context.Background())
+		fmt.Println(batch.IDs[:batch.Docs[0]], it.Spelled(), err)
+		it.Close()
+	}
+	// Output:
+	// [0 1 5 2 3 4 6 1 0 5 2 3 4 6] {2 1 [end]} <nil>
+	// [0 1 7 1 0 7] {0 0 } <nil>
 }
 
 func ExampleEstimator() {

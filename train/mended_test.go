@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/internal/corpus"
+	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
 // rowsOf are JSON lines with the texts of some documents.
@@ -176,6 +177,21 @@ func TestSpecial(t *testing.T) {
 		}
 		if it.Spelled() != want.Spelled {
 			t.Errorf("%s: %+v, want %+v", special, it.Spelled(), want.Spelled)
+		}
+	}
+}
+
+// TestControls finds names that overlap, that are not ASCII, and none in parts.
+func TestControls(t *testing.T) {
+	v := tokenizer.VocabGGUF{Model: "gpt2", Tokens: []string{"a", "<|x", "<|x|>", "\u8a9e", "[y]"}, Types: []int32{1, 3, 3, 3, 3}}
+	tok, err := tokenizer.FromVocab(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newControls(tok)
+	for text, want := range map[string]int{"": 0, "a<|y|>[y": 0, "<|x|>": 1, "<|x<|x|>a": 2, "\u65e5\u672c\u8a9e": 1, "[y][y]\u8a9e<|x": 4, "<<[[y]": 1} {
+		if n, first := c.count(text); n != want || n > 0 && !strings.Contains(text, first) {
+			t.Errorf("%q has %d, first %q, want %d", text, n, first, want)
 		}
 	}
 }

@@ -22,7 +22,12 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	if r.c.Data.Epochs == 0 && r.finished() { // without a look at model and data
-		return false, nil
+		return false, mendRecord(r.c.Out, int64(r.done.Step))
+	}
+	if from == "" { // now, so that what stops before the first checkpoint goes on with them
+		if err := writeSettings(r.given, r.c.Out); err != nil {
+			return false, err
+		}
 	}
 	if err := r.openModel(ctx, from); err != nil {
 		return false, err
@@ -35,7 +40,7 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 		if r.finished() {
-			return false, nil
+			return false, mendRecord(r.c.Out, int64(r.done.Step))
 		}
 	}
 	r.tellSteps()
@@ -51,8 +56,10 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 		}
 	}
 	r.done.Position, r.done.Config = r.it.Position(), r.c
-	if err := writeSettings(r.given, r.c.Out); err != nil {
-		return false, err
+	if from != "" { // what would be refused above leaves those of before
+		if err := writeSettings(r.given, r.c.Out); err != nil {
+			return false, err
+		}
 	}
 	if r.log, err = OpenRecorder(r.c.Out, int64(r.done.Step)); err != nil {
 		return false, fmt.Errorf("train: %w", err)

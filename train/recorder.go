@@ -2,6 +2,7 @@ package train
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -48,6 +49,18 @@ func OpenRecorder(dir string, step int64) (*Recorder, error) {
 		return nil, err
 	}
 	return &Recorder{m, e}, nil
+}
+
+// mendRecord cuts what follows a step, and what is half written, and adds nothing.
+func mendRecord(dir string, step int64) error {
+	m, err := OpenMetrics(filepath.Join(dir, MetricsFile), step)
+	if err == nil {
+		err = errors.Join(m.Close(), eachEvents(dir, tfevents.Mend))
+	}
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
 }
 
 // eachEvents does something with every event file of a folder.

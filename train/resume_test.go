@@ -71,6 +71,12 @@ func TestFinished(t *testing.T) {
 			first := run(t, c, train.Options{})
 			want := folderOf(t, c.Out)
 			for range 2 {
+				f, err := os.OpenFile(filepath.Join(c.Out, train.MetricsFile), os.O_APPEND|os.O_WRONLY, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.WriteString("{\"step\":7,\"lo") // of a run that was killed
+				f.Close()
 				r, finished := told(t, settings(t, c.Out), train.Options{Resume: true}, train.EventFinished)
 				if len(finished) != 1 || r.Steps != first.Steps || r.Loss != first.Loss || r.Checkpoint != first.Checkpoint || r.Best != first.Best ||
 					r.EvalLoss != first.EvalLoss && !(math.IsNaN(r.EvalLoss) && math.IsNaN(first.EvalLoss)) {
@@ -170,6 +176,48 @@ func TestEpochs(t *testing.T) {
 	sameFiles(t, "more", whole.Checkpoint, r.Checkpoint)
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "of 1000 steps") {
 		t.Errorf("%q", warnings)
+	}
+}
+
+// TestNoCheckpoint: what stops before its first checkpoint goes on with its folder alone,
+// and settings that are refused leave those of before.
+func TestNoCheckpoint(t *testing.T) {
+	c := tiny(t, 0)
+	c.Data.Epochs = 1
+	good, err := os.ReadFile(c.Data.Files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Data.Files[0], append(slices.Clone(good), 0xff), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train.Run(t.Context(), c, train.Options{}); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Fatalf("bad data: %v", err)
+	}
+	if err := os.WriteFile(c.Data.Files[0], good, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, settings(t, c.Out), train.Options{Resume: true})
+	refused := c
+	refused.Data.Epochs, refused.Data.EOS = 2, "never"
+	if _, err := train.Run(t.Context(), refused, train.Options{Resume: true}); !errors.Is(err, train.ErrInexact) {
+		t.Fatalf("%v", err)
+	}
+	if got := run(t, settings(t, c.Out), train.Options{Resume: true}); got.Steps != r.Steps {
+		t.Errorf("%d steps, want %d", got.Steps, r.Steps)
+	}
+}
+
+// TestMoreEpochs: a finished run goes on to more epochs, and says that the batch between
+// them is not what it would have been.
+func TestMoreEpochs(t *testing.T) {
+	c := tiny(t, 0)
+	c.Data.Epochs = 1
+	run(t, c, train.Options{})
+	c.Data.Epochs = 2
+	r, warnings := told(t, c, train.Options{Resume: true}, train.EventWarning)
+	if text := strings.Join(warnings, "\n"); r.Steps != 28 || !strings.Contains(text, "before the last batch was full") || !strings.Contains(text, "steps was 14 and is 28") {
+		t.Errorf("%d steps, %q", r.Steps, warnings)
 	}
 }
 

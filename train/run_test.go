@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -315,16 +316,29 @@ func TestViolations(t *testing.T) {
 	}
 }
 
+// killed is the run of TestKilled.
+func killed(t *testing.T) train.Config {
+	c := tiny(t, 0)
+	c.Data.Epochs, c.Data.Holdout = 16, 0.3
+	c.Checkpoint.Every, c.Checkpoint.Keep, c.Eval.Every = 1, 2, 3
+	return c
+}
+
 // TestKilled: kill -9 at any time, while a checkpoint is written too, loses nothing.
 func TestKilled(t *testing.T) {
 	if os.Getenv("HERD_TEST_RUN") != "" { // the process that is killed
-		c := tiny(t, 30)
-		c.Out, c.Data.Files = os.Getenv("HERD_TEST_RUN"), []string{os.Getenv("HERD_TEST_TEXT")}
-		c.Checkpoint.Every, c.Checkpoint.Keep = 1, 2
+		c, err := train.ReadSettings(os.Getenv("HERD_TEST_RUN"))
+		if errors.Is(err, fs.ErrNotExist) {
+			c, err = killed(t), nil
+			c.Out, c.Data.Files = os.Getenv("HERD_TEST_RUN"), []string{os.Getenv("HERD_TEST_TEXT")}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 		run(t, c, train.Options{Resume: true})
 		return
 	}
-	c := tiny(t, 30)
+	c := killed(t)
 	whole := run(t, c, train.Options{})
 	out := filepath.Join(t.TempDir(), "killed")
 	kills := 0
@@ -348,6 +362,10 @@ func TestKilled(t *testing.T) {
 	}
 	t.Logf("killed %d times", kills)
 	sameFiles(t, "killed", whole.Checkpoint, filepath.Join(out, "checkpoints", filepath.Base(whole.Checkpoint)))
+	sameFiles(t, "the best", whole.Best, filepath.Join(out, "checkpoints", filepath.Base(whole.Best)))
+	if a, b := losses(t, c.Out), losses(t, out); !slices.Equal(a, b) {
+		t.Errorf("metrics %v, want %v", b, a)
+	}
 	if left, _ := filepath.Glob(filepath.Join(out, "checkpoints", ".*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}

@@ -3,6 +3,7 @@ package train
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -11,22 +12,26 @@ import (
 type controls struct {
 	names   map[string]bool
 	lengths []int  // of names
-	firsts  string // their first bytes
+	firsts  string // their first characters
 }
 
 func newControls(tok *tokenizer.Tokenizer) controls {
 	c := controls{names: map[string]bool{}}
 	for id := range int32(tok.VocabSize()) {
-		name := tok.Name(id)
-		if name == "" || !tok.IsSpecial(id) {
+		if !tok.IsSpecial(id) {
 			continue
+		}
+		name := tok.Name(id)
+		first, _ := utf8.DecodeRuneInString(name)
+		if first == utf8.RuneError {
+			continue // empty, or nothing that text spells
 		}
 		c.names[name] = true
 		if !slices.Contains(c.lengths, len(name)) {
 			c.lengths = append(c.lengths, len(name))
 		}
-		if strings.IndexByte(c.firsts, name[0]) < 0 {
-			c.firsts += name[:1]
+		if !strings.ContainsRune(c.firsts, first) {
+			c.firsts += string(first)
 		}
 	}
 	slices.Sort(c.lengths)
