@@ -95,10 +95,16 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	for _, id := range ids {
 		g.sampler.Accept(id)
 	}
-	err = g.s.locked(func() error { return g.s.prefill(call, ids) })
+	err = g.s.locked(func() error {
+		g.s.request.state = nil
+		if o := &g.o; o.Logprobs || o.TopLogprobs > 0 {
+			g.s.request.state = make([]float32, g.s.m.config.Dim)
+		}
+		return g.s.prefill(call, ids)
+	})
 	for err == nil {
 		var t Token
-		if t, err = g.next(); err != nil {
+		if t, err = g.next(call); err != nil {
 			break
 		}
 		if !yield(t, nil) || t.Finish != NotFinished {
@@ -148,7 +154,7 @@ func (s *Session) decode(ctx context.Context, id int32) error {
 
 // next draws a token from the logits of the last position, which are this call's: the
 // session is not locked while the caller's sampling steps run.
-func (g *generation) next() (Token, error) {
+func (g *generation) next(ctx context.Context) (Token, error) {
 	full := false
 	err := g.s.locked(func() error {
 		full = len(g.s.ids) == g.s.limit
@@ -166,10 +172,9 @@ func (g *generation) next() (Token, error) {
 	g.count++
 	t := Token{ID: id}
 	if g.o.Logprobs || g.o.TopLogprobs > 0 {
-		t.Logprob = float32(sample.Logprob(logits, id))
-	}
-	if g.o.TopLogprobs > 0 {
-		t.Top = sample.TopLogprobs(nil, logits, g.o.TopLogprobs)
+		if err := g.logprobs(ctx, &t); err != nil {
+			return Token{}, err
+		}
 	}
 	stopped := slices.Contains(g.o.StopTokens, id)
 	if _, eos := slices.BinarySearch(g.s.m.stop, id); eos && !g.o.IgnoreEOS {
@@ -195,4 +200,32 @@ func (g *generation) next() (Token, error) {
 		}
 	}
 	return t, nil
+}
+
+// logprobs fills in the log-probabilities of a token that was drawn.
+func (g *generation) logprobs(ctx context.Context, t *Token) error {
+	s := g.s
+	t.Top = sample.TopLogprobs(nil, s.logits, g.o.TopLogprobs)
+	if len(s.m.net.Output.Adapters) > 0 { // the operation knows the matrix alone, and so does training
+		t.Logprob = float32(sample.Logprob(s.logits, t.ID))
+		return nil
+	}
+	ids := []int32{t.ID}
+	for _, a := range t.Top {
+		ids = append(ids, a.ID)
+	}
+	return s.locked(func() error {
+		out, err := s.m.logprobs(ctx, s.request.state, ids)
+		if err == nil && s.m.version.Load() != s.version {
+			err = ErrStale
+		}
+		if err != nil {
+			return err
+		}
+		t.Logprob = out[0]
+		for i, l := range out[1:] {
+			t.Top[i].Logprob = l
+		}
+		return nil
+	})
 }

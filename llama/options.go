@@ -51,7 +51,9 @@ type Options struct {
 	// refused before it is loaded, and a page that would go above it is too.
 	MemoryLimit int64
 	// Trainable keeps the weights as float32 numbers that may be changed, quantised
-	// ones decoded: see Training. Four bytes a weight, and slower than packed ones.
+	// ones decoded: see Training. Four bytes a weight. Sessions multiply with packed
+	// copies, made in the first step after each change and counted against MemoryLimit
+	// from then on: two bytes more under PrecisionBF16, else four.
 	Trainable bool
 	// Adapters change the model's matrices, in this order.
 	Adapters []Adapter
@@ -154,7 +156,8 @@ type GenerateOptions struct {
 	// IgnoreEOS goes on past the model's own stop tokens.
 	IgnoreEOS bool
 	// Logprobs fills Token.Logprob, and TopLogprobs > 0 also Token.Top: of the
-	// model's own distribution, before sampling.
+	// model's own distribution, before sampling, with the bits of Session.Logprobs and of
+	// training. That takes one more product with the output layer a token.
 	Logprobs    bool
 	TopLogprobs int
 	// ContextShift goes on when the context is full: of what follows the first

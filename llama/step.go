@@ -3,6 +3,7 @@ package llama
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
@@ -22,6 +23,7 @@ type request struct {
 	// sets Row, Rows and Seq.
 	segment backend.Segment
 	out     []float32 // the results, row after row
+	state   []float32 // unless nil, the state [D] of the last row with a result comes here too
 	err     error     // of this call, once the step is over
 }
 
@@ -143,9 +145,21 @@ func (m *Model) forward(b *batch) {
 			n += b.requests[i].segment.Results.Count()
 		}
 		if n > 0 {
+			m.states(h, from, b.requests[first:i])
 			m.results(kind, tensor.SliceRows(m.cx, h, from, n), from, &outputs{requests: b.requests[first:i]})
 		}
 		from += n
+	}
+}
+
+// states keeps the state of the last row of each request that wants it. Their rows are
+// those of h from one on.
+func (m *Model) states(h *tensor.Tensor, at int, requests []*request) {
+	for _, r := range requests {
+		n := r.segment.Results.Count()
+		if at += n; r.state != nil && n > 0 {
+			m.cx.Read(r.state, tensor.SliceRows(m.cx, h, at-1, 1))
+		}
 	}
 }
 
@@ -251,6 +265,25 @@ func (m *Model) logits(ctx context.Context, h []float32, adapters []int, out []f
 			return nil
 		})
 	})
+}
+
+// logprobs are the log-probabilities of ids after a position with state h [D], in a step of
+// its own: the bits that ResultLogprobs has, and training.
+func (m *Model) logprobs(ctx context.Context, h []float32, ids []int32) ([]float32, error) {
+	out := make([]float32, len(ids))
+	err := m.step(ctx, func() error {
+		return m.cx.Step(ctx, nil, m.pages.kv, func() error {
+			if err := m.snapshot(); err != nil {
+				return err
+			}
+			x := m.cx.New(backend.F32, backend.Dims(len(ids), m.config.Dim))
+			m.cx.Write(x, slices.Concat(slices.Repeat([][]float32{h}, len(ids))...))
+			logp, _ := tensor.LogProb(m.cx, m.net.scaled(m.cx, x), ids, m.net.Output.Weight)
+			m.cx.Read(out, logp)
+			return nil
+		})
+	})
+	return out, err
 }
 
 // ended is the error of a call's context that has ended, or nil.

@@ -345,6 +345,9 @@ func (o *AdamW) norm(ctx context.Context, c *tensor.Context) (float64, error) {
 
 // ZeroGrad makes the gradients zero, for the next step. It runs a step of its own on c.
 func (o *AdamW) ZeroGrad(ctx context.Context, c *tensor.Context) error {
+	if o.broken == ErrClosed {
+		return ErrClosed
+	}
 	return c.Step(ctx, nil, backend.KV{}, func() error {
 		for i := range o.params {
 			if g := o.params[i].Param.Grad(); g.Present() {

@@ -38,6 +38,20 @@ func (e *watchedExec) Run(op backend.Op, a *backend.Args) {
 	e.Exec.Run(op, a)
 }
 
+// changing is a random matrix that may change.
+func changing(t *testing.T, b backend.Backend, n, k int) *tensor.Param {
+	t.Helper()
+	p := tensor.NewParam(n, k)
+	buf, err := b.Alloc(4 * int64(n*k))
+	check(t, err)
+	v := backend.Contiguous(buf, backend.F32, 0, p.Shape)
+	check(t, tensor.Upload(b, v, random(n*k)))
+	w, err := b.Float("w", v)
+	check(t, err)
+	p.BindMatrix(w, v)
+	return p
+}
+
 // TestSnapshot: products with snapshots have the bits of those with the matrices, in either
 // precision; a matrix that has changed is multiplied as it is now, before its snapshot is
 // made again and afterwards; and a context of the other precision does not take it.
@@ -48,17 +62,7 @@ func TestSnapshot(t *testing.T) {
 			b := &watched{Backend: inner}
 			c := newContext(t, b, tensor.Options{Precision: precision})
 			other := newContext(t, b, tensor.Options{Precision: backend.PrecisionF32 + backend.PrecisionBF16 - precision})
-			var params [3]*tensor.Param
-			for i := range params {
-				params[i] = tensor.NewParam(n, k)
-				buf, err := b.Alloc(4 * n * k)
-				check(t, err)
-				v := backend.Contiguous(buf, backend.F32, 0, params[i].Shape)
-				check(t, tensor.Upload(b, v, random(n*k)))
-				w, err := b.Float("w", v)
-				check(t, err)
-				params[i].BindMatrix(w, v)
-			}
+			params := [3]*tensor.Param{changing(t, b, n, k), changing(t, b, n, k), changing(t, b, n, k)}
 			x, y := random(rows*k), random(rows*n)
 			// products are the bits of every product that sampling has, and how many
 			// weights of each kind they took.

@@ -2,11 +2,13 @@ package train_test
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/peft"
+	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/tensor"
 	"github.com/herd-ml/herd/train"
 )
@@ -91,6 +93,7 @@ func TestSamplerAndTrainer(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
+					compareDrawn(t, m, batch.IDs[other:other+70])
 					for tape, want := range want {
 						again := logprobs(t, m, tr.Context(), &batch, tape == 1)[other:] // with the copies
 						for i, x := range got {
@@ -113,6 +116,38 @@ func TestSamplerAndTrainer(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// compareDrawn compares the log-probabilities of tokens that a session draws after a prompt,
+// and of those beside them, with what Session.Logprobs gives for them: the same bits.
+func compareDrawn(t *testing.T, m *llama.Model, prompt []int32) {
+	t.Helper()
+	s, err := m.NewSession(llama.SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var drawn []llama.Token
+	for token, err := range s.GenerateIDs(t.Context(), prompt, llama.GenerateOptions{
+		MaxTokens: 3, IgnoreEOS: true, Logprobs: true, TopLogprobs: 2, Sampling: sample.Params{Temperature: 1, Seed: 5}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		drawn = append(drawn, token)
+	}
+	prompt = slices.Clone(prompt)
+	for i, token := range drawn {
+		for _, alt := range append([]llama.Alt{{ID: token.ID, Logprob: token.Logprob}}, token.Top...) {
+			out, err := s.Logprobs(t.Context(), append(slices.Clone(prompt), alt.ID), len(prompt))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(token.Top) != 2 || math.Float32bits(out[0]) != math.Float32bits(alt.Logprob) {
+				t.Errorf("token %d: id %d has %v when it is drawn, %v when it is scored", i, alt.ID, alt.Logprob, out[0])
+			}
+		}
+		prompt = append(prompt, token.ID)
 	}
 }
 

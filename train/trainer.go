@@ -39,6 +39,11 @@ type TrainerOptions struct {
 	// (tensor.Param.BindMatrix or BindValue), in memory that outlives the trainer;
 	// their names are not the model's.
 	Extra []nn.Named
+	// Group is other machines that train the same model, each with its own micro-batches
+	// of a step: sums of weights, losses and gradients are those of all, so all take the
+	// same step. nil is none. All call the trainer alike; only the batches differ, and a
+	// machine may have none. What fails on one is an error of all.
+	Group optim.Reducer
 }
 
 // Trainer is the step of training: gradients over micro-batches, then AdamW. It serves
@@ -58,7 +63,7 @@ type Trainer struct {
 }
 
 // NewTrainer trains those parameters of a model that can change: all of one that was
-// opened with llama.Options.Trainable, or its adapter; and those of Options.Extra, with
+// opened with llama.Options.Trainable, or its adapter; and those of TrainerOptions.Extra, with
 // which a model need have none.
 func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	if o.ZLoss < 0 || math.IsNaN(o.ZLoss) || math.IsInf(o.ZLoss, 0) {
@@ -202,7 +207,8 @@ func (t *Trainer) ZeroGrad(ctx context.Context) error {
 	return t.adam.ZeroGrad(call, t.c)
 }
 
-// Update is the end of a step whose gradients are there: clipping and AdamW.
+// Update is the end of a step whose gradients are there: they are added up over the group,
+// then come clipping and AdamW.
 func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err error) {
 	call, done, err := t.use(ctx)
 	if err != nil {
@@ -213,6 +219,9 @@ func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err err
 }
 
 func (t *Trainer) update(ctx context.Context, lr float64) (norm float64, err error) {
+	if err := t.sumGradients(ctx); err != nil {
+		return 0, err
+	}
 	t.m.Changed() // what a session computes meanwhile is of neither
 	norm, err = t.adam.Step(ctx, t.c, lr)
 	if err != nil {
@@ -226,7 +235,7 @@ func (t *Trainer) update(ctx context.Context, lr float64) (norm float64, err err
 	return norm, err
 }
 
-// StepReport says what a step did.
+// StepReport says what a step did, on all machines of a group together.
 type StepReport struct {
 	Loss     float64 // mean over the targets, by their weights; with the z-loss
 	NLL      float64 // mean negative log-likelihood, without it
@@ -266,24 +275,39 @@ func (t *Trainer) Eval(ctx context.Context, batches []Batch) (nll float64, token
 
 // losses runs a pass for each batch, with the gradients of their mean if learn is set.
 func (t *Trainer) losses(ctx context.Context, batches []Batch, learn bool) (r StepReport, err error) {
-	total := 0.0
+	var total, tokens, rows float64
 	for i := range batches {
-		if err := batches[i].check(); err != nil {
-			return r, fmt.Errorf("batch %d: %w", i, err)
+		if err = batches[i].check(); err != nil {
+			err = fmt.Errorf("batch %d: %w", i, err)
+			break
 		}
 		total += batches[i].weight()
-		r.Tokens += batches[i].count()
-		r.Rows += len(batches[i].IDs)
+		tokens += float64(batches[i].count())
+		rows += float64(len(batches[i].IDs))
 	}
+	if err := t.sum(ctx, err, &total, &tokens, &rows); err != nil {
+		return r, err
+	}
+	r.Tokens, r.Rows = int(tokens), int(rows)
 	if !(total > 0) {
 		return r, errors.New("train: no token has a target that counts")
 	}
+	nll, z, err := t.passes(ctx, batches, total, learn)
+	if err := t.sum(ctx, err, &nll, &z); err != nil {
+		return r, err
+	}
+	r.NLL, r.Loss = nll/total, (nll+t.o.ZLoss*z)/total
+	return r, nil
+}
+
+// passes runs a pass for each batch and returns the sums of their losses, of which there
+// are gradients, where learn is set, divided by total.
+func (t *Trainer) passes(ctx context.Context, batches []Batch, total float64, learn bool) (nll, z float64, err error) {
 	if learn {
 		if err := t.adam.ZeroGrad(ctx, t.c); err != nil {
-			return r, err
+			return 0, 0, err
 		}
 	}
-	nll, z := 0.0, 0.0
 	for i := range batches {
 		b := &batches[i]
 		if b.weight() == 0 {
@@ -301,11 +325,10 @@ func (t *Trainer) losses(ctx context.Context, batches []Batch, learn bool) (r St
 			err = fmt.Errorf("the loss is %v: %w", sum/total, ErrNotFinite)
 		}
 		if err != nil {
-			return r, fmt.Errorf("batch %d: %w", i, err)
+			return nll, z, fmt.Errorf("batch %d: %w", i, err)
 		}
 	}
-	r.NLL, r.Loss = nll/total, (nll+t.o.ZLoss*z)/total
-	return r, nil
+	return nll, z, nil
 }
 
 // read copies the numbers of a tensor to the host.
