@@ -34,11 +34,16 @@ type trainedModule struct {
 // added before it is used; it is for models that were not opened with Trainable.
 func (m *Model) AddAdapter(ctx context.Context, config peft.Config, seed uint64) error {
 	return m.addAdapter(ctx, config, func(name string, l *nn.Linear, lora *nn.LoRA) ([3][]float32, error) {
-		h := fnv.New64a()
-		h.Write([]byte(name))
-		a, b, magnitude, err := lora.Initial(ctx, m.b, seed, h.Sum64(), l.Weight)
+		a, b, magnitude, err := lora.Initial(ctx, m.b, seed, streamOf(name), l.Weight)
 		return [3][]float32{a, b, magnitude}, err
 	})
+}
+
+// streamOf tells the random numbers of layers apart.
+func streamOf(layer string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(layer))
+	return h.Sum64()
 }
 
 // LoadAdapter is AddAdapter with the numbers of an adapter in PEFT's layout, to go on
@@ -95,8 +100,6 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 		return errors.New("llama: an adapter on a model whose own weights are trained")
 	case m.training.Load() != nil:
 		return errors.New("llama: the model has an adapter that is trained already")
-	case config.Dropout > 0:
-		return fmt.Errorf("llama: lora_dropout of %v in training is %w: use 0", config.Dropout, ErrUnsupported)
 	}
 	if err := config.Validate(); err != nil {
 		return err
@@ -124,6 +127,7 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 		}
 		lora := nn.NewLoRA(s.Dim[1], s.Dim[0], rank, config.DoRA)
 		lora.Scale, lora.Set = float32(scale), len(m.opts.Adapters)
+		lora.Dropout, lora.Stream = float32(config.Dropout), streamOf(l.Name)
 		x, err := numbers(l.Name, l.Linear, lora)
 		if err != nil {
 			return err
@@ -177,6 +181,8 @@ func trainableConfig(c peft.Config) error {
 		return fmt.Errorf("llama: training an adapter with %s is %w", key, ErrUnsupported)
 	}
 	switch {
+	case c.Dropout > 0 && c.DoRA:
+		return refuse(fmt.Sprintf("use_dora and lora_dropout of %v", c.Dropout))
 	case c.Bias != "":
 		return refuse("bias " + c.Bias)
 	case c.LoRABias:

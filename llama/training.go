@@ -118,6 +118,9 @@ type ForwardOptions struct {
 	// ends before the last layer the result is the residual stream of all rows [R, D],
 	// the Input of the machine with the next.
 	Layers LayerRange
+	// Noise is the seed of the random numbers of an adapter's dropout; 0 drops nothing, as
+	// in evaluation. Passes of different numbers need different seeds.
+	Noise uint64
 	// Input [R, D] is what the first of the layers reads, where that is not the model's
 	// first: there are no ids then. It must not be used again.
 	Input *tensor.Tensor
@@ -190,6 +193,7 @@ func (t *Training) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*t
 
 // states is what Forward returns of the residual stream.
 func (t *Training) states(c *tensor.Context, x *tensor.Tensor, o ForwardOptions) *tensor.Tensor {
+	defer c.SetNoise(c.SetNoise(o.Noise))
 	x = t.m.net.hidden(c, x, o.Layers, o.Checkpoint)
 	if _, to := o.Layers.of(t.m.config.Layers); to == t.m.config.Layers {
 		x = t.m.net.scaled(c, x)

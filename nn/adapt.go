@@ -65,12 +65,18 @@ func adapt(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear, 
 			}
 			more = true
 			rows := c.Rows()
-			switch a := l.Adapters[j]; shareOf(rows.Layout, a.Set) {
+			a := l.Adapters[j]
+			in := a.dropout(c, x, &rows)
+			switch shareOf(rows.Layout, a.Set) {
 			case allRows:
+				if in != x { // of its own
+					ys[i] = a.add(c, ys[i], tensor.MatMul(c, in, a.A))
+					continue
+				}
 				as[i], together = a.A, true
 			case someRows:
 				ys[i] = a.addRows(c, ys[i], &rows, func(from, n int) *tensor.Tensor {
-					return tensor.MatMul(c, tensor.SliceRows(c, x, from, n), a.A)
+					return tensor.MatMul(c, tensor.SliceRows(c, in, from, n), a.A)
 				})
 			}
 		}

@@ -32,6 +32,11 @@ type LoRA struct {
 	Bias      *tensor.Param `name:"lora_B.bias"`           // [out], added to Scale B A x; or nil
 
 	Scale float32
+	// Dropout is the part of the input that the product with A does without, and Stream
+	// tells layers apart whose random numbers are of one seed (tensor.Context.SetNoise). It
+	// is not for DoRA.
+	Dropout float32
+	Stream  uint64
 	// Set is the number of the adapter set that this is a part of, one for each layer
 	// that the set changes: backend.Segment.Adapters names sets by it.
 	Set int

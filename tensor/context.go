@@ -24,6 +24,7 @@ type Context struct {
 	handed []*backend.Layout // to the backend in this step, beside its own
 	kv     backend.KV
 	rows   Rows   // what SetRows was told
+	noise  uint64 // what SetNoise was told
 	step   uint64 // counts beginnings and ends of steps, so that old tensors are recognised
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
@@ -71,6 +72,7 @@ func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f 
 			c.step++
 			c.ctx, c.layout, c.tape = nil, &c.none, nil
 			c.SetRows(Rows{})
+			c.SetNoise(0)
 		}()
 		return f()
 	})
@@ -119,6 +121,17 @@ func (c *Context) Rows() Rows {
 	rows.Layout = c.layoutOr(rows.Layout)
 	return rows
 }
+
+// SetNoise says of what seed the random numbers are by which layers drop part of their
+// input, and returns what it was told before. A step begins with 0, for which they drop
+// nothing. What a tape computes again has the seed that it had.
+func (c *Context) SetNoise(seed uint64) (before uint64) {
+	before, c.noise = c.noise, seed
+	return before
+}
+
+// Noise is what SetNoise was told last.
+func (c *Context) Noise() uint64 { return c.noise }
 
 // Scratch is the most arena memory that any step has used, in bytes.
 func (c *Context) Scratch() int64 { return c.exec.Scratch() }

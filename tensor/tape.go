@@ -298,7 +298,7 @@ func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 	}
 	t := c.tape
 	x.readBack = true
-	first, rows := c.used, c.rows
+	first, rows, noise := c.used, c.rows, c.noise
 	var y *Tensor
 	c.NoGrad(func() { y = f(x) })
 	for i := first; i < c.used; i++ {
@@ -308,7 +308,7 @@ func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 		}
 	}
 	if y.wantsGrad {
-		y.node = &node{name: "Checkpoint", out: []*Tensor{y}, back: func() { t.recompute(x, y, rows, f) }}
+		y.node = &node{name: "Checkpoint", out: []*Tensor{y}, back: func() { t.recompute(x, y, rows, noise, f) }}
 		t.nodes = append(t.nodes, y.node)
 	}
 	return y
@@ -320,9 +320,10 @@ func sharing(z, y *Tensor) bool {
 }
 
 // recompute is the backward of Checkpoint: it records f and goes through it.
-func (t *Tape) recompute(x, y *Tensor, rows Rows, f func(*Tensor) *Tensor) {
+func (t *Tape) recompute(x, y *Tensor, rows Rows, noise uint64, f func(*Tensor) *Tensor) {
 	c := t.c
 	defer c.SetRows(c.SetRows(rows))
+	defer c.SetNoise(c.SetNoise(noise))
 	part := &Tape{c: c, free: t.free}
 	leaf := c.tensor()
 	leaf.view, leaf.wantsGrad, leaf.readBack, leaf.watched = t.numbers(x), c.differentiable(x), true, true

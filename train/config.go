@@ -85,6 +85,7 @@ type LoRAConfig struct {
 	Targets []string `yaml:"targets" help:"layers that get one (default all seven projections)"`
 	RSLoRA  bool     `yaml:"rslora" help:"scale alpha / sqrt(rank) in the place of alpha / rank"`
 	DoRA    bool     `yaml:"dora" help:"train the norms of the rows apart"`
+	Dropout float64  `yaml:"dropout" help:"part of an adapter's input that a step does without; not with dora"`
 }
 
 // EvalConfig is held-out loss. Which documents are held out is said under data.
@@ -201,7 +202,7 @@ func (c Config) Validate() error {
 	m := c.Model
 	want(m.Path == "" || m.KVHeads == 0 && m.HeadDim == 0 && m.Context == 0 && m.RopeTheta == 0 && m.NormEps == 0 && !m.Untied && m.InitStd == 0,
 		"model: path is given, so kv_heads, head_dim, context, rope_theta, norm_eps, untied and init_std are the files'")
-	want(c.LoRA.Rank > 0 || c.LoRA.Alpha == 0 && len(c.LoRA.Targets) == 0 && !c.LoRA.RSLoRA && !c.LoRA.DoRA,
+	want(c.LoRA.Rank > 0 || c.LoRA.Alpha == 0 && len(c.LoRA.Targets) == 0 && !c.LoRA.RSLoRA && !c.LoRA.DoRA && c.LoRA.Dropout == 0,
 		"lora: rank is 0, which trains the model itself, but other keys are set")
 	want(int64(c.Batch.Accumulate)*int64(max(c.Batch.Rows, 1)) <= maxBatchToken/int64(max(c.Batch.SeqLen, 1)),
 		"batch: %d times %d sequences of %d tokens are more than %d", c.Batch.Accumulate, c.Batch.Rows, c.Batch.SeqLen, maxBatchToken)
@@ -209,6 +210,8 @@ func (c Config) Validate() error {
 	want(c.LoRA.Rank == 0 || c.Model.Path != "", "lora.rank is %d: an adapter needs a model.path", c.LoRA.Rank)
 	want(c.LoRA.Rank >= 0, "lora.rank is %d, want 0 or more", c.LoRA.Rank)
 	want(c.LoRA.Alpha >= 0 && !math.IsInf(c.LoRA.Alpha, 0), "lora.alpha is %v, want a positive number", c.LoRA.Alpha)
+	want(c.LoRA.Dropout >= 0 && c.LoRA.Dropout < 1, "lora.dropout is %v, want 0 to less than 1", c.LoRA.Dropout)
+	want(c.LoRA.Dropout == 0 || !c.LoRA.DoRA, "lora.dropout beside lora.dora is not built")
 	for _, t := range c.LoRA.Targets {
 		want(slices.Contains(projections, t), "lora.targets: %q is none of %s", t, strings.Join(projections, ", "))
 	}

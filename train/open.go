@@ -45,7 +45,7 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 	}
 	r.tellSteps()
 	r.t, err = NewTrainer(r.m, TrainerOptions{
-		Precision: r.c.precision(), Checkpoint: r.c.Model.Recompute, ZLoss: r.c.Optimizer.ZLoss, Optimizer: r.c.adamW(),
+		Precision: r.c.precision(), Checkpoint: r.c.Model.Recompute, ZLoss: r.c.Optimizer.ZLoss, Seed: r.c.Seed, Optimizer: r.c.adamW(),
 	})
 	if err != nil {
 		return false, err
@@ -201,7 +201,7 @@ func (r *run) openAdapted(ctx context.Context, from string, o llama.Options) (*l
 		err = m.LoadAdapter(ctx, from)
 	} else {
 		l := r.c.LoRA
-		err = m.AddAdapter(ctx, peft.Config{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, DoRA: l.DoRA, Targets: l.Targets,
+		err = m.AddAdapter(ctx, peft.Config{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, DoRA: l.DoRA, Dropout: l.Dropout, Targets: l.Targets,
 			BaseModel: r.c.Model.Path}, r.c.Seed)
 	}
 	if err != nil {

@@ -206,6 +206,10 @@ func TestResume(t *testing.T) {
 			c.Precision = "bf16"
 		},
 		"lora": func(c *train.Config) { c.Model = train.ModelConfig{Path: base}; c.LoRA.Rank = 4 },
+		"dropout": func(c *train.Config) {
+			c.Model = train.ModelConfig{Path: base}
+			c.LoRA = train.LoRAConfig{Rank: 2, Dropout: 0.2}
+		},
 		"dora": func(c *train.Config) {
 			c.Model = train.ModelConfig{Path: base}
 			c.LoRA = train.LoRAConfig{Rank: 2, DoRA: true, RSLoRA: true, Targets: []string{"q_proj", "down_proj"}}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama"
@@ -32,6 +33,9 @@ type TrainerOptions struct {
 	// ZLoss is the factor of the squared log of the softmax's sum in the loss; see
 	// tensor.Targets.
 	ZLoss float64
+	// Seed is that of the random numbers of an adapter's dropout: the same steps drop the
+	// same again.
+	Seed uint64
 	// Optimizer is AdamW.
 	Optimizer optim.AdamWConfig
 	// Extra are parameters of the caller's own that are trained and saved beside the
@@ -157,6 +161,8 @@ type Pass struct {
 	Loss func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error)
 	// Forward leaves out the tape, and with it backward.
 	Forward bool
+	// Noise is the seed of the random numbers of dropout in this pass; 0 drops nothing.
+	Noise uint64
 }
 
 // Output is the matrix [V, D] that makes logits of hidden states, for the loss of a Pass.
@@ -185,7 +191,7 @@ func (t *Trainer) run(ctx context.Context, p Pass) (err error) {
 		if !p.Forward {
 			t.c.Record(tape)
 		}
-		h, err := t.m.Forward(t.c, p.IDs, llama.ForwardOptions{Checkpoint: t.o.Checkpoint})
+		h, err := t.m.Forward(t.c, p.IDs, llama.ForwardOptions{Checkpoint: t.o.Checkpoint, Noise: p.Noise})
 		if err != nil {
 			return err
 		}
@@ -314,7 +320,11 @@ func (t *Trainer) passes(ctx context.Context, batches []Batch, total float64, le
 			continue
 		}
 		targets := tensor.Targets{IDs: b.Targets, Weights: b.Weights, Scale: float32(1 / total), ZLoss: float32(t.o.ZLoss)}
-		err := t.run(ctx, Pass{IDs: b.IDs, Layout: backend.Documents(b.Docs...), Forward: !learn,
+		noise := uint64(0)
+		if learn {
+			noise = noiseOf(t.o.Seed, t.adam.Steps(), i)
+		}
+		err := t.run(ctx, Pass{Noise: noise, IDs: b.IDs, Layout: backend.Documents(b.Docs...), Forward: !learn,
 			Loss: func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error) {
 				loss, logp, lse := tensor.CrossEntropy(c, h, t.m.Output(), targets)
 				n, s := b.sums(read(c, logp), read(c, lse))
@@ -329,6 +339,11 @@ func (t *Trainer) passes(ctx context.Context, batches []Batch, total float64, le
 		}
 	}
 	return nll, z, nil
+}
+
+// noiseOf is the seed of dropout in a batch of a step: never 0, which drops nothing.
+func noiseOf(seed uint64, step, batch int) uint64 {
+	return rand.NewPCG(seed, uint64(step)<<32|uint64(batch)).Uint64() | 1
 }
 
 // read copies the numbers of a tensor to the host.
