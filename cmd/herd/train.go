@@ -155,7 +155,7 @@ func (c *common) train(cmd *cobra.Command, conf train.Config, resume string) err
 		err = drawLoss(out)
 	case errors.Is(err, train.ErrInexact):
 		return fmt.Errorf("%w; --resume=anyway goes on nevertheless", err)
-	case r.Steps > 0 && !errors.Is(err, train.ErrInUse):
+	case s.stepped:
 		if e := drawLoss(out); e != nil {
 			s.line("no picture of the loss: %v", e)
 		}
@@ -239,6 +239,7 @@ type status struct {
 	w       io.Writer
 	quiet   bool
 	live    bool
+	stepped bool // something was trained
 	at      liveLine
 	printed time.Time
 }
@@ -246,6 +247,7 @@ type status struct {
 const lineEvery = 5 * time.Second
 
 func (s *status) progress(p train.Progress) {
+	s.stepped = s.stepped || p.Stage == "train"
 	every := lineEvery
 	if s.live {
 		every = liveEvery
