@@ -43,9 +43,9 @@ the one with the least held-out loss.
 
 Ctrl-C saves and stops, SIGHUP saves and goes on. --resume --out=DIR goes on with
 the settings in that folder, as if nothing had been; --steps or --data.epochs may
-be more than before, and files may have been mended or have grown behind what the
-run has had. Where it cannot go on exactly it says why and stops; --resume=anyway
-goes on then too.`,
+be more than before, and files may have been mended or have grown behind what
+the run has had. Where it cannot go on exactly it says why and stops;
+--resume=anyway goes on then too.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("unexpected argument %q: one CONFIG.yaml", args[1])

@@ -59,6 +59,12 @@ const (
 	LogSoftmax = 1e-5
 )
 
+// Rotation is the tolerance of rotations by positions up to most: an angle, the position
+// times a frequency of at most 1, is off by half a unit in the last place of the frequency
+// and half a unit of the product, together 2^-24 of it, and what is rotated by as much. The
+// reference's angle is too.
+func Rotation(most float64) float64 { return Operation + most*0x1p-23 }
+
 // Loss is the tolerance of losses and their gradients in float32, relative to
 // max(1, |value|): 1e-5, but two units in the last place of the largest logit
 // where that is more (1e-3 for logits near 5000), as logits are differences of such.

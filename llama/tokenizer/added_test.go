@@ -46,7 +46,7 @@ func libraryIDs(t *testing.T, data []byte) (got, want map[string]int) {
 // TestAddedTokenIDs: every vocabulary that is written as a tokenizer.json keeps the ids
 // of its added tokens in the library that reads it, wherever they lie.
 func TestAddedTokenIDs(t *testing.T) {
-	list := sources(t)
+	list, _ := sources(t)
 	low, err := tokenizer.FromVocab(lowControl)
 	if err != nil {
 		t.Fatal(err)

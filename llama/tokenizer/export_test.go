@@ -113,20 +113,50 @@ func same(t *testing.T, want, got *tokenizer.Tokenizer, texts []string, options 
 	}
 }
 
-// sources are all golden tokenizers.
-func sources(t *testing.T) map[string]*tokenizer.Tokenizer {
-	list := map[string]*tokenizer.Tokenizer{}
+// sources are all golden tokenizers, and where they lie.
+func sources(t *testing.T) (list map[string]*tokenizer.Tokenizer, paths map[string]string) {
+	list, paths = map[string]*tokenizer.Tokenizer{}, map[string]string{}
 	for _, pattern := range []string{"tokenizer/*/tokenizer*", "tokenizer/*/*/tokenizer.*", "tokenizer/*/*.gguf", "models/*/hf", "models/*/meta", "models/*/model.gguf"} {
 		for _, path := range golden.Glob(t, pattern) {
-			list[golden.Name(path)] = open(t, path)
+			list[golden.Name(path)], paths[golden.Name(path)] = open(t, path), path
 		}
 	}
-	return list
+	return list, paths
+}
+
+// equalScores says whether a GGUF file has two normal tokens of one score: a vocabulary of
+// SentencePiece merges the left one of two such, a list of merges cannot.
+func equalScores(t *testing.T, path string) bool {
+	if !strings.HasSuffix(path, ".gguf") {
+		return false
+	}
+	f, err := gguf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	scores, err := f.Floats("tokenizer.ggml.scores")
+	if err != nil {
+		return false // a vocabulary that has none
+	}
+	kinds, err := f.Ints("tokenizer.ggml.token_type")
+	if err != nil || len(kinds) != len(scores) {
+		t.Fatalf("%d types of %d tokens: %v", len(kinds), len(scores), err)
+	}
+	seen := map[float64]bool{}
+	for i, s := range scores {
+		if kinds[i] == 1 && seen[float64(s)] {
+			return true
+		}
+		seen[float64(s)] = seen[float64(s)] || kinds[i] == 1
+	}
+	return false
 }
 
 func TestExportGolden(t *testing.T) {
 	texts := exportTexts(t)
-	for name, tok := range sources(t) {
+	list, path := sources(t)
+	for name, tok := range list {
 		for form, export := range forms {
 			t.Run(name+"/"+form, func(t *testing.T) {
 				back, err := export(t, tok)
@@ -143,6 +173,9 @@ func TestExportGolden(t *testing.T) {
 					if form != "model" || !bytes || info.Special == 256 && !strings.Contains(info.Split, "gpt2") {
 						t.Fatal(err)
 					}
+					return
+				case errors.Is(err, tokenizer.ErrInexact) && form == "json" && equalScores(t, path[name]):
+					sameTables(t, tok, back, form) // tokens of one score are merged in another order
 					return
 				case err != nil:
 					// Metaspace, and tokens cut out before or after spaces are marked.
