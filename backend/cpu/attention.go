@@ -295,10 +295,11 @@ func (c *attending) parts() bool {
 			c.widths[j] = int32(max(0, see-s.at))
 		}
 		if c.d.runs > 1 {
-			c.compute(c.kept(s.part), s.at, s.n)
-			return true
+			return c.compute(c.kept(s.part), s.at, s.n)
 		}
-		c.compute(c.part, s.at, s.n)
+		if !c.compute(c.part, s.at, s.n) {
+			return false
+		}
 		c.add(c.part)
 		return true
 	})
@@ -326,10 +327,14 @@ func (c *attending) add(p softmax) {
 	}
 }
 
-// compute is the softmax p of keys [at, at+n), which lie in one part.
-func (c *attending) compute(p softmax, at, n int) {
+// compute is the softmax p of keys [at, at+n), which lie in one part. It reports false where
+// the step has been stopped.
+func (c *attending) compute(p softmax, at, n int) bool {
 	for off := 0; off < n; {
 		m := c.piece(at+off, n-off)
+		if !c.w.spent(c.cost(m)) {
+			return false
+		}
 		next := c.ahead(0, at, off+m, n)
 		// Scores of keys beyond m are overwritten or not used.
 		if k := c.keys(at+off, m, next); k.codes != nil {
@@ -344,6 +349,9 @@ func (c *attending) compute(p softmax, at, n int) {
 	}
 	for off := 0; off < n; {
 		m := c.piece(at+off, n-off)
+		if !c.w.spent(c.cost(m)) {
+			return false
+		}
 		next := c.ahead(1, at, off+m, n)
 		v := c.values(at+off, m, next)
 		all := min(m, max(0, int(c.widths[0])-off)) // all rows see these
@@ -358,7 +366,11 @@ func (c *attending) compute(p softmax, at, n int) {
 		}
 		off += m
 	}
+	return true
 }
+
+// cost is that of the products with n keys or values, in elements.
+func (c *attending) cost(n int) int { return c.nq * n * c.hd / panel }
 
 // piece is how many of n key rows from at on lie in the page of the first; without
 // pages, as many as a page holds.

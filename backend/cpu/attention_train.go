@@ -470,8 +470,10 @@ func (t *rowAttention) key(value, g, at int) (mixed, int) {
 	}
 }
 
-// multiply multiplies rows of x with panels of p.
+// multiply multiplies rows of x with panels of p. The pause before is for the host program:
+// whoever goes from piece to piece of the keys sees a stop.
 func (t *rowAttention) multiply(w *worker, panels int, out []float32, outStride int, x mixed, xStride int, p mixed, stride, step, rows, k int, accumulate bool) {
+	w.spent(rows * k * panels)
 	if t.bf16 {
 		w.kernels.BF16Dot(panels, out, outStride, x.h, xStride, p.h, stride, step, rows, k, accumulate)
 		return

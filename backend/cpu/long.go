@@ -18,8 +18,9 @@ func (w *worker) pieces(n int, f func(from, to int)) bool {
 	return true
 }
 
-// spent counts n elements and pauses where they are enough. It reports false where the
-// step has been stopped.
+// spent is called before work of n elements, and pauses where there were enough of them.
+// A row by a column of a panel, 16 multiplications, is as an element. It reports false
+// where the step has been stopped.
 func (w *worker) spent(n int) bool {
 	if w.done += n; w.done < pieceLen {
 		return true

@@ -439,7 +439,7 @@ func (m *matmulTask) spread(w *worker, p *matmulPart, i, n int, dst []float32, d
 			f.Unpack(codes[j*k*panel:], scales[j*f.Scales(k):], weight.panel(i + j)[col/f.Block*f.Bytes:], k)
 		}
 		for r := 0; r < q.rows; r += step {
-			if r > 0 && w.pause() {
+			if (r > 0 || col > 0) && w.pause() {
 				return false
 			}
 			f.Product(&w.call, n, dst[r*dstStride:], dstStride, q.at(r, col), q.stride,
@@ -463,10 +463,12 @@ func (m *matmulTask) addCodes(out []float32, stride int, both []float32, wide in
 type kernelFunc[X, W number] = func(panels int, out []float32, outStride int, x []X, xStride int, w []W, wStride, wStep, rows, k int, accumulate bool)
 
 // multiply adds the product of columns [col, col+n) of the input with panels of w to
-// out, or writes it unless accumulate, block by block.
+// out, or writes it unless accumulate, block by block. Calls that go on with a sum start
+// at multiples of 32 columns, as tiles of pairs want it.
 func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int, accumulate bool) {
+	most := max(callWork/(panels*max(min(x.n, kernel.MaxRows), 1))&^31, 32)
 	for end := col + n; col < end; {
-		n := min(x.cols-col%x.cols, end-col)
+		n := min(x.cols-col%x.cols, end-col, most)
 		step := rowsPerCall(n * panels)
 		for r := 0; r < x.n; r += step {
 			if (r > 0 || col > 0) && wk.pause() {

@@ -77,6 +77,7 @@ func (m *source) decoded(w *worker, r, rows, col, n int) source {
 	for at := 0; at < rows; at += panel {
 		mem := p.panel((r + at) / panel)[2*col*panel:]
 		for i := 0; i < pairs; i += panel {
+			w.spent(2 * panel * panel) // whoever asked sees a stop
 			some := mem[4*panel*i:]
 			if pairs-i < panel { // a panel ends with its last pair
 				last := slice[byte](&w.scratch, 4*panel*panel)
@@ -86,6 +87,7 @@ func (m *source) decoded(w *worker, r, rows, col, n int) source {
 			w.kernels.TransposeWords(bytesOf(words[2*i:]), 4*wide, some, 4*panel, panel)
 		}
 		for j := range min(panel, rows-at) {
+			w.spent(n)
 			w.kernels.WidenBF16(f[(at+j)*n:][:n], words[j*2*wide:][:n])
 		}
 	}

@@ -20,7 +20,10 @@ func begin(t testing.TB, b *Backend, ctx context.Context) backend.Exec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
+	t.Cleanup(func() {
+		_ = e.End() // of a test that has panicked: else the backend's Close waits for it
+		e.Close()
+	})
 	if err := e.Begin(ctx); err != nil {
 		t.Fatal(err)
 	}
