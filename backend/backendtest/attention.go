@@ -184,6 +184,15 @@ func attentionCases() (cs []*testCase) {
 			cs = append(cs, c.attention(g, place(i%3)))
 		}
 	}
+	for i, t := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0} {
+		c, g := newCase(backend.Attention, "the last key of 150 is NaN/%v", t), heads{4, 2, 32}
+		c.args.KV = backend.KV{Type: t, Layers: 2, Heads: g.kv, HeadDim: g.dim}
+		c.args.Layer = i % 2
+		c.layout(scene{rows: []int{70}, spans: [][]backend.Span{{{Len: 150}}}}, true)
+		c.addPages()
+		c.spoilKey(0, 149)
+		cs = append(cs, c.attention(g, place(i%3)))
+	}
 	for i, s := range rowScenes() {
 		for _, g := range geometries {
 			c := newCase(backend.Attention, "%s/rows/%d on %d heads of %d", s.name, g.query, g.kv, g.dim)

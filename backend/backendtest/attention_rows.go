@@ -42,7 +42,28 @@ func attentionRowsCases() (cs []*testCase) {
 			cs = append(cs, c, b)
 		}
 	}
+	for i, g := range []heads{{6, 2, 64}, {3, 1, 20}} {
+		for _, round := range []backend.Rounding{backend.RoundNone, backend.RoundBothBF16} {
+			s := scene{name: "a later key is NaN, a value infinite", rows: []int{131, 9}, spans: [][]backend.Span{{{Len: 131}}, {{Start: 131, Len: 9}}}}
+			cs = append(cs, laterNotFinite(s, g, round, i))
+		}
+	}
 	return cs
+}
+
+// laterNotFinite is attention with a NaN in a key and an infinity in a value near the end of
+// the first document: it reaches the rows that see it, and no others.
+func laterNotFinite(s scene, g heads, round backend.Rounding, n int) *testCase {
+	c, _ := attentionOfRows(s, g, round, n)
+	end := s.rows[0]
+	replace := func(o *operand, row, col int, v float64) *operand {
+		x := read(o.view)
+		x[row*g.kv*g.dim+col] = v
+		return newOperand(backend.F32, place(n%3), func(i int) float64 { return x[i] }, o.view.Rows(), o.view.Cols())
+	}
+	c.in[1] = replace(c.in[1], end-1, 3, math.NaN())
+	c.in[2] = replace(c.in[2], end-3, 5, math.Inf(1))
+	return c
 }
 
 // attentionOfRows is attention and its gradients; the number says where operands lie

@@ -39,6 +39,16 @@ func (c *testCase) addPages() {
 	}
 }
 
+// spoilKey makes a block of the first head of a key NaN, of all elements that may share a
+// scale.
+func (c *testCase) spoilKey(segment, at int) {
+	g := c.args.KV
+	page, row := c.pages[c.tables[segment][at/backend.PageLen]], (2*c.args.Layer*g.Heads)*backend.PageLen+at%backend.PageLen
+	for i := range min(g.HeadDim, backend.Q8_0.BlockElems()) {
+		copy(page.bytes()[4*(row*g.HeadDim+i):], "\xff\xff\xff\xff")
+	}
+}
+
 // newPage is the operand of a page. A number that is none has the bits of guard bytes.
 func newPage(x []float32) *operand {
 	mem := make(host, 4*len(x))
