@@ -114,6 +114,9 @@ func scratch(p *checkpoint.Checkpoint, rows int) int64 {
 	if c.ResidualScale != 0 { // what is added is there before, and once more times the factor
 		attend, feed = attend+2*r*d, feed+2*f*d
 	}
+	if checkpoint.RopeFactor(c) != 1 {
+		common += r * int64(c.HeadDim)
+	}
 	if c.EmbeddingScale != 0 {
 		common += r * d
 	}

@@ -16,7 +16,10 @@ func TestScratch(t *testing.T) {
 	wide, tall := small, small
 	wide.HiddenDim = 4096
 	tall.Vocab = 1 << 15
-	for name, c := range map[string]Config{"attention": small, "feed-forward": wide, "logits": tall} {
+	factors := small
+	factors.EmbeddingScale, factors.ResidualScale, factors.AttentionScale, factors.LogitsScale = 12, 0.22, 0.02, 8
+	factors.RopeScaling = RopeScaling{Type: "yarn", Factor: 4, OriginalContext: 2048}
+	for name, c := range map[string]Config{"attention": small, "feed-forward": wide, "logits": tall, "factors": factors} {
 		for _, typ := range []backend.DType{backend.F32, backend.BF16, backend.Q8_0} {
 			if testing.Short() && typ != backend.BF16 {
 				continue
