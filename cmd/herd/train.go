@@ -38,14 +38,14 @@ mean and what they are.
 
 The folder named by out gets checkpoints (a Hugging Face folder each, or an
 adapter as PEFT has it), metrics.jsonl, event files for TensorBoard and, at the
-end, loss.png. There is a checkpoint every ten minutes; the newest two stay, and
-the one with the least held-out loss.
+end, loss.png. There is a checkpoint every ten minutes; the newest two stay,
+and the one with the least held-out loss.
 
-Ctrl-C saves and stops, SIGHUP saves and goes on. --resume --out=DIR goes on with
-the settings in that folder, as if nothing had been; --steps or --data.epochs may
-be more than before, and files may have been mended or have grown behind what
-the run has had. Where it cannot go on exactly it says why and stops;
---resume=anyway goes on then too.`,
+Ctrl-C saves and stops, SIGHUP saves and goes on. --resume --out=DIR goes on
+with the settings in that folder, as if nothing had been; --steps or
+--data.epochs may be more than before, and files may have been mended or have
+grown behind what the run has had. Where it cannot go on exactly it says why and
+stops; --resume=anyway goes on then too.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("unexpected argument %q: one CONFIG.yaml", args[1])
@@ -167,13 +167,12 @@ func (c *common) train(cmd *cobra.Command, conf train.Config, resume string) err
 		return err
 	}
 	if c.json {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(trainResult{Steps: r.Steps, Tokens: r.Tokens, Loss: r.Loss, Checkpoint: r.Checkpoint,
-			EvalLoss: finite(r.EvalLoss), Best: r.Best, BestLoss: finite(r.BestLoss)})
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(trainResult{Steps: r.Steps, Tokens: r.Tokens, Loss: r.Loss, EvalLoss: finite(r.EvalLoss), Checkpoint: r.Checkpoint})
+	}
+	if r.Best != "" && r.Best != r.Checkpoint {
+		s.line("the least held-out loss, %.4f, is that of %s", r.BestLoss, r.Best)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d steps, %d tokens, loss %.4f: %s\n", r.Steps, r.Tokens, r.Loss, r.Checkpoint)
-	if r.Best != "" {
-		fmt.Fprintf(cmd.OutOrStdout(), "least held-out loss %.4f: %s\n", r.BestLoss, r.Best)
-	}
 	return nil
 }
 
@@ -184,8 +183,6 @@ type trainResult struct {
 	Loss       float64  `json:"loss"`
 	EvalLoss   *float64 `json:"eval_loss"`
 	Checkpoint string   `json:"checkpoint"`
-	Best       string   `json:"best"`
-	BestLoss   *float64 `json:"best_loss"`
 }
 
 // finite is a number in JSON, or null where it is none.
