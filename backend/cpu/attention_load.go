@@ -13,15 +13,16 @@ func (c *attending) half() bool {
 // coded reports whether keys and values are Q8_0, codes and scales.
 func (c *attending) coded() bool { return c.s.Pages != nil && c.a.KV.Type == backend.Q8_0 }
 
-// asCodes reports whether the kernels multiply the codes of a block of Q8_0 that starts
-// at a slot as they are. That takes whole groups of panels; other codes are widened.
+// asCodes reports whether kernels multiply the Q8_0 codes from a slot of a page on as they
+// are. They do so for few rows, from the start of a page, and where the head size is a
+// multiple of MaxPanels panels. Other codes are widened to F32 first.
 func (c *attending) asCodes(slot int) bool {
 	return c.few && slot == 0 && c.hd%(kernel.MaxPanels*panel) == 0 && c.w.kernels.HasQ8()
 }
 
-// whole reports whether a product can read keys (0) or values (1) where they lie. It can
-// read all of a page but the values of heads that are not whole panels: there it would
-// read beyond the page.
+// whole reports whether a product can read keys (0) or values (1) where they lie in a page.
+// It reads whole panels. So values of heads that are no whole panels are copied first: the
+// last panel would end beyond the page.
 func (c *attending) whole(value int) bool {
 	return c.s.Pages != nil && (value == 0 || c.hd%panel == 0)
 }
@@ -44,8 +45,8 @@ func (c *attending) buffers() {
 	}
 }
 
-// keys returns keys [at, at+n) of a page, inputs by keys. next is what is read
-// after them.
+// keys returns keys [at, at+n), which lie in one page, as a matrix with a row for each of
+// the head's numbers and a column for each key. next is the memory that is read after them.
 func (c *attending) keys(at, n int, next []byte) columns {
 	k := c.buf[0]
 	k.stride = backend.PageLen
@@ -79,8 +80,8 @@ func (c *attending) keys(at, n int, next []byte) columns {
 	return k
 }
 
-// values returns values [at, at+n) of a page, keys by outputs. next is what is
-// read after them.
+// values returns values [at, at+n), which lie in one page, as a matrix with a row for each
+// key. next is the memory that is read after them.
 func (c *attending) values(at, n int, next []byte) columns {
 	v := c.buf[1]
 	v.stride = c.wide
@@ -120,8 +121,8 @@ func (c *attending) values(at, n int, next []byte) columns {
 	return v
 }
 
-// askScales asks for the scales of the block of Q8_0 that is read next; its codes
-// are asked for one by one.
+// askScales prefetches the scales of the codes that are read next. The kernels that
+// multiply codes prefetch the codes themselves.
 func (c *attending) askScales(next []byte) {
 	codes := c.hd * backend.PageLen
 	if n := codes / backend.Q8_0.BlockElems() * 2; len(next) >= codes+n {
@@ -132,12 +133,11 @@ func (c *attending) askScales(next []byte) {
 // page is the memory of the page of a key row.
 func (c *attending) page(at int) []byte { return memory(c.s.Pages[at/backend.PageLen]) }
 
-// ahead returns the memory to ask for while a page of keys (value 0) or values (value 1)
-// is multiplied: what this chunk reads next. The page ends at key row at+off of the part
-// [at, at+n). Next is the following page of the part. After the last page of keys it is
-// the first of values, and after that the first page of keys of the next part. ahead
-// returns nil where nothing follows, and for so many rows that memory is not what they
-// wait for.
+// ahead returns the memory that the chunk reads after a page, so that kernels prefetch it
+// while they multiply. A part [at, at+n) reads the keys (value 0) of its pages first, then
+// their values (value 1); then comes the next part. off is the end of the page within the
+// part. ahead returns nil at the end of the sequence. It also returns nil for many rows:
+// they wait for arithmetic, not for memory.
 func (c *attending) ahead(value, at, off, n int) []byte {
 	if !c.few || c.s.Pages == nil {
 		return nil

@@ -43,6 +43,8 @@ func (e *exec) attentionPages(a *backend.Args) {
 	e.attentionRows(&t.args)
 	t.a = nil
 	t.args.Reset()
+	clear(t.pieces) // which keep pages alive
+	clear(t.layout.Segments)
 }
 
 // lay numbers the rows of all spans, one after the other.

@@ -9,20 +9,21 @@
 // to Exec.End, other steps wait in line. The caller's goroutine is worker 0;
 // the others start with the first step, wait for work a few microseconds
 // without sleeping, then sleep, and end with Close. An operation is cut into
-// chunks of its outputs, which the workers claim one by one; a worker that
-// comes late claims none, and nobody waits for it. Since only outputs are
-// divided, results are the same bits for any number of workers.
+// chunks of its outputs, which the workers claim one by one. Nobody waits for a
+// worker that wakes up late: the others have claimed its chunks. A sum is never
+// divided among workers, so results are the same bits for any number of them.
 //
-// Between chunks, and between kernel calls of a long chunk, a worker looks
-// whether the step's context has ended and lets other goroutines run twice a
-// millisecond, so the timers and the collector of the host program stay on time.
+// A worker pauses between chunks, and within a chunk every few microseconds. In a
+// pause it looks whether the step's context has ended. Twice a millisecond it lets
+// other goroutines run, so that timers and the collector of the host program are not
+// late.
 //
 // # Weights
 //
 // Packed weights are panels of 16 rows. F32 and F16 are stored [panel][k][16],
 // BF16 by pairs of inputs, [panel][k/2][16][2]; block types hold the file's fields
 // in the file's order, each interleaved over the 16 rows by units of 1, 2 or 4
-// bytes. Nothing is added but a zero where a BF16 row has no whole pair at its end.
-// Types without a kernel of their own are stored [panel][block][16 rows], decoded
-// a tile at a time, once for all rows of a step, and multiplied as F32.
+// bytes. Nothing is added, but a zero at the end of BF16 rows of odd length.
+// Types without a kernel of their own are stored [panel][block][16 rows]. Tiles of
+// them are decoded to F32, once for all rows of a step, and multiplied as such.
 package cpu

@@ -5,9 +5,9 @@ import (
 	"github.com/herd-ml/herd/backend/block"
 )
 
-// line is a run of n elements along the last axis of a view.
+// line is n elements along the last axis of a view.
 type line struct {
-	s      []float32 // from the first element on; [n] where the stride is 1
+	s      []float32 // begins with the first element; [n] where the stride is 1
 	n      int
 	stride int
 }
@@ -16,8 +16,8 @@ func (l *line) unit() bool           { return l.stride == 1 }
 func (l *line) at(i int) float32     { return l.s[i*l.stride] }
 func (l *line) set(i int, v float32) { l.s[i*l.stride] = v }
 
-// lines are lines of the operands of an element-wise operation: outputs y and z,
-// inputs p, q and r. Those that are absent have no elements.
+// lines are the lines of all operands that an element-wise operation reads and writes
+// together: outputs y and z, inputs p, q and r. The line of an absent operand is empty.
 type lines struct{ y, z, p, q, r line }
 
 // unit reports whether the elements of all are side by side.
@@ -30,35 +30,37 @@ func (l *lines) unit() bool {
 	return true
 }
 
-// lineTask is an element-wise operation of views of one shape: chunks are runs
-// of lines.
+// lineTask is an element-wise operation on views of one shape. It has one of three
+// functions: fn of whole lines, one of an element, or two of a pair of elements. Each chunk
+// is perChunk lines.
 type lineTask struct {
 	fn             func(w *worker, l lines)
-	one            func(p float32) float32    // in the place of fn
-	two            func(p, q float32) float32 // in the place of fn
+	one            func(p float32) float32
+	two            func(p, q float32) float32
 	a              *backend.Args
-	lines, perLine int // perLine is 0 for lines as the views have them
+	lines, perLine int // perLine is 0 where lines are as long as the last axis
 	perChunk       int
 	cut            bool // lines may be cut anywhere
 }
 
-// flatLine is the length of the lines of operands without gaps, which may be
-// cut anywhere.
+// flatLine is the length of a line where no operand has gaps and lines may be cut: the
+// last axis does not matter then.
 const flatLine = 1 << 10
 
-// eachLine runs fn over all elements. cost is that of an element, 1 for an
-// addition. cut allows lines shorter than the last axis.
+// eachLine calls fn for all lines. cost is that of an element, 1 for an addition. cut says
+// that fn gives the same for parts of a line.
 func (e *exec) eachLine(a *backend.Args, cost int, cut bool, fn func(w *worker, l lines)) {
 	e.lines = lineTask{fn: fn, a: a, cut: cut}
 	e.runLines(cost)
 }
 
-// each1 is eachLine of a function of an input, each2 of two.
+// each1 calls f for each element of an input.
 func (e *exec) each1(a *backend.Args, cost int, f func(p float32) float32) {
 	e.lines = lineTask{one: f, a: a, cut: true}
 	e.runLines(cost)
 }
 
+// each2 calls f for each pair of elements of two inputs.
 func (e *exec) each2(a *backend.Args, cost int, f func(p, q float32) float32) {
 	e.lines = lineTask{two: f, a: a, cut: true}
 	e.runLines(cost)
@@ -103,7 +105,7 @@ func (t *lineTask) run(w *worker, chunk int) {
 	}
 }
 
-// piece computes all elements of lines.
+// piece runs the task's function on lines.
 func (t *lineTask) piece(w *worker, o lines) {
 	switch {
 	case t.one != nil:

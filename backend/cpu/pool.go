@@ -17,7 +17,7 @@ const (
 	spinTime  = 20 * time.Microsecond  // how long a worker waits before it sleeps
 	yieldTime = 500 * time.Microsecond // how long one works before it lets others run
 
-	clockPauses = 4 // pauses, of some 20 us each, for every look at the clock, which takes a while
+	clockPauses = 4 // how many pauses there are for a look at the clock, which takes a while
 )
 
 // ErrClosed is returned by what needs a Backend or Exec that has been closed.
@@ -64,7 +64,7 @@ type worker struct {
 	scratch arena // empty when a chunk starts
 	call    kernel.Call
 	sums    [2]kernel.Sums
-	done    int // elements since the last pause, of spent
+	done    int // what spent has counted since its last pause
 	yielded time.Time
 	pauses  uint // since the clock was read
 	parked  atomic.Bool
@@ -234,9 +234,9 @@ func (w *worker) loop() {
 	}
 }
 
-// work runs chunks until all are claimed. Claiming takes one off the ticket; as
-// the task cannot end before a claimed chunk is done, its fields may be read
-// after a claim, and only then.
+// work runs chunks until all are claimed. A worker claims one by taking it off the
+// ticket. The task cannot end before the claimed chunk is done, so the fields of the
+// pool that describe it may be read after a claim, and only then.
 func (w *worker) work() {
 	p := w.pool
 	for {
@@ -269,10 +269,9 @@ func (w *worker) chunk(t task, i int) {
 	t.run(w, i)
 }
 
-// pause lets the host program's goroutines run now and then, and reports
-// whether the work is to be given up. It is called between chunks and between
-// kernel calls; as it is neither inlined nor a leaf it is also where the
-// collector can stop a worker.
+// pause lets the host program's goroutines run now and then, and reports whether the
+// step has been stopped. It is called between chunks and between kernel calls. It is not
+// inlined and calls others, so the collector can stop a worker here.
 //
 //go:noinline
 func (w *worker) pause() bool {

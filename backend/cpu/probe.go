@@ -10,13 +10,13 @@ import (
 	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
-// Limits are what the processor does at most, with nothing else to do: figures
-// to hold a measured speed against.
+// Limits are the most that all workers together can do in a second. A measured speed is
+// judged by its part of them.
 type Limits struct {
-	ReadBytes float64 // read from memory, bytes a second, all workers
-	F32       float64 // multiplications and additions of float32 in registers, a second, all workers
-	BF16      float64 // the same of bfloat16 pairs, 0 where the processor has no such unit
-	Int8      float64 // the same of bytes
+	ReadBytes float64 // bytes read from memory
+	F32       float64 // operations on float32 in registers; a multiplication and its addition are two
+	BF16      float64 // the same on bfloat16, 0 where the processor has no such unit
+	Int8      float64 // the same on bytes
 }
 
 // A Probe measures Limits. It holds the memory that it reads.
@@ -27,8 +27,9 @@ type Probe struct {
 }
 
 // NewProbe returns a probe that reads so many bytes, at least 16 MiB for each
-// worker: a multiple of the last cache. It takes twice as many, and fails with a
-// *MemoryError, and with backend.ErrUnsupported on the generic variant.
+// worker. They should be several times the last cache. The probe takes twice that
+// memory. NewProbe fails with a *MemoryError where there is not so much, and with
+// backend.ErrUnsupported on the generic variant.
 func (b *Backend) NewProbe(bytes int64) (*Probe, error) {
 	if _, ok := b.kernels.PeakF32(); !ok {
 		return nil, fmt.Errorf("cpu: a probe of variant %s: %w", b.kernels.Name(), backend.ErrUnsupported)
@@ -54,9 +55,9 @@ func (b *Backend) NewProbe(bytes int64) (*Probe, error) {
 // readPart is what a worker reads at a time.
 const readPart = 16 << 20
 
-// Read reads the memory and returns bytes a second: the most of huge and small
-// pages, in order and along several streams, as machines differ in what they like.
-// It waits in line for the workers like a step.
+// Read measures how fast memory is read, in bytes a second. It tries huge and small
+// pages, in order and along several streams, and returns the most: machines differ in
+// which is fastest. It waits in line for the workers like a step.
 func (p *Probe) Read(ctx context.Context) (best float64, err error) {
 	for _, mem := range p.mem {
 		for _, inOrder := range []bool{false, true} {

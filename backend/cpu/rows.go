@@ -9,7 +9,8 @@ import (
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
-// rowTask is an operation whose rows are independent: chunks are runs of them.
+// rowTask is an operation whose rows do not depend on each other. Each chunk is perChunk
+// rows.
 type rowTask struct {
 	fn             func(w *worker, a *backend.Args, from, to int)
 	a              *backend.Args
@@ -21,10 +22,11 @@ func (t *rowTask) run(w *worker, chunk int) {
 	t.fn(w, t.a, from, min(from+t.perChunk, t.rows))
 }
 
-// chunkElems is the work of a chunk of rows, in elements: about 10 us.
+// chunkElems is how many elements a chunk of rows or lines has, some microseconds of work.
 const chunkElems = 1 << 13
 
-// eachRow runs fn over rows of about width elements each.
+// eachRow calls fn for rows [from, to), chunk by chunk. width is what a row costs, in
+// elements.
 func (e *exec) eachRow(a *backend.Args, rows, width int, fn func(w *worker, a *backend.Args, from, to int)) {
 	n := max(1, chunkElems/max(width, 1))
 	e.rows = rowTask{fn, a, rows, n}
