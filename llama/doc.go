@@ -58,6 +58,15 @@
 // Options.Adapters puts low-rank adapters on the matrices of a model, whatever
 // it was opened from, and ConvertOptions.Adapters merges them.
 //
+// # Training
+//
+// New makes a model with random weights, Options.Trainable opens one whose weights may
+// change, and Model.AddAdapter puts a small adapter on one whose weights stay. Training is
+// the handle of those who train: package train has the loop. Sessions run beside it. They
+// multiply with packed copies of the weights, made again after a change, so that sampling
+// is as fast as from a model that was saved and opened again; and where both have one
+// precision, their log-probabilities are those of training, bit for bit.
+//
 // # Precision
 //
 // Weights are never rounded: they are multiplied as the file holds them.

@@ -235,25 +235,25 @@ func (m *Model) bindAdapter(l *nn.LoRA, name string, x [3][]float32) error {
 }
 
 // saveAdapter writes the adapter that is trained.
-func (m *Model) saveAdapter(adapter *trained, dir string) error {
+func (m *Model) saveAdapter(ctx context.Context, adapter *trained, dir string) error {
 	if err := m.begin(); err != nil {
 		return err
 	}
 	defer m.steps.Done()
 	var modules []peft.Module
 	for _, t := range adapter.modules {
-		mod := peft.Module{Name: t.name, A: m.numbers(t.lora.A), B: m.numbers(t.lora.B)}
+		mod := peft.Module{Name: t.name, A: m.numbers(ctx, t.lora.A), B: m.numbers(ctx, t.lora.B)}
 		if t.lora.Magnitude != nil {
-			mod.Magnitude = m.numbers(t.lora.Magnitude)
+			mod.Magnitude = m.numbers(ctx, t.lora.Magnitude)
 		}
 		modules = append(modules, mod)
 	}
 	return vfs.WriteFolder(dir, func(dir string) error { return peft.Write(dir, adapter.config, modules) })
 }
 
-// numbers are those of a parameter, to be written.
-func (m *Model) numbers(p *tensor.Param) safetensors.Source {
-	s := safetensors.Source{Type: backend.F32, Data: tensor.Reader(m.b, p.Numbers())}
+// numbers are those of a parameter, to be written until ctx ends.
+func (m *Model) numbers(ctx context.Context, p *tensor.Param) safetensors.Source {
+	s := safetensors.Source{Type: backend.F32, Data: ctxerr.Reader(ctx, tensor.Reader(m.b, p.Numbers()))}
 	s.Shape = append(s.Shape, p.Shape.Dim[:p.Shape.Rank]...)
 	return s
 }

@@ -101,6 +101,9 @@ func (t *Training) KV() backend.KV { return t.m.pages.kv }
 
 // NewContext returns a context of the model's backend, for Forward. The caller closes it.
 func (t *Training) NewContext(o tensor.Options) (*tensor.Context, error) {
+	if t.m.life.Err() != nil {
+		return nil, ErrClosed
+	}
 	return tensor.NewContext(t.m.b, o)
 }
 
@@ -228,5 +231,5 @@ func (t *Training) Save(ctx context.Context, dir string) error {
 	if adapter == nil {
 		return t.m.Save(ctx, dir, SaveOptions{Type: backend.F32})
 	}
-	return t.m.saveAdapter(adapter, dir)
+	return t.m.saveAdapter(ctx, adapter, dir)
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/nn"
@@ -115,8 +116,8 @@ type Setting struct {
 //	v = Beta2 v + (1-Beta2) g^2
 //	w = w - lr WeightDecay w - lr (m/(1-Beta1^t)) / (sqrt(v/(1-Beta2^t)) + Eps)
 //
-// in float32. The numbers of the model do not depend on the number of workers. An AdamW
-// serves one goroutine at a time.
+// in float32. The numbers of the model do not depend on the number of workers. Calls on an
+// AdamW wait for each other.
 type AdamW struct {
 	// Group, where other machines have parts of the parameters, adds up the squares of
 	// all gradients, so that all clip alike. nil is one machine, and also where each has
@@ -128,7 +129,8 @@ type AdamW struct {
 	params   []moments // of the parameters that are trained
 	memory   backend.Buffer
 	step     int
-	broken   error // why the moments cannot be used any more
+	broken   error      // why the moments cannot be used any more
+	mu       sync.Mutex // held by a call
 }
 
 // A Reducer replaces numbers by their sums over the machines of a group. All call it the
@@ -237,7 +239,11 @@ func (o *AdamW) Settings() []Setting { return append([]Setting(nil), o.settings.
 func (o *AdamW) Config() AdamWConfig { return o.config }
 
 // Steps is the number of steps done, those before a Load included.
-func (o *AdamW) Steps() int { return o.step }
+func (o *AdamW) Steps() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.step
+}
 
 // Bytes is the memory of the moments.
 func (o *AdamW) Bytes() int64 {
@@ -250,6 +256,8 @@ func (o *AdamW) Bytes() int64 {
 
 // Close frees the moments.
 func (o *AdamW) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.memory.Free()
 	o.broken = ErrClosed
 }
@@ -260,6 +268,8 @@ func (o *AdamW) Close() {
 // nothing was changed, unless the device failed: then later steps return that error too,
 // until a Load. Gradients stay as they are: see ZeroGrad.
 func (o *AdamW) Step(ctx context.Context, c *tensor.Context, lr float64) (norm float64, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.broken != nil {
 		return 0, o.broken
 	}
@@ -345,6 +355,8 @@ func (o *AdamW) norm(ctx context.Context, c *tensor.Context) (float64, error) {
 
 // ZeroGrad makes the gradients zero, for the next step. It runs a step of its own on c.
 func (o *AdamW) ZeroGrad(ctx context.Context, c *tensor.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.broken == ErrClosed {
 		return ErrClosed
 	}

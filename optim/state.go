@@ -59,6 +59,8 @@ func (o *AdamW) tensors() (names []string, views []backend.View) {
 // the new one is complete. metadata are strings of the caller; c is a context on the
 // backend that holds the moments.
 func (o *AdamW) Save(ctx context.Context, c *tensor.Context, path string, metadata map[string]string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.broken != nil {
 		return o.broken
 	}
@@ -76,7 +78,7 @@ func (o *AdamW) Save(ctx context.Context, c *tensor.Context, path string, metada
 	names, views := o.tensors()
 	var list []safetensors.Source
 	for i, v := range views {
-		list = append(list, safetensors.Source{Name: names[i], Type: backend.F32, Shape: dims(v), Data: &cancelled{ctx, tensor.Reader(c.Backend(), v)}})
+		list = append(list, safetensors.Source{Name: names[i], Type: backend.F32, Shape: dims(v), Data: ctxerr.Reader(ctx, tensor.Reader(c.Backend(), v))})
 	}
 	return safetensors.WriteFile(path, list, all)
 }
@@ -88,8 +90,13 @@ func dims(v backend.View) []int { return slices.Clone(v.Shape.Dim[:v.Shape.Rank]
 // not change the settings of NewAdamW: Saved has those of the file, for the caller to
 // compare. Where reading fails halfway, Step and Save refuse until a Load succeeds.
 func (o *AdamW) Load(ctx context.Context, c *tensor.Context, path string) (Saved, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.broken == ErrClosed {
 		return Saved{}, ErrClosed
+	}
+	if err := ctxerr.Of(ctx); err != nil {
+		return Saved{}, err
 	}
 	f, err := safetensors.Open(path)
 	if err != nil {
@@ -167,18 +174,4 @@ func load(ctx context.Context, c *tensor.Context, v backend.View, t *safetensors
 		}
 	}
 	return nil
-}
-
-// cancelled reads until a context ends.
-type cancelled struct {
-	ctx context.Context
-	r   io.ReaderAt
-}
-
-// ReadAt implements io.ReaderAt.
-func (r *cancelled) ReadAt(p []byte, off int64) (int, error) {
-	if err := ctxerr.Of(r.ctx); err != nil {
-		return 0, err
-	}
-	return r.r.ReadAt(p, off)
 }

@@ -124,9 +124,7 @@ func TestLoadRefused(t *testing.T) {
 	}
 	// Reading that stops halfway leaves moments that are of no use.
 	good := save("good", map[string][]int{"a": {2, 3}, "b": {4}})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := o.Load(ctx, m.c, good); !errors.Is(err, context.Canceled) {
+	if _, err := o.Load(&ending{t.Context(), 2}, m.c, good); !errors.Is(err, context.Canceled) {
 		t.Errorf("Load of a context that has ended: %v", err)
 	}
 	if _, err := o.Step(t.Context(), m.c, 0.1); err == nil || !strings.Contains(err.Error(), good) {
@@ -144,4 +142,17 @@ func TestLoadRefused(t *testing.T) {
 	if _, err := o.Load(t.Context(), m.c, good); !errors.Is(err, ErrClosed) {
 		t.Errorf("Load after Close: %v", err)
 	}
+}
+
+// ending is a context that ends when it has been asked a few times.
+type ending struct {
+	context.Context
+	left int
+}
+
+func (c *ending) Err() error {
+	if c.left--; c.left >= 0 {
+		return nil
+	}
+	return context.Canceled
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/safetensors"
@@ -148,7 +149,7 @@ func (t *Trainer) Save(ctx context.Context, dir string) error {
 	var list []safetensors.Source
 	for _, p := range t.o.Extra {
 		list = append(list, safetensors.Source{Name: p.Name, Type: backend.F32, Shape: p.Param.Shape.Dim[:p.Param.Shape.Rank],
-			Data: tensor.Reader(t.m.Backend(), p.Param.Numbers())})
+			Data: ctxerr.Reader(call, tensor.Reader(t.m.Backend(), p.Param.Numbers()))})
 	}
 	return safetensors.WriteFile(filepath.Join(dir, extraFile), list, nil)
 }

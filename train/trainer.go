@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama"
@@ -21,6 +23,9 @@ var ErrNotFinite = optim.ErrNotFinite
 // ErrClosed is returned by what needs a Trainer that has been closed. That the model has
 // been is llama.ErrClosed.
 var ErrClosed = errors.New("train: the trainer is closed")
+
+// ErrBusy is returned by a call to a Trainer that runs another call.
+var ErrBusy = errors.New("train: the trainer runs another call")
 
 // TrainerOptions are the settings of a Trainer. The zero value trains in float32.
 type TrainerOptions struct {
@@ -50,11 +55,12 @@ type TrainerOptions struct {
 	Group optim.Reducer
 }
 
-// Trainer is the step of training: gradients over micro-batches, then AdamW. It serves
-// one goroutine. Sessions of the model may run beside it, between its steps. Update
-// changes the weights, so what a session holds of the time before is stale then: the
-// session's next call computes it again, and a call that is under way returns
-// llama.ErrStale.
+// Trainer is the step of training: gradients over micro-batches, then AdamW. It runs one
+// call at a time and answers a second with ErrBusy.
+//
+// Sessions of the model may run beside it. Their steps come between its own. Update
+// changes the weights, so what a session holds is stale afterwards. The session's next
+// call computes it again. A call of a session that is under way returns llama.ErrStale.
 type Trainer struct {
 	m      *llama.Training
 	model  *llama.Model
@@ -63,7 +69,10 @@ type Trainer struct {
 	params []nn.Named // those trained
 	grads  backend.Buffer
 	adam   *optim.AdamW
-	broken error // why there is no next step: closed, or weights that are not of a whole step
+
+	scratch atomic.Int64 // what c has used
+	mu      sync.Mutex   // held by a call
+	broken  error        // why there is no next step: closed, or weights that are not of a whole step
 }
 
 // NewTrainer trains those parameters of a model that can change: all of one that was
@@ -107,9 +116,11 @@ func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	return t, nil
 }
 
-// Close frees gradients and moments. The model keeps its weights. Closing twice is fine;
-// what is called afterwards returns ErrClosed.
+// Close waits for a call that is under way, then frees gradients and moments. The model
+// keeps its weights. Closing twice is fine; what is called afterwards returns ErrClosed.
 func (t *Trainer) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.broken == ErrClosed {
 		return
 	}
@@ -128,13 +139,26 @@ func (t *Trainer) free() {
 
 // use begins a call: the model stays open until done.
 func (t *Trainer) use(ctx context.Context) (call context.Context, done func(), err error) {
-	if t.broken != nil {
-		return nil, nil, t.broken
+	if !t.mu.TryLock() {
+		return nil, nil, ErrBusy
 	}
-	return t.m.Use(ctx)
+	leave := func() {}
+	if err = t.broken; err == nil {
+		call, leave, err = t.m.Use(ctx)
+	}
+	if err != nil {
+		t.mu.Unlock()
+		return nil, nil, err
+	}
+	return call, func() {
+		t.scratch.Store(t.c.Scratch())
+		leave()
+		t.mu.Unlock()
+	}, nil
 }
 
-// Optimizer is the trainer's optimizer: its state is saved and loaded there.
+// Optimizer is the trainer's optimizer: its state is saved and loaded there. Who calls it
+// keeps the model open (llama.Training.Use).
 func (t *Trainer) Optimizer() *optim.AdamW { return t.adam }
 
 // Params lists what is trained.
@@ -143,8 +167,8 @@ func (t *Trainer) Params() []nn.Named { return t.params }
 // Context is the context of the steps, for what runs between them.
 func (t *Trainer) Context() *tensor.Context { return t.c }
 
-// Scratch is the most memory that any step has used for activations, in bytes.
-func (t *Trainer) Scratch() int64 { return t.c.Scratch() }
+// Scratch is the most memory that any call has used for activations, in bytes.
+func (t *Trainer) Scratch() int64 { return t.scratch.Load() }
 
 // A Pass is a forward pass of the caller's own layout and loss, and the backward pass that
 // follows from the seeds which the loss returns.

@@ -11,6 +11,7 @@ import (
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/optim"
+	"github.com/herd-ml/herd/tensor"
 	"github.com/herd-ml/herd/train"
 )
 
@@ -82,4 +83,97 @@ func ExampleRun() {
 	// Output:
 	// 120 true
 	// 120 step-00000120
+}
+
+// A loss of one's own, and training that is saved and goes on: the policy is to find a
+// token likelier than others after two.
+func ExampleTrainer_Run() {
+	ctx := context.Background()
+	shape := llama.Config{Layers: 1, Dim: 32, Heads: 2, KVHeads: 1, HeadDim: 16, HiddenDim: 64, Vocab: 50, Context: 16,
+		NormEps: 1e-5, RopeTheta: 10000}
+	model, err := llama.New(ctx, shape, nil, llama.Init{Seed: 1}, llama.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Close()
+	trainer, err := train.NewTrainer(model, train.TrainerOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer trainer.Close()
+	layout := backend.Documents(2)
+	layout.Logits = []int32{1} // of the last row
+	var logp [1]float32
+	pass := train.Pass{IDs: []int32{3, 1}, Layout: layout, Loss: func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error) {
+		y, _ := tensor.LogProb(c, h, []int32{4}, trainer.Output())
+		c.Read(logp[:], y)
+		return []tensor.Seed{{Y: tensor.Scale(c, y, -1)}}, nil
+	}}
+	for range 30 {
+		if err := trainer.ZeroGrad(ctx); err != nil {
+			log.Fatal(err)
+		}
+		if err := trainer.Run(ctx, pass); err != nil {
+			log.Fatal(err)
+		}
+		if _, err := trainer.Update(ctx, 1e-2); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(logp[0] > -0.1)
+	// Output: true
+}
+
+// A trainer that goes on where another has stopped.
+func ExampleTrainer_Save() {
+	ctx := context.Background()
+	shape := llama.Config{Layers: 1, Dim: 32, Heads: 2, KVHeads: 1, HeadDim: 16, HiddenDim: 64, Vocab: 50, Context: 16,
+		NormEps: 1e-5, RopeTheta: 10000}
+	dir, err := os.MkdirTemp("", "herd")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	saved := filepath.Join(dir, "saved")
+	batches := []train.Batch{{IDs: []int32{3, 1, 4}, Targets: []int32{1, 4, train.NoTarget}, Docs: []int{3}}}
+	// steps takes some, and tells the last one's loss.
+	steps := func(trainer *train.Trainer, n int) (loss float64) {
+		for range n {
+			report, err := trainer.Step(ctx, batches, 1e-3)
+			if err != nil {
+				log.Fatal(err)
+			}
+			loss = report.Loss
+		}
+		return loss
+	}
+	model, err := llama.New(ctx, shape, nil, llama.Init{Seed: 1}, llama.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer model.Close()
+	first, err := train.NewTrainer(model, train.TrainerOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer first.Close()
+	steps(first, 3)
+	if err := first.Save(ctx, saved); err != nil {
+		log.Fatal(err)
+	}
+	again, err := llama.Open(ctx, saved, llama.Options{Trainable: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer again.Close()
+	second, err := train.NewTrainer(again, train.TrainerOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer second.Close()
+	if err := second.Load(ctx, saved); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(steps(first, 2) == steps(second, 2))
+	// Output: true
 }

@@ -6,6 +6,7 @@ package ctxerr
 import (
 	"context"
 	"errors"
+	"io"
 )
 
 // Of returns nil while ctx has not ended. Afterwards errors.Is finds ctx.Err() in what it
@@ -28,3 +29,19 @@ type ended struct{ err, cause error }
 func (e *ended) Error() string { return e.err.Error() + ": " + e.cause.Error() }
 
 func (e *ended) Unwrap() []error { return []error{e.err, e.cause} }
+
+// Reader reads from r until ctx ends, and fails with Of(ctx) then.
+func Reader(ctx context.Context, r io.ReaderAt) io.ReaderAt { return &reader{ctx, r} }
+
+type reader struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *reader) ReadAt(p []byte, off int64) (int, error) {
+	if err := Of(r.ctx); err != nil {
+		return 0, err
+	}
+	return r.r.ReadAt(p, off)
+}
