@@ -124,14 +124,14 @@ func (t DType) Quantized() bool { return t >= Q4_0 && t < numDTypes }
 // negative, not a whole number of blocks, or too large for an int64.
 func (t DType) RowBytes(n int64) (int64, error) {
 	if !t.Valid() {
-		return 0, fmt.Errorf("backend: %v has no size", t)
+		return 0, fmt.Errorf("%v has no size", t)
 	}
 	e, b, head := int64(dtypes[t].elems), int64(dtypes[t].bytes), int64(t.RowHead())
 	if n < 0 || n%e != 0 {
-		return 0, fmt.Errorf("backend: a row of %d elements is not a whole number of %v blocks of %d", n, t, e)
+		return 0, fmt.Errorf("a row of %d elements is not a whole number of %v blocks of %d", n, t, e)
 	}
 	if n/e > (math.MaxInt64-head)/b {
-		return 0, fmt.Errorf("backend: the size of %d elements of %v does not fit 63 bits", n, t)
+		return 0, fmt.Errorf("the size of %d elements of %v does not fit 63 bits", n, t)
 	}
 	return head + n/e*b, nil
 }
@@ -143,7 +143,7 @@ func ParseDType(name string) (DType, error) {
 			return t, nil
 		}
 	}
-	return Invalid, fmt.Errorf("backend: unknown data type %q", name)
+	return Invalid, fmt.Errorf("unknown data type %q", name)
 }
 
 // DTypes lists every valid type, in order.

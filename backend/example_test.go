@@ -80,7 +80,7 @@ func ExampleParseDType() {
 	fmt.Println(err)
 	// Output:
 	// Q4_K 256 144 2304 <nil>
-	// backend: a row of 100 elements is not a whole number of Q4_K blocks of 256
+	// a row of 100 elements is not a whole number of Q4_K blocks of 256
 }
 
 func ExampleDescription() {

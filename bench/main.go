@@ -16,6 +16,7 @@ import (
 
 // settings are the flags and the words after them.
 type settings struct {
+	force                               bool
 	python, kernel, out, vocab, text    string
 	loraModel                           string
 	pairs, threads, decode, size, probe int
@@ -82,6 +83,7 @@ func parse(args []string, w io.Writer) (*settings, mode, error) {
 	f.StringVar(&s.python, "python", "", "`INTERPRETER` that has the peers; without it they are skipped")
 	f.StringVar(&s.kernel, "kernel", "", "force kernel `VARIANT` of herd")
 	f.StringVar(&s.out, "json", "", "add the results to `FILE`")
+	f.BoolVar(&s.force, "force", false, "plot: replace a picture that is there")
 	f.IntVar(&s.pairs, "pairs", 9, "measure `N` pairs")
 	f.IntVar(&s.threads, "threads", 0, "`N` threads of both sides (default: physical cores)")
 	f.IntVar(&s.probe, "probe", 512, "the probe of memory reads `N` MiB")

@@ -24,7 +24,11 @@ func drawPlot(_ context.Context, s *settings, _ io.Writer) error {
 	if len(runs) > 1 {
 		title = "several machines or kernels"
 	}
-	f, err := os.Create(s.args[n])
+	how := os.O_EXCL
+	if s.force {
+		how = os.O_TRUNC
+	}
+	f, err := os.OpenFile(s.args[n], os.O_WRONLY|os.O_CREATE|how, 0o644)
 	if err != nil {
 		return err
 	}

@@ -48,12 +48,19 @@ func (c *common) check(cmd *cobra.Command) error {
 	if err := checkLater(cmd.Flags()); err != nil || c.kernel == "" {
 		return err
 	}
-	b, err := cpu.New(cpu.Options{Workers: 1, Variant: c.kernel})
-	if err != nil {
-		return fmt.Errorf("--kernel %s: %w; here are %s", c.kernel, err, strings.Join(variants(), ", "))
+	if here := variants(); !slices.Contains(here, c.kernel) {
+		return fmt.Errorf("--kernel %s does not run here: %s do", c.kernel, strings.Join(here, ", "))
 	}
-	b.Close()
 	return nil
+}
+
+// newBackend makes what runs a model, as the flags say.
+func (c *common) newBackend() (*cpu.Backend, error) {
+	b, err := cpu.New(cpu.Options{Workers: c.threads, Variant: c.kernel})
+	if err != nil { // the kernel has been checked
+		return nil, fmt.Errorf("-t: %s", strings.TrimPrefix(err.Error(), "cpu: "))
+	}
+	return b, nil
 }
 
 // variants are the kernels that run here.
@@ -96,7 +103,7 @@ func (m *model) close() {
 // load makes a model with a backend as the flags say, showing progress. open
 // is llama.Open or the like.
 func (c *common) load(cmd *cobra.Command, o llama.Options, open func(llama.Options) (*llama.Model, error)) (*model, error) {
-	b, err := cpu.New(cpu.Options{Workers: c.threads, Variant: c.kernel})
+	b, err := c.newBackend()
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/chart"
 	"github.com/herd-ml/herd/internal/config"
 	"github.com/herd-ml/herd/internal/vfs"
@@ -137,7 +136,10 @@ func readConfig(cmd *cobra.Command, path string, conf *train.Config) (err error)
 
 // train runs a configuration.
 func (c *common) train(cmd *cobra.Command, conf train.Config, resume string) error {
-	b, err := cpu.New(cpu.Options{Workers: c.threads, Variant: c.kernel})
+	if err := checkPicture(conf.WithDefaults().Out); err != nil {
+		return err
+	}
+	b, err := c.newBackend()
 	if err != nil {
 		return err
 	}
@@ -206,6 +208,19 @@ func hangups() (save <-chan struct{}, stop func()) {
 		}
 	}()
 	return asked, func() { signal.Stop(signals); close(signals) }
+}
+
+// checkPicture refuses a folder with a loss.png that no run has drawn: it would be
+// replaced.
+func checkPicture(dir string) error {
+	path := filepath.Join(dir, "loss.png")
+	if _, err := os.Lstat(path); err != nil {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, train.MetricsFile)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: exists and is of no run here: name another folder with --out", path)
+	}
+	return nil
 }
 
 // drawLoss draws the loss of the run in a folder over the steps, as loss.png there:

@@ -88,7 +88,7 @@ func ExampleWriter() {
 	n, err := w.WriteTo(&out)
 	fmt.Println(n, err)
 	// Output:
-	// gguf: tensor "codes": cannot be written: backend: a row of 33 elements is not a whole number of Q4_0 blocks of 32
+	// gguf: tensor "codes": cannot be written: a row of 33 elements is not a whole number of Q4_0 blocks of 32
 	// 64 <nil>
 }
 
