@@ -33,6 +33,9 @@ type Backend interface {
 	WeightBytes(t DType, rows, cols int) (int64, error)
 	// PageBytes is the size of a page of keys and values, a multiple of 4.
 	PageBytes(kv KV) int64
+	// Scratch is how much of a step's arena an operation takes beside its operands, at
+	// most. It looks at shapes, types and the layout, and at no memory.
+	Scratch(op Op, a *Args) int64
 	// ReadPage writes the numbers of a page to dst [Layers, 2, Heads, PageLen,
 	// HeadDim], keys before values: for tests, and to keep pages elsewhere. It is
 	// called as Download is.

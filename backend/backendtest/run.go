@@ -80,6 +80,7 @@ func contract(t *testing.T, b backend.Backend) {
 		report("Source/"+kv.String(), func() error { return checkSource(b, kv) })
 	}
 	report("Layout", func() error { return checkLayout(b) })
+	report("Scratch", func() error { return checkScratch(b, cases()) })
 	report("Memory", func() error { return checkMemory(b) })
 	report("Steps", func() error { return checkSteps(b) })
 	report("Panics", func() error { return checkPanics(b, Faults{}) })

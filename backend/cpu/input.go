@@ -23,6 +23,13 @@ type input[T number] struct {
 // those a power of two apart compete for the same lines of the first-level cache. An
 // odd k is made even by zeros, as pairs want it.
 func newInput[T number](a *arena, rows, k, cols, group int) input[T] {
+	in := inputOf[T](rows, k, cols, group)
+	in.s = slice[T](a, in.elems(k))
+	return in
+}
+
+// inputOf is newInput without room.
+func inputOf[T number](rows, k, cols, group int) input[T] {
 	var one T
 	in := input[T]{cols: k + k%2, rows: rows, n: rows}
 	if rows >= kernel.MaxRows { // blocks of about the same size, whole groups of codes
@@ -30,9 +37,11 @@ func newInput[T number](a *arena, rows, k, cols, group int) input[T] {
 		in.cols = min(in.cols, ((k+n-1)/n+group-1)/group*group)
 	}
 	in.stride = in.cols + 64/int(unsafe.Sizeof(one))
-	in.s = slice[T](a, in.blocks(k)*rows*in.stride)
 	return in
 }
+
+// elems is the room of k columns, in numbers.
+func (in *input[T]) elems(k int) int { return in.blocks(k) * in.rows * in.stride }
 
 // at is row r from column col on, which reaches to the end of its block.
 func (in *input[T]) at(r, col int) []T {

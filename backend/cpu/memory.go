@@ -102,6 +102,7 @@ type arena struct {
 	off    int64   // bytes taken of it
 	peak   int64   // highest position since it was made
 	want   int64   // least size of the next chunk
+	counts bool    // counts only, and hands out nothing
 }
 
 const (
@@ -140,6 +141,11 @@ func (a *arena) take(n int64) (*buffer, int64) {
 		panic(&MemoryError{n, fmt.Errorf("not a size")})
 	}
 	n = (n + align - 1) &^ (align - 1)
+	if a.counts {
+		a.off += n
+		a.peak = max(a.peak, a.off)
+		return nil, 0
+	}
 	for ; a.cur < len(a.chunks); a.cur++ {
 		if c := a.chunks[a.cur]; n <= int64(len(c.mem))-a.off {
 			at := a.off
@@ -162,6 +168,9 @@ func (a *arena) take(n int64) (*buffer, int64) {
 
 // mark is the position: all that is taken lies below.
 func (a *arena) mark() int64 {
+	if a.counts {
+		return a.off
+	}
 	if a.cur >= len(a.start) {
 		return a.size()
 	}
@@ -170,6 +179,10 @@ func (a *arena) mark() int64 {
 
 // release takes back everything above a mark.
 func (a *arena) release(mark int64) {
+	if a.counts {
+		a.off = mark
+		return
+	}
 	if len(a.chunks) == 0 {
 		return
 	}
@@ -180,10 +193,19 @@ func (a *arena) release(mark int64) {
 	a.off = mark - a.start[a.cur]
 }
 
+// sizeOf is the bytes of a number.
+func sizeOf[T number]() uintptr {
+	var t T
+	return unsafe.Sizeof(t)
+}
+
 // slice takes n numbers of an arena, contents undefined.
 func slice[T number](a *arena, n int) []T {
 	var t T
 	size := int64(n) * int64(unsafe.Sizeof(t))
 	c, at := a.take(size)
+	if c == nil {
+		return nil
+	}
 	return as[T](c.mem[at:][:size])
 }

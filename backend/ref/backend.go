@@ -85,6 +85,9 @@ func (b *device) Alloc(bytes int64) (backend.Buffer, error) {
 	return b.keep(newBuffer(int(bytes))), nil
 }
 
+// Scratch is 0: what operations take is of Go's heap.
+func (*device) Scratch(backend.Op, *backend.Args) int64 { return 0 }
+
 func (b *device) NewExec() (backend.Exec, error) { return &exec64{dev: b}, nil }
 
 // Close waits for the running step.
