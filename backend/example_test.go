@@ -38,6 +38,29 @@ func ExampleStep() {
 	// Output: [5 7 12] <nil>
 }
 
+// What a step would take: two tensors, and nothing beside them for a product of one row.
+func ExampleMeasure() {
+	b := backend.Measure(cpu.Default())
+	w, err := b.Pack(context.Background(), backend.WeightSource{Type: backend.F32, Rows: 128256, Cols: 4096})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, err := b.NewExec()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = backend.Step(context.Background(), e, func() error {
+		x, y := e.Alloc(backend.F32, backend.Dims(1, 4096)), e.Alloc(backend.F32, backend.Dims(1, 128256))
+		a := backend.Args{In: [backend.MaxIn]backend.View{x}, W: [backend.MaxWeights]backend.Weight{w}, Out: [backend.MaxOut]backend.View{y}}
+		e.Run(backend.MatMul, &a)
+		return nil
+	})
+	fmt.Println(e.Scratch() == 4*(4096+128256), err)
+	// Output: true <nil>
+}
+
 // pack makes a weight of numbers in memory; a loader's ReadRows reads a file.
 func pack(b backend.Backend, t backend.DType, values []float32, rows, cols int) (backend.Weight, error) {
 	return b.Pack(context.Background(), backend.WeightSource{

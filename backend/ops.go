@@ -107,8 +107,8 @@ const (
 	// where norm[n] is 0, each optional. v = W[0] or, where there are three weights, v[n,k]
 	// = W[0][n,k] + Scale sum_r W[2][n,r] W[1][r,k]. W[0] [N,K], W[1] [r,K], W[2] [N,r], Out
 	// [N]. Where the terms of v nearly cancel the norm is as exact as elsewhere. It has no
-	// backward: DoRA takes the norm for a constant (https://arxiv.org/abs/2402.09353,
-	// section 4.3).
+	// backward: adapters that divide by it take it for a constant
+	// (https://arxiv.org/abs/2402.09353, section 4.3).
 	RowNorms
 
 	// LogProb is a linear layer and the log-probability of one id a row, R rows of

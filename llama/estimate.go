@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama/internal/checkpoint"
@@ -88,56 +87,14 @@ func estimate(c *checkpoint.Checkpoint, o Options) (Memory, error) {
 	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), o.backend().PageBytes(kvGeometry(c, o))); !ok {
 		return Memory{}, checkpoint.Errorf(c.Path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
-	m.Scratch = scratch(c, o.batchRows())
+	if m.Scratch, err = scratch(c, o, o.batchRows()); err != nil {
+		return Memory{}, err
+	}
 	if m.Session > math.MaxInt64-m.Weights || m.Scratch > math.MaxInt64-m.Weights-m.Session {
 		return Memory{}, checkpoint.Errorf(c.Path, "", "%v do not fit 63 bits together", m)
 	}
 	return m, nil
 }
-
-// scratch is the arena of a prefill step of r rows: what transformer.hidden and
-// one layer allocate, and a block of logits.
-func scratch(p *checkpoint.Checkpoint, rows int) int64 {
-	c := p.Config
-	r, d, q, kv := int64(rows), int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
-	h := int64(c.HiddenDim)
-	common := r * (1 + d + int64(c.HeadDim)) // ids, residual, rotations
-	common += r * adapterWidth(p, "model.embed_tokens")
-	// Each half of a layer gives its memory back: the norm, products, and beside them
-	// a copy of a product's input.
-	attend := r * (d + 2*q + 2*kv + input(max(d, q)))
-	f := min(r, feedRows)
-	feed := f * (d + h + input(max(d, h)))
-	if c.AttentionOutputBias {
-		attend += r * d
-	}
-	if c.ResidualScale != 0 { // what is added is there before, and once more times the factor
-		attend, feed = attend+2*r*d, feed+2*f*d
-	}
-	if checkpoint.RopeFactor(c) != 1 {
-		common += r * int64(c.HeadDim)
-	}
-	if c.EmbeddingScale != 0 {
-		common += r * d
-	}
-	if c.MLPBias {
-		feed += f * (2*h + d)
-	}
-	attend += r * adapterWidth(p, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-	if w := adapterWidth(p, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"); w > 0 {
-		feed += f * (w + 2*h + d) // gate and up are two products
-	}
-	n := min(r, logitRows)
-	output := 2*r*d + n*(int64(c.Vocab)+adapterWidth(p, "lm_head"))
-	if c.LogitsScale != 0 {
-		output += r * d
-	}
-	// The host's copy of the logits comes on top.
-	return 4 * (common + max(attend, feed, output) + n*int64(c.Vocab))
-}
-
-// input is the width of the copy of rows that a product makes, lines longer.
-func input(width int64) int64 { return width + width/8 + 64 }
 
 // kvGeometry is the geometry of the pages of keys and values.
 func kvGeometry(c *checkpoint.Checkpoint, o Options) backend.KV {
@@ -175,28 +132,4 @@ func adapterMemory(c *checkpoint.Checkpoint, b backend.Backend) (n int64, err er
 		}
 	}
 	return n, nil
-}
-
-// adapterWidth is what the adapters of one layer's matrices allocate of a step's
-// arena, in numbers a row: products with A, those times the factor, and what DoRA
-// rescales. Layers may differ; it is the most.
-func adapterWidth(c *checkpoint.Checkpoint, parts ...string) (most int64) {
-	widths := map[string]int64{}
-	for _, a := range c.Adapters {
-		for _, m := range a.Modules {
-			layer, part := "", m.Name
-			if i, rest, ok := checkpoint.LayerName(m.Name); ok {
-				layer, part = fmt.Sprint(i), rest
-			}
-			if !slices.Contains(parts, part) {
-				continue
-			}
-			widths[layer] += 2 * int64(m.Rank)
-			if m.Magnitude.Data != nil {
-				widths[layer] += 2 * int64(m.Out)
-			}
-			most = max(most, widths[layer])
-		}
-	}
-	return most
 }

@@ -106,18 +106,10 @@ func (s *scratch) product(rows int) {
 				s.take(2 * elemsOf[uint16](rows, k, blockLen, 32))
 			}
 		}
-		for i, n := 0, 1+bytes/windowBytes; i < n; i++ {
-			s.part(func() {
-				for _, w := range s.a.W[:s.a.Weights()] {
-					if all := panels(w.Rows()); s.packs(w) {
-						end := all
-						if i < n-1 {
-							end = all * (i + 1) / n &^ 1
-						}
-						s.take((end - all*i/n&^1) * f.step(k))
-					}
-				}
-			})
+		for _, w := range s.a.W[:s.a.Weights()] {
+			if all := panels(w.Rows()); s.packs(w) { // the largest window, as windows cuts them
+				s.take(min(all, all/(1+bytes/windowBytes)+2) * f.step(k))
+			}
 		}
 	})
 }
