@@ -41,7 +41,7 @@ func TestHostileFiles(t *testing.T) {
 		{"unterminated", file("{"+good, 4), "expected , or }"},
 		{"unterminated string", file(`{"a`, 4), "unterminated"},
 		{"escape at the end", file(`{"a\`, 4), "unterminated"},
-		{"bad escape", file(`{"\x":1}`, 4), "invalid character"},
+		{"bad escape", file(`{"\x":1}`, 4), "unexpected 'x'"},
 		{"control character", file("{\"a\n\":1}", 4), "control character"},
 		{"not UTF-8", file("{\"\xff\":1}", 4), "UTF-8"},
 		{"trailing text", file("{"+good+"}x", 4), "text after"},

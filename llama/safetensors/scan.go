@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 )
 
@@ -131,7 +132,7 @@ func (c *scanner) str() (string, error) {
 		return raw, nil
 	}
 	var s string
-	if err := json.Unmarshal([]byte(`"`+raw+`"`), &s); err != nil {
+	if err := jsontext.Unmarshal([]byte(`"`+raw+`"`), &s); err != nil {
 		return "", c.fail("%v", err)
 	}
 	return s, nil

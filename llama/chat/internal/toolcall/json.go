@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/herd-ml/herd/internal/jsontext"
 )
 
 // reason is an error that says why something is no call.
@@ -21,7 +23,7 @@ const errNoCall = reason("it is no call of a function")
 func jsonCalls(s string, names []string) ([]Call, error) {
 	if !json.Valid([]byte(s)) {
 		var v any
-		err := json.Unmarshal([]byte(s), &v)
+		err := jsontext.Unmarshal([]byte(s), &v)
 		return nil, reason("bad JSON: " + err.Error())
 	}
 	items := []json.RawMessage{json.RawMessage(s)}
