@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"runtime"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -83,5 +84,6 @@ func (b *Backend) ReadPage(dst []float32, page backend.Buffer, kv backend.KV) er
 			}
 		}
 	}
+	runtime.KeepAlive(page)
 	return nil
 }
