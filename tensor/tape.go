@@ -89,6 +89,7 @@ func (t *Tape) Backward(seeds ...Seed) {
 		dy := t.c.New(backend.F32, s.Y.Shape())
 		if s.DY == nil {
 			t.c.fill(dy.view, 1)
+			dy.ones = true
 		} else {
 			t.c.copy(dy, s.DY)
 		}
@@ -165,6 +166,7 @@ func (t *Tape) add(x, g *Tensor) {
 	case x.grad == nil:
 		x.grad = g
 	default:
+		x.grad.ones = false
 		t.c.accumulate(x.grad.view, g)
 		t.release(g)
 	}

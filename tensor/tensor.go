@@ -22,6 +22,7 @@ type Tensor struct {
 	wantsGrad bool // something that is trained, or watched, went into it
 	readBack  bool // backward reads its numbers
 	watched   bool // stays after Backward
+	ones      bool // a gradient that is all ones
 	hasWindow bool // another tensor is a window of its memory
 	dropped   bool // is computed again when backward reads it
 }

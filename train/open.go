@@ -64,7 +64,9 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 	if r.log, err = OpenRecorder(r.c.Out, int64(r.done.Step)); err != nil {
 		return false, fmt.Errorf("train: %w", err)
 	}
-	r.report.Plan = r.t.plan(r.c.Batch.Rows * r.c.Batch.SeqLen)
+	if r.report.Plan, err = r.t.plan(ctx, r.c.Batch.Rows, r.c.Batch.SeqLen); err != nil {
+		return false, err
+	}
 	r.event(EventPlan, "%v", r.report.Plan)
 	for _, w := range r.m.Warnings() {
 		r.event(EventWarning, "%s", w)

@@ -1,9 +1,13 @@
 package train
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/tensor"
 )
 
 // Plan is what a run takes, in bytes, before its first step.
@@ -11,7 +15,7 @@ type Plan struct {
 	Weights     int64 // of the model
 	Gradients   int64 // float32, of what is trained
 	Moments     int64 // of AdamW, two for each
-	Activations int64 // of a micro-batch, an estimate
+	Activations int64 // of a micro-batch
 	Trained     int64 // numbers that change
 	Parameters  int64 // of the model
 }
@@ -22,12 +26,12 @@ func (p Plan) Total() int64 { return p.Weights + p.Gradients + p.Moments + p.Act
 // String gives the parts in MB.
 func (p Plan) String() string {
 	mb := func(n int64) float64 { return float64(n) / 1e6 }
-	return fmt.Sprintf("%.0f MB: weights %.0f, gradients %.0f, moments %.0f, activations about %.0f; %.3g M of %.3g M parameters are trained",
+	return fmt.Sprintf("%.0f MB: weights %.0f, gradients %.0f, moments %.0f, activations %.0f; %.3g M of %.3g M parameters are trained",
 		mb(p.Total()), mb(p.Weights), mb(p.Gradients), mb(p.Moments), mb(p.Activations), float64(p.Trained)/1e6, float64(p.Parameters)/1e6)
 }
 
-// plan is that of a trainer whose micro-batches have so many rows.
-func (t *Trainer) plan(rows int) Plan {
+// plan is that of a trainer whose micro-batches have so many sequences of seqLen tokens.
+func (t *Trainer) plan(ctx context.Context, rows, seqLen int) (Plan, error) {
 	p := Plan{Weights: t.model.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.model.Config().Params()}
 	for _, n := range t.params {
 		p.Trained += int64(n.Param.Shape.Elems())
@@ -36,22 +40,22 @@ func (t *Trainer) plan(rows int) Plan {
 	if _, ok := t.m.Adapted(); ok {
 		p.Weights += 4 * p.Trained
 	}
-	p.Activations = activations(t.model.Config(), rows, t.o.Checkpoint)
-	return p
+	var err error
+	p.Activations, err = t.activations(ctx, rows, seqLen)
+	return p, err
 }
 
-// activations returns the bytes that a tape keeps of a step of r rows. A layer keeps its
-// input, q, k, v and the result of attention, the residual stream between its halves, gate
-// and up; with checkpoint only its input. The gradients of one layer, and some logits of
-// the loss, are in memory too.
-func activations(c llama.Config, r int, checkpoint bool) int64 {
-	d, q, kv, f := int64(c.Dim), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim), int64(c.HiddenDim)
-	layer := 2*d + 2*q + 2*kv + 2*f
-	kept := int64(c.Layers) * layer
-	if checkpoint {
-		kept = int64(c.Layers)*d + layer
+// activations is what a pass with gradients takes of its arena, in bytes. The pass itself
+// runs, on a backend that only counts.
+func (t *Trainer) activations(ctx context.Context, rows, seqLen int) (bytes int64, err error) {
+	c, err := tensor.NewContext(backend.Measure(t.m.Backend()), tensor.Options{Precision: t.o.Precision})
+	if err != nil {
+		return 0, err
 	}
-	return 4*int64(r)*(kept+4*d+4*f+3*q) + min(160<<20, 8*int64(r)*int64(c.Vocab))
+	defer c.Close()
+	b := Batch{IDs: make([]int32, rows*seqLen), Targets: make([]int32, rows*seqLen), Docs: slices.Repeat([]int{seqLen}, rows)}
+	err = t.runOn(ctx, c, t.pass(&b, 1, true, func(_, _ float64) {}))
+	return c.Scratch(), err
 }
 
 // flops are the floating-point operations of training on one position that sees ctx

@@ -204,22 +204,25 @@ func (t *Trainer) Run(ctx context.Context, p Pass) error {
 }
 
 // run is Run once the model is in use.
-func (t *Trainer) run(ctx context.Context, p Pass) (err error) {
+func (t *Trainer) run(ctx context.Context, p Pass) error { return t.runOn(ctx, t.c, p) }
+
+// runOn is run on a context that may be another than the trainer's.
+func (t *Trainer) runOn(ctx context.Context, c *tensor.Context, p Pass) (err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			err = fmt.Errorf("train: a step failed: %v", fault)
 		}
 	}()
-	return t.c.Step(ctx, p.Layout, t.m.KV(), func() error {
+	return c.Step(ctx, p.Layout, t.m.KV(), func() error {
 		tape := tensor.NewTape()
 		if !p.Forward {
-			t.c.Record(tape)
+			c.Record(tape)
 		}
-		h, err := t.m.Forward(t.c, p.IDs, llama.ForwardOptions{Checkpoint: t.o.Checkpoint, Noise: p.Noise})
+		h, err := t.m.Forward(c, p.IDs, llama.ForwardOptions{Checkpoint: t.o.Checkpoint, Noise: p.Noise})
 		if err != nil {
 			return err
 		}
-		seeds, err := p.Loss(t.c, h)
+		seeds, err := p.Loss(c, h)
 		if err == nil && !p.Forward && len(seeds) > 0 {
 			tape.Backward(seeds...)
 		}
@@ -330,6 +333,18 @@ func (t *Trainer) losses(ctx context.Context, batches []Batch, learn bool) (r St
 	return r, nil
 }
 
+// pass is that of a batch; sums gets the sums of what the loss consists of, see
+// Batch.sums.
+func (t *Trainer) pass(b *Batch, total float64, learn bool, sums func(nll, z float64)) Pass {
+	targets := tensor.Targets{IDs: b.Targets, Weights: b.Weights, Scale: float32(1 / total), ZLoss: float32(t.o.ZLoss)}
+	return Pass{IDs: b.IDs, Layout: backend.Documents(b.Docs...), Forward: !learn,
+		Loss: func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error) {
+			loss, logp, lse := tensor.CrossEntropy(c, h, t.m.Output(), targets)
+			sums(b.sums(read(c, logp), read(c, lse)))
+			return []tensor.Seed{{Y: loss}}, nil
+		}}
+}
+
 // passes runs a pass for each batch and returns the sums of their losses, of which there
 // are gradients, where learn is set, divided by total.
 func (t *Trainer) passes(ctx context.Context, batches []Batch, total float64, learn bool) (nll, z float64, err error) {
@@ -343,18 +358,11 @@ func (t *Trainer) passes(ctx context.Context, batches []Batch, total float64, le
 		if b.weight() == 0 {
 			continue
 		}
-		targets := tensor.Targets{IDs: b.Targets, Weights: b.Weights, Scale: float32(1 / total), ZLoss: float32(t.o.ZLoss)}
-		noise := uint64(0)
+		p := t.pass(b, total, learn, func(n, s float64) { nll, z = nll+n, z+s })
 		if learn {
-			noise = noiseOf(t.o.Seed, t.adam.Steps(), i)
+			p.Noise = noiseOf(t.o.Seed, t.adam.Steps(), i)
 		}
-		err := t.run(ctx, Pass{Noise: noise, IDs: b.IDs, Layout: backend.Documents(b.Docs...), Forward: !learn,
-			Loss: func(c *tensor.Context, h *tensor.Tensor) ([]tensor.Seed, error) {
-				loss, logp, lse := tensor.CrossEntropy(c, h, t.m.Output(), targets)
-				n, s := b.sums(read(c, logp), read(c, lse))
-				nll, z = nll+n, z+s
-				return []tensor.Seed{{Y: loss}}, nil
-			}})
+		err := t.run(ctx, p)
 		if sum := nll + t.o.ZLoss*z; err == nil && (math.IsNaN(sum) || math.IsInf(sum, 0)) {
 			err = fmt.Errorf("the loss is %v: %w", sum/total, ErrNotFinite)
 		}
