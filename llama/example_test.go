@@ -243,11 +243,11 @@ func ExampleModel() {
 	defer model.Close()
 	fmt.Println(model.Config().Context, "positions,", model.Config().Vocab, "tokens")
 	fmt.Println("stops at", model.StopTokens())
-	fmt.Println(model.Memory().Total()>>20, "MiB on the", model.Describe().Device)
+	fmt.Println(model.Memory().Weights>>10, "KiB of weights on the", model.Describe().Device)
 	// Output:
 	// 131072 positions, 768 tokens
 	// stops at [513 520 521]
-	// 5 MiB on the cpu
+	// 722 KiB of weights on the cpu
 }
 
 // Sessions of one model run at the same time.
