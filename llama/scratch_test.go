@@ -11,8 +11,8 @@ import (
 )
 
 // TestScratch: a step takes no byte more of the arena than was estimated, where there is
-// room for it, and more than three quarters: products in plain Go take less than the answer for them. An
-// arena that grows has gaps.
+// room for it, and more than three quarters: products in plain Go take less than the
+// answer for them. An arena that grows has gaps.
 func TestScratch(t *testing.T) {
 	small := Config135M()
 	small.Layers, small.Vocab = 2, 320
