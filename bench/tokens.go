@@ -161,6 +161,8 @@ func (h *session) measure(ctx context.Context, w work) (float64, error) {
 	if err := h.s.Truncate(w.Depth); err != nil {
 		return 0, err
 	}
+	// Another text than before: the model still has the pages of that one.
+	h.ids[w.Depth] = (h.ids[w.Depth] + 1) % int32(h.m.Config().Vocab)
 	step := w.N
 	if w.What == "decode" {
 		step = 1

@@ -209,6 +209,8 @@ func (b *benchFlags) measure(cmd *cobra.Command, m *model, r *benched) error {
 	defer bar.stop()
 	var pp, tg []float64
 	for i := range b.reps + 1 {
+		// Another text each time: the model still has the pages of the one before.
+		ids[b.depth] = (ids[b.depth] + 1) % int32(m.Config().Vocab)
 		prefill, generate, err := b.once(cmd.Context(), s, ids)
 		if err != nil {
 			return err
