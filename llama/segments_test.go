@@ -133,7 +133,7 @@ func TestSegmentsWithAdapters(t *testing.T) {
 		for _, s := range together {
 			s.request.segment.Adapters = nil
 		}
-		if all := testing.AllocsPerRun(10, decode); mixed > all {
+		if all := testing.AllocsPerRun(10, decode); mixed > all+all/10 { // the race detector adds some at times
 			t.Errorf("%v: a decode step of several sets allocates %v times, of one %v", typ, mixed, all)
 		}
 	}

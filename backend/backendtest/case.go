@@ -199,8 +199,8 @@ func (c *testCase) place(b backend.Backend) (*placed, error) {
 		}
 		p.args.W[i] = w
 	}
-	if c.tables != nil {
-		p.args.Layout = p.withPages(c)
+	if c.args.Layout != nil {
+		p.args.Layout = p.ownLayout(c)
 	}
 	return p, nil
 }
@@ -233,7 +233,9 @@ func (p *placed) weight(b backend.Backend, m *matrix) (backend.Weight, error) {
 	return m.pack(b)
 }
 
-func (p *placed) withPages(c *testCase) *backend.Layout {
+// ownLayout is the case's layout with the pages of p. It is a copy, as a layout serves one
+// context at a time.
+func (p *placed) ownLayout(c *testCase) *backend.Layout {
 	l := *c.args.Layout
 	l.Segments = append([]backend.Segment(nil), l.Segments...)
 	for i, table := range c.tables {
