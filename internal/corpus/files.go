@@ -26,16 +26,28 @@ func (f File) Time() time.Time { return f.info.ModTime() }
 // Same reports whether two are one file, by whatever paths they were found.
 func (f File) Same(g File) bool { return f.Path == g.Path || os.SameFile(f.info, g.info) }
 
+// fileSet is a set of files by their time: one file has one time, so few are compared.
+type fileSet map[int64][]File
+
+// add reports whether the file is new to the set.
+func (s fileSet) add(f File) bool {
+	if s.has(f) {
+		return false
+	}
+	at := f.Time().UnixNano()
+	s[at] = append(s[at], f)
+	return true
+}
+
+func (s fileSet) has(f File) bool { return slices.ContainsFunc(s[f.Time().UnixNano()], f.Same) }
+
 // Without lists the files that are none of others.
 func Without(files, others []File) []File {
-	byTime := map[int64][]File{} // one file has one time, so few are compared
+	set := fileSet{}
 	for _, o := range others {
-		at := o.Time().UnixNano()
-		byTime[at] = append(byTime[at], o)
+		set.add(o)
 	}
-	return slices.DeleteFunc(slices.Clone(files), func(f File) bool {
-		return slices.ContainsFunc(byTime[f.Time().UnixNano()], f.Same)
-	})
+	return slices.DeleteFunc(slices.Clone(files), set.has)
 }
 
 // kind is how a file holds documents.
@@ -100,15 +112,8 @@ func Find(patterns []string) ([]File, error) {
 		return nil, err
 	}
 	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
-	var once []File
-	seen := map[int64][]File{}
-	for _, f := range files {
-		at := f.Time().UnixNano()
-		if !slices.ContainsFunc(seen[at], f.Same) {
-			once, seen[at] = append(once, f), append(seen[at], f)
-		}
-	}
-	return once, nil
+	seen := fileSet{}
+	return slices.DeleteFunc(files, func(f File) bool { return !seen.add(f) }), nil
 }
 
 func find(pattern string) ([]File, error) {

@@ -211,16 +211,18 @@ func (c *Checkpoint) weightsFile(dir fs.FS) (string, error) {
 // addHF enters the file's tensors.
 func (c *Checkpoint) addHF(f *safetensors.File) error {
 	prefix := hfPrefix(f)
+	full := func(name string) string {
+		if name == lmHead+".weight" {
+			return name
+		}
+		return prefix + name
+	}
 	tensors := map[string]*Tensor{}
 	for _, t := range f.Tensors() {
 		c.Files = append(c.Files, TensorInfo{t.Name, t.Type, t.Shape, t.Bytes})
 		ft := &Tensor{File: c.Path, Name: t.Name, Type: t.Type, TypeName: t.TypeName, Shape: t.Shape}
 		ft.Read = PlainRows(t, ft.RowBytes())
-		name := t.Name
-		if name != lmHead+".weight" {
-			name = prefix + name
-		}
-		tensors[name] = ft
+		tensors[full(t.Name)] = ft
 	}
 	if err := c.untie(tensors); err != nil {
 		return err
@@ -230,11 +232,7 @@ func (c *Checkpoint) addHF(f *safetensors.File) error {
 		want[p.Name] = true
 	}
 	for _, t := range f.Tensors() {
-		name := t.Name
-		if name != lmHead+".weight" {
-			name = prefix + name
-		}
-		switch {
+		switch name := full(t.Name); {
 		case want[name]:
 			c.add(name, tensors[name])
 		case strings.HasSuffix(name, "rotary_emb.inv_freq"): // a table older files carry
