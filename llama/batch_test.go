@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -340,6 +341,28 @@ func TestPagesEvicted(t *testing.T) {
 	for seed := range uint64(20) {
 		run(limited, seed, 256)
 		check(limited, 4)
+	}
+}
+
+// TestPagesUsedAgain: texts one after another, each of fewer pages than a full session,
+// take the memory of the idle pages, and no new memory once there is as much as a full
+// session's.
+func TestPagesUsedAgain(t *testing.T) {
+	m := randomModel(t, backend.Q8_0, Options{Context: 256}) // four pages
+	var before map[*page]bool
+	for seed := range uint64(10) {
+		s, err := m.NewSession(SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Logits(t.Context(), randomTokens(seed, 192)); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		if seed >= 2 && !maps.Equal(before, m.pages.all) {
+			t.Fatalf("text %d changed the pages that there are", seed)
+		}
+		before = maps.Clone(m.pages.all)
 	}
 }
 

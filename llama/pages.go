@@ -95,7 +95,7 @@ func (p *pagePool) get() (*page, error) {
 	size := p.m.b.PageBytes(p.kv)
 	full := p.over(size)
 	pg := p.idle.after
-	if p.count > 0 && (pg.name == pageName{} || full != nil || p.count >= p.most) {
+	if p.count > 0 && (pg.name == pageName{} || full != nil || len(p.all) >= p.most) {
 		p.take(pg)
 		p.forget(pg)
 		return pg, nil
