@@ -360,7 +360,7 @@ func (t *rowAttention) packBlock(w *worker, of int, words, rows mixed, at int, b
 		if rows.h == nil {
 			return
 		}
-		t.tameColumns(w, of, mixed{h: half}, b, g)
+		t.tameColumns(of, mixed{h: half}, b, g)
 		for c := 0; c < b.all; c += 2 {
 			w.kernels.Interleave(rows.h[(at+c)*t.wide:], half[c*t.wide:][:t.wide], half[(c+1)*t.wide:])
 		}
@@ -377,7 +377,7 @@ func (t *rowAttention) packBlock(w *worker, of int, words, rows mixed, at int, b
 		w.kernels.PackWords(bytesOf(words.f[c*t.k:]), bytesOf(x[c*t.wide:]), 4*t.wide, t.k, 1, 0, 0)
 	}
 	if rows.f != nil {
-		t.tameColumns(w, of, rows.from(at*t.wide), b, g)
+		t.tameColumns(of, rows.from(at*t.wide), b, g)
 	}
 }
 
@@ -429,14 +429,18 @@ func (t *rowAttention) packKeys(w *worker, g, from int) {
 			}
 		}
 		if p.turned.f != nil || p.turned.h != nil {
-			x, rs := t.tameKeys(w, i, g, from, n, x, rs)
-			t.turn(w, p.turned.from(g*t.hd*t.turned+from), x, rs, n)
+			to := p.turned.from(g*t.hd*t.turned + from)
+			clear(t.wild.keys[i][g*t.rows+from:][:n])
+			if !t.turn(w, to, x, rs, n) {
+				t.turn(w, to, t.tameKeys(w, i, g, from, n, x, rs), t.hd, n)
+			}
 		}
 	}
 }
 
-// turn makes n rows of x columns, n at most keyRows.
-func (t *rowAttention) turn(w *worker, to mixed, x []float32, stride, n int) {
+// turn makes n rows of x columns, n at most keyRows. It reports whether all their numbers
+// are finite.
+func (t *rowAttention) turn(w *worker, to mixed, x []float32, stride, n int) (finite bool) {
 	cols, wide := to.f, t.turned
 	if t.bf16 {
 		cols, wide = slice[float32](&w.scratch, t.hd*keyRows), keyRows
@@ -453,9 +457,15 @@ func (t *rowAttention) turn(w *worker, to mixed, x []float32, stride, n int) {
 		}
 		w.kernels.TransposeWords(bytesOf(cols[r:]), 4*wide, bytesOf(from), 4*rs, t.hd)
 	}
-	for i := 0; t.bf16 && i < t.hd; i++ {
-		w.kernels.ScaleBF16(to.h[i*t.turned:], cols[i*keyRows:][:panels(n)*panel], 1)
+	finite = true
+	for i := range t.hd {
+		to := to.from(i * t.turned)
+		if t.bf16 {
+			w.kernels.ScaleBF16(to.h, cols[i*keyRows:][:panels(n)*panel], 1)
+		}
+		finite = finite && !to.wild(n)
 	}
+	return finite
 }
 
 // key is the rows of keys or values from a row on, and their stride.

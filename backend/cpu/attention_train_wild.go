@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend/block"
@@ -18,10 +19,6 @@ type wild struct {
 	keys [2][]bool // [key-value heads][rows]: of keys and of values
 	cols [2][]bool // [key-value heads][cols]: of queries and of dy
 }
-
-// wildFrom is a sum of squares below which no number is wild, nor becomes so when it is
-// rounded.
-const wildFrom = 0x1p253
 
 // take takes memory. Whoever lays rows out says whether they have wild numbers.
 func (d *wild) take(m *arena, keys, cols int) {
@@ -49,58 +46,58 @@ func (t *rowAttention) number(v float32) (float32, bool) {
 	return v, v-v != 0
 }
 
-// tameKeys returns n rows of keys (0) or values (1) from a row on, with zeros in the
-// place of wild numbers: x itself where there are none.
-func (t *rowAttention) tameKeys(w *worker, of, g, from, n int, x []float32, stride int) ([]float32, int) {
-	marks := t.wild.keys[of][g*t.rows+from:][:n]
-	clear(marks)
-	var tame []float32
-	for r := range marks {
-		row := x[r*stride:][:t.hd]
-		if w.sumSquares(row) < wildFrom {
-			continue
-		}
-		for i, v := range row {
-			if _, bad := t.number(v); !bad {
-				continue
-			}
-			if tame == nil {
-				tame = slice[float32](&w.scratch, n*t.hd)
-				for r := range n {
-					copy(tame[r*t.hd:][:t.hd], x[r*stride:])
-				}
-			}
-			tame[r*t.hd+i], marks[r] = 0, true
-		}
+// wild reports whether one of the first n numbers is: its exponent is all ones.
+func (p mixed) wild(n int) bool {
+	if p.h != nil {
+		return allOnes(as[uint64](bytesOf(p.h[:n])), 0x0080_0080_0080_0080) || slices.ContainsFunc(p.h[n&^3:n], func(h uint16) bool { return h&0x7f80 == 0x7f80 })
 	}
-	if tame == nil {
-		return x, stride
+	return allOnes(as[uint64](bytesOf(p.f[:n])), 0x0080_0000_0080_0000) || n%2 == 1 && p.f[n-1]-p.f[n-1] != 0
+}
+
+// allOnes reports whether a number in words has an exponent of ones. lowest has the lowest
+// bit of each exponent. Added to an exponent of ones it carries to the bit of the sign, and
+// to no other one.
+func allOnes(words []uint64, lowest uint64) bool {
+	exponents, carry := lowest*0xff, uint64(0)
+	for _, w := range words {
+		carry |= w&exponents + lowest
+	}
+	return carry&(lowest<<8) != 0
+}
+
+// tameKeys returns n rows of keys (0) or values (1) from a row on, with zeros in the
+// place of wild numbers.
+func (t *rowAttention) tameKeys(w *worker, of, g, from, n int, x []float32, stride int) []float32 {
+	marks := t.wild.keys[of][g*t.rows+from:][:n]
+	tame := slice[float32](&w.scratch, n*t.hd)
+	for r := range n {
+		for i, v := range x[r*stride:][:t.hd] {
+			if _, bad := t.number(v); bad {
+				v, marks[r] = 0, true
+			}
+			tame[r*t.hd+i] = v
+		}
 	}
 	t.wild.any.Store(true)
-	return tame, t.hd
+	return tame
 }
 
 // tameColumns writes zeros in the place of wild numbers of rows [all][wide], the queries
 // (0) or dy (1) of a block.
-func (t *rowAttention) tameColumns(w *worker, of int, rows mixed, b *queryBlock, g int) {
+func (t *rowAttention) tameColumns(of int, rows mixed, b *queryBlock, g int) {
 	marks := t.wild.cols[of][g*t.cols+b.at:][:b.all]
 	clear(marks)
-	v, scale := t.side(of)
-	in, most := elems[float32](v), wildFrom
-	if scale > 1 || scale < -1 {
-		most /= float64(scale) * float64(scale)
+	if !rows.wild(b.n * t.heads * t.wide) {
+		return
 	}
-	for j := range b.n {
-		x := in[(b.row+j)*v.RowStride()+g*t.heads*t.hd:][:t.heads*t.hd]
-		if w.sumSquares(x) < most {
-			continue
-		}
+	t.wild.any.Store(true)
+	v, scale := t.side(of)
+	for c := range b.n * t.heads {
+		x := elems[float32](v)[(b.row+c/t.heads)*v.RowStride()+(g*t.heads+c%t.heads)*t.hd:][:t.hd]
 		for i, v := range x {
 			if _, bad := t.number(v * scale); bad {
-				c := j*t.heads + i/t.hd
-				rows.clear(c*t.wide+i%t.hd, c*t.wide+i%t.hd+1)
+				rows.clear(c*t.wide+i, c*t.wide+i+1)
 				marks[c] = true
-				t.wild.any.Store(true)
 			}
 		}
 	}

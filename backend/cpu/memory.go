@@ -71,7 +71,7 @@ func (b *buffer) Free() {
 
 // number is an element of a buffer.
 type number interface {
-	~int8 | ~uint8 | ~bool | ~uint16 | ~int32 | ~float32 | ~float64 | kernel.Meta | rowGradient
+	~int8 | ~uint8 | ~bool | ~uint16 | ~int32 | ~uint64 | ~float32 | ~float64 | kernel.Meta | rowGradient
 }
 
 // as reads memory as numbers.
