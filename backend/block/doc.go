@@ -23,6 +23,6 @@
 // backend.DType: they are for loading models that are stored in them, which no
 // loader does yet.
 //
-// Encode writes F32, F16 and BF16 only. Quantising is the work of package
-// llama/quantize.
+// Encode writes the floats F32, F16 and BF16, EncodeRow a row of weights as any type
+// that is Encodable. Which type a tensor gets is the work of package llama/quantize.
 package block

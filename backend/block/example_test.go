@@ -50,6 +50,27 @@ func ExampleEncode() {
 	// Output: 00 38 00 c0
 }
 
+// A row of 32 weights in 18 bytes. What is too large for a float16 scale is refused.
+func ExampleEncodeRow() {
+	row := make([]float32, 32)
+	row[0], row[1] = -4, 1.6
+	dst := make([]byte, backend.Q4_0.BlockBytes())
+	fmt.Println(block.EncodeRow(backend.Q4_0, dst, row, nil))
+	block.Decode(backend.Q4_0, row, dst)
+	fmt.Println(row[:3])
+	row[1] = 1e9
+	fmt.Println(block.EncodeRow(backend.Q4_0, dst, row, nil))
+	// Output:
+	// <nil>
+	// [-4 1.5 0]
+	// block: a row as Q4_0: column 1: 1e+09 is beyond the range of the type
+}
+
+func ExampleEncodable() {
+	fmt.Println(block.Encodable(backend.Q8_0), block.Encodable(backend.I32))
+	// Output: true false
+}
+
 func ExampleF32ToBF16() {
 	h := block.F32ToBF16(0.1)
 	fmt.Printf("%#x %v\n", h, block.BF16ToF32(h))

@@ -1,0 +1,140 @@
+package block
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// The encoders of the types in q4q5q8.go. Without weights a block's scale follows from
+// its extremes; codes are rounded with the inverse of that scale before it is a float16.
+
+// inverse returns 1/d, or 0 where d is 0 or so small that its inverse is infinite: such a
+// d is 0 as a float16.
+func inverse(d float32) float32 {
+	if i := 1 / d; i-i == 0 {
+		return i
+	}
+	return 0
+}
+
+// farthest returns the value of the largest magnitude, with its sign: the first of equals.
+func farthest(x *[32]float32) float32 {
+	var best uint64 // magnitude, then 31-index
+	for j, v := range x {
+		best = max(best, uint64(math.Float32bits(v)&^(1<<31))<<5|uint64(31-j))
+	}
+	return x[31-best&31]
+}
+
+// extremes returns the least and the largest value.
+func extremes(x *[32]float32) (low, high float32) {
+	low, high = x[0], x[0]
+	for _, v := range x {
+		if v < low {
+			low = v
+		}
+		if v > high {
+			high = v
+		}
+	}
+	return low, high
+}
+
+func putF16(b []byte, f float32) { binary.LittleEndian.PutUint16(b, F32ToF16(f)) }
+
+// code returns x*inverse+shift cut to an integer of at most most. That is at least 0.
+func code(x, inverse, shift float32, most int32) uint32 {
+	return uint32(min(int32(float32(x*inverse)+shift), most))
+}
+
+// encodeQ4_0: the value farthest from 0 gets code 0, d = that / -8.
+func encodeQ4_0(dst []byte, src, w []float32) {
+	for ; len(src) > 0; dst, src = dst[18:], src[32:] {
+		x, b := (*[32]float32)(src), (*[18]byte)(dst)
+		d := farthest(x) / -8
+		id := inverse(d)
+		putF16(b[:], d)
+		for j := range 16 {
+			b[2+j] = byte(code(x[j], id, 8.5, 15) | code(x[j+16], id, 8.5, 15)<<4)
+		}
+	}
+}
+
+// encodeQ4_1: m is the least value, d = (largest - m) / 15.
+func encodeQ4_1(dst []byte, src, w []float32) {
+	for ; len(src) > 0; dst, src = dst[20:], src[32:] {
+		x, b := (*[32]float32)(src), (*[20]byte)(dst)
+		m, high := extremes(x)
+		d := (high - m) / 15
+		id := inverse(d)
+		putF16(b[:], d)
+		putF16(b[2:], m)
+		for j := range 16 {
+			b[4+j] = byte(code(x[j]-m, id, 0.5, 15) | code(x[j+16]-m, id, 0.5, 15)<<4)
+		}
+	}
+}
+
+// encodeQ5_0: the value farthest from 0 gets code 0, d = that / -16.
+func encodeQ5_0(dst []byte, src, w []float32) {
+	for ; len(src) > 0; dst, src = dst[22:], src[32:] {
+		x, b := (*[32]float32)(src), (*[22]byte)(dst)
+		d := farthest(x) / -16
+		id := inverse(d)
+		putF16(b[:], d)
+		var h uint32
+		for j := range 16 {
+			lo, hi := code(x[j], id, 16.5, 31), code(x[j+16], id, 16.5, 31)
+			b[6+j] = byte(lo&15 | hi<<4)
+			h |= lo>>4<<j | hi>>4<<(j+16)
+		}
+		binary.LittleEndian.PutUint32(b[2:], h)
+	}
+}
+
+// encodeQ5_1: m is the least value, d = (largest - m) / 31.
+func encodeQ5_1(dst []byte, src, w []float32) {
+	for ; len(src) > 0; dst, src = dst[24:], src[32:] {
+		x, b := (*[32]float32)(src), (*[24]byte)(dst)
+		m, high := extremes(x)
+		d := (high - m) / 31
+		id := inverse(d)
+		putF16(b[:], d)
+		putF16(b[2:], m)
+		var h uint32
+		for j := range 16 {
+			lo, hi := code(x[j]-m, id, 0.5, 31), code(x[j+16]-m, id, 0.5, 31)
+			b[8+j] = byte(lo&15 | hi<<4)
+			h |= lo>>4<<j | hi>>4<<(j+16)
+		}
+		binary.LittleEndian.PutUint32(b[4:], h)
+	}
+}
+
+// encodeQ8_0: d is the largest magnitude / 127. Halves are rounded away from 0.
+func encodeQ8_0(dst []byte, src, _ []float32) {
+	for ; len(src) > 0; dst, src = dst[34:], src[32:] {
+		x, b := (*[32]float32)(src), (*[34]byte)(dst)
+		d := largest(x[:]) / 127
+		id := inverse(d)
+		putF16(b[:], d)
+		for j, v := range x {
+			b[2+j] = byte(roundAway(v, id))
+		}
+	}
+}
+
+// roundAway rounds x*inverse, of a magnitude below 2^22, to the nearest integer, halves
+// away from 0.
+func roundAway(x, inverse float32) int32 {
+	x = float32(x * inverse)
+	n := int32(x)
+	rest := x - float32(n) // exact
+	if rest >= 0.5 {
+		n++
+	}
+	if rest <= -0.5 {
+		n--
+	}
+	return n
+}
