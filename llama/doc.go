@@ -24,7 +24,8 @@
 // prompt. The longest prefix of ids that the session already holds is not
 // computed again, so the next turn of a conversation costs only what is new.
 // Usage counts both. Fork makes a second session that shares what is held,
-// Truncate forgets its end.
+// Truncate forgets its end. Save writes what is held to a file, from which Load goes on in
+// another process.
 //
 // # Concurrency
 //

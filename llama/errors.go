@@ -17,6 +17,9 @@ var (
 	ErrContextFull = errors.New("llama: the context is full")
 	// ErrStale is returned when a generation goes on after the weights have changed.
 	ErrStale = errors.New("llama: the weights have changed since the session's positions were computed")
+	// ErrOtherModel is wrapped by Session.Load where a file's positions were computed by
+	// other weights or adapters, with other settings, or by other kernels.
+	ErrOtherModel = errors.New("llama: saved by another model")
 	// ErrUnsupported is wrapped by errors about what is not built or not
 	// possible here.
 	ErrUnsupported = backend.ErrUnsupported

@@ -32,12 +32,8 @@ func (s *Session) FillRandom(ctx context.Context, ids []int32) error {
 	s.private, s.version = true, s.m.version.Load()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for len(s.ids) < len(ids) {
-		p, err := s.m.pages.get()
-		if err == nil {
-			s.pages, s.bufs = append(s.pages, p), append(s.bufs, p.buf)
-			err = s.fillPage(call, ids[len(s.ids):min(len(s.ids)+backend.PageLen, len(ids))], rng)
-		}
-		if err != nil {
+		some := ids[len(s.ids):min(len(s.ids)+backend.PageLen, len(ids))]
+		if err := s.appendPage(call, some, noise(rng, s.m.pages.kv, len(some))); err != nil {
 			s.truncate(0)
 			return err
 		}
@@ -45,28 +41,47 @@ func (s *Session) FillRandom(ctx context.Context, ids []int32) error {
 	return nil
 }
 
-// fillPage appends random keys and values for ids, which lie in one page, to all layers.
-func (s *Session) fillPage(ctx context.Context, ids []int32, rng *rand.Rand) (err error) {
+// noise is random keys and values of n positions. Those of the layers are windows of the
+// same numbers.
+func noise(rng *rand.Rand, kv backend.KV, n int) func(layer int) (k, v []float32) {
+	width := kv.Heads * kv.HeadDim
+	x := make([]float32, (n+2*kv.Layers)*width)
+	for i := range x {
+		x[i] = float32(int8(rng.Uint32())) / 128
+	}
+	return func(layer int) (k, v []float32) {
+		return x[2*layer*width:][:n*width], x[(2*layer+1)*width:][:n*width]
+	}
+}
+
+// appendPage appends ids, which lie in one page, with keys and values [n, Heads*HeadDim]
+// of each layer that a function gives.
+func (s *Session) appendPage(ctx context.Context, ids []int32, of func(layer int) (k, v []float32)) error {
+	p, err := s.m.pages.get()
+	if err != nil {
+		return err
+	}
+	s.pages, s.bufs = append(s.pages, p), append(s.bufs, p.buf)
 	n, kv, c := len(ids), s.m.pages.kv, s.m.cx
 	layout := &backend.Layout{Pos: make([]int32, n), Segments: []backend.Segment{
 		{Rows: n, Pages: s.bufs, Spans: []backend.Span{{Len: len(s.ids) + n}}},
 	}}
-	// The keys and values of a layer are windows of the same numbers.
-	noise := make([]float32, (n+2*kv.Layers)*kv.Heads*kv.HeadDim)
-	for i := range noise {
-		noise[i] = float32(int8(rng.Uint32())) / 128
-	}
 	err = s.m.step(ctx, func() error {
 		return c.Step(ctx, layout, kv, func() error {
-			x := c.New(backend.F32, backend.Dims(n+2*kv.Layers, kv.Heads*kv.HeadDim))
-			c.Write(x, noise)
 			for i := range kv.Layers {
-				tensor.KVAppend(c, tensor.SliceRows(c, x, 2*i, n), tensor.SliceRows(c, x, 2*i+1, n), tensor.AttentionOptions{Layer: i})
+				mark := c.Mark()
+				k, v := c.New(backend.F32, backend.Dims(n, kv.Heads*kv.HeadDim)), c.New(backend.F32, backend.Dims(n, kv.Heads*kv.HeadDim))
+				keys, values := of(i)
+				c.Write(k, keys)
+				c.Write(v, values)
+				tensor.KVAppend(c, k, v, tensor.AttentionOptions{Layer: i})
+				c.Release(mark)
 			}
 			return nil
 		})
 	})
 	if err != nil {
+		s.truncate(len(s.ids))
 		return err
 	}
 	s.ids = append(s.ids, ids...)

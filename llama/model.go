@@ -48,6 +48,8 @@ type Model struct {
 	batch     batch // belongs to the running step, as snapshots do
 	snapshots snapshots
 
+	identities identities
+
 	mu    sync.Mutex      // orders begin and Close
 	life  context.Context // ends first thing in Close
 	end   context.CancelFunc
@@ -152,7 +154,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 		return nil, err
 	}
 	m := &Model{
-		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, turn: make(chan struct{}, 1), tok: c.Tokenizer,
+		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, turn: make(chan struct{}, 1), identities: identities{turn: make(chan struct{}, 1)}, tok: c.Tokenizer,
 		sampling: c.Sampling, estimate: est, warnings: c.Problems,
 		loader: &loader{b: o.Backend, trainable: o.Trainable, positions: o.context(c.Config, 0), Meter: checkpoint.Meter{Told: o.Progress}},
 	}

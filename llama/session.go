@@ -381,15 +381,24 @@ func (s *Session) reuse(ids []int32) {
 	}
 	s.truncate(n)
 	for i := n / backend.PageLen; (i+1)*backend.PageLen < len(ids) && !s.private; i++ {
-		name := s.name(i, ids)
-		p := s.m.pages.find(name)
-		if p == nil {
+		if !s.share(i, ids) {
 			return
 		}
-		s.truncate(i * backend.PageLen)
-		s.pages, s.bufs, s.names = append(s.pages, p), append(s.bufs, p.buf), append(s.names, name)
-		s.ids = append(s.ids, ids[i*backend.PageLen:(i+1)*backend.PageLen]...)
 	}
+}
+
+// share makes page i of ids, which is whole, one of the session's, which holds the pages
+// before, where another session has computed it.
+func (s *Session) share(i int, ids []int32) bool {
+	name := s.name(i, ids)
+	p := s.m.pages.find(name)
+	if p == nil {
+		return false
+	}
+	s.truncate(i * backend.PageLen)
+	s.pages, s.bufs, s.names = append(s.pages, p), append(s.bufs, p.buf), append(s.names, name)
+	s.ids = append(s.ids, ids[i*backend.PageLen:(i+1)*backend.PageLen]...)
+	return true
 }
 
 // prefill makes the session hold exactly ids and s.logits what follows them.

@@ -19,6 +19,7 @@ type generateFlags struct {
 	*common
 	generation
 	model, prompt, file, ids string
+	promptCache              string
 	ignoreEOS                bool
 	logprobs                 int
 }
@@ -46,6 +47,7 @@ says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
 	g.generation.add(f)
 	f.BoolVar(&g.ignoreEOS, "ignore-eos", false, "go on past the model's end tokens")
 	f.IntVar(&g.logprobs, "logprobs", 0, "with --json, each token's log-probability and the `K` best")
+	f.StringVar(&g.promptCache, "prompt-cache", "", "`FILE` that keeps what was computed of the prompt for the next time")
 	laterFlags(f, "draft", "lookup?", "batch")
 	f.SortFlags = false
 	return cmd
@@ -157,6 +159,10 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 		return err
 	}
 	defer s.Close()
+	if err := g.loadPrompt(cmd, s); err != nil {
+		return err
+	}
+	loaded := s.Len()
 	var w io.Writer = cmd.OutOrStdout()
 	if g.json {
 		w = io.Discard
@@ -188,6 +194,9 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	}
 	g.note(cmd, "loaded in %.2f s; prompt %s; generated %s; ended by %s", float64(r.Timings.Load),
 		speed(len(ids), u.PrefillTokens, u.PrefillTime), speed(len(r.Tokens), u.DecodeTokens, u.DecodeTime), r.Finish)
+	if failed == nil {
+		failed = g.savePrompt(cmd, s, ids, loaded)
+	}
 	return errors.Join(failed, err)
 }
 

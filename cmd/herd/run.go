@@ -178,6 +178,8 @@ func advice(err error) string {
 		return ": check the path"
 	case errors.Is(err, llama.ErrContextFull):
 		return ": give a larger -c or a shorter prompt"
+	case errors.Is(err, llama.ErrOtherModel):
+		return ": name another file, or remove this one"
 	case errors.Is(err, vfs.ErrDamaged) && errors.Is(err, io.ErrUnexpectedEOF):
 		return ": the file is incomplete: fetch it again"
 	case errors.Is(err, vfs.ErrDamaged):

@@ -19,7 +19,7 @@ func (e *FileError) Error() string {
 	if e.Reason != "" {
 		s += ": " + e.Reason
 	}
-	if e.Err != nil {
+	if e.Err != nil && e.Err.Error() != "" { // see vfs.Damage
 		s += ": " + e.Err.Error()
 	}
 	return s

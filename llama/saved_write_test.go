@@ -1,0 +1,82 @@
+package llama
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/herd-ml/herd/backend"
+)
+
+// full is a disk with room for so many bytes.
+type full struct{ left int }
+
+var errFull = errors.New("no space left")
+
+func (f *full) Write(p []byte) (int, error) {
+	if len(p) > f.left {
+		return f.left, errFull
+	}
+	f.left -= len(p)
+	return len(p), nil
+}
+
+// TestSaveFull: whatever part of a session the disk has no room for, saving it fails.
+func TestSaveFull(t *testing.T) {
+	m := randomModel(t, backend.Q8_0, Options{})
+	s, err := m.NewSession(SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Logits(t.Context(), randomTokens(1, 70)); err != nil {
+		t.Fatal(err)
+	}
+	write := func(w io.Writer) error { return s.write(t.Context(), w, s.from()) }
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range []int{0, 1, 100, b.Len() / 2, b.Len() - 40, b.Len() - 1} {
+		if err := write(&full{room}); !errors.Is(err, errFull) {
+			t.Errorf("with room for %d of %d bytes: %v", room, b.Len(), err)
+		}
+	}
+	if err := write(&full{b.Len()}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestIdentity: sets of adapters have identities of their own, of what the adapters hold and
+// not of their places in the model.
+func TestIdentity(t *testing.T) {
+	m := adaptedModel(t, backend.BF16)
+	identity := func(set []int) string {
+		t.Helper()
+		id, err := m.identity(t.Context(), set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	seen := map[string]bool{}
+	for _, set := range [][]int{{}, {0}, {1}, nil} {
+		id := identity(set)
+		if seen[id] {
+			t.Errorf("set %v has the identity of another", set)
+		}
+		seen[id] = true
+	}
+	if identity(nil) != identity([]int{1, 0, 1}) {
+		t.Error("all adapters, named, are others than all")
+	}
+	plain := randomModel(t, backend.BF16, Options{})
+	base, err := plain.identity(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if base != identity([]int{}) {
+		t.Error("a model with adapters that a row does not have is another than the one without")
+	}
+}
