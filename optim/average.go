@@ -1,6 +1,7 @@
 package optim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,12 +64,17 @@ func (o AverageOptions) Validate(inputs int) error {
 // F32, F16 or BF16; all must have the same names and shapes. It adds up in float64, a
 // block of a tensor at a time, so that memory does not grow with the model.
 //
-// out is a file where it ends in .safetensors, else a folder that must not exist yet or
-// be empty, and gets the config and the tokenizer of the last input too, if that is a
-// folder. It appears only when it is complete.
+// out is a file where it ends in .safetensors, else a folder that gets the config and the
+// tokenizer of the last input too, if that is a folder. It appears only when it is
+// complete. Nothing is replaced: where out is there already, and no empty folder, the
+// error is fs.ErrExist.
 func Average(ctx context.Context, out string, inputs []string, o AverageOptions) (err error) {
 	if err := o.Validate(len(inputs)); err != nil {
 		return err
+	}
+	single := strings.HasSuffix(out, ".safetensors")
+	if _, err := os.Lstat(out); single && !errors.Is(err, fs.ErrNotExist) {
+		return cmp.Or(err, error(&fs.PathError{Op: "average", Path: out, Err: fs.ErrExist}))
 	}
 	a := &averager{ctx: ctx, o: o}
 	defer func() { err = errors.Join(err, a.close()) }()
@@ -85,7 +91,7 @@ func Average(ctx context.Context, out string, inputs []string, o AverageOptions)
 	last := inputs[len(inputs)-1]
 	tensors := a.sources()
 	metadata := map[string]string{"format": "pt"}
-	if strings.HasSuffix(out, ".safetensors") {
+	if single {
 		return safetensors.WriteFile(out, tensors, metadata)
 	}
 	return vfs.WriteFolder(out, func(dir string) error {

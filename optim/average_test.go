@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -89,7 +90,7 @@ func TestAverageGolden(t *testing.T) {
 			paths = append(paths, file(t, dir, name, source("w", backend.F32, []int{len(m), len(m[0])}, flat(m))))
 		}
 		compare := func(inputs []string, want [][]float64) {
-			out := filepath.Join(dir, "out.safetensors")
+			out := filepath.Join(t.TempDir(), "out.safetensors")
 			check(t, Average(t.Context(), out, inputs, AverageOptions{Weights: c.Params.Weights, EMA: c.Params.Decay}))
 			x, got := tensorOf(t, out, "w")
 			if !slices.Equal(x.Shape, []int{len(want), len(want[0])}) || x.Type != backend.F32 {
@@ -131,7 +132,7 @@ func TestAverageTypes(t *testing.T) {
 			raw := make([]byte, n*as.BlockBytes())
 			block.Encode(as, raw, want)
 			block.Decode(as, want, raw)
-			path := filepath.Join(dir, "out.safetensors")
+			path := filepath.Join(t.TempDir(), "out.safetensors")
 			done, total := int64(0), int64(0)
 			check(t, Average(t.Context(), path, []string{a, b}, AverageOptions{Weights: []float64{1, 3}, Type: out,
 				Progress: func(d, n int64) { done, total = d, n }}))
@@ -184,8 +185,20 @@ func TestAverageFolders(t *testing.T) {
 	if err != nil || string(text) != `{"torch_dtype": "float32", "name": "two"}` {
 		t.Errorf("config %s, %v", text, err)
 	}
-	if err := Average(t.Context(), out, inputs, AverageOptions{}); err == nil || !strings.Contains(err.Error(), "not an empty folder") {
+	if err := Average(t.Context(), out, inputs, AverageOptions{}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "not an empty folder") {
 		t.Errorf("a folder that is there: %v", err)
+	}
+	// Nor is a file replaced, an input least of all, or a link, wherever that leads.
+	link := filepath.Join(dir, "link.safetensors")
+	check(t, os.Symlink(filepath.Join(dir, "nowhere"), link))
+	for _, out := range []string{filepath.Join(inputs[0], "model.safetensors"), file(t, dir, "there.safetensors"), link} {
+		was, _ := os.ReadFile(out)
+		if err := Average(t.Context(), out, inputs, AverageOptions{}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), out) {
+			t.Errorf("a file that is there: %v", err)
+		}
+		if is, _ := os.ReadFile(out); !bytes.Equal(is, was) {
+			t.Errorf("%s was replaced", out)
+		}
 	}
 	// What is cut short leaves nothing.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -248,8 +261,10 @@ func BenchmarkAverage(b *testing.B) {
 		check(b, safetensors.WriteFile(path, []safetensors.Source{source("w", backend.BF16, []int{n}, make([]float32, n))}, nil))
 		inputs = append(inputs, path)
 	}
+	out := filepath.Join(dir, "out.safetensors")
 	b.SetBytes(2 * 2 * n)
 	for b.Loop() {
-		check(b, Average(b.Context(), filepath.Join(dir, "out.safetensors"), inputs, AverageOptions{}))
+		check(b, Average(b.Context(), out, inputs, AverageOptions{}))
+		check(b, os.Remove(out))
 	}
 }

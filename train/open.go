@@ -102,7 +102,7 @@ func (r *run) openData(ctx context.Context, from string) (err error) {
 	if r.it, err = r.data.Train(r.c.Batch.Rows, r.c.Batch.SeqLen, r.c.Seed); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	if _, err := r.heldOut(ctx, 1); err != nil { // better than after the last step
+	if _, _, err := r.heldOut(ctx, 1); err != nil { // better than after the last step
 		return fmt.Errorf("train: %w", err)
 	}
 	if from == "" {
@@ -213,14 +213,15 @@ func (r *run) openAdapted(ctx context.Context, from string, o llama.Options) (*l
 	return m, nil
 }
 
-// heldOut reads held-out batches of about so many tokens, none where nothing is held out.
-func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, err error) {
+// heldOut reads held-out batches of about so many tokens, none where nothing is held out,
+// and says what their texts spell.
+func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, spelled Spelled, err error) {
 	if !r.data.HasEval() {
-		return nil, nil
+		return nil, Spelled{}, nil
 	}
 	it, err := r.data.Eval(r.c.Batch.Rows, r.c.Batch.SeqLen)
 	if err != nil {
-		return nil, err
+		return nil, Spelled{}, err
 	}
 	defer it.Close()
 	for n := 0; n < tokens; {
@@ -229,12 +230,12 @@ func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, err err
 			break
 		}
 		if err != nil {
-			return nil, err
+			return nil, Spelled{}, err
 		}
 		batches = append(batches, *b)
 		n += b.Tokens
 	}
-	return batches, nil
+	return batches, it.Spelled(), nil
 }
 
 // limit is what the device computes at most a second, 0 where that is not known.

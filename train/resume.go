@@ -12,6 +12,7 @@ import (
 
 	"github.com/herd-ml/herd/internal/config"
 	"github.com/herd-ml/herd/internal/lockfile"
+	"github.com/herd-ml/herd/internal/tfevents"
 	"github.com/herd-ml/herd/internal/vfs"
 )
 
@@ -35,16 +36,39 @@ func ReadSettings(out string) (c Config, err error) {
 	return c, nil
 }
 
+// settingsHead begins the SettingsFile that a run writes, and tells it from a user's own.
+const settingsHead = "# The settings of the run in this folder, written by it.\n\n"
+
 // writeSettings writes settings as they were given: a default may follow from what is
 // given another time.
 func writeSettings(given Config, out string) error {
-	var b bytes.Buffer
-	err := config.Print(&b, &given)
+	b := bytes.NewBufferString(settingsHead)
+	err := config.Print(b, &given)
 	if err == nil {
 		err = vfs.WriteBytes(filepath.Join(out, SettingsFile), b.Bytes())
 	}
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
+	}
+	return nil
+}
+
+// checkFresh refuses a folder where a run that starts would replace what no run has
+// written. A run that stopped before its first checkpoint has left its settings, and what
+// else it has left may go.
+func checkFresh(out string) error {
+	b, err := vfs.ReadFile(os.DirFS(out), SettingsFile, config.MaxSize)
+	if err == nil && bytes.HasPrefix(b, []byte(settingsHead)) {
+		return nil
+	}
+	entries, err := os.ReadDir(out)
+	if err != nil {
+		return fmt.Errorf("train: out: %w", err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); name == SettingsFile || name == MetricsFile || tfevents.IsName(name) {
+			return fmt.Errorf("train: %s is there, and no run has written it: move it, or name another folder as out", filepath.Join(out, name))
+		}
 	}
 	return nil
 }
@@ -69,7 +93,7 @@ func (r *run) resumeFrom() (string, error) {
 		return "", fmt.Errorf("train: %w", err)
 	}
 	if len(steps) == 0 {
-		return "", nil
+		return "", checkFresh(r.c.Out)
 	}
 	r.saved = steps[len(steps)-1]
 	dir := r.store.path(r.saved)

@@ -365,10 +365,50 @@ func TestSpelled(t *testing.T) {
 	if len(warnings) != 2 || !strings.Contains(warnings[0], "<|end|>") || !strings.Contains(warnings[1], "in all") {
 		t.Errorf("%q", warnings)
 	}
+	plain := filepath.Join(t.TempDir(), "plain.txt")
+	if err := os.WriteFile(plain, []byte(strings.Repeat("what is it\n\n", 30)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Out, c.Data.EvalFiles, c.Data.Files, c.Eval.Every = filepath.Join(t.TempDir(), "held"), c.Data.Files, []string{plain}, 1
+	if _, warnings := told(t, c, train.Options{}, train.EventWarning); len(warnings) != 1 || !strings.Contains(warnings[0], "held-out") ||
+		!strings.Contains(warnings[0], "30 of them in 30") {
+		t.Errorf("held out: %q", warnings)
+	}
 	c.Out, c.Data.Special = filepath.Join(t.TempDir(), "always"), "always"
 	if _, warnings := told(t, c, train.Options{}, train.EventWarning); len(warnings) > 0 {
 		t.Errorf("%q", warnings)
 	}
+}
+
+// TestForeign: a run that starts replaces nothing that no run has written; what one left
+// that ended before its first checkpoint, it does.
+func TestForeign(t *testing.T) {
+	for _, name := range []string{train.MetricsFile, train.SettingsFile, "events.out.tfevents.0000000001.herd"} {
+		c := tiny(t, 1)
+		path := filepath.Join(c.Out, name)
+		if err := errors.Join(os.Mkdir(c.Out, 0o755), os.WriteFile(path, []byte("steps: 7\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		for _, resume := range []bool{false, true} {
+			if _, err := train.Run(t.Context(), c, train.Options{Resume: resume}); err == nil || !strings.Contains(err.Error(), path) {
+				t.Errorf("over %s: %v", name, err)
+			}
+		}
+		if b, err := os.ReadFile(path); string(b) != "steps: 7\n" {
+			t.Errorf("%s now is %q, %v", name, b, err)
+		}
+	}
+	c := tiny(t, 1)
+	text := c.Data.Files[0]
+	c.Data.Files = []string{text + ".none"}
+	if _, err := train.Run(t.Context(), c, train.Options{}); err == nil {
+		t.Fatal("trained on what is not there")
+	}
+	if err := os.WriteFile(filepath.Join(c.Out, train.MetricsFile), []byte("{\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Data.Files = []string{text}
+	run(t, c, train.Options{})
 }
 
 func ExampleReadSettings() {

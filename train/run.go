@@ -107,24 +107,25 @@ const lockName = ".lock"
 
 // run is the state of Run.
 type run struct {
-	lock   *lockfile.Lock // of the folder
-	given  Config         // without defaults
-	c      Config         // with them
-	o      Options
-	store  *store
-	m      *llama.Model
-	t      *Trainer
-	data   *Data
-	it     *Iterator
-	log    *Recorder
-	peak   float64   // operations a second at most, 0 where unknown
-	done   state     // as of the last step
-	saved  int       // step of the newest checkpoint, or -1
-	kept   time.Time // when it was written, or the run began
-	evals  evals
-	warned int64 // control tokens that a warning counted
-	clock  Estimator
-	report Report
+	lock          *lockfile.Lock // of the folder
+	given         Config         // without defaults
+	c             Config         // with them
+	o             Options
+	store         *store
+	m             *llama.Model
+	t             *Trainer
+	data          *Data
+	it            *Iterator
+	log           *Recorder
+	peak          float64   // operations a second at most, 0 where unknown
+	done          state     // as of the last step
+	saved         int       // step of the newest checkpoint, or -1
+	kept          time.Time // when it was written, or the run began
+	evals         evals
+	warned        int64 // control tokens that a warning counted
+	warnedHeldOut bool  // of those in held-out texts
+	clock         Estimator
+	report        Report
 }
 
 // evals are what the metrics say of evaluations.
@@ -216,8 +217,7 @@ func (r *run) tellSpelled(s Spelled, all bool) {
 	if all {
 		so = "in all"
 	}
-	r.event(EventWarning, "the data spells control tokens, %s the first, %d of them in %d documents %s: they stay ordinary text; data.special always makes them the tokens",
-		s.First, s.Tokens, s.Documents, so)
+	r.event(EventWarning, "the data, %s, %s", so, s.phrase())
 }
 
 // batches are the micro-batches of the next step.
@@ -332,9 +332,13 @@ func (r *run) eval(ctx context.Context) error {
 		r.report.EvalLoss = l.Loss
 		return nil
 	}
-	batches, err := r.heldOut(ctx, r.c.Eval.Tokens)
+	batches, spelled, err := r.heldOut(ctx, r.c.Eval.Tokens)
 	if err != nil || batches == nil {
 		return err
+	}
+	if spelled.Tokens > 0 && !r.warnedHeldOut { // each evaluation has the same texts
+		r.warnedHeldOut = true
+		r.event(EventWarning, "the held-out data %s", spelled.phrase())
 	}
 	loss, tokens, err := r.t.Eval(ctx, batches)
 	if err != nil {

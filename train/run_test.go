@@ -348,7 +348,8 @@ func TestKilled(t *testing.T) {
 	kills := 0
 	for wait := 60 * time.Millisecond; ; wait += 25 * time.Millisecond {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-		cmd.Env = append(os.Environ(), "HERD_TEST_RUN="+out, "HERD_TEST_TEXT="+c.Data.Files[0])
+		cmd.Env = append(os.Environ(), "HERD_TEST_RUN="+out, "HERD_TEST_TEXT="+c.Data.Files[0],
+			"TMPDIR="+filepath.Dir(out), "TMP="+filepath.Dir(out)) // what it leaves is removed with the test's own
 		var text bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &text, &text
 		if err := cmd.Start(); err != nil {

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -73,4 +74,10 @@ type Spelled struct {
 	Tokens    int64  // names of control tokens
 	Documents int64  // that hold them
 	First     string // the first name
+}
+
+// phrase says it and what can be done, as the rest of a sentence about the data.
+func (s Spelled) phrase() string {
+	return fmt.Sprintf("spells control tokens, %s the first, %d of them in %d documents: they stay ordinary text; data.special always makes them the tokens",
+		s.First, s.Tokens, s.Documents)
 }
