@@ -2,12 +2,10 @@ package llama
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -63,9 +61,6 @@ type Model struct {
 // Hugging Face folder or a Meta folder. ctx cancels loading only. Errors of the
 // files are *gguf.Error, *safetensors.Error, *pth.Error, *peft.Error or *FileError.
 func Open(ctx context.Context, path string, o Options) (*Model, error) {
-	if _, err := os.Stat(path); err != nil {
-		return nil, &FileError{File: path, Reason: "cannot be opened", Err: errors.Unwrap(err)}
-	}
 	return open(ctx, o, func() (*checkpoint.Checkpoint, error) { return checkpoint.Open(ctx, path) })
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -137,21 +136,9 @@ const maxConversation = 64 << 20
 
 // readJSON reads a file with parse, whose errors get the file's name.
 func readJSON[T any](cmd *cobra.Command, path string, parse func([]byte) (T, error)) (v T, err error) {
-	var in io.Reader = cmd.InOrStdin()
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return v, err
-		}
-		defer f.Close()
-		in = &cancelReader{ctx: cmd.Context(), r: f}
-	}
-	b, err := io.ReadAll(io.LimitReader(in, maxConversation+1))
+	b, err := readFile(cmd, path, maxConversation)
 	if err != nil {
 		return v, err
-	}
-	if len(b) > maxConversation {
-		return v, fmt.Errorf("%s: larger than %s", path, size(maxConversation))
 	}
 	if v, err = parse(b); err != nil {
 		return v, fmt.Errorf("%s: %w", path, err)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -174,8 +176,16 @@ func printable(s string) string {
 // advice says what to do about an error, where the error does not.
 func advice(err error) string {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && strings.Contains(err.Error(), "~"+string(filepath.Separator)):
+		return ": check the path; a shell makes ~ the home folder only where it begins a word, outside quotes"
+	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(err.Error(), "-: "):
+		return ": it is read from a file, not from stdin: give its path"
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return ": check the path"
+	case errors.Is(err, syscall.EISDIR):
+		return ": name a file in it"
+	case errors.Is(err, fs.ErrPermission):
+		return ": change who may use it, or name another"
 	case errors.Is(err, llama.ErrContextFull):
 		return ": give a larger -c or a shorter prompt"
 	case errors.Is(err, llama.ErrOtherModel):

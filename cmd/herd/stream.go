@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -63,22 +66,41 @@ const maxInput = 1 << 30
 // readInput reads the text of a file, or stdin for "-". Byte order marks go, and lines
 // end in \n, wherever it was written.
 func readInput(cmd *cobra.Command, path string) (string, error) {
+	if in := cmd.InOrStdin(); path == "-" && isTerminal(in) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "reading from the keyboard; Ctrl-D on an empty line ends the text")
+	}
+	text, err := readFile(cmd, path, maxInput)
+	return string(vfs.Lines(text)), err
+}
+
+// readFile reads a file of at most so many bytes, or stdin for "-".
+func readFile(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
 	in := cmd.InOrStdin()
-	if path != "-" {
-		f, err := os.Open(path)
+	switch path {
+	case "-":
+	case "":
+		return nil, errors.New("the name of a file is empty: give one")
+	default:
+		f, err := os.Open(filepath.Clean(path))
 		if err != nil {
-			return "", err
+			return nil, unreadable(path, err)
 		}
 		defer f.Close()
 		in = &cancelReader{ctx: cmd.Context(), r: f}
-	} else if isTerminal(in) {
-		fmt.Fprintln(cmd.ErrOrStderr(), "reading from the keyboard; Ctrl-D on an empty line ends the text")
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxInput+1))
-	if len(text) > maxInput {
-		return "", fmt.Errorf("%s: the text is longer than %s: give a shorter one", path, size(maxInput))
+	b, err := io.ReadAll(io.LimitReader(in, limit+1))
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s: longer than %s: give a shorter one", path, size(limit))
 	}
-	return string(vfs.Lines(text)), err
+	return b, unreadable(path, err)
+}
+
+// unreadable says of which file an error of the system is.
+func unreadable(path string, err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("%s: cannot be read: %w", path, e.Err)
+	}
+	return err
 }
 
 // lineReader reads lines of text, whatever byte order mark it begins with.

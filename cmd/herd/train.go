@@ -120,14 +120,8 @@ func anyChanged(cmd *cobra.Command, keys []string) bool {
 }
 
 // readConfig reads settings from a file, or stdin where it is -.
-func readConfig(cmd *cobra.Command, path string, conf *train.Config) (err error) {
-	var b []byte
-	if path == "-" {
-		b, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), config.MaxSize+1))
-	} else {
-		fsys, name := vfs.Split(path)
-		b, err = vfs.ReadFile(fsys, name, config.MaxSize)
-	}
+func readConfig(cmd *cobra.Command, path string, conf *train.Config) error {
+	b, err := readFile(cmd, path, config.MaxSize)
 	if err != nil {
 		return err
 	}

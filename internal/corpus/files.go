@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -218,7 +219,7 @@ func (e *Error) Error() string {
 		at += fmt.Sprintf(": row %d", e.Row)
 	}
 	if e.Err != nil {
-		return at + ": " + e.Reason + ": " + e.Err.Error()
+		return at + ": " + e.Reason + ": " + strings.ReplaceAll(e.Err.Error(), io.ErrUnexpectedEOF.Error(), "it ends too early")
 	}
 	return at + ": " + e.Reason
 }

@@ -49,7 +49,7 @@ func Open(fsys fs.FS, name string) (*File, error) {
 	}
 	if !info.Mode().IsRegular() {
 		f.Close()
-		return nil, fmt.Errorf("%s: not a regular file", name)
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
 	}
 	if r, ok := f.(io.ReaderAt); ok {
 		return &File{ReaderAt: r, Name: name, Size: info.Size(), close: f.Close}, nil

@@ -285,6 +285,9 @@ func (c *cursor) skipScalars(k Kind, n uint64) error {
 
 // preamble reads magic, version and the two counts.
 func (c *cursor) preamble() (version uint32, tensors, keys uint64, err error) {
+	if c.src.Size == 0 {
+		return 0, 0, 0, c.fail(io.ErrUnexpectedEOF, "the file is empty")
+	}
 	b, err := c.take(4)
 	if err != nil {
 		return 0, 0, 0, err

@@ -128,7 +128,7 @@ var badFiles = []struct {
 	{"24 magic in lower case", append(raw("gguf"), file(0, 0)[4:]...), []string{"not a GGUF file", `"gguf"`}},
 	{"24 another magic", append(raw("lmgg"), file(0, 0)[4:]...), []string{"not a GGUF file", `"lmgg"`}},
 	{"24 a web page", raw("<!DOCTYPE html><html>"), []string{"not a GGUF file", "a page of HTML"}},
-	{"24 an empty file", nil, []string{"4 bytes", "file of 0"}},
+	{"24 an empty file", nil, []string{"the file is empty"}},
 	{"version 0", raw("GGUF").u32(0).zeros(64), []string{"version 0"}},
 	{"version 1", raw("GGUF").u32(1).zeros(64), []string{"version 1 "}},
 	{"version 4", raw("GGUF").u32(4).zeros(64), []string{"version 4"}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"path/filepath"
 
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/gguf"
@@ -24,7 +25,26 @@ const maxFile = 256 << 20
 // are *Error, or what the file system or package gguf says.
 func Open(path string) (*Tokenizer, error) {
 	fsys, name := vfs.Split(path)
-	return OpenFS(fsys, name)
+	t, err := OpenFS(fsys, name)
+	return t, locate(err, filepath.Dir(filepath.Clean(path)))
+}
+
+// locate makes an error name its file by a path, which it has below a folder.
+func locate(err error, folder string) error {
+	var (
+		e *Error
+		g *gguf.Error
+		p *fs.PathError
+	)
+	switch {
+	case errors.As(err, &e):
+		e.File = filepath.Join(folder, e.File)
+	case errors.As(err, &g):
+		g.File = filepath.Join(folder, g.File)
+	case errors.As(err, &p):
+		return &Error{File: filepath.Join(folder, p.Path), Reason: "cannot be opened: " + p.Err.Error(), Err: p.Err}
+	}
+	return err
 }
 
 // OpenFS is Open for a file system; name may be ".".

@@ -15,10 +15,10 @@ type Error struct {
 	File   string // the file, as given
 	Field  string // the field in it, empty when it is the file as a whole
 	Reason string // what is wrong and what was expected
-	Err    error  // ErrUnsupported, ErrSplitTime or nil
+	Err    error  // ErrUnsupported, ErrSplitTime, what the file system says, or nil
 }
 
-// Unwrap returns the sentinel, if there is one.
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 // ErrUnsupported is wrapped by errors about a kind of tokenizer, or a part of

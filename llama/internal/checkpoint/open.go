@@ -1,11 +1,13 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"sort"
 	"strings"
 
@@ -18,8 +20,12 @@ import (
 
 // Open opens a .gguf file, a Hugging Face folder or a Meta folder.
 func Open(ctx context.Context, path string) (*Checkpoint, error) {
+	if path == "" {
+		return nil, Errorf("", "", "no path is given: name a .gguf file, or the folder of a Hugging Face or Meta model")
+	}
 	fsys, name := splitPath(path)
-	return openFS(ctx, fsys, name, path)
+	shown := strings.TrimRight(path, "/"+string(filepath.Separator))
+	return openFS(ctx, fsys, name, cmp.Or(shown, path))
 }
 
 // OpenFS is Open in a file system.
@@ -73,7 +79,7 @@ func openFS(ctx context.Context, fsys fs.FS, name, shown string) (*Checkpoint, e
 		sort.Strings(found)
 		return nil, Errorf(shown, "", "is a folder; name the model file in it, %s for one", path.Join(shown, found[0]))
 	}
-	return nil, Errorf(shown, "", "is a folder without config.json (Hugging Face) or params.json (Meta)")
+	return nil, Errorf(shown, "", "is a folder without config.json (Hugging Face) or params.json (Meta): name one with either, or a .gguf file")
 }
 
 // isAdapter is the reason to refuse an adapter in the place of a model.
@@ -88,6 +94,8 @@ func openFile(fsys fs.FS, name, shown string) (*Checkpoint, error) {
 		return nil, Errorf(shown, "", "is part of a Hugging Face model: name its folder")
 	case strings.HasSuffix(base, ".pth"), base == "params.json":
 		return nil, Errorf(shown, "", "is part of a Meta model: name its folder")
+	case base == "tokenizer.json", base == "tokenizer.model", base == "tokenizer_config.json", base == "generation_config.json":
+		return nil, Errorf(shown, "", "is a file beside a model: name its folder")
 	}
 	c, err := openGGUF(fsys, name, shown)
 	return c, located(err, func(file string) string { return strings.TrimSuffix(shown, name) + file })
