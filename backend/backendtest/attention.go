@@ -190,7 +190,7 @@ func attentionCases() (cs []*testCase) {
 		c.args.Layer = i % 2
 		c.layout(scene{rows: []int{70}, spans: [][]backend.Span{{{Len: 150}}}}, true)
 		c.addPages()
-		c.spoilKey(0, 149)
+		c.spoil(0, 0, 149, float32(math.NaN()))
 		cs = append(cs, c.attention(g, place(i%3)))
 	}
 	for i, s := range rowScenes() {

@@ -3,6 +3,7 @@ package backendtest
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/ref"
@@ -109,9 +110,9 @@ const (
 
 // roundedAttentionRule is for q, k, v, dy, probabilities p and their gradients ds that
 // may be rounded to bfloat16 before each product, or not: the oracle rounds nothing.
-// A score is off by e = dotHalf |q k| Scale, a probability by 2 e, as the sum of all is
-// off too, and by one rounding; the other factor of a product by another. dy.v of ds is
-// off as a score is. Errors of the F32 arithmetic are smaller by far, but for what
+// A score is off by e = dotHalf |q k| Scale. A probability is off by e, by the mean of e
+// over all keys, as the sum is off too, and by one rounding; the other factor of a product
+// by another. dy.v of ds is off as a score is. Errors of the F32 arithmetic are smaller by far, but for what
 // the rule without rounding allows.
 func roundedAttentionRule(c *testCase, x, a *ref.Values) bound {
 	g, d, scale := a.Args.KV, a.Args.In[0].Cols(), math.Abs(float64(a.Args.Scale))
@@ -122,32 +123,36 @@ func roundedAttentionRule(c *testCase, x, a *ref.Values) bound {
 	if !back {
 		e[1] = make([]float64, rows*d/hd)
 	}
-	c.eachRow(func(row int, ts []int) {
+	of := c.keyValues(a)
+	c.eachRow(func(segment, row int, ts []int) {
 		for h := range d / hd {
 			at, head := row*d+h*hd, h/group*hd
 			q := a.In[0][at:][:hd]
-			p := softmaxOf(float64(a.Args.Scale), q, a.In[1], ts, kv, head)
-			worst := 0.0
+			keys, values := of(segment, 0, h/group, ts), of(segment, 1, h/group, ts)
+			p := softmaxOf(float64(a.Args.Scale), q, keys)
+			off, mean := make([]float64, len(ts)), 0.0
+			for i, k := range keys {
+				off[i] = dotHalf * scale * normOfProducts(q, k)
+				mean += p[i] * off[i]
+			}
+			if !back && len(ts) > 0 {
+				e[1][row*(d/hd)+h] = slices.Max(off)
+			}
 			for i, t := range ts {
-				k, v := a.In[1][t*kv+head:][:hd], a.In[2][t*kv+head:][:hd]
-				off := dotHalf * scale * normOfProducts(q, k)
-				worst = max(worst, off)
+				k, v, off := keys[i], values[i], off[i]+mean+2*half
 				if !back {
 					for j := range hd {
-						e[0][at+j] += p[i] * (2*off + 2*half) * math.Abs(v[j])
+						e[0][at+j] += p[i] * off * math.Abs(v[j])
 					}
 					continue
 				}
 				y, dy := a.In[3][at:][:hd], a.In[4][at:][:hd]
-				ds := p[i] * scale * ((2*off+2*half)*math.Abs(dotOf(dy, v)-dotOf(dy, y)) + dotHalf*normOfProducts(dy, v))
+				ds := p[i] * scale * (off*math.Abs(dotOf(dy, v)-dotOf(dy, y)) + dotHalf*normOfProducts(dy, v))
 				for j := range hd {
 					e[0][at+j] += ds * math.Abs(k[j])
 					e[1][t*kv+head+j] += ds * math.Abs(q[j])
-					e[2][t*kv+head+j] += p[i] * (2*off + 2*half) * math.Abs(dy[j])
+					e[2][t*kv+head+j] += p[i] * off * math.Abs(dy[j])
 				}
-			}
-			if !back {
-				e[1][row*(d/hd)+h] = worst
 			}
 		}
 	})
@@ -159,9 +164,9 @@ func roundedAttentionRule(c *testCase, x, a *ref.Values) bound {
 	return func(out, i int) float64 { return e[out][i] + more(out, i) }
 }
 
-// eachRow calls f with every row of the step and the key rows that it sees.
-func (c *testCase) eachRow(f func(row int, ts []int)) {
-	for _, s := range c.args.Layout.Segments {
+// eachRow calls f with every row of the step, its segment and the key rows that it sees.
+func (c *testCase) eachRow(f func(segment, row int, ts []int)) {
+	for n, s := range c.args.Layout.Segments {
 		for j := range s.Rows {
 			var ts []int
 			for i, sp := range s.Spans {
@@ -169,8 +174,29 @@ func (c *testCase) eachRow(f func(row int, ts []int)) {
 					ts = append(ts, t)
 				}
 			}
-			f(s.Row+j, ts)
+			f(n, s.Row+j, ts)
 		}
+	}
+}
+
+// keyValues returns a function that lists the keys (value 0) or values (1) of a key-value
+// head in key rows ts of a segment, from pages or from the rows of a.
+func (c *testCase) keyValues(a *ref.Values) func(segment, value, head int, ts []int) [][]float64 {
+	g := c.args.KV
+	var pages [][]float64
+	for _, o := range c.pages {
+		pages = append(pages, read(o.view))
+	}
+	return func(segment, value, head int, ts []int) (list [][]float64) {
+		for _, t := range ts {
+			if c.tables == nil {
+				list = append(list, a.In[1+value][(t*g.Heads+head)*g.HeadDim:][:g.HeadDim])
+				continue
+			}
+			page := pages[c.tables[segment][t/backend.PageLen]]
+			list = append(list, page[inPage(g, c.args.Layer, value, head, t):][:g.HeadDim])
+		}
+		return list
 	}
 }
 

@@ -416,7 +416,7 @@ func TestMutants(t *testing.T) {
 		t.Skip("short: it tests the checks, not a backend")
 	}
 	cs := some()
-	for _, m := range slices.Concat(productMistakes(), normMistakes(), sequenceMistakes(), optimizerMistakes()) {
+	for _, m := range slices.Concat(productMistakes(), normMistakes(), sequenceMistakes(), roundedPagesMistakes(), optimizerMistakes()) {
 		all := cs
 		if m.name == "NaN lost" {
 			all = edgeMatMulCases()
@@ -428,7 +428,7 @@ func TestMutants(t *testing.T) {
 			all = append(logProbCases(), crossEntropyCases()...)
 		}
 		if m.op == backend.Attention || m.op == backend.AttentionBackward || m.op == backend.RMSNorm {
-			all = slices.Concat(attentionCases(), attentionBackwardCases(), rmsNormCases())
+			all = slices.Concat(attentionCases(), attentionBackwardCases(), attentionPagesCases(), rmsNormCases())
 		}
 		if !killed(newMutant(m.run), m.op, all) {
 			t.Errorf("%s: no case of %v finds it", m.name, m.op)

@@ -39,14 +39,26 @@ func (c *testCase) addPages() {
 	}
 }
 
-// spoilKey makes a block of the first head of a key NaN, of all elements that may share a
-// scale.
-func (c *testCase) spoilKey(segment, at int) {
+// inPage is where the numbers of a head start in the page of key row at: its keys (value
+// 0) or values (1).
+func inPage(g backend.KV, layer, value, head, at int) int {
+	return (((layer*2+value)*g.Heads+head)*backend.PageLen + at%backend.PageLen) * g.HeadDim
+}
+
+// spoil makes the start of the first head of a key (value 0) or value (1) v: all elements
+// that may share a scale.
+func (c *testCase) spoil(segment, value, at int, v float32) {
 	g := c.args.KV
-	page, row := c.pages[c.tables[segment][at/backend.PageLen]], (2*c.args.Layer*g.Heads)*backend.PageLen+at%backend.PageLen
+	o := c.pages[c.tables[segment][at/backend.PageLen]]
+	x := read(o.view)
 	for i := range min(g.HeadDim, backend.Q8_0.BlockElems()) {
-		copy(page.bytes()[4*(row*g.HeadDim+i):], "\xff\xff\xff\xff")
+		x[inPage(g, c.args.Layer, value, 0, at)+i] = float64(v)
 	}
+	all := make([]float32, len(x))
+	for i, v := range x {
+		all[i] = float32(v)
+	}
+	*o = *newPage(all)
 }
 
 // newPage is the operand of a page. A number that is none has the bits of guard bytes.
@@ -120,7 +132,7 @@ func (c *testCase) placePage(b backend.Backend, o *operand) (backend.Buffer, err
 				rows := make([]float32, backend.PageLen*width)
 				for i := range rows {
 					slot, head := i/width, i%width/g.HeadDim
-					rows[i] = float32(x[(((layer*2+value)*g.Heads+head)*backend.PageLen+slot)*g.HeadDim+i%g.HeadDim])
+					rows[i] = float32(x[inPage(g, layer, value, head, slot)+i%g.HeadDim])
 				}
 				a.In[value] = e.Alloc(backend.F32, backend.Dims(backend.PageLen, width))
 				e.Write(a.In[value], rows)

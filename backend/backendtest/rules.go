@@ -69,14 +69,16 @@ func attentionBackwardRule(c *testCase, _, a *ref.Values) bound {
 	e := [3][]float64{make([]float64, rows*d), make([]float64, keys*kv), make([]float64, keys*kv)}
 	score := scale * c.longest(c.in[:1]) * c.longest(c.in[1:2])
 	rel := (2*score*walk(hd) + walk(c.mostKeys()+hd+rows*group) + 24) * u
-	c.eachRow(func(row int, ts []int) {
+	of := c.keyValues(a)
+	c.eachRow(func(segment, row int, ts []int) {
 		for h := range d / hd {
 			at := row*d + h*hd
 			q, y, dy := a.In[0][at:][:hd], a.In[3][at:][:hd], a.In[4][at:][:hd]
-			p := softmaxOf(float64(a.Args.Scale), q, a.In[1], ts, kv, h/group*hd)
+			keys, values := of(segment, 0, h/group, ts), of(segment, 1, h/group, ts)
+			p := softmaxOf(float64(a.Args.Scale), q, keys)
 			for i, t := range ts {
 				o := t*kv + h/group*hd
-				k, v := a.In[1][o:][:hd], a.In[2][o:][:hd]
+				k, v := keys[i], values[i]
 				ds := rel * scale * p[i] * (absDot(dy, v) + absDot(dy, y))
 				for x := range hd {
 					e[0][at+x] += ds * math.Abs(k[x])
@@ -89,12 +91,12 @@ func attentionBackwardRule(c *testCase, _, a *ref.Values) bound {
 	return func(out, i int) float64 { return e[out][i] }
 }
 
-// softmaxOf are the probabilities of key rows ts, each at t*stride+off in k.
-func softmaxOf(scale float64, q, k []float64, ts []int, stride, off int) []float64 {
-	p, total, top := make([]float64, len(ts)), 0.0, math.Inf(-1)
-	for i, t := range ts {
+// softmaxOf are the probabilities of keys.
+func softmaxOf(scale float64, q []float64, keys [][]float64) []float64 {
+	p, total, top := make([]float64, len(keys)), 0.0, math.Inf(-1)
+	for i, k := range keys {
 		for x, v := range q {
-			p[i] += scale * v * k[t*stride+off+x]
+			p[i] += scale * v * k[x]
 		}
 		top = max(top, p[i])
 	}

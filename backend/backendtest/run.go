@@ -16,7 +16,7 @@ import (
 var table = sync.OnceValue(func() []*testCase {
 	cs := slices.Concat(
 		matMulCases(), matMulBackwardCases(), fusedCases(), embeddingCases(), rowNormsCases(), logProbCases(), crossEntropyCases(), roundCases(), roundE4M3Cases(),
-		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(),
+		ropeTableCases(), ropeCases(), kvAppendCases(), attentionCases(), attentionBackwardCases(), attentionRowsCases(), attentionPagesCases(),
 		rmsNormCases(), layerNormCases(), unfoldCases(), elementwiseCases(), reduceCases(), batchMatMulCases(), gatherCases(), copyCases(), optimizerCases(),
 	)
 	slices.SortStableFunc(cs, func(a, b *testCase) int { return int(a.op) - int(b.op) })
@@ -79,6 +79,7 @@ func contract(t *testing.T, b backend.Backend) {
 		report("Chunks/"+kv.String(), func() error { return checkChunks(b, kv) })
 		report("Source/"+kv.String(), func() error { return checkSource(b, kv) })
 	}
+	report("PagesAsRows", func() error { return checkPagesAsRows(b) })
 	report("Layout", func() error { return checkLayout(b) })
 	report("Scratch", func() error { return checkScratch(b, cases()) })
 	report("Memory", func() error { return checkMemory(b) })
