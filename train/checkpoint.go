@@ -117,7 +117,7 @@ func (s *store) write(ctx context.Context, st state, t *Trainer) (string, error)
 }
 
 func (s *store) fill(ctx context.Context, dir string, st state, t *Trainer) error {
-	if err := t.Save(ctx, dir); err != nil {
+	if err := t.fill(ctx, dir); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(st, "", " ")
@@ -133,8 +133,13 @@ func (s *store) fill(ctx context.Context, dir string, st state, t *Trainer) erro
 // Save writes what training changes, and all that the next step depends on, to a folder
 // that must not exist yet or be empty: the model as a Hugging Face folder or the adapter in
 // PEFT's layout, optimizer.safetensors, and extra.safetensors with the parameters of
-// TrainerOptions.Extra.
+// TrainerOptions.Extra. On an error there is no folder.
 func (t *Trainer) Save(ctx context.Context, dir string) error {
+	return vfs.WriteFolder(dir, func(tmp string) error { return t.fill(ctx, tmp) })
+}
+
+// fill is Save to a folder that nobody else looks at yet.
+func (t *Trainer) fill(ctx context.Context, dir string) error {
 	call, done, err := t.use(ctx)
 	if err != nil {
 		return err
@@ -156,46 +161,23 @@ func (t *Trainer) Save(ctx context.Context, dir string) error {
 
 // Load takes the optimizer's state and the parameters of TrainerOptions.Extra from a folder
 // of Save, whose model or adapter the trainer's model has been opened with: the next step
-// is then, bit for bit, that of the trainer which saved.
+// is then, bit for bit, that of the trainer which saved. Where reading fails halfway, steps
+// are refused until a Load succeeds.
 func (t *Trainer) Load(ctx context.Context, dir string) error {
 	call, done, err := t.use(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if len(t.o.Extra) > 0 {
-		if err := t.loadExtra(filepath.Join(dir, extraFile)); err != nil {
-			return err
-		}
-	}
-	_, err = t.adam.Load(call, t.c, filepath.Join(dir, optimizerFile))
-	return err
-}
-
-// loadExtra reads the parameters of the caller's own, all of which the file must have.
-func (t *Trainer) loadExtra(path string) error {
-	f, err := safetensors.Open(path)
+	extra, err := t.readExtra(call, filepath.Join(dir, extraFile))
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	for _, p := range t.o.Extra {
-		switch x := f.Tensor(p.Name); {
-		case x == nil:
-			return fmt.Errorf("train: %s has no tensor %s", path, p.Name)
-		case x.Type != backend.F32 || !slices.Equal(x.Shape, p.Param.Shape.Dim[:p.Param.Shape.Rank]):
-			return fmt.Errorf("train: %s: %s is %s %v, want F32 %v", path, p.Name, x.TypeName, x.Shape, p.Param.Shape)
-		}
+	if _, err = t.adam.Load(call, t.c, filepath.Join(dir, optimizerFile)); err != nil {
+		return err
 	}
-	for _, p := range t.o.Extra {
-		x := f.Tensor(p.Name)
-		values := make([]float32, p.Param.Shape.Elems())
-		raw := make([]byte, 4*len(values))
-		if _, err := x.ReadAt(raw, 0); err != nil {
-			return fmt.Errorf("train: %s: %s: %w", path, p.Name, err)
-		}
-		block.Decode(backend.F32, values, raw)
-		if err := tensor.Upload(t.m.Backend(), p.Param.Numbers(), values); err != nil {
+	for i, p := range t.o.Extra {
+		if err := tensor.Upload(t.m.Backend(), p.Param.Numbers(), extra[i]); err != nil {
 			return err
 		}
 		if p.Param.Matrix() {
@@ -203,6 +185,36 @@ func (t *Trainer) loadExtra(path string) error {
 		}
 	}
 	return nil
+}
+
+// readExtra reads the parameters of the caller's own, all of which the file must have.
+func (t *Trainer) readExtra(ctx context.Context, path string) (all [][]float32, err error) {
+	if len(t.o.Extra) == 0 {
+		return nil, nil
+	}
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for _, p := range t.o.Extra {
+		switch x := f.Tensor(p.Name); {
+		case x == nil:
+			return nil, fmt.Errorf("train: %s has no tensor %s", path, p.Name)
+		case x.Type != backend.F32 || !slices.Equal(x.Shape, p.Param.Shape.Dim[:p.Param.Shape.Rank]):
+			return nil, fmt.Errorf("train: %s: %s is %s %v, want F32 %v", path, p.Name, x.TypeName, x.Shape, p.Param.Shape)
+		}
+	}
+	for _, p := range t.o.Extra {
+		values := make([]float32, p.Param.Shape.Elems())
+		raw := make([]byte, 4*len(values))
+		if _, err := vfs.ReadFull(ctxerr.Reader(ctx, f.Tensor(p.Name)), raw, 0); err != nil {
+			return nil, fmt.Errorf("train: %s: %s: %w", path, p.Name, err)
+		}
+		block.Decode(backend.F32, values, raw)
+		all = append(all, values)
+	}
+	return all, nil
 }
 
 // syncDir writes a folder's entries to the disk, where the system does that.

@@ -156,13 +156,13 @@ func (s *documents) fill(ctx context.Context) error {
 			return err
 		}
 		if s.r == nil {
-			r, err := corpus.Open(s.files[s.order[s.at]], s.data.options())
+			r, err := corpus.Open(ctx, s.files[s.order[s.at]], s.data.options())
 			if err != nil {
 				return err
 			}
 			s.r = r
 		}
-		doc, err := s.r.Next()
+		doc, err := s.r.Next(ctx)
 		if err == io.EOF {
 			err = s.r.Close()
 			s.r = nil
@@ -248,10 +248,10 @@ func (s *documents) restore(ctx context.Context, p Position) error {
 	if s.at = slices.Index(s.order, p.Next.File); s.at < 0 {
 		return fmt.Errorf("file %d of %d", p.Next.File, len(s.files))
 	}
-	if s.r, err = corpus.Open(s.files[p.Next.File], s.data.options()); err != nil {
+	if s.r, err = corpus.Open(ctx, s.files[p.Next.File], s.data.options()); err != nil {
 		return err
 	}
-	return s.r.Seek(p.Next.inFile())
+	return s.r.Seek(ctx, p.Next.inFile())
 }
 
 // possible refuses a position in no epoch.
@@ -349,15 +349,15 @@ func (s *documents) read(ctx context.Context, places []Place) ([]document, error
 				r.Close()
 			}
 			var err error
-			if r, err = corpus.Open(s.files[p.File], s.data.options()); err != nil {
+			if r, err = corpus.Open(ctx, s.files[p.File], s.data.options()); err != nil {
 				r = nil
 				return nil, err
 			}
 		}
-		if err := r.Seek(p.inFile()); err != nil {
+		if err := r.Seek(ctx, p.inFile()); err != nil {
 			return nil, err
 		}
-		doc, err := r.Next()
+		doc, err := r.Next(ctx)
 		if err == io.EOF {
 			err = fmt.Errorf("%s has no document at %d", s.files[p.File].Path, p.Offset)
 		}

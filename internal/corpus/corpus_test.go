@@ -35,14 +35,14 @@ func write(t testing.TB, name string, content []byte) File {
 // from its place, the last first.
 func readAll(t testing.TB, f File, o Options) (texts []string, err error) {
 	t.Helper()
-	r, err := Open(f, o)
+	r, err := Open(t.Context(), f, o)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	var docs []Doc
 	for {
-		d, err := r.Next()
+		d, err := r.Next(t.Context())
 		if err == io.EOF {
 			break
 		}
@@ -52,11 +52,11 @@ func readAll(t testing.TB, f File, o Options) (texts []string, err error) {
 		docs, texts = append(docs, d), append(texts, d.Text)
 	}
 	for i := len(docs) - 1; i >= 0; i-- {
-		if err := r.Seek(docs[i].At); err != nil {
+		if err := r.Seek(t.Context(), docs[i].At); err != nil {
 			t.Fatalf("%s: seek to %v: %v", f.Path, docs[i].At, err)
 		}
 		for _, want := range docs[i:min(i+2, len(docs))] {
-			if d, err := r.Next(); err != nil || d != want {
+			if d, err := r.Next(t.Context()); err != nil || d != want {
 				t.Fatalf("%s: from %v on: %v, %v, want %v", f.Path, docs[i].At, d, err, want)
 			}
 		}
@@ -314,11 +314,11 @@ func TestPlaces(t *testing.T) {
 		write(t, "a.parquet", parquetFile(t, &parquet.Snappy, 2, ptr("one"))),
 	} {
 		for _, p := range []Place{{Offset: -1}, {Line: -1}, {Offset: 1 << 40}} {
-			r, err := Open(f, defaults)
+			r, err := Open(t.Context(), f, defaults)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.Seek(p); err == nil {
+			if err := r.Seek(t.Context(), p); err == nil {
 				t.Errorf("%s: a place at %+v", f.Path, p)
 			}
 			r.Close()
@@ -462,7 +462,7 @@ func TestBrokenLZ4(t *testing.T) {
 func TestChanged(t *testing.T) {
 	f := write(t, "a.txt", []byte("text"))
 	f.Size++
-	if _, err := Open(f, defaults); err == nil || !strings.Contains(err.Error(), "the file has changed") {
+	if _, err := Open(t.Context(), f, defaults); err == nil || !strings.Contains(err.Error(), "the file has changed") {
 		t.Errorf("%v", err)
 	}
 }
@@ -485,13 +485,13 @@ func TestMemory(t *testing.T) {
 		{"b.jsonl.gz", pack(t, ".gz", many), true},
 	} {
 		f := write(t, c.name, c.content)
-		r, err := Open(f, defaults)
+		r, err := Open(t.Context(), f, defaults)
 		if err != nil {
 			t.Fatal(err)
 		}
 		peak := uint64(0)
 		for n := 0; err == nil; n++ {
-			_, err = r.Next()
+			_, err = r.Next(t.Context())
 			if n%4096 == 0 || err != nil {
 				var m runtime.MemStats
 				runtime.GC()

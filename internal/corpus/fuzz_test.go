@@ -12,13 +12,13 @@ func tryAll(t *testing.T, name string, content []byte, o Options) {
 	if len(content) == 0 {
 		return
 	}
-	r, err := Open(write(t, name, content), o)
+	r, err := Open(t.Context(), write(t, name, content), o)
 	if err != nil {
 		return
 	}
 	defer r.Close()
 	for range 1000 {
-		d, err := r.Next()
+		d, err := r.Next(t.Context())
 		if err == io.EOF {
 			return
 		}

@@ -1,12 +1,14 @@
 package corpus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/vfs"
 )
 
@@ -46,6 +48,7 @@ type Doc struct {
 // A Reader gives the documents of a file in order. It serves one goroutine.
 type Reader struct {
 	file  File
+	watch watch
 	o     Options
 	in    source
 	whole bool // reads from the start on
@@ -65,8 +68,28 @@ type source interface {
 // errNoText marks rows that SkipEmpty leaves out.
 var errNoText = errors.New("no text")
 
-// Open opens a file at its start.
-func Open(f File, o Options) (*Reader, error) {
+// watch reads a file until the context of the call ends that is under way.
+type watch struct {
+	io.ReaderAt
+	ctx context.Context
+}
+
+// ReadAt implements io.ReaderAt.
+func (w *watch) ReadAt(p []byte, off int64) (int, error) {
+	if err := ctxerr.Of(w.ctx); err != nil {
+		return 0, err
+	}
+	return w.ReaderAt.ReadAt(p, off)
+}
+
+// over makes a file that is read through w.
+func (w *watch) over(f *vfs.File) *vfs.File {
+	w.ReaderAt, f.ReaderAt = f.ReaderAt, w
+	return f
+}
+
+// Open opens a file at its start. It may read all of it, if it is packed: until ctx ends.
+func Open(ctx context.Context, f File, o Options) (*Reader, error) {
 	k, p := kindOf(f.Path)
 	if k == unknown {
 		return nil, &Error{File: f.Path, Reason: "unknown kind of file: want " + accepted}
@@ -76,13 +99,16 @@ func Open(f File, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, &Error{File: f.Path, Reason: "cannot be opened", Err: pathless(err)}
 	}
-	r := &Reader{file: f, o: o, whole: true}
+	r := &Reader{file: f, o: o, whole: true, watch: watch{ctx: ctx}}
+	file = r.watch.over(file)
 	switch {
 	case file.Size != f.Size:
 		err = &Error{File: f.Path, Reason: fmt.Sprintf("the file has changed: it had %d bytes and has %d", f.Size, file.Size)}
 	case k == columns:
 		if p != plain {
-			file, err = unpacked(f.Path, file, p)
+			if file, err = unpacked(f.Path, file, p); err == nil {
+				file = r.watch.over(file)
+			}
 		}
 		if err == nil {
 			r.in, err = openTable(f.Path, file, o)
@@ -92,14 +118,29 @@ func Open(f File, o Options) (*Reader, error) {
 	}
 	if err != nil {
 		file.Close()
-		return nil, err
+		return nil, r.stopped(ctx, err)
 	}
 	return r, nil
 }
 
+// stopped returns the error of ctx where it has ended: that it could not be read is no
+// fault of the file then.
+func (r *Reader) stopped(ctx context.Context, err error) error {
+	if ended := ctxerr.Of(ctx); err != nil && err != io.EOF && ended != nil {
+		return fmt.Errorf("%s: %w", r.file.Path, ended)
+	}
+	return err
+}
+
 // Next returns the next document, or io.EOF after the last. After any other
-// error the reader is of no use.
-func (r *Reader) Next() (Doc, error) {
+// error, that of ctx too, the reader is of no use.
+func (r *Reader) Next(ctx context.Context) (Doc, error) {
+	r.watch.ctx = ctx
+	doc, err := r.next()
+	return doc, r.stopped(ctx, err)
+}
+
+func (r *Reader) next() (Doc, error) {
 	for {
 		at := r.in.place()
 		b, err := r.in.next()
@@ -143,13 +184,14 @@ func invalidAt(s string) int {
 func (r *Reader) Place() Place { return r.in.place() }
 
 // Seek goes to a place that a document or Place gave. Backwards in a compressed
-// file it reads from the start again.
-func (r *Reader) Seek(p Place) error {
+// file it reads from the start again, until ctx ends; then the reader is of no use.
+func (r *Reader) Seek(ctx context.Context, p Place) error {
 	if p.Offset < 0 || p.Line < 0 {
 		return &Error{File: r.file.Path, Reason: fmt.Sprintf("no place in a file: %+v", p)}
 	}
 	r.whole, r.found = p.Offset == 0, false
-	return r.in.seek(p)
+	r.watch.ctx = ctx
+	return r.stopped(ctx, r.in.seek(p))
 }
 
 // Close closes the file.
