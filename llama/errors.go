@@ -23,6 +23,8 @@ var (
 	// ErrUnsupported is wrapped by errors about what is not built or not
 	// possible here.
 	ErrUnsupported = backend.ErrUnsupported
+	// ErrQuantized is wrapped when Quantize is given what is quantised, without leave.
+	ErrQuantized = checkpoint.ErrQuantized
 	// ErrMemory is wrapped when Options.MemoryLimit does not allow something.
 	ErrMemory = errors.New("llama: above the memory limit")
 )

@@ -121,30 +121,44 @@ func (w *Writer) WriteFile(path string) error {
 }
 
 // WriteTo is WriteFile for any io.Writer. It returns the bytes written.
-func (w *Writer) WriteTo(out io.Writer) (int64, error) {
-	head, err := w.header()
-	if err != nil {
-		return 0, err
+func (w *Writer) WriteTo(out io.Writer) (int64, error) { return w.WriteRest(out, 0, nil) }
+
+// WriteRest is WriteTo of what comes after the first n tensors, all of the file where n is
+// 0: out has the rest already, [Writer.Offset] bytes. done, unless it is nil, is called
+// once a tensor and the padding after it are written, with its number; an error of it ends
+// the writing.
+func (w *Writer) WriteRest(out io.Writer, n int, done func(tensor int) error) (int64, error) {
+	total := int64(0)
+	if n == 0 {
+		head, err := w.Header()
+		if err != nil {
+			return 0, err
+		}
+		written, err := out.Write(head)
+		if total = int64(written); err != nil {
+			return total, err
+		}
 	}
-	n, err := out.Write(head)
-	total := int64(n)
-	if err != nil {
-		return total, err
-	}
-	for _, t := range w.tensors {
-		n, err := t.writeTo(out)
-		total += n
+	for i, t := range w.tensors[n:] {
+		written, err := t.writeTo(out)
+		total += written
 		if err != nil {
 			return total, err
 		}
 		pad, err := out.Write(make([]byte, alignUp(t.bytes, w.align())-t.bytes))
 		total += int64(pad)
+		if err == nil && done != nil {
+			err = done(n + i)
+		}
 		if err != nil {
 			return total, err
 		}
 	}
 	return total, nil
 }
+
+// Len is the number of tensors.
+func (w *Writer) Len() int { return len(w.tensors) }
 
 func (w *Writer) align() int64 {
 	if v, ok := w.meta[alignKey]; ok {
@@ -154,8 +168,8 @@ func (w *Writer) align() int64 {
 	return defaultAlign
 }
 
-// header builds all that comes before the data, with the padding up to it.
-func (w *Writer) header() ([]byte, error) {
+// Header is all of the file that comes before the data, with the padding up to it.
+func (w *Writer) Header() ([]byte, error) {
 	le, align := binary.LittleEndian, w.align()
 	b := le.AppendUint32([]byte(magic), 3)
 	b = le.AppendUint64(b, uint64(len(w.tensors)))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/vfs"
+	"github.com/herd-ml/herd/llama/quantize"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
@@ -69,27 +70,11 @@ func Convert(ctx context.Context, in, out string, o ConvertOptions) (ConvertRepo
 	if adapterAt(in) {
 		return convertAdapter(ctx, in, out, o)
 	}
-	c, err := Open(ctx, in)
+	v, err := openConverter(ctx, in, o)
 	if err != nil {
 		return ConvertReport{}, err
 	}
-	defer c.Close()
-	known := len(c.Problems)
-	if err := c.OpenAdapters(o.Adapters); err != nil {
-		return ConvertReport{}, err
-	}
-	if err := c.prepareMerge(); err != nil {
-		return ConvertReport{}, err
-	}
-	for _, p := range Parameters(c.Config) {
-		if _, err := c.Find(p); err != nil {
-			return ConvertReport{}, err
-		}
-	}
-	v := &converter{ctx: ctx, c: c, o: o}
-	v.report.Warnings = append(v.report.Warnings, c.Problems[known:]...)
-	v.progress.Total = c.Bytes()
-	v.progress.Told = o.Progress
+	defer v.c.Close()
 	if o.To == string(FormatGGUF) {
 		err = v.writeGGUF(out)
 	} else {
@@ -108,8 +93,43 @@ type converter struct {
 	ctx      context.Context
 	c        *Checkpoint
 	o        ConvertOptions
+	plan     *plan // of Quantize, or nil
 	progress Meter
 	report   ConvertReport
+}
+
+// openConverter opens a model that has all its tensors. The caller closes it.
+func openConverter(ctx context.Context, in string, o ConvertOptions) (*converter, error) {
+	c, err := Open(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	v := &converter{ctx: ctx, c: c, o: o}
+	if err := v.prepare(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// prepare opens the adapters and looks for every tensor.
+func (v *converter) prepare() error {
+	known := len(v.c.Problems)
+	if err := v.c.OpenAdapters(v.o.Adapters); err != nil {
+		return err
+	}
+	if err := v.c.prepareMerge(); err != nil {
+		return err
+	}
+	for _, p := range Parameters(v.c.Config) {
+		if _, err := v.c.Find(p); err != nil {
+			return err
+		}
+	}
+	v.report.Warnings = append(v.report.Warnings, v.c.Problems[known:]...)
+	v.progress.Total = v.c.Bytes()
+	v.progress.Told = v.o.Progress
+	return nil
 }
 
 func (v *converter) warn(format string, a ...any) {
@@ -122,6 +142,8 @@ func (v *converter) outType(p Parameter, t *Tensor) backend.DType {
 		return backend.F32
 	}
 	switch {
+	case v.plan != nil:
+		return v.plan.types[p.Name]
 	case v.o.Type != backend.Invalid:
 		return v.o.Type
 	case !t.Type.Float():
@@ -152,6 +174,9 @@ func (v *converter) outputs() ([]output, error) {
 		}
 		out := output{name: p.Name, hf: p.Name, dtype: v.outType(p, t), shape: t.Shape}
 		out.data = &converted{v: v, t: t, out: out.dtype, merge: v.c.mergeOf(p.Name, t.Shape)}
+		if v.plan != nil {
+			out.data.measured, out.data.importance = &quantize.Errors{}, v.plan.importance[p.Name]
+		}
 		if names != nil {
 			var ok bool
 			if out.name, ok = names.name(p.Name); !ok {

@@ -32,24 +32,33 @@ type ggufKey struct {
 }
 
 func (v *converter) writeGGUF(out string) error {
-	list, err := v.outputs()
+	w, _, err := v.ggufWriter()
 	if err != nil {
 		return err
 	}
+	return w.WriteFile(out)
+}
+
+// ggufWriter makes the file that is to be written. The tensors returned are its last.
+func (v *converter) ggufWriter() (*gguf.Writer, []output, error) {
+	list, err := v.outputs()
+	if err != nil {
+		return nil, nil, err
+	}
 	w := &gguf.Writer{}
 	if err := v.ggufMetadata(w, list); err != nil {
-		return err
+		return nil, nil, err
 	}
 	if err := v.ggufFactors(w); err != nil {
-		return err
+		return nil, nil, err
 	}
 	for _, t := range list {
 		size := v.report.size(t.name)
 		if err := w.Add(t.name, t.dtype, t.shape, io.NewSectionReader(t.data, 0, size)); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
-	return w.WriteFile(out)
+	return w, list, nil
 }
 
 func (r *ConvertReport) size(name string) int64 {
@@ -96,6 +105,9 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 		{"llama.rope.freq_base", float32(c.RopeTheta)},
 		{"llama.vocab_size", uint32(c.Vocab)},
 	}
+	if v.plan != nil {
+		set = append(set, v.plan.keys...)
+	}
 	set = append(set, v.ggufFamily()...)
 	rope, err := v.ggufRope()
 	if err != nil {
@@ -124,17 +136,29 @@ func (v *converter) ggufMetadata(w *gguf.Writer, list []output) error {
 		return err
 	}
 	if f := v.c.gguf; f != nil { // the same vocabulary, unchanged
-		for _, key := range f.Keys() {
-			if value, _ := f.Lookup(key); strings.HasPrefix(key, "tokenizer.") {
-				if err := w.Set(key, value); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return v.ggufKeep(w, f)
 	}
 	return v.vocabulary("vocabulary", func(t *tokenizer.Tokenizer) ([]byte, error) { return nil, t.SetGGUF(w, c.Vocab) },
 		func([]byte) error { return nil })
+}
+
+// ggufKeep copies what a source in this format says of itself and of its vocabulary: who
+// made it, under which licence.
+func (v *converter) ggufKeep(w *gguf.Writer, f *gguf.File) error {
+	for _, key := range f.Keys() {
+		rest, general := strings.CutPrefix(key, "general.")
+		switch {
+		case general && !slices.Contains([]string{"architecture", "type", "file_type", "quantization_version", "alignment"}, rest):
+		case strings.HasPrefix(key, "tokenizer."):
+		default:
+			continue
+		}
+		value, _ := f.Lookup(key)
+		if err := w.Set(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ggufTemplates writes the chat templates.

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -47,36 +48,46 @@ func checkTarget(in, out string, o ConvertOptions) error {
 // splitPart matches the name of a part of a split GGUF file.
 var splitPart = regexp.MustCompile(`-[0-9]{5}(-of-[0-9]{5}\.gguf)$`)
 
-// notOf refuses a target that is among the files of a path that is read: a file, the
-// parts beside it, or what a folder holds.
+// notOf refuses a target that is among the files of a path that is read.
 func notOf(path, out string, target fs.FileInfo) error {
-	files := []string{path}
-	if splitPart.MatchString(path) { // the parts are opened beside the first
-		entries, _ := os.ReadDir(filepath.Dir(path)) // where nothing can be listed, the file itself is looked at
-		for _, e := range entries {
-			if splitPart.ReplaceAllString(e.Name(), "$1") == splitPart.ReplaceAllString(filepath.Base(path), "$1") {
-				files = append(files, filepath.Join(filepath.Dir(path), e.Name()))
-			}
-		}
-	}
-	same := func(file string) error {
-		if info, err := os.Stat(file); err == nil && os.SameFile(info, target) {
+	for file, info := range filesOf(path) {
+		if os.SameFile(info, target) {
 			return Errorf(out, "", "is read, as %s: name another file to write", file)
 		}
-		return nil
 	}
-	for _, file := range files {
-		if err := same(file); err != nil {
-			return err
+	return nil
+}
+
+// filesOf yields the files of a path that is read, in an order that stays: a file, the
+// parts beside it, or what a folder holds. What cannot be listed is left out: it is not
+// read either.
+func filesOf(path string) iter.Seq2[string, fs.FileInfo] {
+	return func(yield func(string, fs.FileInfo) bool) {
+		files := []string{path}
+		if splitPart.MatchString(path) { // the parts are opened beside the first
+			entries, _ := os.ReadDir(filepath.Dir(path)) // where nothing can be listed, the file itself is looked at
+			for _, e := range entries {
+				if splitPart.ReplaceAllString(e.Name(), "$1") == splitPart.ReplaceAllString(filepath.Base(path), "$1") {
+					files = append(files, filepath.Join(filepath.Dir(path), e.Name()))
+				}
+			}
 		}
-	}
-	if info, err := os.Stat(path); err != nil || !info.IsDir() {
-		return nil
-	}
-	return filepath.WalkDir(filepath.Clean(path)+string(filepath.Separator), func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil // what cannot be listed is not read either
+		for _, file := range files {
+			if info, err := os.Stat(file); err == nil && !yield(file, info) {
+				return
+			}
 		}
-		return same(file)
-	})
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			return
+		}
+		filepath.WalkDir(filepath.Clean(path)+string(filepath.Separator), func(file string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return nil
+			}
+			if info, err := os.Stat(file); err == nil && !yield(file, info) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+	}
 }
