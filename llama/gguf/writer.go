@@ -124,7 +124,7 @@ func (w *Writer) WriteFile(path string) error {
 func (w *Writer) WriteTo(out io.Writer) (int64, error) { return w.WriteRest(out, 0, nil) }
 
 // WriteRest is WriteTo of what comes after the first n tensors, all of the file where n is
-// 0: out has the rest already, [Writer.Offset] bytes. done, unless it is nil, is called
+// 0: out has the rest already. done, unless it is nil, is called
 // once a tensor and the padding after it are written, with its number; an error of it ends
 // the writing.
 func (w *Writer) WriteRest(out io.Writer, n int, done func(tensor int) error) (int64, error) {

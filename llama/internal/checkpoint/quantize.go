@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,9 @@ import (
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/ctxerr"
+	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
 	"github.com/herd-ml/herd/llama/gguf"
 	"github.com/herd-ml/herd/llama/quantize"
@@ -113,6 +114,9 @@ func (c *Checkpoint) planned(o QuantizeOptions) (*plan, error) {
 		return nil, err
 	}
 	for i, name := range names {
+		if !block.Encodable(types[i]) {
+			return nil, fmt.Errorf("llama: writing type %v, of %s, is %w", types[i], matrices[i].Name, backend.ErrUnsupported)
+		}
 		p.types[name] = types[i]
 	}
 	p.keys = []ggufKey{{"general.file_type", o.Mix.FileType()}, {"general.quantization_version", uint32(quantizationVersion)}}
@@ -186,7 +190,7 @@ func (q *quantizer) resume(p *vfs.Partial, before int) (n int, err error) {
 	n = len(p.Pieces)
 	for i := before; i < n; i++ {
 		t := q.list[i-before]
-		if err := json.Unmarshal(p.Pieces[i].Note, t.data.measured); err != nil {
+		if err := jsontext.Unmarshal(p.Pieces[i].Note, t.data.measured); err != nil {
 			return 0, err
 		}
 		q.progress.Add(int64(t.data.t.Rows()) * int64(t.data.t.RowBytes()))
