@@ -103,7 +103,7 @@ func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 		pairs = pairs || p.mem != nil && p.typ == backend.BF16
 		codes := p.format != nil && p.format.Group == a.Round.Group()
 		if codes && !t.codes {
-			m.q = newInput[int8](&e.arena, m.rows*m.codes, m.k, unpackLen, p.format.Group)
+			m.q = newInput[int8](&e.arena, m.rows*m.codes, m.k, unpackLen, unit(p.format))
 		}
 		if codes {
 			p.meta = slice[kernel.Meta](&e.arena, m.q.blocks(m.k)*m.q.rows*m.q.cols/p.format.Sub)
@@ -115,6 +115,10 @@ func (e *exec) productRows(a *backend.Args, add, gated bool, from, rows int) {
 	e.arena.release(mark)
 	*m = matmulTask{} // keeps no operand alive
 }
+
+// unit is the columns that parts of codes are multiples of: groups of the input, and whole
+// blocks of any weight with such groups.
+func unit(f *kernel.Format) int { return max(f.Group, 64) }
 
 // use says how a weight is multiplied with.
 func (p *matmulPart) use(e *exec, w backend.Weight, r backend.Rounding) {

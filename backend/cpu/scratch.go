@@ -85,7 +85,7 @@ func (s *scratch) product(rows int) {
 				pairs = pairs || f.dot
 				bytes += panels(w.Rows()) * f.step(k)
 			case form != nil && !t.Float() && form.Group == s.a.Round.Group():
-				q := inputOf[int8](rows*codes, k, unpackLen, form.Group)
+				q := inputOf[int8](rows*codes, k, unpackLen, unit(form))
 				if !meta {
 					s.take(q.elems(k))
 				}

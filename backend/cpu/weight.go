@@ -266,6 +266,10 @@ var fields = [...][]struct{ bytes, unit int }{
 	backend.Q6_K:   {{128, 4}, {64, 4}, {16, 1}, {2, 2}},
 	backend.IQ4_NL: {{2, 2}, {16, 4}},
 	backend.IQ4_XS: {{2, 2}, {2, 2}, {4, 1}, {128, 4}},
+	backend.TQ1_0:  {{52, 4}, {2, 2}},
+	backend.TQ2_0:  {{64, 4}, {2, 2}},
+	backend.MXFP4:  {{1, 1}, {16, 4}},
+	backend.NVFP4:  {{4, 1}, {32, 4}},
 	backend.E4M3:   {{1, 1}},
 }
 

@@ -141,6 +141,20 @@ func (f *fused) finish256(sub int, t reg.VecPhysical) {
 // scale256 loads half of a sub-block's scales, or minima where which is 1.
 func (f *fused) scale256(sub, which int, y reg.VecPhysical) {
 	switch typ := f.typ(); {
+	case typ == "MXFP4":
+		f.VPMOVZXBD(f.part(f.src, 0, 0, 8), y)
+		t := []reg.VecPhysical{f.take(), f.take(), f.take()}
+		f.power(y, t[0], t[1], t[2])
+		for i := range t {
+			f.release(&t[i])
+		}
+		return
+	case typ == "TQ1_0":
+		f.VCVTPH2PS(f.part(f.src, 832, 0, 16), y)
+		return
+	case typ == "TQ2_0":
+		f.VCVTPH2PS(f.part(f.src, 1024, 0, 16), y)
+		return
 	case f.single():
 		f.VCVTPH2PS(f.part(f.src, 32*which, 0, 16), y)
 		return

@@ -47,13 +47,15 @@ var recipes512 = []recipe{
 	{"32", 32, 1, false, 0}, {"32Mins", 32, 1, true, 0},
 	{"256x32", 32, 8, false, 0}, {"256x32Mins", 32, 8, true, 0},
 	{"256x16", 16, 16, false, 0}, {"256x16Mins", 16, 16, true, 0},
+	{"32x16", 16, 2, false, 0},
 }
 
 // The largest products of a pair: 2*31*127 four times, 2*63*127 twice.
 var recipes256 = []recipe{
 	{"32", 32, 1, false, 4}, {"32Mins", 32, 1, true, 4}, {"32Signed", 32, 1, false, 0},
-	{"256x32Mins", 32, 8, true, 4}, {"256x32Signed", 32, 8, false, 0},
+	{"256x32", 32, 8, false, 4}, {"256x32Mins", 32, 8, true, 4}, {"256x32Signed", 32, 8, false, 0},
 	{"256x16", 16, 16, false, 2}, {"256x16Mins", 16, 16, true, 4},
+	{"32x16Signed", 16, 2, false, 0},
 }
 
 func (r recipe) doc(name string, rows []int) []string {

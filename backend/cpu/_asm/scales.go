@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
@@ -147,6 +149,57 @@ func (u *unpacker) scales8() {
 		for j := range 16 {
 			u.VPMOVSXBD(at(u.src, 3072+16*j+u.width()/4*half), u.r(0))
 			u.times(u.r(2), u.r(0), j, 0, half)
+		}
+	}
+}
+
+// scaleOnce widens 16 float16, the scale of all sub-blocks.
+func (u *unpacker) scaleOnce(from int) {
+	for half := range u.halves() {
+		u.VCVTPH2PS(at(u.src, from+u.width()/2*half), u.r(0))
+		for sub := range 8 {
+			u.put(u.r(0), sub, 0, half)
+		}
+	}
+}
+
+// scaleMX: a power of two.
+func (u *unpacker) scaleMX() {
+	for half := range u.halves() {
+		u.widen8(0, half, u.r(0))
+		u.power(u.r(0), u.r(1), u.r(2), u.r(3))
+		u.put(u.r(0), 0, 0, half)
+	}
+}
+
+// power turns a byte e into 2^(e-128): 0x00200000 shifted by e is that up to 2, as the
+// first two are subnormal; from there on 1 is added to the exponent for each.
+func (u *unpacker) power(e, t, two, a reg.VecPhysical) {
+	u.ints(2, two)
+	u.VPMINUD(two, e, t)
+	u.VPMAXUD(two, e, e)
+	u.VPSUBD(two, e, e)
+	u.VPSLLD(U8(23), e, e)
+	u.ints(0x00200000, a)
+	u.VPSLLVD(t, a, a)
+	u.VPADDD(a, e, e)
+}
+
+// scalesNV: 4 floats of 4 exponent and 3 fraction bits, without a sign; 0x7f means 0.
+func (u *unpacker) scalesNV() {
+	nan, m7, factor, a, t := u.r(2), u.r(3), u.r(4), u.r(0), u.r(1)
+	u.ints(0x7f, nan)
+	u.ints(0x07f00000, m7)
+	u.ints(math.Float32bits(0x1p119), factor) // in a float32's place the bits are 2^120 too small, and the codes twice the values
+	for half := range u.halves() {
+		for sub := range 4 {
+			u.widen8(16*sub, half, a)
+			u.VPCMPEQD(nan, a, t)
+			u.VPSLLD(U8(20), a, a)
+			u.VPAND(m7, a, a)
+			u.VMULPS(factor, a, a)
+			u.VPANDN(a, t, a)
+			u.put(a, sub, 0, half)
 		}
 	}
 }

@@ -47,7 +47,7 @@ type packing struct {
 // subLen is the number of inputs that share a scale.
 func (p packing) subLen() int {
 	switch p.typ() {
-	case "Q2_K", "Q3_K", "Q6_K":
+	case "Q2_K", "Q3_K", "Q6_K", "NVFP4":
 		return 16
 	}
 	return 32
@@ -66,8 +66,14 @@ const (
 	tableBits   = tableSpread + 4*32
 	tableOnes   = tableBits + 2*32 // 16 words of 1
 	tableSign   = tableOnes + 32   // 8 sign bits
-	tableSize   = tableSign + 32
+	tableFP4    = tableSign + 32   // FP4 times 2, twice, and behind it with 128 added, as IQ4
+	tableSize   = tableFP4 + 64
 )
+
+// biased is from the signed values of a table to those with 128 added.
+const biased = tableBiased - tableValues
+
+var valuesFP4 = [16]int8{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
 
 var valuesIQ4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
@@ -86,6 +92,8 @@ func (u *unpacker) constants() {
 	for i := range 32 {
 		table[tableValues+i] = byte(valuesIQ4[i%16])
 		table[tableBiased+i] = byte(valuesIQ4[i%16]) ^ 0x80
+		table[tableFP4+i] = byte(valuesFP4[i%16])
+		table[tableFP4+biased+i] = byte(valuesFP4[i%16]) ^ 0x80
 		for b := range 4 {
 			table[tableSpread+32*b+i] = byte(i%16/4*4 + b)
 		}
@@ -100,23 +108,27 @@ func (u *unpacker) constants() {
 }
 
 // types calls fn for every type. Codes of 8 bits stay signed, or have 128 added.
-func (u *unpacker) types(biased bool, fn func(packing)) {
-	suffix, table := "", tableValues
-	if biased {
-		suffix, table = "Biased", tableBiased
+func (u *unpacker) types(bias bool, fn func(packing)) {
+	suffix, table := "", 0
+	if bias {
+		suffix, table = "Biased", biased
 	}
 	mask := func(b byte) func() { return func() { u.mask(b, u.r(14)) } }
 	none := func() {}
 	scale, two := func() { u.scale(0, 0) }, func() { u.scale(0, 0); u.scale(32, 1) }
-	values := func() { u.constant(u.table.Offset(table), u.r(14)) }
+	values := func(at int) func() { return func() { u.constant(u.table.Offset(at+table), u.r(14)) } }
 	flip := none
-	if biased {
+	if bias {
 		flip = mask(0x80)
 	}
-	fn(packing{"Q8_0" + suffix, 32, false, flip, scale, func() { u.bytes(32, biased) }, 8, []int{14}})
-	fn(packing{"IQ4_NL" + suffix, 32, false, values, scale, func() { u.lookup(32, 1) }, 8, []int{14}})
-	fn(packing{"IQ4_XS" + suffix, 256, false, values, u.scalesIQ4, func() { u.lookup(128, 8) }, 8, []int{14}})
-	if biased && u.product == nil {
+	fn(packing{"Q8_0" + suffix, 32, false, flip, scale, func() { u.bytes(32, bias) }, 8, []int{14}})
+	fn(packing{"IQ4_NL" + suffix, 32, false, values(tableValues), scale, func() { u.lookup(32, 1, 4) }, 8, []int{14}})
+	fn(packing{"IQ4_XS" + suffix, 256, false, values(tableValues), u.scalesIQ4, func() { u.lookup(128, 8, 4) }, 8, []int{14}})
+	fn(packing{"MXFP4" + suffix, 32, false, values(tableFP4), u.scaleMX, func() { u.lookup(16, 1, 4) }, 8, []int{14}})
+	if u.product == nil { // a block has two scales of a row: products of its own do not go with that
+		fn(packing{"NVFP4" + suffix, 64, false, values(tableFP4), u.scalesNV, func() { u.lookup(64, 4, 2) }, 8, []int{14}})
+	}
+	if bias && u.product == nil {
 		return // the others are the same
 	}
 	fifth := []int{2, 10, 12, 13, 14}
@@ -128,6 +140,8 @@ func (u *unpacker) types(biased bool, fn func(packing)) {
 	fn(packing{"Q3_K", 256, false, func() { u.mask(3, u.r(14)); u.mask(4, u.r(13)) }, u.scales3, u.q3K, 3, []int{3, 13, 14}})
 	fn(packing{"Q4_K", 256, true, none, u.scales6, func() { u.q45K(256, -1) }, 4, nil})
 	fn(packing{"Q5_K", 256, true, mask(16), u.scales6, func() { u.q45K(768, 256) }, 5, []int{2, 14}})
+	fn(packing{"TQ1_0", 256, false, func() { u.mask(3, u.r(14)); u.mask(0, u.r(13)); u.mask(1, u.r(12)) }, func() { u.scaleOnce(832) }, u.digits, 2, []int{12, 13, 14}})
+	fn(packing{"TQ2_0", 256, false, mask(3), func() { u.scaleOnce(1024) }, func() { u.pairs(0, nil) }, 2, []int{14}})
 	fn(packing{"Q6_K", 256, false, mask(0x30), u.scales8, u.q6K, 6, []int{2, 14}})
 }
 
@@ -277,6 +291,7 @@ func (u *unpacker) fetch() {
 var panelBytes = map[string]int{
 	"Q4_0": 288, "Q4_1": 320, "Q5_0": 352, "Q5_1": 384, "Q8_0": 544, "IQ4_NL": 288, "IQ4_XS": 2176,
 	"Q2_K": 1344, "Q3_K": 1760, "Q4_K": 2304, "Q5_K": 2816, "Q6_K": 3360,
+	"TQ1_0": 864, "TQ2_0": 1056, "MXFP4": 272, "NVFP4": 576,
 }
 
 // mask puts a byte in all of y. It clobbers AX.
@@ -360,11 +375,11 @@ func (u *unpacker) bytes(from int, biased bool) {
 	}
 }
 
-// lookup replaces nibbles of sub-blocks of 32 by table values.
-func (u *unpacker) lookup(from, subs int) {
+// lookup replaces nibbles of sub-blocks, so many words each, by table values.
+func (u *unpacker) lookup(from, subs, words int) {
 	f := func(y reg.VecPhysical, _, _ int) { u.VPSHUFB(y, u.r(14), y) }
 	for s := range subs {
-		u.nibbles(from+4*word*s, 8*s, 4, f, f)
+		u.nibbles(from+words*word*s, 2*words*s, words, f, f)
 	}
 }
 
@@ -437,6 +452,35 @@ func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half in
 				u.shifted(u.r(0), 2*s, 0, false, u.r(1))
 				u.and(u.r(14), u.r(1), u.r(1))
 				code(s, g)
+			}
+		}
+	}
+}
+
+// digits spreads the base-3 digits of TQ1_0: 5 of 8 words, of 4 and 4 of the last. A byte
+// is what is below the point: times 3 what comes before the point is a digit. With 1 taken
+// from it that is 3/4 of it, rounded up twice, divided by 64 (all 256 bytes have been
+// tried). Y12 is ones, Y13 zeros, Y14 the mask 3.
+func (u *unpacker) digits() {
+	group := 0
+	for _, run := range []struct{ from, words, digits int }{{0, 8, 5}, {8, 4, 5}, {12, 1, 4}} {
+		for digit := range run.digits {
+			for w := range run.words {
+				for half := range u.halves() {
+					c, q := u.r(0), u.r(1)
+					u.load(u.word(word*(run.from+w), half), c)
+					for range digit {
+						u.VPADDB(c, c, q)
+						u.VPADDB(q, c, c)
+					}
+					u.VPSUBUSB(u.r(12), c, c)
+					u.VPAVGB(u.r(13), c, q)
+					u.VPAVGB(c, q, q)
+					u.VPSRLW(U8(6), q, q)
+					u.and(u.r(14), q, q)
+					u.out(q, group, half)
+				}
+				group++
 			}
 		}
 	}

@@ -227,6 +227,26 @@ func finishx256x16AVX512(c *int64)
 //go:noescape
 func finishx256x16MinsAVX512(c *int64)
 
+// finishx32x16AVX512 is int8x32x16AVX512 for rows, [16 8 4 2 1] of them, where
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 2 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start + c.dots[b][s][r][j]
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func finishx32x16AVX512(c *int64)
+
 // peakBF16AMX runs n rounds of 4 TDPBF16PS, 8192 products of bfloat16 each,
 // on tiles of the shapes of c.config. 0 < n.
 //

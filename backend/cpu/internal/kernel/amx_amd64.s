@@ -3454,6 +3454,478 @@ whole1:
 	VZEROUPPER
 	RET
 
+// func finishx32x16AVX512(c *int64)
+// Requires: AVX, AVX512F
+TEXT ·finishx32x16AVX512(SB), NOSPLIT, $0-8
+	MOVQ c+0(FP), AX
+	MOVQ 96(AX), SI
+	MOVQ 32(AX), DI
+	MOVQ 40(AX), R10
+	MOVQ 56(AX), R9
+	CMPQ 72(AX), $0x08
+	JEQ  rows8
+	CMPQ 72(AX), $0x04
+	JEQ  rows4
+	CMPQ 72(AX), $0x02
+	JEQ  rows2
+	CMPQ 72(AX), $0x01
+	JEQ  rows1
+
+block16:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVL   $0x00000002, CX
+
+sub16:
+	VMOVUPS     (R9), Z30
+	ADDQ        $0x40, R9
+	MOVQ        DI, R12
+	VMOVDQU32   (SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z0
+	ADDQ        R10, R12
+	VMOVDQU32   64(SI), Z17
+	VPADDD.BCST (R12), Z17, Z17
+	VCVTDQ2PS   Z17, Z17
+	VFMADD231PS Z17, Z30, Z1
+	ADDQ        R10, R12
+	VMOVDQU32   128(SI), Z18
+	VPADDD.BCST (R12), Z18, Z18
+	VCVTDQ2PS   Z18, Z18
+	VFMADD231PS Z18, Z30, Z2
+	ADDQ        R10, R12
+	VMOVDQU32   192(SI), Z19
+	VPADDD.BCST (R12), Z19, Z19
+	VCVTDQ2PS   Z19, Z19
+	VFMADD231PS Z19, Z30, Z3
+	ADDQ        R10, R12
+	VMOVDQU32   256(SI), Z20
+	VPADDD.BCST (R12), Z20, Z20
+	VCVTDQ2PS   Z20, Z20
+	VFMADD231PS Z20, Z30, Z4
+	ADDQ        R10, R12
+	VMOVDQU32   320(SI), Z21
+	VPADDD.BCST (R12), Z21, Z21
+	VCVTDQ2PS   Z21, Z21
+	VFMADD231PS Z21, Z30, Z5
+	ADDQ        R10, R12
+	VMOVDQU32   384(SI), Z22
+	VPADDD.BCST (R12), Z22, Z22
+	VCVTDQ2PS   Z22, Z22
+	VFMADD231PS Z22, Z30, Z6
+	ADDQ        R10, R12
+	VMOVDQU32   448(SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z7
+	ADDQ        R10, R12
+	VMOVDQU32   512(SI), Z17
+	VPADDD.BCST (R12), Z17, Z17
+	VCVTDQ2PS   Z17, Z17
+	VFMADD231PS Z17, Z30, Z8
+	ADDQ        R10, R12
+	VMOVDQU32   576(SI), Z18
+	VPADDD.BCST (R12), Z18, Z18
+	VCVTDQ2PS   Z18, Z18
+	VFMADD231PS Z18, Z30, Z9
+	ADDQ        R10, R12
+	VMOVDQU32   640(SI), Z19
+	VPADDD.BCST (R12), Z19, Z19
+	VCVTDQ2PS   Z19, Z19
+	VFMADD231PS Z19, Z30, Z10
+	ADDQ        R10, R12
+	VMOVDQU32   704(SI), Z20
+	VPADDD.BCST (R12), Z20, Z20
+	VCVTDQ2PS   Z20, Z20
+	VFMADD231PS Z20, Z30, Z11
+	ADDQ        R10, R12
+	VMOVDQU32   768(SI), Z21
+	VPADDD.BCST (R12), Z21, Z21
+	VCVTDQ2PS   Z21, Z21
+	VFMADD231PS Z21, Z30, Z12
+	ADDQ        R10, R12
+	VMOVDQU32   832(SI), Z22
+	VPADDD.BCST (R12), Z22, Z22
+	VCVTDQ2PS   Z22, Z22
+	VFMADD231PS Z22, Z30, Z13
+	ADDQ        R10, R12
+	VMOVDQU32   896(SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z14
+	ADDQ        R10, R12
+	VMOVDQU32   960(SI), Z17
+	VPADDD.BCST (R12), Z17, Z17
+	VCVTDQ2PS   Z17, Z17
+	VFMADD231PS Z17, Z30, Z15
+	ADDQ        R10, R12
+	ADDQ        $0x00000400, SI
+	DECQ        CX
+	JEQ         whole16
+	ADDQ        $0x0c, DI
+	JMP         sub16
+
+whole16:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z0, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z17
+	VFMADD231PS.BCST 8(R12), Z1, Z17
+	VMOVUPS          Z17, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z18
+	VFMADD231PS.BCST 8(R12), Z2, Z18
+	VMOVUPS          Z18, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z19
+	VFMADD231PS.BCST 8(R12), Z3, Z19
+	VMOVUPS          Z19, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z20
+	VFMADD231PS.BCST 8(R12), Z4, Z20
+	VMOVUPS          Z20, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z21
+	VFMADD231PS.BCST 8(R12), Z5, Z21
+	VMOVUPS          Z21, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z6, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z7, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z17
+	VFMADD231PS.BCST 8(R12), Z8, Z17
+	VMOVUPS          Z17, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z18
+	VFMADD231PS.BCST 8(R12), Z9, Z18
+	VMOVUPS          Z18, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z19
+	VFMADD231PS.BCST 8(R12), Z10, Z19
+	VMOVUPS          Z19, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z20
+	VFMADD231PS.BCST 8(R12), Z11, Z20
+	VMOVUPS          Z20, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z21
+	VFMADD231PS.BCST 8(R12), Z12, Z21
+	VMOVUPS          Z21, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z13, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z14, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z17
+	VFMADD231PS.BCST 8(R12), Z15, Z17
+	VMOVUPS          Z17, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block16
+	VZEROUPPER
+	RET
+
+rows8:
+block8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVL   $0x00000002, CX
+
+sub8:
+	VMOVUPS     (R9), Z30
+	ADDQ        $0x40, R9
+	MOVQ        DI, R12
+	VMOVDQU32   (SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z0
+	ADDQ        R10, R12
+	VMOVDQU32   64(SI), Z17
+	VPADDD.BCST (R12), Z17, Z17
+	VCVTDQ2PS   Z17, Z17
+	VFMADD231PS Z17, Z30, Z1
+	ADDQ        R10, R12
+	VMOVDQU32   128(SI), Z18
+	VPADDD.BCST (R12), Z18, Z18
+	VCVTDQ2PS   Z18, Z18
+	VFMADD231PS Z18, Z30, Z2
+	ADDQ        R10, R12
+	VMOVDQU32   192(SI), Z19
+	VPADDD.BCST (R12), Z19, Z19
+	VCVTDQ2PS   Z19, Z19
+	VFMADD231PS Z19, Z30, Z3
+	ADDQ        R10, R12
+	VMOVDQU32   256(SI), Z20
+	VPADDD.BCST (R12), Z20, Z20
+	VCVTDQ2PS   Z20, Z20
+	VFMADD231PS Z20, Z30, Z4
+	ADDQ        R10, R12
+	VMOVDQU32   320(SI), Z21
+	VPADDD.BCST (R12), Z21, Z21
+	VCVTDQ2PS   Z21, Z21
+	VFMADD231PS Z21, Z30, Z5
+	ADDQ        R10, R12
+	VMOVDQU32   384(SI), Z22
+	VPADDD.BCST (R12), Z22, Z22
+	VCVTDQ2PS   Z22, Z22
+	VFMADD231PS Z22, Z30, Z6
+	ADDQ        R10, R12
+	VMOVDQU32   448(SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z7
+	ADDQ        R10, R12
+	ADDQ        $0x00000400, SI
+	DECQ        CX
+	JEQ         whole8
+	ADDQ        $0x0c, DI
+	JMP         sub8
+
+whole8:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z0, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z17
+	VFMADD231PS.BCST 8(R12), Z1, Z17
+	VMOVUPS          Z17, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z18
+	VFMADD231PS.BCST 8(R12), Z2, Z18
+	VMOVUPS          Z18, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z19
+	VFMADD231PS.BCST 8(R12), Z3, Z19
+	VMOVUPS          Z19, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z20
+	VFMADD231PS.BCST 8(R12), Z4, Z20
+	VMOVUPS          Z20, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z21
+	VFMADD231PS.BCST 8(R12), Z5, Z21
+	VMOVUPS          Z21, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z22
+	VFMADD231PS.BCST 8(R12), Z6, Z22
+	VMOVUPS          Z22, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z7, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block8
+	VZEROUPPER
+	RET
+
+rows4:
+block4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVL   $0x00000002, CX
+
+sub4:
+	VMOVUPS     (R9), Z30
+	ADDQ        $0x40, R9
+	MOVQ        DI, R12
+	VMOVDQU32   (SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z0
+	ADDQ        R10, R12
+	VMOVDQU32   64(SI), Z17
+	VPADDD.BCST (R12), Z17, Z17
+	VCVTDQ2PS   Z17, Z17
+	VFMADD231PS Z17, Z30, Z1
+	ADDQ        R10, R12
+	VMOVDQU32   128(SI), Z18
+	VPADDD.BCST (R12), Z18, Z18
+	VCVTDQ2PS   Z18, Z18
+	VFMADD231PS Z18, Z30, Z2
+	ADDQ        R10, R12
+	VMOVDQU32   192(SI), Z19
+	VPADDD.BCST (R12), Z19, Z19
+	VCVTDQ2PS   Z19, Z19
+	VFMADD231PS Z19, Z30, Z3
+	ADDQ        R10, R12
+	ADDQ        $0x00000400, SI
+	DECQ        CX
+	JEQ         whole4
+	ADDQ        $0x0c, DI
+	JMP         sub4
+
+whole4:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z0, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z17
+	VFMADD231PS.BCST 8(R12), Z1, Z17
+	VMOVUPS          Z17, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z18
+	VFMADD231PS.BCST 8(R12), Z2, Z18
+	VMOVUPS          Z18, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z19
+	VFMADD231PS.BCST 8(R12), Z3, Z19
+	VMOVUPS          Z19, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block4
+	VZEROUPPER
+	RET
+
+rows2:
+block2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVL   $0x00000002, CX
+
+sub2:
+	VMOVUPS     (R9), Z30
+	ADDQ        $0x40, R9
+	MOVQ        DI, R12
+	VMOVDQU32   (SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z0
+	ADDQ        R10, R12
+	VMOVDQU32   64(SI), Z17
+	VPADDD.BCST (R12), Z17, Z17
+	VCVTDQ2PS   Z17, Z17
+	VFMADD231PS Z17, Z30, Z1
+	ADDQ        R10, R12
+	ADDQ        $0x00000400, SI
+	DECQ        CX
+	JEQ         whole2
+	ADDQ        $0x0c, DI
+	JMP         sub2
+
+whole2:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z0, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	VMOVUPS          (DX), Z17
+	VFMADD231PS.BCST 8(R12), Z1, Z17
+	VMOVUPS          Z17, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block2
+	VZEROUPPER
+	RET
+
+rows1:
+block1:
+	VPXORD Z0, Z0, Z0
+	MOVL   $0x00000002, CX
+
+sub1:
+	VMOVUPS     (R9), Z30
+	ADDQ        $0x40, R9
+	MOVQ        DI, R12
+	VMOVDQU32   (SI), Z16
+	VPADDD.BCST (R12), Z16, Z16
+	VCVTDQ2PS   Z16, Z16
+	VFMADD231PS Z16, Z30, Z0
+	ADDQ        R10, R12
+	ADDQ        $0x00000400, SI
+	DECQ        CX
+	JEQ         whole1
+	ADDQ        $0x0c, DI
+	JMP         sub1
+
+whole1:
+	MOVQ             DI, R12
+	MOVQ             (AX), DX
+	VMOVUPS          (DX), Z16
+	VFMADD231PS.BCST 8(R12), Z0, Z16
+	VMOVUPS          Z16, (DX)
+	ADDQ             R10, R12
+	ADDQ             8(AX), DX
+	ADDQ             $0x0c, DI
+	DECQ             64(AX)
+	JNE              block1
+	VZEROUPPER
+	RET
+
 // func peakBF16AMX(n int, c *int64)
 TEXT ·peakBF16AMX(SB), NOSPLIT, $0-16
 	MOVQ n+0(FP), CX

@@ -146,6 +146,29 @@ func int8x32MinsAVX2(c *int64)
 //go:noescape
 func int8x32SignedAVX2(c *int64)
 
+// int8x256x32AVX2 multiplies rows, [2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 8 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 32 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x256x32AVX2(c *int64)
+
 // int8x256x32MinsAVX2 multiplies rows, [2 1] of them, by unpacked codes:
 //
 //	for r := range c.rows {
@@ -239,6 +262,29 @@ func int8x256x16AVX2(c *int64)
 //
 //go:noescape
 func int8x256x16MinsAVX2(c *int64)
+
+// int8x32x16SignedAVX2 multiplies rows, [2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 2 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 16 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x32x16SignedAVX2(c *int64)
 
 // tileAVX2 decodes sub-blocks of 4*groups inputs into dst [4*groups*subs][16]: with sub
 // floats 16 or, where mins is 1, 32,

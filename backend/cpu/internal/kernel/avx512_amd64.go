@@ -445,6 +445,29 @@ func int8x256x16AVX512(c *int64)
 //go:noescape
 func int8x256x16MinsAVX512(c *int64)
 
+// int8x32x16AVX512 multiplies rows, [12 8 4 2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 2 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 16 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x32x16AVX512(c *int64)
+
 // pairx32AVX512 is int8x32AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
 // panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
 // beside them.
@@ -486,6 +509,13 @@ func pairx256x16AVX512(c *int64)
 //
 //go:noescape
 func pairx256x16MinsAVX512(c *int64)
+
+// pairx32x16AVX512 is int8x32x16AVX512 for two panels, rows 6, 4, 2 or 1 of them: the second
+// panel's codes and scales lie c.codesStep and c.scalesStep bytes behind the first's, its outputs
+// beside them.
+//
+//go:noescape
+func pairx32x16AVX512(c *int64)
 
 // peakF32AVX512 runs n rounds of 12 fused multiply-adds of 16 float32 on registers. 0 < n.
 //

@@ -22,6 +22,12 @@ func fusedIQ4_NLAVX512(c *int64)
 //go:noescape
 func fusedIQ4_XSAVX512(c *int64)
 
+// It multiplies one row by c.blocks MXFP4 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
+//
+//go:noescape
+func fusedMXFP4AVX512(c *int64)
+
 // It multiplies one row by c.blocks Q4_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
@@ -70,6 +76,18 @@ func fusedQ4_KAVX512(c *int64)
 //go:noescape
 func fusedQ5_KAVX512(c *int64)
 
+// It multiplies one row by c.blocks TQ1_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
+//
+//go:noescape
+func fusedTQ1_0AVX512(c *int64)
+
+// It multiplies one row by c.blocks TQ2_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
+//
+//go:noescape
+func fusedTQ2_0AVX512(c *int64)
+
 // It multiplies one row by c.blocks Q6_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
 //
@@ -93,6 +111,12 @@ func fusedTwoIQ4_NLAVX512(c *int64)
 //
 //go:noescape
 func fusedTwoIQ4_XSAVX512(c *int64)
+
+// It multiplies two rows by c.blocks MXFP4 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
+//
+//go:noescape
+func fusedTwoMXFP4AVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q4_0 blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.
@@ -141,6 +165,18 @@ func fusedTwoQ4_KAVX512(c *int64)
 //
 //go:noescape
 func fusedTwoQ5_KAVX512(c *int64)
+
+// It multiplies two rows by c.blocks TQ1_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
+//
+//go:noescape
+func fusedTwoTQ1_0AVX512(c *int64)
+
+// It multiplies two rows by c.blocks TQ2_0 blocks of each of c.rows panels, one after the other from c.codes on;
+// c.scales is room for the scales of a block.
+//
+//go:noescape
+func fusedTwoTQ2_0AVX512(c *int64)
 
 // It multiplies two rows by c.blocks Q6_K blocks of each of c.rows panels, one after the other from c.codes on;
 // c.scales is room for the scales of a block.

@@ -324,7 +324,71 @@ DATA unpackTable<>+316(SB)/1, $0x00
 DATA unpackTable<>+317(SB)/1, $0x00
 DATA unpackTable<>+318(SB)/1, $0x00
 DATA unpackTable<>+319(SB)/1, $0x80
-GLOBL unpackTable<>(SB), RODATA|NOPTR, $320
+DATA unpackTable<>+320(SB)/1, $0x00
+DATA unpackTable<>+321(SB)/1, $0x01
+DATA unpackTable<>+322(SB)/1, $0x02
+DATA unpackTable<>+323(SB)/1, $0x03
+DATA unpackTable<>+324(SB)/1, $0x04
+DATA unpackTable<>+325(SB)/1, $0x06
+DATA unpackTable<>+326(SB)/1, $0x08
+DATA unpackTable<>+327(SB)/1, $0x0c
+DATA unpackTable<>+328(SB)/1, $0x00
+DATA unpackTable<>+329(SB)/1, $0xff
+DATA unpackTable<>+330(SB)/1, $0xfe
+DATA unpackTable<>+331(SB)/1, $0xfd
+DATA unpackTable<>+332(SB)/1, $0xfc
+DATA unpackTable<>+333(SB)/1, $0xfa
+DATA unpackTable<>+334(SB)/1, $0xf8
+DATA unpackTable<>+335(SB)/1, $0xf4
+DATA unpackTable<>+336(SB)/1, $0x00
+DATA unpackTable<>+337(SB)/1, $0x01
+DATA unpackTable<>+338(SB)/1, $0x02
+DATA unpackTable<>+339(SB)/1, $0x03
+DATA unpackTable<>+340(SB)/1, $0x04
+DATA unpackTable<>+341(SB)/1, $0x06
+DATA unpackTable<>+342(SB)/1, $0x08
+DATA unpackTable<>+343(SB)/1, $0x0c
+DATA unpackTable<>+344(SB)/1, $0x00
+DATA unpackTable<>+345(SB)/1, $0xff
+DATA unpackTable<>+346(SB)/1, $0xfe
+DATA unpackTable<>+347(SB)/1, $0xfd
+DATA unpackTable<>+348(SB)/1, $0xfc
+DATA unpackTable<>+349(SB)/1, $0xfa
+DATA unpackTable<>+350(SB)/1, $0xf8
+DATA unpackTable<>+351(SB)/1, $0xf4
+DATA unpackTable<>+352(SB)/1, $0x80
+DATA unpackTable<>+353(SB)/1, $0x81
+DATA unpackTable<>+354(SB)/1, $0x82
+DATA unpackTable<>+355(SB)/1, $0x83
+DATA unpackTable<>+356(SB)/1, $0x84
+DATA unpackTable<>+357(SB)/1, $0x86
+DATA unpackTable<>+358(SB)/1, $0x88
+DATA unpackTable<>+359(SB)/1, $0x8c
+DATA unpackTable<>+360(SB)/1, $0x80
+DATA unpackTable<>+361(SB)/1, $0x7f
+DATA unpackTable<>+362(SB)/1, $0x7e
+DATA unpackTable<>+363(SB)/1, $0x7d
+DATA unpackTable<>+364(SB)/1, $0x7c
+DATA unpackTable<>+365(SB)/1, $0x7a
+DATA unpackTable<>+366(SB)/1, $0x78
+DATA unpackTable<>+367(SB)/1, $0x74
+DATA unpackTable<>+368(SB)/1, $0x80
+DATA unpackTable<>+369(SB)/1, $0x81
+DATA unpackTable<>+370(SB)/1, $0x82
+DATA unpackTable<>+371(SB)/1, $0x83
+DATA unpackTable<>+372(SB)/1, $0x84
+DATA unpackTable<>+373(SB)/1, $0x86
+DATA unpackTable<>+374(SB)/1, $0x88
+DATA unpackTable<>+375(SB)/1, $0x8c
+DATA unpackTable<>+376(SB)/1, $0x80
+DATA unpackTable<>+377(SB)/1, $0x7f
+DATA unpackTable<>+378(SB)/1, $0x7e
+DATA unpackTable<>+379(SB)/1, $0x7d
+DATA unpackTable<>+380(SB)/1, $0x7c
+DATA unpackTable<>+381(SB)/1, $0x7a
+DATA unpackTable<>+382(SB)/1, $0x78
+DATA unpackTable<>+383(SB)/1, $0x74
+GLOBL unpackTable<>(SB), RODATA|NOPTR, $384
 
 // func fusedQ8_0AVX512(c *int64)
 // Requires: AVX, AVX512F, AVX512VNNI
@@ -985,6 +1049,104 @@ block:
 	ADDQ             $0x40, DI
 	DECQ             DX
 	JNE              panel
+	VZEROUPPER
+	RET
+
+// func fusedMXFP4AVX512(c *int64)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·fusedMXFP4AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+352(SB), Z14
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
+
+block:
+	VMOVUPS       (DI), Z8
+	VPMOVZXBD     (SI), Z0
+	MOVL          $0x00000002, AX
+	VMOVD         AX, X2
+	VPBROADCASTD  X2, Z2
+	VPMINUD       Z2, Z0, Z1
+	VPMAXUD       Z2, Z0, Z0
+	VPSUBD        Z2, Z0, Z0
+	VPSLLD        $0x17, Z0, Z0
+	MOVL          $0x00200000, AX
+	VMOVD         AX, X3
+	VPBROADCASTD  X3, Z3
+	VPSLLVD       Z1, Z3, Z3
+	VPADDD        Z3, Z0, Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     16(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    10240(SI)
+	PREFETCHT1    6144(SI)
+	PREFETCHT1    4096(SI)
+	VPBROADCASTD  (R10), Z16
+	VPDPBUSD.BCST (R9), Z0, Z16
+	PREFETCHT1    10304(SI)
+	PREFETCHT1    6208(SI)
+	PREFETCHT1    4160(SI)
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VMOVDQU32     80(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	PREFETCHT1    10368(SI)
+	PREFETCHT1    6272(SI)
+	PREFETCHT1    4224(SI)
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VMOVDQU32     144(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    10432(SI)
+	PREFETCHT1    6336(SI)
+	PREFETCHT1    4288(SI)
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VMOVDQU32     208(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    10496(SI)
+	PREFETCHT1    6400(SI)
+	PREFETCHT1    4352(SI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VMOVUPS       Z8, (DI)
+	ADDQ          $0x00000110, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	DECQ          CX
+	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
@@ -4038,6 +4200,1167 @@ block:
 	VZEROUPPER
 	RET
 
+// func fusedTQ1_0AVX512(c *int64)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
+TEXT ·fusedTQ1_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+	MOVL         $0x00000000, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Z13
+	MOVL         $0x01010101, AX
+	VMOVD        AX, X12
+	VPBROADCASTD X12, Z12
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
+
+block:
+	VXORPS           Z8, Z8, Z8
+	VCVTPH2PS        832(SI), Z0
+	VMOVUPS          Z0, (R8)
+	VMOVUPS          Z0, 64(R8)
+	VMOVUPS          Z0, 128(R8)
+	VMOVUPS          Z0, 192(R8)
+	VMOVUPS          Z0, 256(R8)
+	VMOVUPS          Z0, 320(R8)
+	VMOVUPS          Z0, 384(R8)
+	VMOVUPS          Z0, 448(R8)
+	VMOVDQU32        (SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10240(SI)
+	PREFETCHT1       6144(SI)
+	PREFETCHT1       4096(SI)
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VMOVDQU32        64(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VMOVDQU32        128(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10304(SI)
+	PREFETCHT1       6208(SI)
+	PREFETCHT1       4160(SI)
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VMOVDQU32        384(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VMOVDQU32        448(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     12(R10), Z16
+	VPDPBUSD.BCST    32(R9), Z1, Z16
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10368(SI)
+	PREFETCHT1       6272(SI)
+	PREFETCHT1       4224(SI)
+	VPDPBUSD.BCST    36(R9), Z1, Z16
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    40(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    44(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    48(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10432(SI)
+	PREFETCHT1       6336(SI)
+	PREFETCHT1       4288(SI)
+	VPDPBUSD.BCST    52(R9), Z1, Z16
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    56(R9), Z1, Z16
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    60(R9), Z1, Z16
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     24(R10), Z16
+	VPDPBUSD.BCST    64(R9), Z1, Z16
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    68(R9), Z1, Z16
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10496(SI)
+	PREFETCHT1       6400(SI)
+	PREFETCHT1       4352(SI)
+	VPDPBUSD.BCST    72(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    80(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    84(R9), Z1, Z16
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10560(SI)
+	PREFETCHT1       6464(SI)
+	PREFETCHT1       4416(SI)
+	VPDPBUSD.BCST    88(R9), Z1, Z16
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    92(R9), Z1, Z16
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     36(R10), Z16
+	VPDPBUSD.BCST    96(R9), Z1, Z16
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    100(R9), Z1, Z16
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    104(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10624(SI)
+	PREFETCHT1       6528(SI)
+	PREFETCHT1       4480(SI)
+	VPDPBUSD.BCST    108(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    112(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z16
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    120(R9), Z1, Z16
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z16
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10688(SI)
+	PREFETCHT1       6592(SI)
+	PREFETCHT1       4544(SI)
+	VPBROADCASTD     48(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10752(SI)
+	PREFETCHT1       6656(SI)
+	PREFETCHT1       4608(SI)
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        512(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     60(R10), Z16
+	VPDPBUSD.BCST    160(R9), Z1, Z16
+	VMOVDQU32        576(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10816(SI)
+	PREFETCHT1       6720(SI)
+	PREFETCHT1       4672(SI)
+	VPDPBUSD.BCST    164(R9), Z1, Z16
+	VMOVDQU32        640(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    168(R9), Z1, Z16
+	VMOVDQU32        704(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    172(R9), Z1, Z16
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    176(R9), Z1, Z16
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10880(SI)
+	PREFETCHT1       6784(SI)
+	PREFETCHT1       4736(SI)
+	VPDPBUSD.BCST    180(R9), Z1, Z16
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    184(R9), Z1, Z16
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    188(R9), Z1, Z16
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     72(R10), Z16
+	VPDPBUSD.BCST    192(R9), Z1, Z16
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z1, Z16
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10944(SI)
+	PREFETCHT1       6848(SI)
+	PREFETCHT1       4800(SI)
+	VPDPBUSD.BCST    200(R9), Z1, Z16
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z16
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    208(R9), Z1, Z16
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    212(R9), Z1, Z16
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11008(SI)
+	PREFETCHT1       6912(SI)
+	PREFETCHT1       4864(SI)
+	VPDPBUSD.BCST    216(R9), Z1, Z16
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z16
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     84(R10), Z16
+	VPDPBUSD.BCST    224(R9), Z1, Z16
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    228(R9), Z1, Z16
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    232(R9), Z1, Z16
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11072(SI)
+	PREFETCHT1       6976(SI)
+	PREFETCHT1       4928(SI)
+	VPDPBUSD.BCST    236(R9), Z1, Z16
+	VMOVDQU32        768(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    240(R9), Z1, Z16
+	VMOVDQU32        768(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z16
+	VMOVDQU32        768(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    248(R9), Z1, Z16
+	VMOVDQU32        768(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z16
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	ADDQ             $0x00000360, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	DECQ             CX
+	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
+	VZEROUPPER
+	RET
+
+// func fusedTQ2_0AVX512(c *int64)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
+TEXT ·fusedTQ2_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ 64(R11), CX
+
+block:
+	VXORPS           Z8, Z8, Z8
+	VCVTPH2PS        1024(SI), Z0
+	VMOVUPS          Z0, (R8)
+	VMOVUPS          Z0, 64(R8)
+	VMOVUPS          Z0, 128(R8)
+	VMOVUPS          Z0, 192(R8)
+	VMOVUPS          Z0, 256(R8)
+	VMOVUPS          Z0, 320(R8)
+	VMOVUPS          Z0, 384(R8)
+	VMOVUPS          Z0, 448(R8)
+	VMOVDQU32        (SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10240(SI)
+	PREFETCHT1       6144(SI)
+	PREFETCHT1       4096(SI)
+	VPBROADCASTD     (R10), Z16
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     12(R10), Z17
+	VPDPBUSD.BCST    32(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     24(R10), Z18
+	VPDPBUSD.BCST    64(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10304(SI)
+	PREFETCHT1       6208(SI)
+	PREFETCHT1       4160(SI)
+	VPBROADCASTD     36(R10), Z19
+	VPDPBUSD.BCST    96(R9), Z1, Z19
+	VMOVDQU32        64(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    36(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    68(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10368(SI)
+	PREFETCHT1       6272(SI)
+	PREFETCHT1       4224(SI)
+	VPDPBUSD.BCST    100(R9), Z1, Z19
+	VMOVDQU32        128(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    40(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10432(SI)
+	PREFETCHT1       6336(SI)
+	PREFETCHT1       4288(SI)
+	VPDPBUSD.BCST    104(R9), Z1, Z19
+	VMOVDQU32        192(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    44(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10496(SI)
+	PREFETCHT1       6400(SI)
+	PREFETCHT1       4352(SI)
+	VPDPBUSD.BCST    108(R9), Z1, Z19
+	VMOVDQU32        256(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    48(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10560(SI)
+	PREFETCHT1       6464(SI)
+	PREFETCHT1       4416(SI)
+	VPDPBUSD.BCST    80(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    112(R9), Z1, Z19
+	VMOVDQU32        320(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    52(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10624(SI)
+	PREFETCHT1       6528(SI)
+	PREFETCHT1       4480(SI)
+	VPDPBUSD.BCST    84(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z19
+	VMOVDQU32        384(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    56(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10688(SI)
+	PREFETCHT1       6592(SI)
+	PREFETCHT1       4544(SI)
+	VPDPBUSD.BCST    88(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    120(R9), Z1, Z19
+	VMOVDQU32        448(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    60(R9), Z1, Z17
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10752(SI)
+	PREFETCHT1       6656(SI)
+	PREFETCHT1       4608(SI)
+	VPDPBUSD.BCST    92(R9), Z1, Z18
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z19
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VMOVDQU32        512(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     48(R10), Z16
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10816(SI)
+	PREFETCHT1       6720(SI)
+	PREFETCHT1       4672(SI)
+	VPBROADCASTD     60(R10), Z17
+	VPDPBUSD.BCST    160(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     72(R10), Z18
+	VPDPBUSD.BCST    192(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     84(R10), Z19
+	VPDPBUSD.BCST    224(R9), Z1, Z19
+	VMOVDQU32        576(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10880(SI)
+	PREFETCHT1       6784(SI)
+	PREFETCHT1       4736(SI)
+	VPDPBUSD.BCST    164(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    228(R9), Z1, Z19
+	VMOVDQU32        640(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10944(SI)
+	PREFETCHT1       6848(SI)
+	PREFETCHT1       4800(SI)
+	VPDPBUSD.BCST    168(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    200(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    232(R9), Z1, Z19
+	VMOVDQU32        704(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11008(SI)
+	PREFETCHT1       6912(SI)
+	PREFETCHT1       4864(SI)
+	VPDPBUSD.BCST    172(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    236(R9), Z1, Z19
+	VMOVDQU32        768(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11072(SI)
+	PREFETCHT1       6976(SI)
+	PREFETCHT1       4928(SI)
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    176(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    208(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    240(R9), Z1, Z19
+	VMOVDQU32        832(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11136(SI)
+	PREFETCHT1       7040(SI)
+	PREFETCHT1       4992(SI)
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    180(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    212(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z19
+	VMOVDQU32        896(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11200(SI)
+	PREFETCHT1       7104(SI)
+	PREFETCHT1       5056(SI)
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    184(R9), Z1, Z17
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z1, Z18
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    248(R9), Z1, Z19
+	VMOVDQU32        960(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11264(SI)
+	PREFETCHT1       7168(SI)
+	PREFETCHT1       5120(SI)
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    188(R9), Z1, Z17
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z8
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z18
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z19
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z8
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	ADDQ             $0x00000420, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	DECQ             CX
+	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
+	VZEROUPPER
+	RET
+
 // func fusedQ6_KAVX512(c *int64)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·fusedQ6_KAVX512(SB), NOSPLIT, $0-8
@@ -5578,6 +6901,125 @@ block:
 	ADDQ             $0x40, DI
 	DECQ             DX
 	JNE              panel
+	VZEROUPPER
+	RET
+
+// func fusedTwoMXFP4AVX512(c *int64)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·fusedTwoMXFP4AVX512(SB), NOSPLIT, $0-8
+	MOVQ            c+0(FP), R11
+	MOVQ            48(R11), SI
+	MOVQ            56(R11), R8
+	MOVQ            (R11), DI
+	MOVQ            72(R11), DX
+	MOVL            $0x0f0f0f0f, AX
+	VMOVD           AX, X15
+	VPBROADCASTD    X15, Z15
+	VBROADCASTI64X4 unpackTable<>+352(SB), Z14
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
+
+block:
+	VMOVUPS       (DI), Z8
+	VMOVUPS       (DI)(BX*1), Z9
+	VPMOVZXBD     (SI), Z0
+	MOVL          $0x00000002, AX
+	VMOVD         AX, X2
+	VPBROADCASTD  X2, Z2
+	VPMINUD       Z2, Z0, Z1
+	VPMAXUD       Z2, Z0, Z0
+	VPSUBD        Z2, Z0, Z0
+	VPSLLD        $0x17, Z0, Z0
+	MOVL          $0x00200000, AX
+	VMOVD         AX, X3
+	VPBROADCASTD  X3, Z3
+	VPSLLVD       Z1, Z3, Z3
+	VPADDD        Z3, Z0, Z0
+	VMOVUPS       Z0, (R8)
+	VMOVDQU32     16(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    10240(SI)
+	PREFETCHT1    6144(SI)
+	PREFETCHT1    4096(SI)
+	VPBROADCASTD  (R10), Z16
+	VPBROADCASTD  (R13), Z17
+	VPDPBUSD.BCST (R9), Z0, Z16
+	VPDPBUSD.BCST (R12), Z0, Z17
+	PREFETCHT1    10304(SI)
+	PREFETCHT1    6208(SI)
+	PREFETCHT1    4160(SI)
+	VPDPBUSD.BCST 16(R9), Z1, Z16
+	VPDPBUSD.BCST 16(R12), Z1, Z17
+	VMOVDQU32     80(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	VPDPBUSD.BCST 4(R9), Z0, Z16
+	VPDPBUSD.BCST 4(R12), Z0, Z17
+	PREFETCHT1    10368(SI)
+	PREFETCHT1    6272(SI)
+	PREFETCHT1    4224(SI)
+	VPDPBUSD.BCST 20(R9), Z1, Z16
+	VPDPBUSD.BCST 20(R12), Z1, Z17
+	VMOVDQU32     144(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    10432(SI)
+	PREFETCHT1    6336(SI)
+	PREFETCHT1    4288(SI)
+	VPDPBUSD.BCST 8(R9), Z0, Z16
+	VPDPBUSD.BCST 8(R12), Z0, Z17
+	VPDPBUSD.BCST 24(R9), Z1, Z16
+	VPDPBUSD.BCST 24(R12), Z1, Z17
+	VMOVDQU32     208(SI), Z0
+	VPSRLW        $0x04, Z0, Z1
+	VPANDD        Z15, Z0, Z0
+	VPANDD        Z15, Z1, Z1
+	VPSHUFB       Z0, Z14, Z0
+	VPSHUFB       Z1, Z14, Z1
+	PREFETCHT1    10496(SI)
+	PREFETCHT1    6400(SI)
+	PREFETCHT1    4352(SI)
+	VPDPBUSD.BCST 12(R9), Z0, Z16
+	VPDPBUSD.BCST 12(R12), Z0, Z17
+	VPDPBUSD.BCST 28(R9), Z1, Z16
+	VPDPBUSD.BCST 28(R12), Z1, Z17
+	VMOVUPS       (R8), Z4
+	VCVTDQ2PS     Z16, Z16
+	VMULPS.BCST   8(R10), Z4, Z6
+	VFMADD231PS   Z16, Z6, Z8
+	VCVTDQ2PS     Z17, Z17
+	VMULPS.BCST   8(R13), Z4, Z6
+	VFMADD231PS   Z17, Z6, Z9
+	VMOVUPS       Z8, (DI)
+	VMOVUPS       Z9, (DI)(BX*1)
+	ADDQ          $0x00000110, SI
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x0000000c, R10
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x0000000c, R13
+	DECQ          CX
+	JNE           block
+	ADDQ          $0x40, DI
+	DECQ          DX
+	JNE           panel
 	VZEROUPPER
 	RET
 
@@ -9181,6 +10623,1365 @@ block:
 	VFMADD231PS.BCST 8(R13), Z9, Z4
 	VMOVUPS          Z4, (DI)(BX*1)
 	ADDQ             $0x00000b00, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x00000060, R13
+	DECQ             CX
+	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
+	VZEROUPPER
+	RET
+
+// func fusedTwoTQ1_0AVX512(c *int64)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
+TEXT ·fusedTwoTQ1_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+	MOVL         $0x00000000, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Z13
+	MOVL         $0x01010101, AX
+	VMOVD        AX, X12
+	VPBROADCASTD X12, Z12
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
+
+block:
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
+	VCVTPH2PS        832(SI), Z0
+	VMOVUPS          Z0, (R8)
+	VMOVUPS          Z0, 64(R8)
+	VMOVUPS          Z0, 128(R8)
+	VMOVUPS          Z0, 192(R8)
+	VMOVUPS          Z0, 256(R8)
+	VMOVUPS          Z0, 320(R8)
+	VMOVUPS          Z0, 384(R8)
+	VMOVUPS          Z0, 448(R8)
+	VMOVDQU32        (SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10240(SI)
+	PREFETCHT1       6144(SI)
+	PREFETCHT1       4096(SI)
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPDPBUSD.BCST    (R12), Z1, Z17
+	VMOVDQU32        64(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPDPBUSD.BCST    4(R12), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPDPBUSD.BCST    8(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VPDPBUSD.BCST    12(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10304(SI)
+	PREFETCHT1       6208(SI)
+	PREFETCHT1       4160(SI)
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VMOVDQU32        384(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     12(R10), Z16
+	VPBROADCASTD     12(R13), Z17
+	VPDPBUSD.BCST    32(R9), Z1, Z16
+	VPDPBUSD.BCST    32(R12), Z1, Z17
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10368(SI)
+	PREFETCHT1       6272(SI)
+	PREFETCHT1       4224(SI)
+	VPDPBUSD.BCST    36(R9), Z1, Z16
+	VPDPBUSD.BCST    36(R12), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    40(R9), Z1, Z16
+	VPDPBUSD.BCST    40(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    44(R9), Z1, Z16
+	VPDPBUSD.BCST    44(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    48(R9), Z1, Z16
+	VPDPBUSD.BCST    48(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10432(SI)
+	PREFETCHT1       6336(SI)
+	PREFETCHT1       4288(SI)
+	VPDPBUSD.BCST    52(R9), Z1, Z16
+	VPDPBUSD.BCST    52(R12), Z1, Z17
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    56(R9), Z1, Z16
+	VPDPBUSD.BCST    56(R12), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    60(R9), Z1, Z16
+	VPDPBUSD.BCST    60(R12), Z1, Z17
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     24(R10), Z16
+	VPBROADCASTD     24(R13), Z17
+	VPDPBUSD.BCST    64(R9), Z1, Z16
+	VPDPBUSD.BCST    64(R12), Z1, Z17
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    68(R9), Z1, Z16
+	VPDPBUSD.BCST    68(R12), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10496(SI)
+	PREFETCHT1       6400(SI)
+	PREFETCHT1       4352(SI)
+	VPDPBUSD.BCST    72(R9), Z1, Z16
+	VPDPBUSD.BCST    72(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z16
+	VPDPBUSD.BCST    76(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    80(R9), Z1, Z16
+	VPDPBUSD.BCST    80(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    84(R9), Z1, Z16
+	VPDPBUSD.BCST    84(R12), Z1, Z17
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10560(SI)
+	PREFETCHT1       6464(SI)
+	PREFETCHT1       4416(SI)
+	VPDPBUSD.BCST    88(R9), Z1, Z16
+	VPDPBUSD.BCST    88(R12), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    92(R9), Z1, Z16
+	VPDPBUSD.BCST    92(R12), Z1, Z17
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     36(R10), Z16
+	VPBROADCASTD     36(R13), Z17
+	VPDPBUSD.BCST    96(R9), Z1, Z16
+	VPDPBUSD.BCST    96(R12), Z1, Z17
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    100(R9), Z1, Z16
+	VPDPBUSD.BCST    100(R12), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    104(R9), Z1, Z16
+	VPDPBUSD.BCST    104(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10624(SI)
+	PREFETCHT1       6528(SI)
+	PREFETCHT1       4480(SI)
+	VPDPBUSD.BCST    108(R9), Z1, Z16
+	VPDPBUSD.BCST    108(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    112(R9), Z1, Z16
+	VPDPBUSD.BCST    112(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z16
+	VPDPBUSD.BCST    116(R12), Z1, Z17
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    120(R9), Z1, Z16
+	VPDPBUSD.BCST    120(R12), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z16
+	VPDPBUSD.BCST    124(R12), Z1, Z17
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        (SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10688(SI)
+	PREFETCHT1       6592(SI)
+	PREFETCHT1       4544(SI)
+	VPBROADCASTD     48(R10), Z16
+	VPBROADCASTD     48(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPDPBUSD.BCST    128(R12), Z1, Z17
+	VMOVDQU32        64(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPDPBUSD.BCST    132(R12), Z1, Z17
+	VMOVDQU32        128(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPDPBUSD.BCST    136(R12), Z1, Z17
+	VMOVDQU32        192(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VPDPBUSD.BCST    140(R12), Z1, Z17
+	VMOVDQU32        256(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10752(SI)
+	PREFETCHT1       6656(SI)
+	PREFETCHT1       4608(SI)
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPDPBUSD.BCST    144(R12), Z1, Z17
+	VMOVDQU32        320(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPDPBUSD.BCST    148(R12), Z1, Z17
+	VMOVDQU32        384(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPDPBUSD.BCST    152(R12), Z1, Z17
+	VMOVDQU32        448(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VPDPBUSD.BCST    156(R12), Z1, Z17
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        512(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     60(R10), Z16
+	VPBROADCASTD     60(R13), Z17
+	VPDPBUSD.BCST    160(R9), Z1, Z16
+	VPDPBUSD.BCST    160(R12), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10816(SI)
+	PREFETCHT1       6720(SI)
+	PREFETCHT1       4672(SI)
+	VPDPBUSD.BCST    164(R9), Z1, Z16
+	VPDPBUSD.BCST    164(R12), Z1, Z17
+	VMOVDQU32        640(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    168(R9), Z1, Z16
+	VPDPBUSD.BCST    168(R12), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    172(R9), Z1, Z16
+	VPDPBUSD.BCST    172(R12), Z1, Z17
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    176(R9), Z1, Z16
+	VPDPBUSD.BCST    176(R12), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10880(SI)
+	PREFETCHT1       6784(SI)
+	PREFETCHT1       4736(SI)
+	VPDPBUSD.BCST    180(R9), Z1, Z16
+	VPDPBUSD.BCST    180(R12), Z1, Z17
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    184(R9), Z1, Z16
+	VPDPBUSD.BCST    184(R12), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    188(R9), Z1, Z16
+	VPDPBUSD.BCST    188(R12), Z1, Z17
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     72(R10), Z16
+	VPBROADCASTD     72(R13), Z17
+	VPDPBUSD.BCST    192(R9), Z1, Z16
+	VPDPBUSD.BCST    192(R12), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z1, Z16
+	VPDPBUSD.BCST    196(R12), Z1, Z17
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10944(SI)
+	PREFETCHT1       6848(SI)
+	PREFETCHT1       4800(SI)
+	VPDPBUSD.BCST    200(R9), Z1, Z16
+	VPDPBUSD.BCST    200(R12), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z16
+	VPDPBUSD.BCST    204(R12), Z1, Z17
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    208(R9), Z1, Z16
+	VPDPBUSD.BCST    208(R12), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    212(R9), Z1, Z16
+	VPDPBUSD.BCST    212(R12), Z1, Z17
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11008(SI)
+	PREFETCHT1       6912(SI)
+	PREFETCHT1       4864(SI)
+	VPDPBUSD.BCST    216(R9), Z1, Z16
+	VPDPBUSD.BCST    216(R12), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z16
+	VPDPBUSD.BCST    220(R12), Z1, Z17
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVDQU32        512(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     84(R10), Z16
+	VPBROADCASTD     84(R13), Z17
+	VPDPBUSD.BCST    224(R9), Z1, Z16
+	VPDPBUSD.BCST    224(R12), Z1, Z17
+	VMOVDQU32        576(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    228(R9), Z1, Z16
+	VPDPBUSD.BCST    228(R12), Z1, Z17
+	VMOVDQU32        640(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    232(R9), Z1, Z16
+	VPDPBUSD.BCST    232(R12), Z1, Z17
+	VMOVDQU32        704(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11072(SI)
+	PREFETCHT1       6976(SI)
+	PREFETCHT1       4928(SI)
+	VPDPBUSD.BCST    236(R9), Z1, Z16
+	VPDPBUSD.BCST    236(R12), Z1, Z17
+	VMOVDQU32        768(SI), Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    240(R9), Z1, Z16
+	VPDPBUSD.BCST    240(R12), Z1, Z17
+	VMOVDQU32        768(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z16
+	VPDPBUSD.BCST    244(R12), Z1, Z17
+	VMOVDQU32        768(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    248(R9), Z1, Z16
+	VPDPBUSD.BCST    248(R12), Z1, Z17
+	VMOVDQU32        768(SI), Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPADDB           Z0, Z0, Z1
+	VPADDB           Z1, Z0, Z0
+	VPSUBUSB         Z12, Z0, Z0
+	VPAVGB           Z13, Z0, Z1
+	VPAVGB           Z0, Z1, Z1
+	VPSRLW           $0x06, Z1, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z16
+	VPDPBUSD.BCST    252(R12), Z1, Z17
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
+	ADDQ             $0x00000360, SI
+	ADDQ             $0x00000100, R9
+	ADDQ             $0x00000060, R10
+	ADDQ             $0x00000100, R12
+	ADDQ             $0x00000060, R13
+	DECQ             CX
+	JNE              block
+	ADDQ             $0x40, DI
+	DECQ             DX
+	JNE              panel
+	VZEROUPPER
+	RET
+
+// func fusedTwoTQ2_0AVX512(c *int64)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
+TEXT ·fusedTwoTQ2_0AVX512(SB), NOSPLIT, $0-8
+	MOVQ         c+0(FP), R11
+	MOVQ         48(R11), SI
+	MOVQ         56(R11), R8
+	MOVQ         (R11), DI
+	MOVQ         72(R11), DX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Z15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Z14
+
+panel:
+	MOVQ 16(R11), R9
+	MOVQ 32(R11), R10
+	MOVQ R9, R12
+	ADDQ 24(R11), R12
+	MOVQ R10, R13
+	ADDQ 40(R11), R13
+	MOVQ 8(R11), BX
+	MOVQ 64(R11), CX
+
+block:
+	VXORPS           Z8, Z8, Z8
+	VXORPS           Z9, Z9, Z9
+	VCVTPH2PS        1024(SI), Z0
+	VMOVUPS          Z0, (R8)
+	VMOVUPS          Z0, 64(R8)
+	VMOVUPS          Z0, 128(R8)
+	VMOVUPS          Z0, 192(R8)
+	VMOVUPS          Z0, 256(R8)
+	VMOVUPS          Z0, 320(R8)
+	VMOVUPS          Z0, 384(R8)
+	VMOVUPS          Z0, 448(R8)
+	VMOVDQU32        (SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10240(SI)
+	PREFETCHT1       6144(SI)
+	PREFETCHT1       4096(SI)
+	VPBROADCASTD     (R10), Z16
+	VPBROADCASTD     (R13), Z17
+	VPDPBUSD.BCST    (R9), Z1, Z16
+	VPDPBUSD.BCST    (R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     12(R10), Z18
+	VPBROADCASTD     12(R13), Z19
+	VPDPBUSD.BCST    32(R9), Z1, Z18
+	VPDPBUSD.BCST    32(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     24(R10), Z20
+	VPBROADCASTD     24(R13), Z21
+	VPDPBUSD.BCST    64(R9), Z1, Z20
+	VPDPBUSD.BCST    64(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10304(SI)
+	PREFETCHT1       6208(SI)
+	PREFETCHT1       4160(SI)
+	VPBROADCASTD     36(R10), Z22
+	VPBROADCASTD     36(R13), Z23
+	VPDPBUSD.BCST    96(R9), Z1, Z22
+	VPDPBUSD.BCST    96(R12), Z1, Z23
+	VMOVDQU32        64(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    4(R9), Z1, Z16
+	VPDPBUSD.BCST    4(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    36(R9), Z1, Z18
+	VPDPBUSD.BCST    36(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    68(R9), Z1, Z20
+	VPDPBUSD.BCST    68(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10368(SI)
+	PREFETCHT1       6272(SI)
+	PREFETCHT1       4224(SI)
+	VPDPBUSD.BCST    100(R9), Z1, Z22
+	VPDPBUSD.BCST    100(R12), Z1, Z23
+	VMOVDQU32        128(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    8(R9), Z1, Z16
+	VPDPBUSD.BCST    8(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    40(R9), Z1, Z18
+	VPDPBUSD.BCST    40(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    72(R9), Z1, Z20
+	VPDPBUSD.BCST    72(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10432(SI)
+	PREFETCHT1       6336(SI)
+	PREFETCHT1       4288(SI)
+	VPDPBUSD.BCST    104(R9), Z1, Z22
+	VPDPBUSD.BCST    104(R12), Z1, Z23
+	VMOVDQU32        192(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    12(R9), Z1, Z16
+	VPDPBUSD.BCST    12(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    44(R9), Z1, Z18
+	VPDPBUSD.BCST    44(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    76(R9), Z1, Z20
+	VPDPBUSD.BCST    76(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10496(SI)
+	PREFETCHT1       6400(SI)
+	PREFETCHT1       4352(SI)
+	VPDPBUSD.BCST    108(R9), Z1, Z22
+	VPDPBUSD.BCST    108(R12), Z1, Z23
+	VMOVDQU32        256(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    16(R9), Z1, Z16
+	VPDPBUSD.BCST    16(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    48(R9), Z1, Z18
+	VPDPBUSD.BCST    48(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10560(SI)
+	PREFETCHT1       6464(SI)
+	PREFETCHT1       4416(SI)
+	VPDPBUSD.BCST    80(R9), Z1, Z20
+	VPDPBUSD.BCST    80(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    112(R9), Z1, Z22
+	VPDPBUSD.BCST    112(R12), Z1, Z23
+	VMOVDQU32        320(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    20(R9), Z1, Z16
+	VPDPBUSD.BCST    20(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    52(R9), Z1, Z18
+	VPDPBUSD.BCST    52(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10624(SI)
+	PREFETCHT1       6528(SI)
+	PREFETCHT1       4480(SI)
+	VPDPBUSD.BCST    84(R9), Z1, Z20
+	VPDPBUSD.BCST    84(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    116(R9), Z1, Z22
+	VPDPBUSD.BCST    116(R12), Z1, Z23
+	VMOVDQU32        384(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    24(R9), Z1, Z16
+	VPDPBUSD.BCST    24(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    56(R9), Z1, Z18
+	VPDPBUSD.BCST    56(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10688(SI)
+	PREFETCHT1       6592(SI)
+	PREFETCHT1       4544(SI)
+	VPDPBUSD.BCST    88(R9), Z1, Z20
+	VPDPBUSD.BCST    88(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    120(R9), Z1, Z22
+	VPDPBUSD.BCST    120(R12), Z1, Z23
+	VMOVDQU32        448(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    28(R9), Z1, Z16
+	VPDPBUSD.BCST    28(R12), Z1, Z17
+	VMOVUPS          (R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    60(R9), Z1, Z18
+	VPDPBUSD.BCST    60(R12), Z1, Z19
+	VMOVUPS          64(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10752(SI)
+	PREFETCHT1       6656(SI)
+	PREFETCHT1       4608(SI)
+	VPDPBUSD.BCST    92(R9), Z1, Z20
+	VPDPBUSD.BCST    92(R12), Z1, Z21
+	VMOVUPS          128(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    124(R9), Z1, Z22
+	VPDPBUSD.BCST    124(R12), Z1, Z23
+	VMOVUPS          192(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VMOVDQU32        512(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     48(R10), Z16
+	VPBROADCASTD     48(R13), Z17
+	VPDPBUSD.BCST    128(R9), Z1, Z16
+	VPDPBUSD.BCST    128(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10816(SI)
+	PREFETCHT1       6720(SI)
+	PREFETCHT1       4672(SI)
+	VPBROADCASTD     60(R10), Z18
+	VPBROADCASTD     60(R13), Z19
+	VPDPBUSD.BCST    160(R9), Z1, Z18
+	VPDPBUSD.BCST    160(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     72(R10), Z20
+	VPBROADCASTD     72(R13), Z21
+	VPDPBUSD.BCST    192(R9), Z1, Z20
+	VPDPBUSD.BCST    192(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPBROADCASTD     84(R10), Z22
+	VPBROADCASTD     84(R13), Z23
+	VPDPBUSD.BCST    224(R9), Z1, Z22
+	VPDPBUSD.BCST    224(R12), Z1, Z23
+	VMOVDQU32        576(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    132(R9), Z1, Z16
+	VPDPBUSD.BCST    132(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10880(SI)
+	PREFETCHT1       6784(SI)
+	PREFETCHT1       4736(SI)
+	VPDPBUSD.BCST    164(R9), Z1, Z18
+	VPDPBUSD.BCST    164(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    196(R9), Z1, Z20
+	VPDPBUSD.BCST    196(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    228(R9), Z1, Z22
+	VPDPBUSD.BCST    228(R12), Z1, Z23
+	VMOVDQU32        640(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    136(R9), Z1, Z16
+	VPDPBUSD.BCST    136(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       10944(SI)
+	PREFETCHT1       6848(SI)
+	PREFETCHT1       4800(SI)
+	VPDPBUSD.BCST    168(R9), Z1, Z18
+	VPDPBUSD.BCST    168(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    200(R9), Z1, Z20
+	VPDPBUSD.BCST    200(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    232(R9), Z1, Z22
+	VPDPBUSD.BCST    232(R12), Z1, Z23
+	VMOVDQU32        704(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    140(R9), Z1, Z16
+	VPDPBUSD.BCST    140(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11008(SI)
+	PREFETCHT1       6912(SI)
+	PREFETCHT1       4864(SI)
+	VPDPBUSD.BCST    172(R9), Z1, Z18
+	VPDPBUSD.BCST    172(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    204(R9), Z1, Z20
+	VPDPBUSD.BCST    204(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    236(R9), Z1, Z22
+	VPDPBUSD.BCST    236(R12), Z1, Z23
+	VMOVDQU32        768(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11072(SI)
+	PREFETCHT1       6976(SI)
+	PREFETCHT1       4928(SI)
+	VPDPBUSD.BCST    144(R9), Z1, Z16
+	VPDPBUSD.BCST    144(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    176(R9), Z1, Z18
+	VPDPBUSD.BCST    176(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    208(R9), Z1, Z20
+	VPDPBUSD.BCST    208(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    240(R9), Z1, Z22
+	VPDPBUSD.BCST    240(R12), Z1, Z23
+	VMOVDQU32        832(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11136(SI)
+	PREFETCHT1       7040(SI)
+	PREFETCHT1       4992(SI)
+	VPDPBUSD.BCST    148(R9), Z1, Z16
+	VPDPBUSD.BCST    148(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    180(R9), Z1, Z18
+	VPDPBUSD.BCST    180(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    212(R9), Z1, Z20
+	VPDPBUSD.BCST    212(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    244(R9), Z1, Z22
+	VPDPBUSD.BCST    244(R12), Z1, Z23
+	VMOVDQU32        896(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11200(SI)
+	PREFETCHT1       7104(SI)
+	PREFETCHT1       5056(SI)
+	VPDPBUSD.BCST    152(R9), Z1, Z16
+	VPDPBUSD.BCST    152(R12), Z1, Z17
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    184(R9), Z1, Z18
+	VPDPBUSD.BCST    184(R12), Z1, Z19
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    216(R9), Z1, Z20
+	VPDPBUSD.BCST    216(R12), Z1, Z21
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    248(R9), Z1, Z22
+	VPDPBUSD.BCST    248(R12), Z1, Z23
+	VMOVDQU32        960(SI), Z0
+	VMOVDQA32        Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	PREFETCHT1       11264(SI)
+	PREFETCHT1       7168(SI)
+	PREFETCHT1       5120(SI)
+	VPDPBUSD.BCST    156(R9), Z1, Z16
+	VPDPBUSD.BCST    156(R12), Z1, Z17
+	VMOVUPS          256(R8), Z4
+	VCVTDQ2PS        Z16, Z16
+	VFMADD231PS      Z4, Z16, Z8
+	VCVTDQ2PS        Z17, Z17
+	VFMADD231PS      Z4, Z17, Z9
+	VPSRLW           $0x02, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    188(R9), Z1, Z18
+	VPDPBUSD.BCST    188(R12), Z1, Z19
+	VMOVUPS          320(R8), Z4
+	VCVTDQ2PS        Z18, Z18
+	VFMADD231PS      Z4, Z18, Z8
+	VCVTDQ2PS        Z19, Z19
+	VFMADD231PS      Z4, Z19, Z9
+	VPSRLW           $0x04, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    220(R9), Z1, Z20
+	VPDPBUSD.BCST    220(R12), Z1, Z21
+	VMOVUPS          384(R8), Z4
+	VCVTDQ2PS        Z20, Z20
+	VFMADD231PS      Z4, Z20, Z8
+	VCVTDQ2PS        Z21, Z21
+	VFMADD231PS      Z4, Z21, Z9
+	VPSRLW           $0x06, Z0, Z1
+	VPANDD           Z14, Z1, Z1
+	VPDPBUSD.BCST    252(R9), Z1, Z22
+	VPDPBUSD.BCST    252(R12), Z1, Z23
+	VMOVUPS          448(R8), Z4
+	VCVTDQ2PS        Z22, Z22
+	VFMADD231PS      Z4, Z22, Z8
+	VCVTDQ2PS        Z23, Z23
+	VFMADD231PS      Z4, Z23, Z9
+	VMOVUPS          (DI), Z4
+	VFMADD231PS.BCST 8(R10), Z8, Z4
+	VMOVUPS          Z4, (DI)
+	VMOVUPS          (DI)(BX*1), Z4
+	VFMADD231PS.BCST 8(R13), Z9, Z4
+	VMOVUPS          Z4, (DI)(BX*1)
+	ADDQ             $0x00000420, SI
 	ADDQ             $0x00000100, R9
 	ADDQ             $0x00000060, R10
 	ADDQ             $0x00000100, R12

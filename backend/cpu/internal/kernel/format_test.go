@@ -42,7 +42,8 @@ func formatProblem(rnd *rand.Rand, f *Format, rows, groups int, wild bool) *prob
 		}
 		f.Metas(meta[r*metaStride:][:groups*per], sums, d[r*groups:][:groups])
 	}
-	src := make([]byte, groups*f.Bytes)
+	blocks := (k + f.Block - 1) / f.Block // of which the last may have groups that are not multiplied
+	src := make([]byte, blocks*f.Bytes)
 	for i := range src {
 		src[i] = byte(rnd.Uint32())
 		if wild && rnd.IntN(8) == 0 {
@@ -52,7 +53,10 @@ func formatProblem(rnd *rand.Rand, f *Format, rows, groups int, wild bool) *prob
 	codes, wholeC := guarded(k*Panel, func() byte { return byte(rnd.Uint32()) })
 	scales, wholeS := guarded(f.Scales(k), v)
 	weights := make([]float32, k*Panel)
-	f.Unpack(codes, scales, src, k)
+	allCodes, allScales := make([]byte, blocks*f.Block*Panel), make([]float32, f.Scales(blocks*f.Block))
+	f.Unpack(allCodes, allScales, src, blocks*f.Block)
+	copy(codes, allCodes)
+	copy(scales, allScales)
 	for i, s := range scales { // keep what is added together finite
 		if scales[i] = float32(math.Mod(float64(s), 4)); s != s || math.IsInf(float64(s), 0) {
 			scales[i] = 1
@@ -265,8 +269,8 @@ func TestIntegers(t *testing.T) {
 						x[i] = int8(127 - 254*(round/4%2))
 					}
 				}
-				codes, scales := make([]byte, f.Group*Panel), make([]float32, f.Scales(f.Group))
-				f.Unpack(codes, scales, src, f.Group)
+				codes, scales := make([]byte, f.Block*Panel), make([]float32, f.Scales(f.Block))
+				f.Unpack(codes, scales, src, f.Block)
 				for i := range scales {
 					scales[i] = 1
 					if f.Mins && i/Panel%2 == 1 {

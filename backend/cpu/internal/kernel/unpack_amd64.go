@@ -22,6 +22,18 @@ func unpackIQ4_NLBiased(codes []byte, scales []float32, src []byte, blocks int)
 //go:noescape
 func unpackIQ4_XSBiased(codes []byte, scales []float32, src []byte, blocks int)
 
+// unpackMXFP4Biased spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackMXFP4Biased(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackNVFP4Biased spreads blocks of a panel: codes [64*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackNVFP4Biased(codes []byte, scales []float32, src []byte, blocks int)
+
 // unpackQ8_0 spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
 // The values are those of package block.
 //
@@ -39,6 +51,18 @@ func unpackIQ4_NL(codes []byte, scales []float32, src []byte, blocks int)
 //
 //go:noescape
 func unpackIQ4_XS(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackMXFP4 spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackMXFP4(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackNVFP4 spreads blocks of a panel: codes [64*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackNVFP4(codes []byte, scales []float32, src []byte, blocks int)
 
 // unpackQ4_0 spreads blocks of a panel: codes [32*blocks/4][16][4], and scales [16] of each sub-block.
 // The values are those of package block.
@@ -87,6 +111,18 @@ func unpackQ4_K(codes []byte, scales []float32, src []byte, blocks int)
 //
 //go:noescape
 func unpackQ5_K(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackTQ1_0 spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackTQ1_0(codes []byte, scales []float32, src []byte, blocks int)
+
+// unpackTQ2_0 spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
+// The values are those of package block.
+//
+//go:noescape
+func unpackTQ2_0(codes []byte, scales []float32, src []byte, blocks int)
 
 // unpackQ6_K spreads blocks of a panel: codes [256*blocks/4][16][4], and scales [16] of each sub-block.
 // The values are those of package block.

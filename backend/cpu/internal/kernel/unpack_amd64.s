@@ -324,7 +324,71 @@ DATA unpackTable<>+316(SB)/1, $0x00
 DATA unpackTable<>+317(SB)/1, $0x00
 DATA unpackTable<>+318(SB)/1, $0x00
 DATA unpackTable<>+319(SB)/1, $0x80
-GLOBL unpackTable<>(SB), RODATA|NOPTR, $320
+DATA unpackTable<>+320(SB)/1, $0x00
+DATA unpackTable<>+321(SB)/1, $0x01
+DATA unpackTable<>+322(SB)/1, $0x02
+DATA unpackTable<>+323(SB)/1, $0x03
+DATA unpackTable<>+324(SB)/1, $0x04
+DATA unpackTable<>+325(SB)/1, $0x06
+DATA unpackTable<>+326(SB)/1, $0x08
+DATA unpackTable<>+327(SB)/1, $0x0c
+DATA unpackTable<>+328(SB)/1, $0x00
+DATA unpackTable<>+329(SB)/1, $0xff
+DATA unpackTable<>+330(SB)/1, $0xfe
+DATA unpackTable<>+331(SB)/1, $0xfd
+DATA unpackTable<>+332(SB)/1, $0xfc
+DATA unpackTable<>+333(SB)/1, $0xfa
+DATA unpackTable<>+334(SB)/1, $0xf8
+DATA unpackTable<>+335(SB)/1, $0xf4
+DATA unpackTable<>+336(SB)/1, $0x00
+DATA unpackTable<>+337(SB)/1, $0x01
+DATA unpackTable<>+338(SB)/1, $0x02
+DATA unpackTable<>+339(SB)/1, $0x03
+DATA unpackTable<>+340(SB)/1, $0x04
+DATA unpackTable<>+341(SB)/1, $0x06
+DATA unpackTable<>+342(SB)/1, $0x08
+DATA unpackTable<>+343(SB)/1, $0x0c
+DATA unpackTable<>+344(SB)/1, $0x00
+DATA unpackTable<>+345(SB)/1, $0xff
+DATA unpackTable<>+346(SB)/1, $0xfe
+DATA unpackTable<>+347(SB)/1, $0xfd
+DATA unpackTable<>+348(SB)/1, $0xfc
+DATA unpackTable<>+349(SB)/1, $0xfa
+DATA unpackTable<>+350(SB)/1, $0xf8
+DATA unpackTable<>+351(SB)/1, $0xf4
+DATA unpackTable<>+352(SB)/1, $0x80
+DATA unpackTable<>+353(SB)/1, $0x81
+DATA unpackTable<>+354(SB)/1, $0x82
+DATA unpackTable<>+355(SB)/1, $0x83
+DATA unpackTable<>+356(SB)/1, $0x84
+DATA unpackTable<>+357(SB)/1, $0x86
+DATA unpackTable<>+358(SB)/1, $0x88
+DATA unpackTable<>+359(SB)/1, $0x8c
+DATA unpackTable<>+360(SB)/1, $0x80
+DATA unpackTable<>+361(SB)/1, $0x7f
+DATA unpackTable<>+362(SB)/1, $0x7e
+DATA unpackTable<>+363(SB)/1, $0x7d
+DATA unpackTable<>+364(SB)/1, $0x7c
+DATA unpackTable<>+365(SB)/1, $0x7a
+DATA unpackTable<>+366(SB)/1, $0x78
+DATA unpackTable<>+367(SB)/1, $0x74
+DATA unpackTable<>+368(SB)/1, $0x80
+DATA unpackTable<>+369(SB)/1, $0x81
+DATA unpackTable<>+370(SB)/1, $0x82
+DATA unpackTable<>+371(SB)/1, $0x83
+DATA unpackTable<>+372(SB)/1, $0x84
+DATA unpackTable<>+373(SB)/1, $0x86
+DATA unpackTable<>+374(SB)/1, $0x88
+DATA unpackTable<>+375(SB)/1, $0x8c
+DATA unpackTable<>+376(SB)/1, $0x80
+DATA unpackTable<>+377(SB)/1, $0x7f
+DATA unpackTable<>+378(SB)/1, $0x7e
+DATA unpackTable<>+379(SB)/1, $0x7d
+DATA unpackTable<>+380(SB)/1, $0x7c
+DATA unpackTable<>+381(SB)/1, $0x7a
+DATA unpackTable<>+382(SB)/1, $0x78
+DATA unpackTable<>+383(SB)/1, $0x74
+GLOBL unpackTable<>(SB), RODATA|NOPTR, $384
 
 // func unpackQ8_0Biased(codes []byte, scales []float32, src []byte, blocks int)
 // Requires: AVX, AVX2, F16C, MMX+
@@ -1236,6 +1300,347 @@ loop:
 	VZEROUPPER
 	RET
 
+// func unpackMXFP4Biased(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackMXFP4Biased(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+352(SB), Y14
+
+loop:
+	VPMOVZXBD    (SI), Y0
+	MOVL         $0x00000002, AX
+	VMOVD        AX, X2
+	VPBROADCASTD X2, Y2
+	VPMINUD      Y2, Y0, Y1
+	VPMAXUD      Y2, Y0, Y0
+	VPSUBD       Y2, Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	MOVL         $0x00200000, AX
+	VMOVD        AX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y1, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVUPS      Y0, (R8)
+	VPMOVZXBD    8(SI), Y0
+	MOVL         $0x00000002, AX
+	VMOVD        AX, X2
+	VPBROADCASTD X2, Y2
+	VPMINUD      Y2, Y0, Y1
+	VPMAXUD      Y2, Y0, Y0
+	VPSUBD       Y2, Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	MOVL         $0x00200000, AX
+	VMOVD        AX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y1, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVUPS      Y0, 32(R8)
+	VMOVDQU      16(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8192(SI)
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 256(DI)
+	VMOVDQU      48(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 32(DI)
+	PREFETCHT1   8256(SI)
+	VMOVDQU      Y1, 288(DI)
+	VMOVDQU      80(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 320(DI)
+	VMOVDQU      112(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8320(SI)
+	VMOVDQU      Y0, 96(DI)
+	VMOVDQU      Y1, 352(DI)
+	VMOVDQU      144(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 128(DI)
+	PREFETCHT1   8384(SI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      176(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 160(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      208(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8448(SI)
+	VMOVDQU      Y0, 192(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      240(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 224(DI)
+	VMOVDQU      Y1, 480(DI)
+	ADDQ         $0x00000110, SI
+	ADDQ         $0x00000200, DI
+	ADDQ         $0x00000040, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackNVFP4Biased(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackNVFP4Biased(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+352(SB), Y14
+
+loop:
+	MOVL         $0x0000007f, AX
+	VMOVD        AX, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x07f00000, AX
+	VMOVD        AX, X3
+	VPBROADCASTD X3, Y3
+	MOVL         $0x7b000000, AX
+	VMOVD        AX, X4
+	VPBROADCASTD X4, Y4
+	VPMOVZXBD    (SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, (R8)
+	VPMOVZXBD    16(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 64(R8)
+	VPMOVZXBD    32(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 128(R8)
+	VPMOVZXBD    48(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 192(R8)
+	VPMOVZXBD    8(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 32(R8)
+	VPMOVZXBD    24(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 96(R8)
+	VPMOVZXBD    40(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 160(R8)
+	VPMOVZXBD    56(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 224(R8)
+	VMOVDQU      64(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8192(SI)
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 128(DI)
+	VMOVDQU      96(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 32(DI)
+	PREFETCHT1   8256(SI)
+	VMOVDQU      Y1, 160(DI)
+	VMOVDQU      128(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 192(DI)
+	VMOVDQU      160(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 96(DI)
+	PREFETCHT1   8320(SI)
+	VMOVDQU      Y1, 224(DI)
+	VMOVDQU      192(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 256(DI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      224(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8384(SI)
+	VMOVDQU      Y0, 288(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      256(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 320(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      288(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8448(SI)
+	VMOVDQU      Y0, 352(DI)
+	VMOVDQU      Y1, 480(DI)
+	VMOVDQU      320(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 512(DI)
+	PREFETCHT1   8512(SI)
+	VMOVDQU      Y1, 640(DI)
+	VMOVDQU      352(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 544(DI)
+	VMOVDQU      Y1, 672(DI)
+	VMOVDQU      384(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 576(DI)
+	PREFETCHT1   8576(SI)
+	VMOVDQU      Y1, 704(DI)
+	VMOVDQU      416(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 608(DI)
+	VMOVDQU      Y1, 736(DI)
+	VMOVDQU      448(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8640(SI)
+	VMOVDQU      Y0, 768(DI)
+	VMOVDQU      Y1, 896(DI)
+	VMOVDQU      480(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 800(DI)
+	VMOVDQU      Y1, 928(DI)
+	VMOVDQU      512(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8704(SI)
+	VMOVDQU      Y0, 832(DI)
+	VMOVDQU      Y1, 960(DI)
+	VMOVDQU      544(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 864(DI)
+	VMOVDQU      Y1, 992(DI)
+	ADDQ         $0x00000240, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000100, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
 // func unpackQ8_0(codes []byte, scales []float32, src []byte, blocks int)
 // Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackQ8_0(SB), NOSPLIT, $0-80
@@ -2122,6 +2527,347 @@ loop:
 	ADDQ         $0x00000880, SI
 	ADDQ         $0x00001000, DI
 	ADDQ         $0x00000200, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackMXFP4(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackMXFP4(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+320(SB), Y14
+
+loop:
+	VPMOVZXBD    (SI), Y0
+	MOVL         $0x00000002, AX
+	VMOVD        AX, X2
+	VPBROADCASTD X2, Y2
+	VPMINUD      Y2, Y0, Y1
+	VPMAXUD      Y2, Y0, Y0
+	VPSUBD       Y2, Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	MOVL         $0x00200000, AX
+	VMOVD        AX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y1, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVUPS      Y0, (R8)
+	VPMOVZXBD    8(SI), Y0
+	MOVL         $0x00000002, AX
+	VMOVD        AX, X2
+	VPBROADCASTD X2, Y2
+	VPMINUD      Y2, Y0, Y1
+	VPMAXUD      Y2, Y0, Y0
+	VPSUBD       Y2, Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	MOVL         $0x00200000, AX
+	VMOVD        AX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y1, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVUPS      Y0, 32(R8)
+	VMOVDQU      16(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8192(SI)
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 256(DI)
+	VMOVDQU      48(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 32(DI)
+	PREFETCHT1   8256(SI)
+	VMOVDQU      Y1, 288(DI)
+	VMOVDQU      80(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 320(DI)
+	VMOVDQU      112(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8320(SI)
+	VMOVDQU      Y0, 96(DI)
+	VMOVDQU      Y1, 352(DI)
+	VMOVDQU      144(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 128(DI)
+	PREFETCHT1   8384(SI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      176(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 160(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      208(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8448(SI)
+	VMOVDQU      Y0, 192(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      240(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 224(DI)
+	VMOVDQU      Y1, 480(DI)
+	ADDQ         $0x00000110, SI
+	ADDQ         $0x00000200, DI
+	ADDQ         $0x00000040, R8
+	DECQ         CX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackNVFP4(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackNVFP4(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+	VMOVDQU      unpackTable<>+320(SB), Y14
+
+loop:
+	MOVL         $0x0000007f, AX
+	VMOVD        AX, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x07f00000, AX
+	VMOVD        AX, X3
+	VPBROADCASTD X3, Y3
+	MOVL         $0x7b000000, AX
+	VMOVD        AX, X4
+	VPBROADCASTD X4, Y4
+	VPMOVZXBD    (SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, (R8)
+	VPMOVZXBD    16(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 64(R8)
+	VPMOVZXBD    32(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 128(R8)
+	VPMOVZXBD    48(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 192(R8)
+	VPMOVZXBD    8(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 32(R8)
+	VPMOVZXBD    24(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 96(R8)
+	VPMOVZXBD    40(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 160(R8)
+	VPMOVZXBD    56(SI), Y0
+	VPCMPEQD     Y2, Y0, Y1
+	VPSLLD       $0x14, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VMULPS       Y4, Y0, Y0
+	VPANDN       Y0, Y1, Y0
+	VMOVUPS      Y0, 224(R8)
+	VMOVDQU      64(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8192(SI)
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 128(DI)
+	VMOVDQU      96(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 32(DI)
+	PREFETCHT1   8256(SI)
+	VMOVDQU      Y1, 160(DI)
+	VMOVDQU      128(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 192(DI)
+	VMOVDQU      160(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 96(DI)
+	PREFETCHT1   8320(SI)
+	VMOVDQU      Y1, 224(DI)
+	VMOVDQU      192(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 256(DI)
+	VMOVDQU      Y1, 384(DI)
+	VMOVDQU      224(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8384(SI)
+	VMOVDQU      Y0, 288(DI)
+	VMOVDQU      Y1, 416(DI)
+	VMOVDQU      256(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 320(DI)
+	VMOVDQU      Y1, 448(DI)
+	VMOVDQU      288(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8448(SI)
+	VMOVDQU      Y0, 352(DI)
+	VMOVDQU      Y1, 480(DI)
+	VMOVDQU      320(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 512(DI)
+	PREFETCHT1   8512(SI)
+	VMOVDQU      Y1, 640(DI)
+	VMOVDQU      352(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 544(DI)
+	VMOVDQU      Y1, 672(DI)
+	VMOVDQU      384(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 576(DI)
+	PREFETCHT1   8576(SI)
+	VMOVDQU      Y1, 704(DI)
+	VMOVDQU      416(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 608(DI)
+	VMOVDQU      Y1, 736(DI)
+	VMOVDQU      448(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8640(SI)
+	VMOVDQU      Y0, 768(DI)
+	VMOVDQU      Y1, 896(DI)
+	VMOVDQU      480(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 800(DI)
+	VMOVDQU      Y1, 928(DI)
+	VMOVDQU      512(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	PREFETCHT1   8704(SI)
+	VMOVDQU      Y0, 832(DI)
+	VMOVDQU      Y1, 960(DI)
+	VMOVDQU      544(SI), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VPSHUFB      Y0, Y14, Y0
+	VPSHUFB      Y1, Y14, Y1
+	VMOVDQU      Y0, 864(DI)
+	VMOVDQU      Y1, 992(DI)
+	ADDQ         $0x00000240, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000100, R8
 	DECQ         CX
 	JNE          loop
 	VZEROUPPER
@@ -6528,6 +7274,1941 @@ loop:
 	ADDQ         $0x00000400, R8
 	DECQ         CX
 	JNE          loop
+	VZEROUPPER
+	RET
+
+// func unpackTQ1_0(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackTQ1_0(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+	MOVL         $0x00000000, AX
+	VMOVD        AX, X13
+	VPBROADCASTD X13, Y13
+	MOVL         $0x01010101, AX
+	VMOVD        AX, X12
+	VPBROADCASTD X12, Y12
+
+loop:
+	VCVTPH2PS  832(SI), Y0
+	VMOVUPS    Y0, (R8)
+	VMOVUPS    Y0, 64(R8)
+	VMOVUPS    Y0, 128(R8)
+	VMOVUPS    Y0, 192(R8)
+	VMOVUPS    Y0, 256(R8)
+	VMOVUPS    Y0, 320(R8)
+	VMOVUPS    Y0, 384(R8)
+	VMOVUPS    Y0, 448(R8)
+	VCVTPH2PS  848(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVUPS    Y0, 96(R8)
+	VMOVUPS    Y0, 160(R8)
+	VMOVUPS    Y0, 224(R8)
+	VMOVUPS    Y0, 288(R8)
+	VMOVUPS    Y0, 352(R8)
+	VMOVUPS    Y0, 416(R8)
+	VMOVUPS    Y0, 480(R8)
+	VMOVDQU    (SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8192(SI)
+	VMOVDQU    Y1, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 32(DI)
+	VMOVDQU    64(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 64(DI)
+	VMOVDQU    96(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 96(DI)
+	VMOVDQU    128(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 128(DI)
+	VMOVDQU    160(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 160(DI)
+	VMOVDQU    192(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 192(DI)
+	VMOVDQU    224(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 224(DI)
+	VMOVDQU    256(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 256(DI)
+	VMOVDQU    288(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8256(SI)
+	VMOVDQU    Y1, 288(DI)
+	VMOVDQU    320(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 320(DI)
+	VMOVDQU    352(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 352(DI)
+	VMOVDQU    384(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 384(DI)
+	VMOVDQU    416(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 416(DI)
+	VMOVDQU    448(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 448(DI)
+	VMOVDQU    480(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 480(DI)
+	VMOVDQU    (SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 512(DI)
+	VMOVDQU    32(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 544(DI)
+	VMOVDQU    64(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8320(SI)
+	VMOVDQU    Y1, 576(DI)
+	VMOVDQU    96(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 608(DI)
+	VMOVDQU    128(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 640(DI)
+	VMOVDQU    160(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 672(DI)
+	VMOVDQU    192(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 704(DI)
+	VMOVDQU    224(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 736(DI)
+	VMOVDQU    256(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 768(DI)
+	VMOVDQU    288(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 800(DI)
+	VMOVDQU    320(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 832(DI)
+	VMOVDQU    352(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8384(SI)
+	VMOVDQU    Y1, 864(DI)
+	VMOVDQU    384(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 896(DI)
+	VMOVDQU    416(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 928(DI)
+	VMOVDQU    448(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 960(DI)
+	VMOVDQU    480(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 992(DI)
+	VMOVDQU    (SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1024(DI)
+	VMOVDQU    32(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1056(DI)
+	VMOVDQU    64(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1088(DI)
+	VMOVDQU    96(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1120(DI)
+	VMOVDQU    128(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8448(SI)
+	VMOVDQU    Y1, 1152(DI)
+	VMOVDQU    160(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1184(DI)
+	VMOVDQU    192(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1216(DI)
+	VMOVDQU    224(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1248(DI)
+	VMOVDQU    256(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1280(DI)
+	VMOVDQU    288(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1312(DI)
+	VMOVDQU    320(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1344(DI)
+	VMOVDQU    352(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1376(DI)
+	VMOVDQU    384(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1408(DI)
+	VMOVDQU    416(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8512(SI)
+	VMOVDQU    Y1, 1440(DI)
+	VMOVDQU    448(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1472(DI)
+	VMOVDQU    480(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1504(DI)
+	VMOVDQU    (SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1536(DI)
+	VMOVDQU    32(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1568(DI)
+	VMOVDQU    64(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1600(DI)
+	VMOVDQU    96(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1632(DI)
+	VMOVDQU    128(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1664(DI)
+	VMOVDQU    160(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1696(DI)
+	VMOVDQU    192(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8576(SI)
+	VMOVDQU    Y1, 1728(DI)
+	VMOVDQU    224(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1760(DI)
+	VMOVDQU    256(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1792(DI)
+	VMOVDQU    288(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1824(DI)
+	VMOVDQU    320(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1856(DI)
+	VMOVDQU    352(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1888(DI)
+	VMOVDQU    384(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1920(DI)
+	VMOVDQU    416(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1952(DI)
+	VMOVDQU    448(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1984(DI)
+	VMOVDQU    480(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2016(DI)
+	VMOVDQU    (SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8640(SI)
+	VMOVDQU    Y1, 2048(DI)
+	VMOVDQU    32(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2080(DI)
+	VMOVDQU    64(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2112(DI)
+	VMOVDQU    96(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2144(DI)
+	VMOVDQU    128(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2176(DI)
+	VMOVDQU    160(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2208(DI)
+	VMOVDQU    192(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2240(DI)
+	VMOVDQU    224(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2272(DI)
+	VMOVDQU    256(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2304(DI)
+	VMOVDQU    288(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8704(SI)
+	VMOVDQU    Y1, 2336(DI)
+	VMOVDQU    320(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2368(DI)
+	VMOVDQU    352(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2400(DI)
+	VMOVDQU    384(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2432(DI)
+	VMOVDQU    416(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2464(DI)
+	VMOVDQU    448(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2496(DI)
+	VMOVDQU    480(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2528(DI)
+	VMOVDQU    512(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2560(DI)
+	VMOVDQU    544(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2592(DI)
+	VMOVDQU    576(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8768(SI)
+	VMOVDQU    Y1, 2624(DI)
+	VMOVDQU    608(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2656(DI)
+	VMOVDQU    640(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2688(DI)
+	VMOVDQU    672(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2720(DI)
+	VMOVDQU    704(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2752(DI)
+	VMOVDQU    736(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2784(DI)
+	VMOVDQU    512(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2816(DI)
+	VMOVDQU    544(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2848(DI)
+	VMOVDQU    576(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2880(DI)
+	VMOVDQU    608(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8832(SI)
+	VMOVDQU    Y1, 2912(DI)
+	VMOVDQU    640(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2944(DI)
+	VMOVDQU    672(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2976(DI)
+	VMOVDQU    704(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3008(DI)
+	VMOVDQU    736(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3040(DI)
+	VMOVDQU    512(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3072(DI)
+	VMOVDQU    544(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3104(DI)
+	VMOVDQU    576(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3136(DI)
+	VMOVDQU    608(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3168(DI)
+	VMOVDQU    640(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8896(SI)
+	VMOVDQU    Y1, 3200(DI)
+	VMOVDQU    672(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3232(DI)
+	VMOVDQU    704(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3264(DI)
+	VMOVDQU    736(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3296(DI)
+	VMOVDQU    512(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3328(DI)
+	VMOVDQU    544(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3360(DI)
+	VMOVDQU    576(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3392(DI)
+	VMOVDQU    608(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3424(DI)
+	VMOVDQU    640(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3456(DI)
+	VMOVDQU    672(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8960(SI)
+	VMOVDQU    Y1, 3488(DI)
+	VMOVDQU    704(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3520(DI)
+	VMOVDQU    736(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3552(DI)
+	VMOVDQU    512(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3584(DI)
+	VMOVDQU    544(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3616(DI)
+	VMOVDQU    576(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3648(DI)
+	VMOVDQU    608(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3680(DI)
+	VMOVDQU    640(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3712(DI)
+	VMOVDQU    672(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3744(DI)
+	VMOVDQU    704(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 9024(SI)
+	VMOVDQU    Y1, 3776(DI)
+	VMOVDQU    736(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3808(DI)
+	VMOVDQU    768(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3840(DI)
+	VMOVDQU    800(SI), Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3872(DI)
+	VMOVDQU    768(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3904(DI)
+	VMOVDQU    800(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3936(DI)
+	VMOVDQU    768(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3968(DI)
+	VMOVDQU    800(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 4000(DI)
+	VMOVDQU    768(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 4032(DI)
+	VMOVDQU    800(SI), Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPADDB     Y0, Y0, Y1
+	VPADDB     Y1, Y0, Y0
+	VPSUBUSB   Y12, Y0, Y0
+	VPAVGB     Y13, Y0, Y1
+	VPAVGB     Y0, Y1, Y1
+	VPSRLW     $0x06, Y1, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 4064(DI)
+	ADDQ       $0x00000360, SI
+	ADDQ       $0x00001000, DI
+	ADDQ       $0x00000200, R8
+	DECQ       CX
+	JNE        loop
+	VZEROUPPER
+	RET
+
+// func unpackTQ2_0(codes []byte, scales []float32, src []byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackTQ2_0(SB), NOSPLIT, $0-80
+	MOVQ         codes_base+0(FP), DI
+	MOVQ         scales_base+24(FP), R8
+	MOVQ         src_base+48(FP), SI
+	MOVQ         blocks+72(FP), CX
+	MOVL         $0x0f0f0f0f, AX
+	VMOVD        AX, X15
+	VPBROADCASTD X15, Y15
+	MOVL         $0x03030303, AX
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+
+loop:
+	VCVTPH2PS  1024(SI), Y0
+	VMOVUPS    Y0, (R8)
+	VMOVUPS    Y0, 64(R8)
+	VMOVUPS    Y0, 128(R8)
+	VMOVUPS    Y0, 192(R8)
+	VMOVUPS    Y0, 256(R8)
+	VMOVUPS    Y0, 320(R8)
+	VMOVUPS    Y0, 384(R8)
+	VMOVUPS    Y0, 448(R8)
+	VCVTPH2PS  1040(SI), Y0
+	VMOVUPS    Y0, 32(R8)
+	VMOVUPS    Y0, 96(R8)
+	VMOVUPS    Y0, 160(R8)
+	VMOVUPS    Y0, 224(R8)
+	VMOVUPS    Y0, 288(R8)
+	VMOVUPS    Y0, 352(R8)
+	VMOVUPS    Y0, 416(R8)
+	VMOVUPS    Y0, 480(R8)
+	VMOVDQU    (SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8192(SI)
+	VMOVDQU    Y1, (DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 512(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1024(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1536(DI)
+	VMOVDQU    64(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 64(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 576(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1088(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8256(SI)
+	VMOVDQU    Y1, 1600(DI)
+	VMOVDQU    128(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 128(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 640(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1152(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1664(DI)
+	VMOVDQU    192(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 192(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 704(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1216(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8320(SI)
+	VMOVDQU    Y1, 1728(DI)
+	VMOVDQU    256(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 256(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 768(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1280(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1792(DI)
+	VMOVDQU    320(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 320(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 832(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8384(SI)
+	VMOVDQU    Y1, 1344(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1856(DI)
+	VMOVDQU    384(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 384(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 896(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1408(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1920(DI)
+	VMOVDQU    448(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 448(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 960(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8448(SI)
+	VMOVDQU    Y1, 1472(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1984(DI)
+	VMOVDQU    32(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 32(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 544(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1056(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1568(DI)
+	VMOVDQU    96(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 96(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8512(SI)
+	VMOVDQU    Y1, 608(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1120(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1632(DI)
+	VMOVDQU    160(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 160(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 672(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1184(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1696(DI)
+	VMOVDQU    224(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 224(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8576(SI)
+	VMOVDQU    Y1, 736(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1248(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1760(DI)
+	VMOVDQU    288(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 288(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 800(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1312(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1824(DI)
+	VMOVDQU    352(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8640(SI)
+	VMOVDQU    Y1, 352(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 864(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1376(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1888(DI)
+	VMOVDQU    416(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 416(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 928(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1440(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1952(DI)
+	VMOVDQU    480(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8704(SI)
+	VMOVDQU    Y1, 480(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 992(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 1504(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2016(DI)
+	VMOVDQU    512(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2048(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2560(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3072(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8768(SI)
+	VMOVDQU    Y1, 3584(DI)
+	VMOVDQU    576(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2112(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2624(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3136(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3648(DI)
+	VMOVDQU    640(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2176(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2688(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3200(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8832(SI)
+	VMOVDQU    Y1, 3712(DI)
+	VMOVDQU    704(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2240(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2752(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3264(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3776(DI)
+	VMOVDQU    768(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2304(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2816(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8896(SI)
+	VMOVDQU    Y1, 3328(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3840(DI)
+	VMOVDQU    832(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2368(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2880(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3392(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3904(DI)
+	VMOVDQU    896(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2432(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2944(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 8960(SI)
+	VMOVDQU    Y1, 3456(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3968(DI)
+	VMOVDQU    960(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2496(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3008(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3520(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 4032(DI)
+	VMOVDQU    544(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2080(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 9024(SI)
+	VMOVDQU    Y1, 2592(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3104(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3616(DI)
+	VMOVDQU    608(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2144(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2656(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3168(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3680(DI)
+	VMOVDQU    672(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2208(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 9088(SI)
+	VMOVDQU    Y1, 2720(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3232(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3744(DI)
+	VMOVDQU    736(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2272(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2784(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3296(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3808(DI)
+	VMOVDQU    800(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 9152(SI)
+	VMOVDQU    Y1, 2336(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2848(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3360(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3872(DI)
+	VMOVDQU    864(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2400(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2912(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3424(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3936(DI)
+	VMOVDQU    928(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	PREFETCHT1 9216(SI)
+	VMOVDQU    Y1, 2464(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2976(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3488(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 4000(DI)
+	VMOVDQU    992(SI), Y0
+	VMOVDQA    Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 2528(DI)
+	VPSRLW     $0x02, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3040(DI)
+	VPSRLW     $0x04, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 3552(DI)
+	VPSRLW     $0x06, Y0, Y1
+	VPAND      Y14, Y1, Y1
+	VMOVDQU    Y1, 4064(DI)
+	ADDQ       $0x00000420, SI
+	ADDQ       $0x00001000, DI
+	ADDQ       $0x00000200, R8
+	DECQ       CX
+	JNE        loop
 	VZEROUPPER
 	RET
 

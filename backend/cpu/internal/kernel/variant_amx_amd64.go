@@ -61,6 +61,8 @@ func finisher(f *Format) func(c *int64) {
 		return finishx32AVX512
 	case [3]bool{true, true, true}:
 		return finishx32MinsAVX512
+	case [3]bool{true, false, false}:
+		return finishx32x16AVX512
 	case [3]bool{false, true, false}:
 		return finishx256x32AVX512
 	case [3]bool{false, true, true}:

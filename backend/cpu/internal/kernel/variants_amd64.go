@@ -39,7 +39,8 @@ func AVX2() (*Set, error) {
 	s.formats = (&products{
 		x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
 		x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
-		x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2), signed: true,
+		x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2),
+		x256x32: one(int8x256x32AVX2), x32x16Full: one(int8x32x16SignedAVX2), signed: true,
 		fused: fusedAVX2,
 	}).formats()
 	s.peakF32, s.peakInt8 = Peak{12 * 8 * 2, peakF32AVX2}, Peak{12 * 32 * 2, peakInt8AVX2}
@@ -78,6 +79,7 @@ func AVX512() (*Set, error) {
 		x32Full:     two(int8x32AVX512, pairx32AVX512),
 		x256x32Mins: two(int8x256x32MinsAVX512, pairx256x32MinsAVX512), x256x32Full: two(int8x256x32AVX512, pairx256x32AVX512),
 		x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
+		x256x32: two(int8x256x32AVX512, pairx256x32AVX512), x32x16Full: two(int8x32x16AVX512, pairx32x16AVX512),
 		fused: fusedAVX512,
 	}).formats()
 	s.peakF32, s.peakInt8 = Peak{12 * 16 * 2, peakF32AVX512}, Peak{12 * 64 * 2, peakInt8AVX512}
@@ -96,7 +98,7 @@ func missing(need ...cpuid.FeatureID) error {
 
 // products are the int8 products of a variant, by sub-block, minima and sign.
 type products struct {
-	x32, x32Mins, x32Full, x256x32Mins, x256x32Full, x256x16, x256x16Mins recipe
+	x32, x32Mins, x32Full, x32x16Full, x256x32, x256x32Mins, x256x32Full, x256x16, x256x16Mins recipe
 
 	signed bool // of avx2: codes of 8 bits stay signed, else 128 is added
 	fused  map[backend.DType]fusedRows
@@ -122,6 +124,9 @@ var fusedAVX2 = map[backend.DType]fusedRows{
 	backend.Q4_K:   {fusedQ4_KAVX2, fusedTwoQ4_KAVX2},
 	backend.Q5_K:   {fusedQ5_KAVX2, fusedTwoQ5_KAVX2},
 	backend.Q6_K:   {fusedQ6_KAVX2, fusedTwoQ6_KAVX2},
+	backend.TQ1_0:  {fusedTQ1_0AVX2, fusedTwoTQ1_0AVX2},
+	backend.TQ2_0:  {fusedTQ2_0AVX2, fusedTwoTQ2_0AVX2},
+	backend.MXFP4:  {fusedMXFP4AVX2, fusedTwoMXFP4AVX2},
 }
 
 var fusedAVX512 = map[backend.DType]fusedRows{
@@ -137,6 +142,9 @@ var fusedAVX512 = map[backend.DType]fusedRows{
 	backend.Q4_K:   {fusedQ4_KAVX512, fusedTwoQ4_KAVX512},
 	backend.Q5_K:   {fusedQ5_KAVX512, fusedTwoQ5_KAVX512},
 	backend.Q6_K:   {fusedQ6_KAVX512, fusedTwoQ6_KAVX512},
+	backend.TQ1_0:  {fusedTQ1_0AVX512, fusedTwoTQ1_0AVX512},
+	backend.TQ2_0:  {fusedTQ2_0AVX512, fusedTwoTQ2_0AVX512},
+	backend.MXFP4:  {fusedMXFP4AVX512, fusedTwoMXFP4AVX512},
 }
 
 // formats lists what has kernels for codes.
@@ -162,6 +170,10 @@ func (p *products) formats() []*Format {
 		backend.Q4_K:   {Sub: 32, Mins: true, unpack: unpackQ4_K, recipe: p.x256x32Mins},
 		backend.Q5_K:   {Sub: 32, Mins: true, unpack: unpackQ5_K, recipe: p.x256x32Mins},
 		backend.Q6_K:   {Sub: 16, Offset: 32, unpack: unpackQ6_K, recipe: p.x256x16},
+		backend.TQ1_0:  {Sub: 32, Offset: 1, unpack: unpackTQ1_0, recipe: p.x256x32},
+		backend.TQ2_0:  {Sub: 32, Offset: 1, unpack: unpackTQ2_0, recipe: p.x256x32},
+		backend.MXFP4:  full(Format{Sub: 32, recipe: p.x32Full}, unpackMXFP4, unpackMXFP4Biased),
+		backend.NVFP4:  full(Format{Sub: 16, Group: 32, recipe: p.x32x16Full}, unpackNVFP4, unpackNVFP4Biased),
 	}
 	var fs []*Format
 	for t, f := range list {
@@ -169,7 +181,10 @@ func (p *products) formats() []*Format {
 			fs = append(fs, nil)
 		}
 		f.Block, f.Bytes, f.fused = t.BlockElems(), Panel*t.BlockBytes(), p.fused[t]
-		f.Group, f.tile = f.Block, tileAVX2
+		f.tile = tileAVX2
+		if f.Group == 0 {
+			f.Group = f.Block
+		}
 		fs[t] = &f
 	}
 	return fs
