@@ -17,15 +17,18 @@ import (
 // Adapter is a low-rank change of a model's matrices in the layout of Hugging
 // Face's PEFT: LoRA, rsLoRA or DoRA. It fits every model of the shape that it was
 // trained on, of any format and type, quantised too. Of several on one matrix
-// the later change what the earlier made of it, as in PEFT. backend.Segment.Adapters
-// names one by its place in Options.Adapters.
+// the later change what the earlier made of it, as in PEFT. A session has all of its model's,
+// or those that SessionOptions.Adapters names; backend.Segment.Adapters names one by its
+// place in Options.Adapters.
 //
 // What an adapter brings whole (modules_to_save, biases, tokens, a larger vocabulary) takes
-// the place of the model's own for all rows, and no two adapters may bring the same.
+// the place of the model's own for all rows, and no two adapters may bring the same. No
+// session can do without such an adapter.
 //
 //	Path  string  // a folder with adapter_config.json and adapter_model.safetensors, or the latter; or a .gguf file
 //	FS    fs.FS   // where Path is; nil is the operating system's files
 //	Scale float32 // multiplies the factor that the adapter has of its own; 0 means 1
+//	Name  string  // what sessions call it; empty means Path
 type Adapter = checkpoint.Adapter
 
 // adapt puts a checkpoint's adapters on the layers of a network that has its

@@ -57,7 +57,9 @@
 // Convert writes each of the formats.
 //
 // Options.Adapters puts low-rank adapters on the matrices of a model, whatever
-// it was opened from, and ConvertOptions.Adapters merges them.
+// it was opened from, and ConvertOptions.Adapters merges them. A session has all
+// of them, or those that SessionOptions.Adapters names, whatever the sessions have
+// that run beside it.
 //
 // # Training
 //

@@ -40,6 +40,7 @@ type Model struct {
 	version   atomic.Uint64           // of the weights
 	training  atomic.Pointer[trained] // the adapter that training changes, or nil
 	adapting  sync.Mutex              // held while one is added
+	sets      []adapterSet            // the others
 	estimate  Memory
 	pages     *pagePool
 	loadTime  time.Duration
@@ -153,6 +154,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 		sampling: c.Sampling, estimate: est, warnings: c.Problems,
 		loader: &loader{b: o.Backend, trainable: o.Trainable, positions: o.context(c.Config, 0), Meter: checkpoint.Meter{Told: o.Progress}},
 	}
+	m.sets = adapterSets(o.Adapters, c)
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = newPagePool(m, kvGeometry(c, o))
 	m.stop = c.StopTokens()

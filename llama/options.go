@@ -137,6 +137,10 @@ type SessionOptions struct {
 	// Context is the most positions; 0 is the model's setting. Memory is taken
 	// as positions fill.
 	Context int
+	// Adapters names those of the model's adapters (Adapter.Name) that work in this session,
+	// in the model's order. Nil is all, also one that is added later; empty is none. Sessions
+	// with other adapters run in one step all the same.
+	Adapters []string
 }
 
 // GenerateOptions are the settings of one generation. The zero value is greedy

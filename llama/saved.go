@@ -134,7 +134,11 @@ func (s *Session) write(ctx context.Context, w io.Writer, from savedFrom) error 
 		if err := s.m.b.ReadPage(c.page, p.buf, c.kv); err != nil {
 			return err
 		}
-		if _, err := out.Write(c.encode(min(backend.PageLen, len(s.ids)-i*backend.PageLen))); err != nil {
+		rows, err := c.encode(min(backend.PageLen, len(s.ids)-i*backend.PageLen))
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(rows); err != nil {
 			return err
 		}
 	}
@@ -349,7 +353,7 @@ func (c *pageCodec) bytes(n int) int {
 }
 
 // encode is the first n positions of the page.
-func (c *pageCodec) encode(n int) []byte {
+func (c *pageCodec) encode(n int) ([]byte, error) {
 	heads, width, to := c.kv.Heads, c.kv.HeadDim, c.rows
 	for r := range c.kv.Layers * 2 {
 		for slot := range n {
@@ -361,12 +365,15 @@ func (c *pageCodec) encode(n int) []byte {
 	}
 	raw := c.raw[:c.bytes(n)]
 	x := c.rows[:c.kv.Elems()/backend.PageLen*n]
-	if c.kv.Type == backend.Q8_0 {
-		encodeQ8(raw, x)
-	} else {
+	if c.kv.Type.Float() {
 		block.Encode(c.kv.Type, raw, x)
+		return raw, nil
 	}
-	return raw
+	// The largest code of a block is 127, so that its scale is found again, and the codes.
+	if err := block.EncodeRow(c.kv.Type, raw, x, nil); err != nil {
+		return nil, fmt.Errorf("llama: keys and values that cannot be saved: %w", err)
+	}
+	return raw, nil
 }
 
 // decode gives the keys and values [n, Heads*HeadDim] of a layer of the first n positions
@@ -377,26 +384,5 @@ func (c *pageCodec) decode(n int) func(layer int) (k, v []float32) {
 	return func(layer int) (k, v []float32) {
 		rows := c.rows[2*layer*size:]
 		return rows[:size], rows[size:][:size]
-	}
-}
-
-// encodeQ8 writes numbers that are codes times scales of float16 as blocks of Q8_0. The
-// largest code of a block is 127, so that the scale is found again, and so are the codes.
-func encodeQ8(dst []byte, src []float32) {
-	n := backend.Q8_0.BlockElems()
-	for ; len(src) > 0; src, dst = src[n:], dst[backend.Q8_0.BlockBytes():] {
-		most := float32(0)
-		for _, x := range src[:n] {
-			most = max(most, x, -x) // NaN where one is
-		}
-		d := most / 127
-		binary.LittleEndian.PutUint16(dst, block.F32ToF16(d))
-		for i, x := range src[:n] {
-			code := 0.0
-			if d > 0 && !math.IsInf(float64(d), 0) {
-				code = math.RoundToEven(float64(x / d))
-			}
-			dst[2+i] = byte(int8(code))
-		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -45,6 +47,41 @@ func TestSaveFull(t *testing.T) {
 	}
 	if err := write(&full{b.Len()}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLoadedPages: whole pages have the same bytes after a file as before it, in every type of
+// keys and values: codes and scales of Q8_0 too.
+func TestLoadedPages(t *testing.T) {
+	for _, typ := range []backend.DType{backend.F32, backend.F16, backend.BF16, backend.Q8_0} {
+		var pages [2][][]byte
+		file := filepath.Join(t.TempDir(), "session")
+		for i := range pages {
+			m := randomModel(t, backend.BF16, Options{KVType: typ})
+			s, err := m.NewSession(SessionOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if i == 1 {
+				err = s.Load(t.Context(), file)
+			} else if _, err = s.Logits(t.Context(), randomTokens(1, 192)); err == nil {
+				err = s.Save(t.Context(), file)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range s.pages {
+				b := make([]byte, m.b.PageBytes(m.pages.kv))
+				if err := m.b.Download(b, p.buf, 0); err != nil {
+					t.Fatal(err)
+				}
+				pages[i] = append(pages[i], b)
+			}
+		}
+		if len(pages[0]) != 3 || !slices.EqualFunc(pages[0], pages[1], bytes.Equal) {
+			t.Errorf("%v: %d pages become %d others", typ, len(pages[0]), len(pages[1]))
+		}
 	}
 }
 

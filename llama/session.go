@@ -64,7 +64,13 @@ func (m *Model) NewSession(o SessionOptions) (*Session, error) {
 	if err := m.opts.checkContext(m.config, limit); err != nil {
 		return nil, err
 	}
-	return m.newSession(limit), nil
+	adapters, err := m.adapterNumbers(o.Adapters)
+	if err != nil {
+		return nil, err
+	}
+	s := m.newSession(limit)
+	s.request.segment.Adapters = adapters
+	return s, nil
 }
 
 func (m *Model) newSession(limit int) *Session {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"math"
 	"path"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama/peft"
@@ -24,11 +25,17 @@ type Adapter struct {
 	FS fs.FS
 	// Scale multiplies the factor that the adapter has of its own; 0 means 1.
 	Scale float32
+	// Name is what sessions call it; empty means Path.
+	Name string
 }
 
 // ValidateAdapters lists every violation.
 func ValidateAdapters(list []Adapter) (errs []error) {
 	for i, a := range list {
+		same := func(b Adapter) bool { return b.Name == a.Name }
+		if first := slices.IndexFunc(list, same); a.Name != "" && first < i {
+			errs = append(errs, fmt.Errorf("llama: Adapters[%d] and [%d] are both called %q", first, i, a.Name))
+		}
 		if a.Path == "" {
 			errs = append(errs, fmt.Errorf("llama: Adapters[%d] has no Path", i))
 		}
