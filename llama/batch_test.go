@@ -71,7 +71,7 @@ func newClients(t *testing.T, m *Model) (list []*client) {
 			t.Fatal(err)
 		}
 		out := make([]float32, c.results.Count()*c.width)
-		list = append(list, &client{s, c.held, ids[c.held:], wish{c.results, c.width, out}})
+		list = append(list, &client{s, c.held, ids[c.held:], wish{Results: c.results, width: c.width, out: out}})
 	}
 	return list
 }
@@ -108,7 +108,7 @@ func TestSharedStep(t *testing.T) {
 			// What they appended is the same too.
 			c.s.ids = append(c.s.ids, c.ids...)
 			for _, s := range []*Session{c.s, alone[i].s} {
-				if err := s.decode(t.Context(), 17); err != nil {
+				if err := s.extend(t.Context(), []int32{17}, s.next()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -173,7 +173,7 @@ func TestSharedStepOutputAdapters(t *testing.T) {
 		defer s.Close()
 		s.request.segment.Adapters = adapters
 		ids := randomTokens(9, 40)
-		want := wish{backend.Results{Kind: backend.ResultLogits, Last: len(ids)}, m.config.Vocab, make([]float32, len(ids)*m.config.Vocab)}
+		want := wish{Results: backend.Results{Kind: backend.ResultLogits, Last: len(ids)}, width: m.config.Vocab, out: make([]float32, len(ids)*m.config.Vocab)}
 		if err := s.extend(t.Context(), ids, want); err != nil {
 			t.Fatal(err)
 		}

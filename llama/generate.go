@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/llama/sample"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
@@ -48,7 +49,7 @@ func (s *Session) sequence(ctx context.Context, o GenerateOptions, prompt func()
 			yield(Token{}, errTwice)
 			return
 		}
-		g := &generation{s: s, o: o}
+		g := &generation{s: s, o: o, now: time.Now}
 		if err := g.run(ctx, prompt, yield); err != nil {
 			yield(Token{}, err)
 		}
@@ -63,6 +64,13 @@ type generation struct {
 	text    *textStream
 	count   int // tokens generated
 	keep    int // tokens of the prompt that stay when the context shifts
+
+	ids    []int32   // of a step
+	logits []float32 // [n, V] after each of them
+	states []float32 // [n, D] that these are made of, where log-probabilities are wanted
+	row    int       // that the next token is drawn from
+	guess  *speculation
+	now    func() time.Time
 }
 
 // run yields tokens until the generation ends; an error it returns is still to
@@ -95,13 +103,20 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	for _, id := range ids {
 		g.sampler.Accept(id)
 	}
-	err = g.s.locked(func() error {
-		g.s.request.state = nil
-		if o := &g.o; o.Logprobs || o.TopLogprobs > 0 {
-			g.s.request.state = make([]float32, g.s.m.config.Dim)
+	rows := 1
+	g.logits = g.s.logits
+	if o := g.o.Speculation; o.on() {
+		if g.guess, err = newSpeculation(o, g.s, ids); err != nil {
+			return err
 		}
-		return g.s.prefill(call, ids)
-	})
+		defer g.endGuessing()
+		rows += g.guess.max
+		g.logits = make([]float32, rows*g.s.m.config.Vocab)
+	}
+	if g.o.Logprobs || g.o.TopLogprobs > 0 {
+		g.states = make([]float32, rows*g.s.m.config.Dim)
+	}
+	err = g.s.locked(func() error { return g.s.prefill(call, ids, g.wish(1)) })
 	for err == nil {
 		var t Token
 		if t, err = g.next(call); err != nil {
@@ -110,20 +125,59 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		if !yield(t, nil) || t.Finish != NotFinished {
 			return nil
 		}
-		err = g.s.locked(func() error { return g.feed(call, t.ID) })
+		if g.guess != nil {
+			err = g.feedGuessed(call, t.ID)
+		} else {
+			err = g.s.locked(func() error { return g.feed(call, t.ID, nil) })
+		}
 	}
 	return err
 }
 
-// feed computes a generated token, after making room for it if need be.
-func (g *generation) feed(ctx context.Context, id int32) error {
-	if len(g.s.ids) < g.s.limit {
-		return g.s.decode(ctx, id)
+// wish is that for what may follow each of the last n rows.
+func (g *generation) wish(n int) wish {
+	vocab, dim := g.s.m.config.Vocab, g.s.m.config.Dim
+	w := wish{Results: backend.Results{Kind: backend.ResultLogits, Last: n}, width: vocab, out: g.logits[:n*vocab]}
+	if g.states != nil {
+		w.states = g.states[:n*dim]
 	}
-	keep := min(g.keep, len(g.s.ids)-1)
-	from := keep + (len(g.s.ids)-keep+1)/2
-	g.s.usage.Shifts++
-	return g.s.prefill(ctx, append(slices.Concat(g.s.ids[:keep], g.s.ids[from:]), id))
+	return w
+}
+
+// feed computes a generated token, after making room for it if need be, and guesses of
+// those that follow it, for which there is room. The guesses lie beyond what the session
+// says to hold.
+func (g *generation) feed(ctx context.Context, id int32, guesses []int32) error {
+	s, before := g.s, len(g.s.ids)
+	g.row = 0
+	if before == s.limit {
+		return g.shift(ctx, id)
+	}
+	start := g.now()
+	g.ids = append(append(g.ids[:0], id), guesses...)
+	if err := s.extend(ctx, g.ids, g.wish(len(g.ids))); err != nil {
+		s.truncate(before)
+		return err
+	}
+	s.ids = s.ids[:before+1]
+	s.usage.DecodeTokens++
+	s.usage.DraftedTokens += len(guesses)
+	s.usage.DecodeTime += g.now().Sub(start)
+	return nil
+}
+
+// shift computes a generated token after the context without the older half of what may be
+// forgotten.
+func (g *generation) shift(ctx context.Context, id int32) error {
+	s := g.s
+	keep := min(g.keep, len(s.ids)-1)
+	from := keep + (len(s.ids)-keep+1)/2
+	s.usage.Shifts++
+	ids := append(slices.Concat(s.ids[:keep], s.ids[from:]), id)
+	if g.guess != nil {
+		g.guess.restart(ids)
+	}
+	return s.prefill(ctx, ids, g.wish(1))
 }
 
 // kept is the number of tokens that a context shift keeps of a prompt.
@@ -140,20 +194,8 @@ func (g *generation) kept(prompt []int32) int {
 	return keep
 }
 
-// decode feeds one generated token back.
-func (s *Session) decode(ctx context.Context, id int32) error {
-	start := time.Now()
-	s.one[0] = id
-	if err := s.extend(ctx, s.one[:], s.next()); err != nil {
-		return err
-	}
-	s.usage.DecodeTokens++
-	s.usage.DecodeTime += time.Since(start)
-	return nil
-}
-
-// next draws a token from the logits of the last position, which are this call's: the
-// session is not locked while the caller's sampling steps run.
+// next draws a token from a row of logits, which are this call's: the session is not
+// locked while the caller's sampling steps run.
 func (g *generation) next(ctx context.Context) (Token, error) {
 	full := false
 	err := g.s.locked(func() error {
@@ -163,7 +205,7 @@ func (g *generation) next(ctx context.Context) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	logits := g.s.logits
+	logits := rowOf(g.logits, g.row, g.s.m.config.Vocab)
 	id, err := g.sampler.Sample(logits)
 	if err != nil {
 		return Token{}, fmt.Errorf("llama: after %d tokens: %w", g.count, err)
@@ -172,7 +214,7 @@ func (g *generation) next(ctx context.Context) (Token, error) {
 	g.count++
 	t := Token{ID: id}
 	if g.o.Logprobs || g.o.TopLogprobs > 0 {
-		if err := g.logprobs(ctx, &t); err != nil {
+		if err := g.logprobs(ctx, &t, logits); err != nil {
 			return Token{}, err
 		}
 	}
@@ -202,12 +244,15 @@ func (g *generation) next(ctx context.Context) (Token, error) {
 	return t, nil
 }
 
-// logprobs fills in the log-probabilities of a token that was drawn.
-func (g *generation) logprobs(ctx context.Context, t *Token) error {
+// rowOf is a row of a matrix of so many columns.
+func rowOf(x []float32, i, cols int) []float32 { return x[i*cols:][:cols] }
+
+// logprobs fills in the log-probabilities of a token that was drawn from logits.
+func (g *generation) logprobs(ctx context.Context, t *Token, logits []float32) error {
 	s := g.s
-	t.Top = sample.TopLogprobs(nil, s.logits, g.o.TopLogprobs)
+	t.Top = sample.TopLogprobs(nil, logits, g.o.TopLogprobs)
 	if len(s.m.net.Output.Adapters) > 0 { // the operation knows the matrix alone, and so does training
-		t.Logprob = float32(sample.Logprob(s.logits, t.ID))
+		t.Logprob = float32(sample.Logprob(logits, t.ID))
 		return nil
 	}
 	ids := []int32{t.ID}
@@ -215,7 +260,7 @@ func (g *generation) logprobs(ctx context.Context, t *Token) error {
 		ids = append(ids, a.ID)
 	}
 	return s.locked(func() error {
-		out, err := s.m.logprobs(ctx, s.request.state, ids)
+		out, err := s.m.logprobs(ctx, rowOf(g.states, g.row, s.m.config.Dim), ids)
 		if err == nil && s.m.version.Load() != s.version {
 			err = ErrStale
 		}

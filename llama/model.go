@@ -2,6 +2,7 @@ package llama
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -30,7 +31,8 @@ type Model struct {
 	cx        *tensor.Context
 	turn      chan struct{} // holds one element while a step uses cx; who waits is served in order
 	tok       *tokenizer.Tokenizer
-	stop      []int32 // tokens that end a generation, ascending
+	vocab     func() [sha256.Size]byte // a hash of the tokens
+	stop      []int32                  // tokens that end a generation, ascending
 	sampling  *sample.Params
 	format    chat.Format // how conversations are written; nil for formatErr
 	formatErr error
@@ -157,6 +159,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 	m.sets = adapterSets(o.Adapters, c)
 	m.life, m.end = context.WithCancel(context.Background())
 	m.pages = newPagePool(m, kvGeometry(c, o))
+	m.vocab = sync.OnceValue(m.hashVocabulary)
 	m.stop = c.StopTokens()
 	if m.format, m.formatErr = c.ChatFormat(); len(c.ChatTemplates) > 0 && m.formatErr != nil {
 		m.warnings = append(m.warnings, m.formatErr.Error())

@@ -172,11 +172,14 @@ type GenerateOptions struct {
 	// Keep is how many tokens of the prompt a context shift keeps, at least BOS;
 	// -1 is all of them.
 	Keep int
+	// Speculation guesses tokens ahead, which is faster where the guesses are often right
+	// and changes nothing of what is generated.
+	Speculation Speculation
 }
 
 // Validate lists every violation.
 func (o GenerateOptions) Validate() error {
-	errs := []error{o.Sampling.Validate()}
+	errs := []error{o.Sampling.Validate(), o.Speculation.validate()}
 	if o.MaxTokens < 0 {
 		errs = append(errs, fmt.Errorf("llama: MaxTokens is %d, want 0 or more", o.MaxTokens))
 	}

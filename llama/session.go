@@ -37,7 +37,6 @@ type Session struct {
 	request request
 	span    [1]backend.Span
 	logits  []float32 // of the last position computed, [V]
-	one     [1]int32
 	usage   Usage
 	dropped runtime.Cleanup // gives back the pages of a session that nobody closed
 }
@@ -48,8 +47,12 @@ type Usage struct {
 	PrefillTokens int           // prompt tokens computed
 	PrefillTime   time.Duration // for them
 	DecodeTokens  int           // generated tokens fed back
-	DecodeTime    time.Duration // for them
+	DecodeTime    time.Duration // for them, and for guessing
 	Shifts        int           // times that a full context was halved
+
+	// Of GenerateOptions.Speculation: the tokens guessed, and those of them that were then
+	// generated and fed back, which took no step of their own. DecodeTokens counts these too.
+	DraftedTokens, AcceptedTokens int
 }
 
 // NewSession returns an empty session. It takes memory as positions fill.
@@ -288,22 +291,27 @@ func (s *Session) settle(shared *page, err error) {
 // wish is what is wanted of the rows that extend computes.
 type wish struct {
 	backend.Results
-	width int       // numbers of a row's result
-	out   []float32 // where they go
+	width  int       // numbers of a row's result
+	out    []float32 // where they go
+	states []float32 // unless nil, where the states [Last, D] go that they are made of
 }
 
 // part is the wish for rows [from, to) of n.
-func (w *wish) part(from, to, n int) (r backend.Results, out []float32) {
+func (w *wish) part(from, to, n int) (r backend.Results, out, states []float32) {
 	first := n - w.Last // of the rows that something is wanted of
 	if to <= first {
-		return r, nil
+		return r, nil, nil
 	}
 	r = backend.Results{Kind: w.Kind, Last: to - max(from, first)}
 	before := backend.Results{Kind: w.Kind, Last: max(from, first) - first}
 	if w.Targets != nil {
 		r.Targets, before.Targets = w.Targets[before.Last:][:r.Last], w.Targets[:before.Last]
 	}
-	return r, w.out[before.Count()*w.width:][:r.Count()*w.width]
+	if w.states != nil {
+		dim := len(w.states) / w.Last
+		states = w.states[before.Last*dim:][:r.Last*dim]
+	}
+	return r, w.out[before.Count()*w.width:][:r.Count()*w.width], states
 }
 
 // extend computes ids after the positions held, in steps of at most BatchRows. On an error
@@ -327,12 +335,12 @@ func (s *Session) extend(ctx context.Context, ids []int32, w wish) error {
 			return err
 		}
 		r := &s.request
-		r.segment.Results, r.out = w.part(from, to, len(ids))
+		r.segment.Results, r.out, r.states = w.part(from, to, len(ids))
 		r.ctx = ctx
 		s.lay(ids[from:to])
 		s.m.run(r)
 		err = r.err
-		r.ctx, r.out, r.err = nil, nil, nil
+		r.ctx, r.out, r.states, r.err = nil, nil, nil, nil
 		if err == nil && s.version != s.m.version.Load() {
 			err = ErrStale // changed meanwhile
 		}
@@ -407,8 +415,8 @@ func (s *Session) share(i int, ids []int32) bool {
 	return true
 }
 
-// prefill makes the session hold exactly ids and s.logits what follows them.
-func (s *Session) prefill(ctx context.Context, ids []int32) error {
+// prefill makes the session hold exactly ids. What w wants of the last of them is computed.
+func (s *Session) prefill(ctx context.Context, ids []int32, w wish) error {
 	if len(ids) == 0 {
 		return fmt.Errorf("llama: an empty prompt: there is nothing to continue")
 	}
@@ -421,7 +429,7 @@ func (s *Session) prefill(ctx context.Context, ids []int32) error {
 	s.reuse(ids)
 	start := time.Now()
 	before := len(s.ids)
-	err := s.extend(ctx, ids[before:], s.next())
+	err := s.extend(ctx, ids[before:], w)
 	s.usage.ReusedTokens += before
 	s.usage.PrefillTokens += len(s.ids) - before
 	s.usage.PrefillTime += time.Since(start)
@@ -440,7 +448,7 @@ func (s *Session) Logits(ctx context.Context, ids []int32) ([]float32, error) {
 		return nil, err
 	}
 	defer leave()
-	if err := s.prefill(call, ids); err != nil {
+	if err := s.prefill(call, ids, s.next()); err != nil {
 		return nil, err
 	}
 	return slices.Clone(s.logits), nil

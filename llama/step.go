@@ -23,7 +23,7 @@ type request struct {
 	// sets Row, Rows and Seq.
 	segment backend.Segment
 	out     []float32 // the results, row after row
-	state   []float32 // unless nil, the state [D] of the last row with a result comes here too
+	states  []float32 // unless nil, the states [n, D] of the rows with results come here too
 	err     error     // of this call, once the step is over
 }
 
@@ -152,13 +152,13 @@ func (m *Model) forward(b *batch) {
 	}
 }
 
-// states keeps the state of the last row of each request that wants it. Their rows are
+// states keeps the states of the rows of each request that wants them. Their rows are
 // those of h from one on.
 func (m *Model) states(h *tensor.Tensor, at int, requests []*request) {
 	for _, r := range requests {
 		n := r.segment.Results.Count()
-		if at += n; r.state != nil && n > 0 {
-			m.cx.Read(r.state, tensor.SliceRows(m.cx, h, at-1, 1))
+		if at += n; r.states != nil && n > 0 {
+			m.cx.Read(r.states, tensor.SliceRows(m.cx, h, at-n, n))
 		}
 	}
 }

@@ -1,0 +1,206 @@
+package llama
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Speculation guesses the tokens that come next, so that one step can compute several: the
+// last token and the guesses of those after it are rows of one step, which reads the
+// weights once. Of each row the next token is then drawn as ever, and as long as it is the
+// one that was guessed the row after it is there already. The guesses from the first wrong
+// one on are forgotten.
+//
+// So the tokens, their log-probabilities and why the generation ends are what they are
+// without, token for token, whatever is guessed and however tokens are drawn: the rows have
+// the bits of steps of their own, and each draw sees the same logits, the same state of the
+// sampler and the same random numbers. Rejection sampling (Leviathan et al. 2023,
+// https://arxiv.org/abs/2211.17192), which keeps only the distribution, needs the
+// probabilities of each guess and a sampler whose state can be taken back. A guess that is
+// no draw itself, as those of Lookup and of Model are, it accepts as often: with the
+// probability that the model gives it.
+//
+// How many tokens are guessed follows from how many were right and from how long steps of
+// one row and of several take: none where that would be slower, but for a trial now and
+// then. The zero value guesses nothing. Who guesses is asked in the order of the fields,
+// until one does.
+type Speculation struct {
+	// Drafter is the caller's own way of guessing.
+	Drafter Drafter
+	// Lookup guesses what followed the last tokens where they were before, in the prompt
+	// or in what was generated: for texts that repeat parts of their prompt.
+	Lookup bool
+	// Model, smaller and of the same vocabulary, guesses what it finds most likely. Each
+	// generation has a session of it. The caller closes it, after the generation.
+	Model *Model
+	// Max is the most tokens guessed at a time, up to 64; 0 is 16.
+	Max int
+
+	now func() time.Time // nil is time.Now
+}
+
+// A Drafter guesses what comes next in a text.
+type Drafter interface {
+	// Draft appends up to n tokens that may follow ids to dst: those that the model sees,
+	// the last token generated among them. It may be asked after every token or more
+	// rarely, and does not keep ids. An error ends the generation.
+	Draft(ctx context.Context, dst, ids []int32, n int) ([]int32, error)
+}
+
+const (
+	defaultGuesses = 16
+	maxGuesses     = 64
+)
+
+// on reports whether anything is guessed.
+func (o *Speculation) on() bool { return o.Drafter != nil || o.Lookup || o.Model != nil }
+
+func (o *Speculation) validate() error {
+	if o.Max < 0 || o.Max > maxGuesses {
+		return fmt.Errorf("llama: Speculation.Max is %d, want 0 to %d", o.Max, maxGuesses)
+	}
+	return nil
+}
+
+// speculation is what a generation knows of guesses.
+type speculation struct {
+	drafters []Drafter
+	lookup   *lookup  // among them, or nil
+	session  *Session // of the draft model, or nil
+	max      int
+	pace     pace
+	text     []int32 // what the model sees, the last token too
+	guesses  []int32 // that are computed beyond the end of the session
+	right    int     // of them, that were generated since
+}
+
+// newSpeculation prepares guessing what follows ids in a session.
+func newSpeculation(o Speculation, s *Session, ids []int32) (*speculation, error) {
+	p := &speculation{max: o.Max, text: append([]int32(nil), ids...)}
+	if p.max == 0 {
+		p.max = defaultGuesses
+	}
+	p.max = min(p.max, s.limit, s.m.opts.batchRows()-1) // a step with them is one
+	p.pace = newPace(p.max)
+	if o.Drafter != nil {
+		p.drafters = append(p.drafters, o.Drafter)
+	}
+	if o.Lookup {
+		p.lookup = &lookup{}
+		p.drafters = append(p.drafters, p.lookup)
+	}
+	if o.Model != nil {
+		d, err := newModelDrafter(s, o.Model)
+		if err != nil {
+			return nil, err
+		}
+		p.session, p.drafters = d.s, append(p.drafters, d)
+	}
+	return p, nil
+}
+
+// restart makes ids what the model sees.
+func (p *speculation) restart(ids []int32) {
+	p.text = append(p.text[:0], ids...)
+	p.pace.restart()
+	if p.lookup != nil {
+		p.lookup.reset()
+	}
+}
+
+// endGuessing ends what speculate began: the session holds what it says to hold.
+func (g *generation) endGuessing() {
+	if g.guess.session != nil {
+		g.guess.session.Close()
+	}
+	if err := g.s.lock(); err == nil { // a closed session holds nothing
+		g.s.truncate(len(g.s.ids))
+		g.s.work.Unlock()
+	}
+}
+
+// feedGuessed is feed for a generation with guesses: a token that was guessed is computed
+// already, and another is fed with new guesses. Guessing runs with the session unlocked, as
+// it may be the caller's.
+func (g *generation) feedGuessed(ctx context.Context, id int32) error {
+	p, right := g.guess, false
+	p.text = append(p.text, id)
+	err := g.s.locked(func() (err error) {
+		right, err = g.take(ctx, id)
+		return err
+	})
+	if right || err != nil {
+		return err
+	}
+	start := g.now()
+	if err := g.draft(ctx); err != nil {
+		return err
+	}
+	drafted := g.now()
+	return g.s.locked(func() error {
+		g.s.usage.DecodeTime += drafted.Sub(start)
+		if err := g.feed(ctx, id, p.guesses); err != nil {
+			return err
+		}
+		if len(p.text) <= g.s.limit { // no shift
+			p.pace.step(len(p.guesses), drafted.Sub(start), g.now().Sub(drafted))
+		}
+		return nil
+	})
+}
+
+// take makes a token part of the session, if it is the next guess. If not, what is left of
+// the guesses is forgotten.
+func (g *generation) take(ctx context.Context, id int32) (right bool, err error) {
+	p, s := g.guess, g.s
+	if p.right == len(p.guesses) || p.guesses[p.right] != id {
+		p.pace.judge(p.right, len(p.guesses))
+		p.guesses, p.right = p.guesses[:0], 0
+		s.truncate(len(s.ids))
+		return false, nil
+	}
+	switch { // what a step would find
+	case s.m.life.Err() != nil:
+		return false, ErrClosed
+	case s.version != s.m.version.Load():
+		return false, ErrStale
+	case ctx.Err() != nil:
+		return false, ended(ctx)
+	}
+	s.ids = append(s.ids, id)
+	p.right++
+	g.row++
+	s.usage.DecodeTokens++
+	s.usage.AcceptedTokens++
+	return true, nil
+}
+
+// draft asks for guesses of what follows the text.
+func (g *generation) draft(ctx context.Context) error {
+	p := g.guess
+	n := min(p.pace.length(), g.s.limit-len(p.text))
+	if g.o.MaxTokens > 0 {
+		n = min(n, g.o.MaxTokens-g.count-1) // the last token is not fed back
+	}
+	if n <= 0 {
+		return nil
+	}
+	for _, d := range p.drafters {
+		var err error
+		if p.guesses, err = d.Draft(ctx, p.guesses[:0], p.text, n); err != nil {
+			return err
+		}
+		if len(p.guesses) > 0 {
+			break
+		}
+	}
+	p.guesses = p.guesses[:min(n, len(p.guesses))]
+	for i, id := range p.guesses {
+		if vocab := g.s.m.config.Vocab; id < 0 || int(id) >= vocab {
+			p.guesses = p.guesses[:0]
+			return fmt.Errorf("llama: guess %d of what follows %d tokens is the token %d, outside the vocabulary of %d", i, len(p.text), id, vocab)
+		}
+	}
+	return nil
+}
