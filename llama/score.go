@@ -30,38 +30,19 @@ type Perplexity struct {
 // middle are scored (positions Context/2 to Context-2 predict their
 // successors). A rest shorter than a chunk is left out.
 func (m *Model) Perplexity(ctx context.Context, ids []int32, o PerplexityOptions) (Perplexity, error) {
-	if m.life.Err() != nil {
-		return Perplexity{}, ErrClosed
+	c, err := m.chunks(ids, o)
+	if err != nil {
+		return Perplexity{}, err
 	}
-	if o.Context == 0 {
-		o.Context = 512
-	}
-	if o.Context < 4 || o.Chunks < 0 {
-		return Perplexity{}, fmt.Errorf("llama: PerplexityOptions: Context is %d, want 4 or more, Chunks %d, want 0 or more", o.Context, o.Chunks)
-	}
-	chunks := len(ids) / o.Context
-	if chunks == 0 {
-		return Perplexity{}, fmt.Errorf("llama: the text has %d tokens, less than one chunk of %d", len(ids), o.Context)
-	}
-	if o.Chunks > 0 {
-		chunks = min(chunks, o.Chunks)
-	}
-	s, err := m.NewSession(SessionOptions{Context: o.Context})
+	s, err := m.NewSession(SessionOptions{Context: c.size})
 	if err != nil {
 		return Perplexity{}, err
 	}
 	defer s.Close()
 	var p Perplexity
 	sum := 0.0
-	chunk := make([]int32, o.Context)
-	for i := range chunks {
-		copy(chunk, ids[i*o.Context:])
-		if m.tok != nil && m.tok.AddsBOS() {
-			if bos, ok := m.tok.BOS(); ok {
-				chunk[0] = bos
-			}
-		}
-		logprobs, err := s.Logprobs(ctx, chunk, o.Context/2+1)
+	for i := range c.n {
+		logprobs, err := s.Logprobs(ctx, c.at(i), c.scored())
 		if err != nil {
 			return Perplexity{}, err
 		}
@@ -73,11 +54,59 @@ func (m *Model) Perplexity(ctx context.Context, ids []int32, o PerplexityOptions
 		p.NLL = sum / float64(p.Tokens)
 		p.PPL = math.Exp(p.NLL)
 		if o.Progress != nil {
-			o.Progress(i+1, chunks, p)
+			o.Progress(i+1, c.n, p)
 		}
 	}
 	return p, nil
 }
+
+// chunks are a text as llama.cpp cuts it: parts of the same size, each on its own, of which
+// the first token is BOS where the model adds one.
+type chunks struct {
+	ids     []int32 // of the whole text
+	size, n int
+	bos     int32 // or -1
+	chunk   []int32
+}
+
+// chunks checks the settings, and cuts a text.
+func (m *Model) chunks(ids []int32, o PerplexityOptions) (*chunks, error) {
+	if m.life.Err() != nil {
+		return nil, ErrClosed
+	}
+	if o.Context == 0 {
+		o.Context = 512
+	}
+	if o.Context < 4 || o.Chunks < 0 {
+		return nil, fmt.Errorf("llama: Context is %d, want 4 or more, Chunks %d, want 0 or more", o.Context, o.Chunks)
+	}
+	n := len(ids) / o.Context
+	if n == 0 {
+		return nil, fmt.Errorf("llama: the text has %d tokens, less than one chunk of %d", len(ids), o.Context)
+	}
+	if o.Chunks > 0 {
+		n = min(n, o.Chunks)
+	}
+	c := &chunks{ids: ids[:n*o.Context], size: o.Context, n: n, bos: -1, chunk: make([]int32, o.Context)}
+	if m.tok != nil && m.tok.AddsBOS() {
+		if bos, ok := m.tok.BOS(); ok {
+			c.bos = bos
+		}
+	}
+	return c, nil
+}
+
+// at is chunk i. It is valid until the next call.
+func (c *chunks) at(i int) []int32 {
+	copy(c.chunk, c.ids[i*c.size:])
+	if c.bos >= 0 {
+		c.chunk[0] = c.bos
+	}
+	return c.chunk
+}
+
+// scored is the first position whose token counts, in the second half.
+func (c *chunks) scored() int { return c.size/2 + 1 }
 
 // Pooling says how the hidden states of a text become one vector.
 type Pooling uint8

@@ -25,6 +25,7 @@ type Context struct {
 	kv     backend.KV
 	rows   Rows   // what SetRows was told
 	noise  uint64 // what SetNoise was told
+	watch  Watcher
 	step   uint64 // counts beginnings and ends of steps, so that old tensors are recognised
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
@@ -132,6 +133,14 @@ func (c *Context) SetNoise(seed uint64) (before uint64) {
 
 // Noise is what SetNoise was told last.
 func (c *Context) Noise() uint64 { return c.noise }
+
+// A Watcher is told of products x W^T before they are made: of x [R,K], which is its to
+// [Context.Read], and of the matrices, of which some may be absent.
+type Watcher func(x *Tensor, w [backend.MaxWeights]*Param)
+
+// Watch makes f the watcher of MatMuls and what is made of it, MatMulAdd and
+// MatMulSwiGLU, in all steps from here on. nil is none.
+func (c *Context) Watch(f Watcher) { c.watch = f }
 
 // Scratch is the most arena memory that any step has used, in bytes.
 func (c *Context) Scratch() int64 { return c.exec.Scratch() }

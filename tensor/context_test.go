@@ -337,3 +337,43 @@ func TestNewContext(t *testing.T) {
 		t.Error("the backend's error is lost")
 	}
 }
+
+// TestWatch: the watcher sees each product once, with its input and its matrices, and
+// nothing changes by it.
+func TestWatch(t *testing.T) {
+	each(t, func(t *testing.T, b backend.Backend) {
+		c := newContext(t, b, tensor.Options{})
+		p, q := pack(t, b, random(12), 4, 3), pack(t, b, random(12), 4, 3)
+		values := random(6)
+		type seen struct {
+			x []float32
+			w [backend.MaxWeights]*tensor.Param
+		}
+		var got []seen
+		var results [2][]float32
+		for i, watcher := range []tensor.Watcher{nil, func(x *tensor.Tensor, w [backend.MaxWeights]*tensor.Param) {
+			got = append(got, seen{read(c, x), w})
+		}} {
+			c.Watch(watcher)
+			step(t, c, nil, backend.KV{}, func() {
+				x := write(c, values, 2, 3)
+				y := tensor.MatMul(c, x, p)
+				y = tensor.MatMulAdd(c, y, x, q)
+				results[i] = append(read(c, y), read(c, tensor.MatMulSwiGLU(c, x, p, q))...)
+				tensor.MatMuls(c, x, [backend.MaxWeights]*tensor.Param{p, nil, q})
+			})
+		}
+		if !slices.Equal(results[0], results[1]) {
+			t.Errorf("watched, %v became %v", results[0], results[1])
+		}
+		want := [][backend.MaxWeights]*tensor.Param{{p}, {q}, {p, q}, {p, nil, q}}
+		if len(got) != len(want) {
+			t.Fatalf("%d products were seen, want %d", len(got), len(want))
+		}
+		for i, s := range got {
+			if s.w != want[i] || !slices.Equal(s.x, values) {
+				t.Errorf("product %d: %v of %v", i, s.w, s.x)
+			}
+		}
+	})
+}

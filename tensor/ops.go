@@ -13,6 +13,9 @@ func MatMul(c *Context, x *Tensor, w *Param) *Tensor {
 // MatMuls multiplies one input with up to three matrices (q, k, v or gate, up)
 // in one dispatch. Absent weights give absent results.
 func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWeights]*Tensor {
+	if c.watch != nil {
+		c.watch(x, w)
+	}
 	var y [backend.MaxWeights]*Tensor
 	r := x.Rows()
 	for i, p := range w {
@@ -49,6 +52,9 @@ func MatMuls(c *Context, x *Tensor, w [backend.MaxWeights]*Param) [backend.MaxWe
 // memory of y, which must not be used afterwards. Where a tape needs the numbers of y, the
 // sum has memory of its own.
 func MatMulAdd(c *Context, y, x *Tensor, w *Param) *Tensor {
+	if c.watch != nil {
+		c.watch(x, [backend.MaxWeights]*Param{w})
+	}
 	z, round := c.place(y, x), c.rounding(w)
 	a := c.begin()
 	a.In[0], a.In[1], a.Out[0] = c.use(x), c.use(y), c.use(z)
@@ -67,6 +73,9 @@ func MatMulSwiGLU(c *Context, x *Tensor, gate, up *Param) *Tensor {
 	if c.rounding(up) != round || c.Recording() { // backward wants the products
 		y := MatMuls(c, x, [backend.MaxWeights]*Param{gate, up})
 		return SwiGLU(c, y[0], y[1])
+	}
+	if c.watch != nil {
+		c.watch(x, [backend.MaxWeights]*Param{gate, up})
 	}
 	y := c.New(backend.F32, backend.Dims(x.Rows(), gate.Shape.Dim[0]))
 	a := c.begin()

@@ -4,17 +4,79 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/herd-ml/herd/llama"
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
-// perplexityFlags are those of perplexity beyond the common ones.
-type perplexityFlags struct {
-	*common
+// textFlags say which text a model runs, and in which chunks.
+type textFlags struct {
 	model, file     string
 	lora            []string
 	context, chunks int
+}
+
+func (t *textFlags) add(f *pflag.FlagSet) {
+	addModel(f, &t.model)
+	addLora(f, &t.lora)
+	f.StringVarP(&t.file, "file", "f", "", "`FILE` with the text; - is stdin")
+	f.IntVarP(&t.context, "ctx-size", "c", 512, "`CTX` tokens a chunk")
+	f.IntVar(&t.chunks, "chunks", -1, "the first `N` chunks only; -1 is all")
+}
+
+// open loads the model and reads the text.
+func (t *textFlags) open(cmd *cobra.Command, c *common) (*model, []int32, error) {
+	if t.file == "" {
+		return nil, nil, usagef("give -f FILE, the text (- is stdin)")
+	}
+	for _, err := range []error{checkRange("-c", t.context, 4), checkRange("--chunks", t.chunks, -1)} {
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if t.model == "" {
+		return nil, nil, errNoModel
+	}
+	adapters, err := parseLora(t.lora)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := readInput(cmd, t.file)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := c.open(cmd, t.model, llama.Options{Context: t.context, Adapters: adapters})
+	if err != nil {
+		return nil, nil, err
+	}
+	ids, err := t.encode(m, text)
+	if err != nil {
+		m.close()
+		return nil, nil, err
+	}
+	return m, ids, nil
+}
+
+// encode makes ids of a text, at least a chunk.
+func (t *textFlags) encode(m *model, text string) ([]int32, error) {
+	if m.Tokenizer() == nil {
+		return nil, fmt.Errorf("%s: the model's files hold no tokenizer, which the text needs", t.model)
+	}
+	ids, err := m.Tokenizer().Encode(text, tokenizer.EncodeOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) < t.context {
+		return nil, fmt.Errorf("the text has %d tokens, less than one chunk of %d: give a smaller -c or a longer text", len(ids), t.context)
+	}
+	return ids, nil
+}
+
+// perplexityFlags are those of perplexity beyond the common ones.
+type perplexityFlags struct {
+	*common
+	text textFlags
 }
 
 func newPerplexity(c *common) *cobra.Command {
@@ -30,53 +92,20 @@ text of special tokens stays ordinary text.`,
 		RunE: p.run,
 	}
 	f := cmd.Flags()
-	addModel(f, &p.model)
-	addLora(f, &p.lora)
-	f.StringVarP(&p.file, "file", "f", "", "`FILE` with the text; - is stdin")
-	f.IntVarP(&p.context, "ctx-size", "c", 512, "`CTX` tokens a chunk")
-	f.IntVar(&p.chunks, "chunks", -1, "score the first `N` chunks only; -1 is all")
+	p.text.add(f)
 	laterFlags(f, "kl-base")
 	return cmd
 }
 
 func (p *perplexityFlags) run(cmd *cobra.Command, _ []string) error {
-	if p.file == "" {
-		return usagef("give -f FILE, the text to score (- is stdin)")
-	}
-	for _, err := range []error{checkRange("-c", p.context, 4), checkRange("--chunks", p.chunks, -1)} {
-		if err != nil {
-			return err
-		}
-	}
-	if p.model == "" {
-		return errNoModel
-	}
-	adapters, err := parseLora(p.lora)
-	if err != nil {
-		return err
-	}
-	text, err := readInput(cmd, p.file)
-	if err != nil {
-		return err
-	}
-	m, err := p.open(cmd, p.model, llama.Options{Context: p.context, Adapters: adapters})
+	m, ids, err := p.text.open(cmd, p.common)
 	if err != nil {
 		return err
 	}
 	defer m.close()
-	if m.Tokenizer() == nil {
-		return fmt.Errorf("%s: the model's files hold no tokenizer, which perplexity needs", p.model)
-	}
-	ids, err := m.Tokenizer().Encode(text, tokenizer.EncodeOptions{})
-	if err != nil {
-		return err
-	}
-	if len(ids) < p.context {
-		return fmt.Errorf("the text has %d tokens, less than one chunk of %d: give a smaller -c or a longer text", len(ids), p.context)
-	}
 	bar := p.bar(cmd, "scoring", false)
 	r, err := m.Perplexity(cmd.Context(), ids, llama.PerplexityOptions{
-		Context: p.context, Chunks: max(p.chunks, 0),
+		Context: p.text.context, Chunks: max(p.text.chunks, 0),
 		Progress: func(done, total int, _ llama.Perplexity) { bar.set(int64(done), int64(total)) },
 	})
 	bar.stop()
@@ -92,6 +121,6 @@ func (p *perplexityFlags) run(cmd *cobra.Command, _ []string) error {
 		}{number(r.PPL), number(r.NLL), r.Tokens, r.Chunks})
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "perplexity %.4f (%.5f nats a token), %d tokens in %d chunks of %d\n",
-		r.PPL, r.NLL, r.Tokens, r.Chunks, p.context)
+		r.PPL, r.NLL, r.Tokens, r.Chunks, p.text.context)
 	return err
 }

@@ -108,7 +108,7 @@ or a Meta folder.
 	c.add(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "now", Title: "Commands:"}, &cobra.Group{ID: "later", Title: "Not built yet:"})
 	for _, cmd := range []*cobra.Command{
-		newGenerate(c), newChat(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newQuantize(c), newTrain(c), newBench(c), newVersion(c),
+		newGenerate(c), newChat(c), newInfo(c), newTokenize(c), newScore(c), newPerplexity(c), newConvert(c), newQuantize(c), newImatrix(c), newTrain(c), newBench(c), newVersion(c),
 	} {
 		cmd.GroupID = "now"
 		root.AddCommand(cmd)
@@ -229,7 +229,6 @@ func checkLater(f *pflag.FlagSet) (err error) {
 func laterCommands() []*cobra.Command {
 	var cmds []*cobra.Command
 	for _, c := range [][2]string{
-		{"imatrix", "Measure which weights matter"},
 		{"tokenizer", "Train a tokenizer"},
 		{"rounds", "Run rounds of post-training"},
 		{"data", "Look at training data"},

@@ -129,3 +129,6 @@ func halved(row, headDim int) int {
 	head, r := row/headDim, row%headDim
 	return head*headDim + r%2*(headDim/2) + r/2
 }
+
+// GGUFName is the name in GGUF files of a Hugging Face name; false where there is none.
+func GGUFName(hf string) (string, bool) { return ggufNames.name(hf) }
