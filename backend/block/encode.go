@@ -8,25 +8,35 @@ import (
 	"github.com/herd-ml/herd/backend"
 )
 
-// encoders is indexed by DType. Each entry writes src, whole blocks of finite values, to
-// dst. w has a weight for each value or is nil; see EncodeRow.
-var encoders = [...]func(dst []byte, src, w []float32){
-	backend.F32:   encodeFloat(backend.F32),
-	backend.F16:   encodeFloat(backend.F16),
-	backend.BF16:  encodeFloat(backend.BF16),
-	backend.Q4_0:  encodeQ4_0,
-	backend.Q4_1:  encodeQ4_1,
-	backend.Q5_0:  encodeQ5_0,
-	backend.Q5_1:  encodeQ5_1,
-	backend.Q8_0:  encodeQ8_0,
-	backend.TQ1_0: encodeTQ1_0,
-	backend.TQ2_0: encodeTQ2_0,
-	backend.MXFP4: encodeMXFP4,
-	backend.E4M3:  func(dst []byte, src, _ []float32) { EncodeE4M3(dst, src) },
+// encoders is indexed by DType. encode writes src, whole blocks of finite values, to dst; w
+// is nil or has a weight for each value, which only those that search look at.
+var encoders = [...]struct {
+	encode   func(dst []byte, src, w []float32)
+	searches bool
+}{
+	backend.F32:    {encodeFloat(backend.F32), false},
+	backend.F16:    {encodeFloat(backend.F16), false},
+	backend.BF16:   {encodeFloat(backend.BF16), false},
+	backend.Q4_0:   {encodeQ4_0, true},
+	backend.Q4_1:   {encodeQ4_1, true},
+	backend.Q5_0:   {encodeQ5_0, true},
+	backend.Q5_1:   {encodeQ5_1, true},
+	backend.Q8_0:   {encodeQ8_0, false},
+	backend.Q2_K:   {encodeQ2_K, true},
+	backend.Q3_K:   {encodeQ3_K, true},
+	backend.Q4_K:   {encodeQ4_K, true},
+	backend.Q5_K:   {encodeQ5_K, true},
+	backend.Q6_K:   {encodeQ6_K, true},
+	backend.IQ4_NL: {encodeIQ4_NL, true},
+	backend.IQ4_XS: {encodeIQ4_XS, true},
+	backend.TQ1_0:  {encodeTQ1_0, false},
+	backend.TQ2_0:  {encodeTQ2_0, false},
+	backend.MXFP4:  {encodeMXFP4, false},
+	backend.E4M3:   {func(dst []byte, src, _ []float32) { EncodeE4M3(dst, src) }, false},
 }
 
 // Encodable reports whether EncodeRow writes type t.
-func Encodable(t backend.DType) bool { return int(t) < len(encoders) && encoders[t] != nil }
+func Encodable(t backend.DType) bool { return int(t) < len(encoders) && encoders[t].encode != nil }
 
 // An EncodeError says why EncodeRow refuses a row.
 type EncodeError struct {
@@ -45,14 +55,15 @@ func (e *EncodeError) Error() string {
 // EncodeRow writes a row of weights to dst as type t has it, len(dst) = t.RowBytes(len(row)).
 //
 // importance is nil or says how much the error of each column matters, at least 0: for a
-// matrix that multiplies x it is the mean of x[i]^2, and EncodeRow then looks for the
-// codes and scales with the least
+// matrix that multiplies x it is the mean of x[i]^2. What is made small is
 //
 //	sum of importance[i] (row[i] - decoded[i])^2
 //
-// The bytes of Q4_0, Q4_1, Q5_0 and Q5_1 without importance, and those of Q8_0, TQ1_0,
-// TQ2_0, MXFP4 and the floats with or without, are those of the reference encoders of the
-// GGUF formats (https://github.com/ggml-org/ggml, MIT), to the last bit.
+// with 1 in place of nil; importance never makes the sum larger than without. The bytes of Q4_0, Q4_1, Q5_0
+// and Q5_1 without importance, and those of Q8_0, TQ1_0, TQ2_0, MXFP4 and the floats with
+// or without, are those of the reference encoders of the GGUF formats
+// (https://github.com/ggml-org/ggml, MIT), to the last bit. The other types search for
+// their scales, which takes some 50 times as long.
 //
 // It refuses, with an *EncodeError, lengths that do not fit, numbers that are not finite
 // and those whose scales would not be, and types that are not Encodable. dst then holds
@@ -82,7 +93,11 @@ func EncodeRow(t backend.DType, dst []byte, row, importance []float32) error {
 			return fail(i, "importance %g is not a finite number of at least 0", v)
 		}
 	}
-	encoders[t](dst, row, importance)
+	if importance != nil && encoders[t].searches {
+		encodeWeighted(t, dst, row, importance)
+	} else {
+		encoders[t].encode(dst, row, nil)
+	}
 	// The scales of the block types are float16.
 	if most > 1<<15 {
 		decoded := make([]float32, len(row))
@@ -96,6 +111,30 @@ func EncodeRow(t backend.DType, dst []byte, row, importance []float32) error {
 		}
 	}
 	return nil
+}
+
+// encodeWeighted writes each block with importance and without, and keeps what has less of
+// the weighted error: the search looks at some scales only.
+func encodeWeighted(t backend.DType, dst []byte, row, importance []float32) {
+	var plain [256]byte
+	var decoded [256]float32
+	e, n := t.BlockElems(), t.BlockBytes()
+	loss := func(b []byte, x, w []float32) (sum float64) {
+		Decode(t, decoded[:e], b)
+		for i, v := range x {
+			d := float64(v) - float64(decoded[i])
+			sum += float64(d * d * float64(w[i]))
+		}
+		return sum
+	}
+	for ; len(row) > 0; dst, row, importance = dst[n:], row[e:], importance[e:] {
+		b, x, w := dst[:n], row[:e], importance[:e]
+		encoders[t].encode(b, x, w)
+		encoders[t].encode(plain[:n], x, nil)
+		if loss(plain[:n], x, w) < loss(b, x, w) {
+			copy(b, plain[:n])
+		}
+	}
 }
 
 // largest returns the largest magnitude of x, NaN if one of x is.

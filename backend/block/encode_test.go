@@ -100,7 +100,7 @@ func TestEncodeGolden(t *testing.T) {
 	for _, q := range types {
 		t.Run(q.typ.String(), func(t *testing.T) {
 			if !Encodable(q.typ) {
-				t.Skipf("%v has no encoder", q.typ)
+				t.Fatalf("%v has no encoder", q.typ)
 			}
 			var got, want float64
 			for r, row := range matrix {
@@ -141,9 +141,6 @@ func TestEncodeImportance(t *testing.T) {
 		importance[i] = float32(math.Exp(2 * rng.NormFloat64()))
 	}
 	for _, q := range types {
-		if !Encodable(q.typ) || q.exact {
-			continue
-		}
 		var with, without float64 // sums of what each row has of its own without importance
 		for r, row := range matrix {
 			plain, weighted := encode(t, q.typ, row, nil), encode(t, q.typ, row, importance)
@@ -157,10 +154,10 @@ func TestEncodeImportance(t *testing.T) {
 			if was > 0 {
 				with, without = with+is/was, without+1
 			}
-			if !(is <= 1.02*was) {
+			if !(is <= was) {
 				t.Errorf("%v: row %d has weighted error %g, %g without", q.typ, r, is, was)
 			}
-			if a, b := rmse(q.typ, row, weighted), rmse(q.typ, row, plain); !(a <= 2*b+1e-12) {
+			if a, b := rmse(q.typ, row, weighted), rmse(q.typ, row, plain); !(a <= 4*b+1e-12) {
 				t.Errorf("%v: row %d has error %g with importance, %g without", q.typ, r, a, b)
 			}
 		}
@@ -318,8 +315,7 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 }
 
-// Blocks do not depend on their neighbours, but by the mean of the importance, and nothing
-// is allocated.
+// Blocks do not depend on their neighbours, and next to nothing is allocated.
 func TestEncodeBlockByBlock(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 12))
 	row := make([]float32, 1024)
@@ -337,10 +333,11 @@ func TestEncodeBlockByBlock(t *testing.T) {
 				t.Errorf("%v: block %d differs alone", typ, i)
 			}
 		}
-		for _, w := range [][]float32{nil, slices.Repeat([]float32{1}, len(row))} {
-			if a := testing.AllocsPerRun(3, func() { EncodeRow(typ, all, row, w) }); a > 0 {
-				t.Errorf("%v: %g allocations", typ, a)
-			}
+		ones := slices.Repeat([]float32{1}, len(row))
+		plain := testing.AllocsPerRun(3, func() { EncodeRow(typ, all, row, nil) })
+		weighted := testing.AllocsPerRun(3, func() { EncodeRow(typ, all, row, ones) })
+		if plain > 0 || weighted > 2 { // a block encoded and decoded, for the whole row
+			t.Errorf("%v: %g allocations, %g with importance", typ, plain, weighted)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 // The encoders of the types in q4q5q8.go. Without weights a block's scale follows from
 // its extremes; codes are rounded with the inverse of that scale before it is a float16.
+// With weights it is searched for: see symmetric_encode.go and affine_encode.go.
 
 // inverse returns 1/d, or 0 where d is 0 or so small that its inverse is infinite: such a
 // d is 0 as a float16.
@@ -49,6 +50,10 @@ func code(x, inverse, shift float32, most int32) uint32 {
 
 // encodeQ4_0: the value farthest from 0 gets code 0, d = that / -8.
 func encodeQ4_0(dst []byte, src, w []float32) {
+	if w != nil {
+		searchQ4_0(dst, src, w)
+		return
+	}
 	for ; len(src) > 0; dst, src = dst[18:], src[32:] {
 		x, b := (*[32]float32)(src), (*[18]byte)(dst)
 		d := farthest(x) / -8
@@ -62,6 +67,10 @@ func encodeQ4_0(dst []byte, src, w []float32) {
 
 // encodeQ4_1: m is the least value, d = (largest - m) / 15.
 func encodeQ4_1(dst []byte, src, w []float32) {
+	if w != nil {
+		searchQ4_1(dst, src, w)
+		return
+	}
 	for ; len(src) > 0; dst, src = dst[20:], src[32:] {
 		x, b := (*[32]float32)(src), (*[20]byte)(dst)
 		m, high := extremes(x)
@@ -77,6 +86,10 @@ func encodeQ4_1(dst []byte, src, w []float32) {
 
 // encodeQ5_0: the value farthest from 0 gets code 0, d = that / -16.
 func encodeQ5_0(dst []byte, src, w []float32) {
+	if w != nil {
+		searchQ5_0(dst, src, w)
+		return
+	}
 	for ; len(src) > 0; dst, src = dst[22:], src[32:] {
 		x, b := (*[32]float32)(src), (*[22]byte)(dst)
 		d := farthest(x) / -16
@@ -94,6 +107,10 @@ func encodeQ5_0(dst []byte, src, w []float32) {
 
 // encodeQ5_1: m is the least value, d = (largest - m) / 31.
 func encodeQ5_1(dst []byte, src, w []float32) {
+	if w != nil {
+		searchQ5_1(dst, src, w)
+		return
+	}
 	for ; len(src) > 0; dst, src = dst[24:], src[32:] {
 		x, b := (*[32]float32)(src), (*[24]byte)(dst)
 		m, high := extremes(x)
@@ -137,4 +154,58 @@ func roundAway(x, inverse float32) int32 {
 		n--
 	}
 	return n
+}
+
+func searchQ4_0(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	for v.start(w); len(src) > 0; dst, src = dst[18:], src[32:] {
+		kindQ4_0.encode(&c, src[:32], v.next(32))
+		binary.LittleEndian.PutUint16(dst, c.d)
+		putNibbles((*[16]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
+	}
+}
+
+func searchQ4_1(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	for v.start(w); len(src) > 0; dst, src = dst[20:], src[32:] {
+		affine{n: 32, most: 15}.encode32(&c, (*[32]float32)(src), v.next(32))
+		binary.LittleEndian.PutUint16(dst, c.d)
+		binary.LittleEndian.PutUint16(dst[2:], c.m)
+		putNibbles((*[16]byte)(dst[4:]), (*[32]byte)(c.codes[:]))
+	}
+}
+
+func searchQ5_0(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	for v.start(w); len(src) > 0; dst, src = dst[22:], src[32:] {
+		kindQ5_0.encode(&c, src[:32], v.next(32))
+		binary.LittleEndian.PutUint16(dst, c.d)
+		putFifths((*[20]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
+	}
+}
+
+func searchQ5_1(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	for v.start(w); len(src) > 0; dst, src = dst[24:], src[32:] {
+		affine{n: 32, most: 31}.encode32(&c, (*[32]float32)(src), v.next(32))
+		binary.LittleEndian.PutUint16(dst, c.d)
+		binary.LittleEndian.PutUint16(dst[2:], c.m)
+		putFifths((*[20]byte)(dst[4:]), (*[32]byte)(c.codes[:]))
+	}
+}
+
+// putFifths writes 32 codes of 5 bits: the fifth bits, then the nibbles.
+func putFifths(b *[20]byte, codes *[32]byte) {
+	var h uint32
+	for j, q := range codes {
+		h |= uint32(q>>4) << j
+	}
+	binary.LittleEndian.PutUint32(b[:], h)
+	for j := range 16 {
+		b[4+j] = codes[j]&15 | codes[j+16]<<4
+	}
 }

@@ -1,0 +1,289 @@
+package block
+
+import "encoding/binary"
+
+// The encoders of the types with minima: Q2_K, Q4_K and Q5_K, and Q4_1 and Q5_1 where
+// there is importance.
+
+// An affine type has sub-blocks of n weights with codes up to most, and scales and minima
+// that are 0 to steps times those of the block.
+type affine struct {
+	n           int
+	most, steps float32
+}
+
+// A line is a scale and a minimum for a sub-block, with the sums of its codes.
+type line struct {
+	a, b float32
+	sums sums
+}
+
+// The guesses of scale and minimum: the codes 0 to most span the values and a little more
+// (spread, in codes) or less, and the least value is above the least code by a part of it.
+var (
+	spreads = [16]float32{0, -1.75, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0.25, 0.5, -1.5, -1.2, -0.9, -0.6, -0.3, 0}
+	starts  = [16]float32{10: 0.4, 0.4, 0.4, 0.4, 0.4, 0.4}
+)
+
+// fit finds the two best of the guesses, and the least squares for their codes. Minima have
+// one sign in a block: a value a q - b is b below 0 at least, or above where up is set. rest
+// is the smaller sum of squared errors, unless a is 0, where all values are -b.
+func (p affine) fit(g *grid, best *[2]line, x, w []float32, up bool) (rest float32) {
+	low, high := x[0], x[0]
+	for _, v := range x {
+		if v < low {
+			low = v
+		}
+		if v > high {
+			high = v
+		}
+	}
+	if !up {
+		low = min(low, 0)
+	}
+	*best = [2]line{{b: -low}, {b: -low}}
+	if high-low < tiny {
+		return 0
+	}
+	for i, s := range spreads {
+		g.inverse[i] = (p.most + s) / (high - low)
+		g.shift[i] = float32(-low*g.inverse[i]) - starts[i]
+		if !up {
+			g.shift[i] = max(g.shift[i], 0)
+		}
+	}
+	g.measure(x, w, p.most)
+	var sum [2]float32
+	for k := range best {
+		i := g.least(&g.inverse)
+		g.errs[i] = -1 // done
+		inverse, shift := g.inverse[i], g.shift[i]
+		a := 1 / inverse
+		s := measure(x, w, inverse, shift, p.most)
+		e, h := s.fit()
+		if up != (shift < h) { // the minimum would have the other sign
+			h = shift
+			e = 0
+			if s.qq > 0 {
+				e = (s.qe - float32(h*s.q)) / s.qq
+			}
+		}
+		if !(e > -0.5 && e < 1) {
+			e, h = 0, 0
+		}
+		best[k] = line{float32(a * (1 + e)), float32(a * (shift - h)), s.moved(e, h)}
+		sum[k] = float32(best[k].sums.ee*best[k].a) * best[k].a
+	}
+	if sum[1] < sum[0] {
+		best[0], best[1] = best[1], best[0]
+	}
+	return min(sum[0], sum[1])
+}
+
+// least returns which guess has the smallest error that is not negative.
+func (g *grid) least(inverse *[16]float32) (at int) {
+	var least float32
+	at = -1
+	for i, e := range g.errs {
+		if a := 1 / inverse[i]; e >= 0 {
+			if e = float32(e*a) * a; at < 0 || e < least {
+				at, least = i, e
+			}
+		}
+	}
+	return max(at, 0)
+}
+
+// A coded is a block in parts.
+type coded struct {
+	d, m           uint16 // float16: of the scales, of the minima
+	scales, minima [16]byte
+	codes          [256]byte
+}
+
+// encode finds the scales, minima and codes of a block.
+func (p affine) encode(c *coded, x *[256]float32, w []float32) {
+	var g grid
+	var lines [16][2]line
+	up := true
+	for _, v := range x {
+		if v < 0 {
+			up = false
+			break
+		}
+	}
+	var a, b, rest, all float32
+	for j := range 256 / p.n {
+		z := x[j*p.n:][:p.n]
+		rest += p.fit(&g, &lines[j], z, w[j*p.n:], up)
+		a = max(a, lines[j][0].a)
+		if up {
+			b = min(b, lines[j][0].b)
+		} else {
+			b = max(b, lines[j][0].b)
+		}
+		for _, v := range z {
+			all += float32(v * v)
+		}
+	}
+	exact := rest <= float32(all*0x1p-32)
+	c.d, c.m = step(a, p.steps, exact), step(b, p.steps, exact)
+	d, m := F16ToF32(c.d), F16ToF32(c.m)
+	for j := range 256 / p.n {
+		z := x[j*p.n:][:p.n]
+		s, t := p.choose(&g, &lines[j], z, w[j*p.n:], d, m)
+		c.scales[j], c.minima[j] = byte(s), byte(t)
+		i := inverse(d * s)
+		putCodes(c.codes[j*p.n:], z, i, float32(float32(m*t)*i), p.most)
+	}
+}
+
+// choose returns the multiples of d and m for a sub-block: the best of 16 pairs near the two
+// lines. For each scale near a line the sums tell the minimum.
+func (p affine) choose(g *grid, lines *[2]line, x, w []float32, d, m float32) (s, t float32) {
+	id, im := inverse(d), inverse(m)
+	if d == 0 || lines[0].a == 0 {
+		return 0, clamp(round(lines[0].b*im), p.steps)
+	}
+	var ss, ts [16]float32
+	n := 0
+	add := func(s, t float32) {
+		if n == len(ss) || !(s > 0 && s <= p.steps && t >= 0 && t <= p.steps) {
+			return
+		}
+		for i := range n {
+			if ss[i] == s && ts[i] == t {
+				return
+			}
+		}
+		ss[n], ts[n] = s, t
+		n++
+	}
+	add(max(1, min(p.steps, round(lines[0].a*id))), clamp(round(lines[0].b*im), p.steps))
+	for _, by := range [...]float32{0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6} {
+		for k := range lines {
+			l := &lines[k]
+			s := min(p.steps, round(l.a*id)) + by
+			f := (float32(d*s) - l.a) / l.a
+			t := clamp(round((l.b-float32(l.a*l.sums.shift(f)))*im), p.steps)
+			add(s, t)
+			if m != 0 {
+				add(s, t-1)
+				add(s, t+1)
+			}
+		}
+	}
+	for i := range ss {
+		if i >= n {
+			ss[i], ts[i] = ss[0], ts[0]
+		}
+		g.inverse[i] = inverse(d * ss[i])
+		g.shift[i] = float32(float32(m*ts[i]) * g.inverse[i])
+	}
+	g.measure(x, w, p.most)
+	i := g.least(&g.inverse)
+	return ss[i], ts[i]
+}
+
+// encode32 finds the scale and minimum, both float16, and the codes of a block of 32. In c
+// the minimum is added, as the types have it.
+func (p affine) encode32(c *coded, x *[32]float32, w []float32) {
+	var g grid
+	var lines [2]line
+	up := true
+	for _, v := range x {
+		up = up && v >= 0
+	}
+	p.fit(&g, &lines, x[:], w, up)
+	var ds, ms [16]float32
+	for i := range ds {
+		// Eight scales near each line.
+		l := &lines[i&1]
+		f := float32(0.005 * float32((i/2+1)/2*(1-i/2&1*2)))
+		b := l.b
+		if l.a > 0 {
+			b -= float32(l.a * l.sums.shift(f))
+		}
+		ds[i], ms[i] = F16ToF32(F32ToF16(float32(l.a*(1+f)))), F16ToF32(F32ToF16(-b))
+		g.inverse[i] = inverse(ds[i])
+		g.shift[i] = float32(-ms[i] * g.inverse[i])
+	}
+	g.measure(x[:], w, p.most)
+	i := g.least(&g.inverse)
+	c.d, c.m = F32ToF16(ds[i]), F32ToF16(ms[i])
+	putCodes(c.codes[:32], x[:], g.inverse[i], g.shift[i], p.most)
+}
+
+func encodeQ2_K(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	v.start(w)
+	for ; len(src) > 0; dst, src = dst[84:], src[256:] {
+		affine{16, 3, 15}.encode(&c, (*[256]float32)(src), v.next(256))
+		b := (*[84]byte)(dst)
+		for i := range 16 {
+			b[i] = c.scales[i] | c.minima[i]<<4
+		}
+		putPairs((*[64]byte)(b[16:]), &c.codes)
+		binary.LittleEndian.PutUint16(b[80:], c.d)
+		binary.LittleEndian.PutUint16(b[82:], c.m)
+	}
+}
+
+// putPairs writes codes of 2 bits as Q2_K, Q3_K and TQ2_0 have them.
+func putPairs(b *[64]byte, codes *[256]byte) {
+	for i := range b {
+		z := (*[97]byte)(codes[i>>5*128+i&31:])
+		b[i] = z[0]&3 | z[32]&3<<2 | z[64]&3<<4 | z[96]&3<<6
+	}
+}
+
+// putScaleMin writes what scaleMin reads.
+func putScaleMin(b *[12]byte, c *coded) {
+	for j := range 4 {
+		b[j] = c.scales[j] | c.scales[j+4]>>4<<6
+		b[j+4] = c.minima[j] | c.minima[j+4]>>4<<6
+		b[j+8] = c.scales[j+4]&15 | c.minima[j+4]<<4
+	}
+}
+
+func encodeQ4_K(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	v.start(w)
+	for ; len(src) > 0; dst, src = dst[144:], src[256:] {
+		affine{32, 15, 63}.encode(&c, (*[256]float32)(src), v.next(256))
+		b := (*[144]byte)(dst)
+		binary.LittleEndian.PutUint16(b[:], c.d)
+		binary.LittleEndian.PutUint16(b[2:], c.m)
+		putScaleMin((*[12]byte)(b[4:]), &c)
+		for i := range 4 {
+			q, z := (*[32]byte)(b[16+32*i:]), (*[64]byte)(c.codes[64*i:])
+			for j := range q {
+				q[j] = z[j] | z[j+32]<<4
+			}
+		}
+	}
+}
+
+func encodeQ5_K(dst []byte, src, w []float32) {
+	var v weights
+	var c coded
+	v.start(w)
+	for ; len(src) > 0; dst, src = dst[176:], src[256:] {
+		affine{32, 31, 63}.encode(&c, (*[256]float32)(src), v.next(256))
+		b := (*[176]byte)(dst)
+		binary.LittleEndian.PutUint16(b[:], c.d)
+		binary.LittleEndian.PutUint16(b[2:], c.m)
+		putScaleMin((*[12]byte)(b[4:]), &c)
+		h := (*[32]byte)(b[16:])
+		*h = [32]byte{}
+		for i := range 4 {
+			q, z := (*[32]byte)(b[48+32*i:]), (*[64]byte)(c.codes[64*i:])
+			for j := range q {
+				q[j] = z[j]&15 | z[j+32]<<4
+				h[j] |= (z[j]>>4 | z[j+32]>>4<<1) << (2 * i)
+			}
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package block
+
+import "math"
+
+// The search for scales. The weights of a sub-block are a q - b for codes q from 0 to some
+// most; types without a minimum have b = a z, where code z is that of 0. What the search
+// makes small is
+//
+//	sum of w (a q - b - x)^2
+//
+// A guess of a and b gives codes, t = (x+b)/a rounded and clamped, and with e = t - q the
+// sum is a^2 times that of w e^2. Guesses are compared 16 at a time: only what can be
+// written, scales that are float16 or whole multiples of one, is compared at the end.
+
+// A grid is 16 guesses: t is x*inverse+shift, and errs the sums of w e^2.
+type grid struct {
+	inverse, shift, errs [16]float32
+}
+
+// tiny is far below what a float16 scale can be told from 0 for.
+const tiny = 0x1p-40
+
+// magic is 1.5 2^23: adding it to a number of magnitude below 2^22 leaves no bits for a
+// fraction, which rounds the number, halves to even.
+const magic = 0x1.8p23
+
+func round(x float32) float32 { return float32(x) + magic - magic }
+
+// clamp returns x within 0 to most. Minima take fewer instructions than maxima.
+func clamp(x, most float32) float32 { return most - min(most-min(x, most), most) }
+
+// measure sets errs for codes 0 to most.
+func (g *grid) measure(x, w []float32, most float32) {
+	w = w[:len(x)]
+	for c := range g.errs {
+		inverse, shift := g.inverse[c], g.shift[c]
+		var sum float32
+		for i, v := range x {
+			t := float32(v*inverse) + shift
+			e := t - round(clamp(t, most))
+			sum += float32(float32(e*e) * w[i])
+		}
+		g.errs[c] = sum
+	}
+}
+
+// sums are those of w, w q, w q^2, w e, w q e and w e^2. They tell the error of other
+// scales for the same codes: a (1+f) and b - a g make it
+//
+//	a^2 sum of w (e - f q - g)^2
+type sums struct{ w, q, qq, e, qe, ee float32 }
+
+// measure returns the sums of one guess.
+func measure(x, w []float32, inverse, shift, most float32) sums {
+	w = w[:len(x)]
+	var sw, sq, sqq, se, sqe, see float32
+	for i, v := range x {
+		t := float32(v*inverse) + shift
+		q := round(clamp(t, most))
+		e := t - q
+		wq, we := float32(w[i]*q), float32(w[i]*e)
+		sw += w[i]
+		sq += wq
+		sqq += float32(wq * q)
+		se += we
+		sqe += float32(wq * e)
+		see += float32(we * e)
+	}
+	return sums{sw, sq, sqq, se, sqe, see}
+}
+
+// at returns the sum of w (e - f q - g)^2.
+func (s *sums) at(f, g float32) float32 {
+	return s.ee + float32(f*(float32(f*s.qq)+float32(2*(float32(g*s.q)-s.qe)))) +
+		float32(g*(float32(g*s.w)-float32(2*s.e)))
+}
+
+// shift returns the g that is best for f.
+func (s *sums) shift(f float32) float32 { return (s.e - float32(f*s.q)) / s.w }
+
+// fit returns the best f and g (least squares), or 0 where the codes leave them open.
+func (s *sums) fit() (f, g float32) {
+	det := float32(s.w*s.qq) - float32(s.q*s.q)
+	if det <= float32(1e-5*float32(s.w*s.qq)) {
+		return 0, 0
+	}
+	f = (float32(s.w*s.qe) - float32(s.q*s.e)) / det
+	return f, s.shift(f)
+}
+
+// moved returns the sums of the same codes for the scale and minimum of f and g.
+func (s sums) moved(f, g float32) sums {
+	r := 1 / (1 + f)
+	ee := float32(s.at(f, g)*r) * r
+	e := (s.e - float32(f*s.q) - float32(g*s.w)) * r
+	s.qe = (s.qe - float32(f*s.qq) - float32(g*s.q)) * r
+	s.e, s.ee = e, max(ee, 0)
+	return s
+}
+
+// putCodes writes the codes of x.
+func putCodes(codes []byte, x []float32, inverse, shift, most float32) {
+	codes = codes[:len(x)]
+	for i, v := range x {
+		codes[i] = byte(int32(round(clamp(float32(v*inverse)+shift, most))))
+	}
+}
+
+// weights are those of the search for a row: the importance, made 1 on average, so that
+// products stay in range, and a little more, so that no column is given up. Without
+// importance all are 1.
+type weights struct {
+	of    []float32
+	scale float64
+	block [256]float32
+}
+
+// leastWeight is what each column has, beside its importance of 1 on average.
+const leastWeight = 0x1p-10
+
+func (v *weights) start(importance []float32) {
+	var sum float64
+	for _, x := range importance {
+		sum += float64(x)
+	}
+	v.of, v.scale = nil, 0
+	if sum > 0 {
+		v.of, v.scale = importance, float64(len(importance))/sum
+		return
+	}
+	for i := range v.block {
+		v.block[i] = 1
+	}
+}
+
+// next returns the weights of the next n columns.
+func (v *weights) next(n int) []float32 {
+	b := v.block[:n]
+	if v.of != nil {
+		for i, x := range v.of[:n] {
+			b[i] = float32(float64(x)*v.scale) + leastWeight
+		}
+		v.of = v.of[n:]
+	}
+	return b
+}
+
+// step returns the float16 nearest to x/n, the scale whose multiples 0 to n cover x. Where
+// nothing but its rounding is an error, exact, it takes a smaller n if that is a better fit.
+func step(x, n float32, exact bool) uint16 {
+	best := F32ToF16(x / n)
+	if !exact {
+		return best
+	}
+	off := func(h uint16, n float32) float64 {
+		return math.Abs(float64(float64(F16ToF32(h))*float64(n)) - float64(x))
+	}
+	least := off(best, n)
+	for k := n - 1; k > n/2; k-- {
+		h := F32ToF16(x / k)
+		if o := off(h, k); o < least {
+			best, least = h, o
+		}
+	}
+	return best
+}
