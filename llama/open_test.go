@@ -435,11 +435,22 @@ func TestNoTokenizer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := open(t, dir, llama.Options{})
-	if w := strings.Join(m.Warnings(), " "); !strings.Contains(w, "tokenizer") {
-		t.Errorf("warnings %q do not say that there is no tokenizer", w)
+	file := filepath.Join(t.TempDir(), "none.gguf")
+	if _, err := llama.Convert(t.Context(), dir, file, llama.ConvertOptions{To: "gguf"}); err != nil {
+		t.Fatal(err)
 	}
-	s := session(t, m)
+	for _, path := range []string{dir, file} {
+		m := open(t, path, llama.Options{})
+		if w := strings.Join(m.Warnings(), " "); !strings.Contains(w, "no tokenizer") {
+			t.Errorf("warnings %q do not say that there is no tokenizer", w)
+		}
+		takesIDs(t, session(t, m))
+	}
+}
+
+// takesIDs checks that the session of a model without a tokenizer takes ids and no text.
+func takesIDs(t *testing.T, s *llama.Session) {
+	t.Helper()
 	last := func(tokens iter.Seq2[llama.Token, error]) (err error) {
 		for _, err = range tokens {
 		}

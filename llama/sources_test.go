@@ -338,3 +338,47 @@ func TestSpareFiles(t *testing.T) {
 		refused(t, double, norm, "type F64")
 	})
 }
+
+// TestRopeTwice: of two spellings that do not agree the reference's choice is taken, and
+// said; an empty one is none.
+func TestRopeTwice(t *testing.T) {
+	linear := func(factor, theta float64) map[string]any {
+		return map[string]any{"rope_type": "linear", "factor": factor, "rope_theta": theta}
+	}
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		for _, c := range []struct {
+			scaling, parameters any
+			factor, theta       float64
+			warn                bool
+		}{
+			{linear(2, 300), linear(4, 500), 2, 300, true},
+			{linear(2, 300), linear(2, 300), 2, 300, false},
+			{map[string]any{}, linear(4, 500), 4, 500, false},
+			{nil, linear(4, 500), 4, 500, false},
+			{map[string]any{"type": "linear", "factor": 3}, linear(4, 500), 3, 700, true}, // with the theta beside both
+		} {
+			dir := copyFolder(t, base)
+			editJSON(t, filepath.Join(dir, "config.json"), map[string]any{"rope_scaling": c.scaling, "rope_parameters": c.parameters, "rope_theta": 700})
+			m := open(t, dir, llama.Options{})
+			if got := m.Config(); got.RopeScaling.Factor != c.factor || got.RopeTheta != c.theta {
+				t.Errorf("%v and %v: %+v, theta %v", c.scaling, c.parameters, got.RopeScaling, got.RopeTheta)
+			}
+			if said := strings.Contains(strings.Join(m.Warnings(), "\n"), "rope_scaling is used"); said != c.warn {
+				t.Errorf("%v and %v: warnings %q", c.scaling, c.parameters, m.Warnings())
+			}
+		}
+	})
+}
+
+// TestMissingKeys: a config.json without a size is refused by the key's name.
+func TestMissingKeys(t *testing.T) {
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		for _, key := range []string{"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps", "max_position_embeddings"} {
+			dir := copyFolder(t, base)
+			editJSON(t, filepath.Join(dir, "config.json"), map[string]any{key: nil})
+			if _, err := llama.Open(t.Context(), dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "without "+key+" it") {
+				t.Errorf("without %s: %v", key, err)
+			}
+		}
+	})
+}

@@ -99,6 +99,14 @@ func optional(id int32) *int32 {
 	return &id
 }
 
+// role returns the token that the files give a role, else another one.
+func (t *Tokenizer) role(name string, otherwise int32) int32 {
+	if id, ok := t.ids.find(t.roles[name]); ok {
+		return id
+	}
+	return otherwise
+}
+
 // padding returns the token that fills up batches: the one that the files name, else one
 // known by its name alone.
 func (t *Tokenizer) padding() int32 {

@@ -53,7 +53,8 @@ func (t *Tokenizer) SetGGUF(w *gguf.Writer, vocab int) error {
 	for _, p := range []struct {
 		key string
 		id  *int32
-	}{{"bos", v.BOS}, {"eos", v.EOS}, {"eot", v.EOT}, {"eom", v.EOM}, {"unknown", v.UNK}, {"padding", optional(t.padding())}} {
+	}{{"bos", v.BOS}, {"eos", v.EOS}, {"eot", v.EOT}, {"eom", v.EOM}, {"unknown", v.UNK}, {"padding", v.PAD},
+		{"seperator", v.SEP}, {"cls", v.CLS}, {"mask", v.Mask}} { // the format spells it so
 		if p.id != nil {
 			set(p.key+"_token_id", uint32(*p.id))
 		}
@@ -89,6 +90,8 @@ func (t *Tokenizer) vocabGGUF(target string, rows int) (v VocabGGUF, n notes, er
 	if v.UNK != nil && v.Types[*v.UNK] == int32(control) {
 		v.Types[*v.UNK] = int32(unknown)
 	}
+	v.UNK, v.PAD = optional(t.role("unk_token", t.model.unk)), optional(t.padding())
+	v.SEP, v.CLS, v.Mask = optional(t.role("sep_token", -1)), optional(t.role("cls_token", -1)), optional(t.role("mask_token", -1))
 	n.pipeline(t)
 	n.userSpaces(t, false)
 	if t.model.bytes {

@@ -267,8 +267,8 @@ func (t *Tokenizer) templateJSON() json.RawMessage {
 const fastClass = "PreTrainedTokenizerFast"
 
 // ConfigJSON returns the tokenizer_config.json that belongs beside JSON: which
-// tokens are BOS, EOS, unknown and padding, and the chat template unless it is
-// empty.
+// tokens are BOS, EOS, padding and what else SpecialTokens names, and the chat template
+// unless it is empty.
 func (t *Tokenizer) ConfigJSON(chatTemplate string) ([]byte, error) {
 	type optional = *string
 	name := func(id int32) optional {
@@ -284,11 +284,17 @@ func (t *Tokenizer) ConfigJSON(chatTemplate string) ([]byte, error) {
 		BOS     optional `json:"bos_token"`
 		Chat    string   `json:"chat_template,omitempty"`
 		CleanUp bool     `json:"clean_up_tokenization_spaces"`
+		CLS     optional `json:"cls_token,omitempty"`
 		EOS     optional `json:"eos_token"`
+		Mask    optional `json:"mask_token,omitempty"`
 		Pad     optional `json:"pad_token,omitempty"`
+		Sep     optional `json:"sep_token,omitempty"`
 		Class   string   `json:"tokenizer_class"`
 		Unk     optional `json:"unk_token,omitempty"`
-	}{len(t.before) > 0, len(t.after) > 0, name(t.bos), chatTemplate, false, name(t.eos), name(t.padding()), fastClass, name(t.model.unk)}
+	}{
+		AddBOS: len(t.before) > 0, AddEOS: len(t.after) > 0, BOS: name(t.bos), EOS: name(t.eos), Chat: chatTemplate, Class: fastClass, Pad: name(t.padding()),
+		Unk: name(t.role("unk_token", t.model.unk)), Sep: name(t.role("sep_token", -1)), CLS: name(t.role("cls_token", -1)), Mask: name(t.role("mask_token", -1)),
+	}
 	return append(marshal(c, "  "), '\n'), nil
 }
 

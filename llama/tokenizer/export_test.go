@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -427,5 +428,45 @@ func TestExportRefuses(t *testing.T) {
 	var w gguf.Writer
 	if err := meta.SetGGUF(&w, meta.VocabSize()-1); !inexpressible(err) || !strings.Contains(err.Error(), "rows") {
 		t.Errorf("fewer rows than tokens: %v", err)
+	}
+}
+
+// TestExportRoles: whatever roles its tokens have, a tokenizer that is written has them.
+func TestExportRoles(t *testing.T) {
+	for _, path := range golden.Glob(t, "models/*/hf/tokenizer.json") {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain := reopen(t, fstest.MapFS{"tokenizer.json": {Data: data}})
+		var controls []string
+		for id := range int32(plain.VocabSize()) {
+			if plain.IsSpecial(id) && len(controls) < 4 {
+				controls = append(controls, plain.Name(id))
+			}
+		}
+		for _, roles := range [][]string{{}, {"unk_token"}, {"pad_token", "unk_token"}, {"sep_token", "cls_token", "mask_token"}} {
+			if len(controls) < len(roles) {
+				continue
+			}
+			config := map[string]string{}
+			for i, role := range roles {
+				config[role] = controls[len(controls)-1-i]
+			}
+			b, _ := json.Marshal(config)
+			tok := reopen(t, fstest.MapFS{"tokenizer.json": {Data: data}, "tokenizer_config.json": {Data: b}})
+			for _, kind := range []string{"gguf", "json"} {
+				back, err := forms[kind](t, tok) // texts may differ, which is not looked at here
+				if back == nil {
+					t.Fatal(err)
+				}
+				got := back.SpecialTokens()
+				for role, name := range tok.SpecialTokens() {
+					if got[role] != name {
+						t.Errorf("%s as %s: %s is %q, was %q", path, kind, role, got[role], name)
+					}
+				}
+			}
+		}
 	}
 }

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -24,8 +25,13 @@ type VocabGGUF struct {
 	AddBOS, AddEOS, AddSpacePrefix *bool
 }
 
-// FromGGUF reads the vocabulary in the metadata of an open file.
+// FromGGUF reads the vocabulary in the metadata of an open file. Where there is none the
+// error is fs.ErrNotExist.
 func FromGGUF(f *gguf.File) (*Tokenizer, error) {
+	kind, err := f.String("tokenizer.ggml.model")
+	if _, tokens := f.Lookup("tokenizer.ggml.tokens"); !tokens && (errors.Is(err, gguf.ErrNoKey) || kind == "none" || kind == "no_vocab") {
+		return nil, &Error{Reason: "the file has no vocabulary", Err: fs.ErrNotExist}
+	}
 	v, err := readVocab(f)
 	if err != nil {
 		return nil, err

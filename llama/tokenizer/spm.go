@@ -172,7 +172,7 @@ func fromSPM(data []byte, side sideFiles) (*Tokenizer, error) {
 	switch {
 	case m.modelType != 2:
 		names := map[uint64]string{1: "Unigram", 3: "Word", 4: "Char"}
-		return nil, unsupported("trainer_spec.model_type", "%d (%s); only BPE", m.modelType, names[m.modelType])
+		return nil, unsupported("trainer_spec.model_type", "%d (%s), unlike BPE,", m.modelType, names[m.modelType])
 	case m.charsMap > 0:
 		return nil, unsupported("normalizer_spec.precompiled_charsmap", "the character map %.40q", m.normName)
 	case m.suffixSpace:

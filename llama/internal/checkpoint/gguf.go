@@ -64,13 +64,26 @@ func readGGUF(f *gguf.File, shown string) (*Checkpoint, error) {
 	c.addGGUF(f)
 	c.gguf = f
 	c.readNotes(f)
-	if c.Tokenizer, err = tokenizer.FromGGUF(f); err != nil {
-		return nil, &FileError{File: shown, Reason: "tokenizer", Err: err}
-	}
-	if n := c.Tokenizer.VocabSize(); n != c.Config.Vocab {
-		return nil, Errorf(shown, "token_embd.weight", "has %d rows, the vocabulary %d tokens", c.Config.Vocab, n)
+	if err := c.ggufTokenizer(f); err != nil {
+		return nil, err
 	}
 	return c, c.ggufTemplates(f)
+}
+
+// ggufTokenizer reads the tokenizer, where there is one.
+func (c *Checkpoint) ggufTokenizer(f *gguf.File) (err error) {
+	c.Tokenizer, err = tokenizer.FromGGUF(f)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.problem("no tokenizer: %v", err)
+		return nil
+	case err != nil:
+		return &FileError{File: c.Path, Reason: "tokenizer", Err: err}
+	}
+	if n := c.Tokenizer.VocabSize(); n != c.Config.Vocab {
+		return Errorf(c.Path, "token_embd.weight", "has %d rows, the vocabulary %d tokens", c.Config.Vocab, n)
+	}
+	return nil
 }
 
 // The keys of chat templates: of the default one, of the list of the other names, and

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"path"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,6 +84,7 @@ func openHF(dir fs.FS, shown string) (*Checkpoint, error) {
 		return nil, &FileError{File: path.Join(shown, "config.json"), Err: err}
 	}
 	c.noteWindow()
+	c.noteRope(&raw)
 	if err := c.addEOS("config.json", raw.EOS); err != nil {
 		return nil, err
 	}
@@ -319,6 +321,9 @@ func (h *hfConfig) resolve() (Config, error) {
 	case h.NumLocalExperts > 0:
 		return Config{}, fmt.Errorf("a mixture of %d experts is %w", h.NumLocalExperts, backend.ErrUnsupported)
 	}
+	if err := h.missing(); err != nil {
+		return Config{}, err
+	}
 	c := Config{
 		Layers: int(h.Layers), Dim: int(h.HiddenSize), Heads: int(h.Heads), KVHeads: int(h.Heads), HiddenDim: int(h.Intermediate),
 		Vocab: int(h.Vocab), Context: int(h.Context), NormEps: h.NormEps, RopeTheta: 10000,
@@ -337,12 +342,9 @@ func (h *hfConfig) resolve() (Config, error) {
 	if err := h.hfFamily.resolve(h.ModelType, &c); err != nil {
 		return Config{}, err
 	}
-	rope := h.RopeScaling
+	rope := h.rope()
 	if h.RopeTheta != nil {
 		c.RopeTheta = *h.RopeTheta
-	}
-	if h.RopeParameters != nil {
-		rope = h.RopeParameters
 	}
 	if rope == nil {
 		return c, nil
@@ -359,6 +361,39 @@ func (h *hfConfig) resolve() (Config, error) {
 	var err error
 	c.RopeScaling, err = rope.resolve(c.Context)
 	return c, err
+}
+
+// missing names the keys without which there is no model.
+func (h *hfConfig) missing() error {
+	var keys []string
+	for key, given := range map[string]bool{
+		"hidden_size": h.HiddenSize != 0, "intermediate_size": h.Intermediate != 0, "num_hidden_layers": h.Layers != 0, "num_attention_heads": h.Heads != 0,
+		"vocab_size": h.Vocab != 0, "rms_norm_eps": h.NormEps != 0, "max_position_embeddings": h.Context != 0 || h.MaxSequence != nil,
+	} {
+		if !given {
+			keys = append(keys, key)
+		}
+	}
+	if keys == nil {
+		return nil
+	}
+	slices.Sort(keys)
+	return fmt.Errorf("without %s it describes no model", strings.Join(keys, ", "))
+}
+
+// rope is the RoPE settings of one spelling; of both, the reference takes rope_scaling.
+func (h *hfConfig) rope() *hfRope {
+	if h.RopeScaling == nil || reflect.ValueOf(*h.RopeScaling).IsZero() {
+		return h.RopeParameters
+	}
+	return h.RopeScaling
+}
+
+// noteRope warns where the two spellings do not agree.
+func (c *Checkpoint) noteRope(h *hfConfig) {
+	if rope := h.rope(); h.RopeParameters != nil && !reflect.DeepEqual(rope, h.RopeParameters) {
+		c.problem("config.json has rope_scaling and another rope_parameters: rope_scaling is used, as the reference does")
+	}
 }
 
 // resolve is for a model of a context.
