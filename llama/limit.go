@@ -10,7 +10,7 @@ import (
 // them; 0 is any number.
 func (o Options) limit(c Config) (positions int, why string) {
 	if c.SlidingWindow > 0 {
-		return c.SlidingWindow, fmt.Sprintf("attention sees the last %d positions only, and longer contexts are not built", c.SlidingWindow)
+		return c.SlidingWindow, fmt.Sprintf("attention sees the last %d positions only: take a context of at most as many", c.SlidingWindow)
 	}
 	if s := c.RopeScaling; s.Type == "longrope" && o.context(c, 0) <= s.OriginalContext {
 		return s.OriginalContext, fmt.Sprintf("longrope has other factors beyond %d positions: open the model with a larger Options.Context", s.OriginalContext)

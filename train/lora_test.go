@@ -2,6 +2,9 @@ package train_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -124,5 +127,32 @@ func TestAdapterRecomputed(t *testing.T) {
 		} else if !bytes.Equal(got, want) {
 			t.Error("computed again, the adapter is another")
 		}
+	}
+}
+
+// TestWindow: without a length of its own a run takes sequences that a model with a
+// sliding window sees whole.
+func TestWindow(t *testing.T) {
+	base := run(t, tiny(t, 1), train.Options{}).Checkpoint
+	path := filepath.Join(base, "config.json")
+	var config map[string]any
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	config["model_type"], config["architectures"], config["sliding_window"] = "mistral", []string{"MistralForCausalLM"}, 9
+	if b, err = json.Marshal(config); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := tiny(t, 2)
+	c.Model, c.LoRA.Rank, c.Batch.SeqLen = train.ModelConfig{Path: base}, 1, 0
+	if r := run(t, c, train.Options{}); r.Tokens == 0 || r.Tokens > 2*2*2*9 {
+		t.Errorf("%d tokens of 2 steps of 4 sequences of 9 positions", r.Tokens)
 	}
 }

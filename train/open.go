@@ -185,6 +185,9 @@ func (r *run) openModel(ctx context.Context, from string) (err error) {
 	}
 	if r.c.Batch.SeqLen == 0 {
 		r.c.Batch.SeqLen = min(1024, r.m.Config().Context)
+		if window := r.m.Config().SlidingWindow; window > 0 {
+			r.c.Batch.SeqLen = min(r.c.Batch.SeqLen, window)
+		}
 	}
 	if n := r.m.Config().Context; r.c.Batch.SeqLen > n {
 		return fmt.Errorf("train: batch.seq_len is %d, the model is made for %d positions", r.c.Batch.SeqLen, n)
