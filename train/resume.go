@@ -24,12 +24,10 @@ const SettingsFile = "config.yaml"
 // with: Out is the folder. Where there is no run, the error wraps fs.ErrNotExist.
 func ReadSettings(out string) (c Config, err error) {
 	b, err := vfs.ReadFile(os.DirFS(out), SettingsFile, config.MaxSize)
-	if err == nil {
-		err = config.Decode(b, filepath.Join(out, SettingsFile), &c)
-	} else {
-		err = fmt.Errorf("%s: %w", out, err)
-	}
 	if err != nil {
+		return Config{}, fmt.Errorf("train: %s holds no run to go on with: %w", out, err)
+	}
+	if err := config.Decode(b, filepath.Join(out, SettingsFile), &c); err != nil {
 		return Config{}, fmt.Errorf("train: the settings of a run: %w", err)
 	}
 	c.Out = out

@@ -68,6 +68,9 @@ stops; --resume=anyway goes on then too.`,
 		if !slices.Contains([]string{"", "true", "false", "anyway"}, resume) {
 			return usagef("--resume is %q, want nothing or anyway", resume)
 		}
+		if resume == "true" && len(args) == 1 && args[0] == "anyway" {
+			return usagef("write --resume=anyway, as one word")
+		}
 		var conf train.Config
 		switch {
 		case len(args) == 1:

@@ -73,7 +73,7 @@ func TestTrainInterrupted(t *testing.T) {
 // TestResumeNothing: a folder without a run cannot be gone on with alone, and only words
 // that mean something are taken.
 func TestResumeNothing(t *testing.T) {
-	if _, stderr, code := herd(t, "train", "--resume", "--out="+t.TempDir()); code != exitFailed || !strings.Contains(stderr, "settings of a run") {
+	if _, stderr, code := herd(t, "train", "--resume", "--out="+t.TempDir()); code != exitFailed || !strings.Contains(stderr, "holds no run to go on with") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if _, stderr, code := herd(t, "train", "--resume=perhaps", "--out="+t.TempDir()); code != exitUsage || !strings.Contains(stderr, "anyway") {

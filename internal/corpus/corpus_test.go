@@ -259,6 +259,8 @@ func TestWrong(t *testing.T) {
 		{"a.jsonl.gz", zipped[:len(zipped)-9], defaults, "the file is broken or cut off: it ends too early"},
 		{"a.jsonl.gz", zipped[:5], defaults, "not gzip: it ends too early"},
 		{"a.jsonl.gz", []byte(row), defaults, "not gzip"},
+		{"a.jsonl", []byte("\xff\xfe{\x00"), defaults, "the file is UTF-16: save it as UTF-8"},
+		{"a.txt", []byte("\xfe\xff\x00a"), defaults, "the file is UTF-16: save it as UTF-8"},
 		{"a.jsonl.gz", append(bytes.Clone(zipped), "more"...), defaults, "the file is broken or cut off"},
 		{"a.jsonl.zst", zst[:len(zst)-9], defaults, "the file is broken or cut off"},
 		{"a.jsonl.zst", []byte(row), defaults, "line 1: "},

@@ -63,6 +63,9 @@ func (s *stream) rewind(offset int64) error {
 	if offset > 0 {
 		return nil
 	}
+	if mark, _ := s.in.Peek(2); string(mark) == "\xff\xfe" || string(mark) == "\xfe\xff" {
+		return s.wrong(s.at, "the file is UTF-16: save it as UTF-8", nil)
+	}
 	if mark, err := s.in.Peek(3); err == nil && string(mark) == "\uFEFF" {
 		s.in.Discard(3)
 		s.at.Offset = 3
