@@ -93,7 +93,7 @@ func (g *chatFlags) run(cmd *cobra.Command, _ []string) error {
 	if g.printPrompt {
 		return g.print(cmd, messages, prompt)
 	}
-	m, err := g.open(cmd, g.model, options)
+	m, err := g.generation.open(cmd, g.common, g.model, options)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func (g *chatFlags) newTalk(cmd *cobra.Command, m *model, prompt chat.Options) (
 // reply asks for the next message, shows it as it comes, and appends it to the
 // conversation: what there is of it if ctx ends.
 func (t *talk) reply(ctx context.Context) error {
-	o := llama.ChatOptions{GenerateOptions: t.g.generateOptions(t.params), Prompt: t.prompt, Format: t.format}
+	o := llama.ChatOptions{GenerateOptions: t.g.generateOptions(t.model, t.params), Prompt: t.prompt, Format: t.format}
 	r, err := t.model.NewReply(o)
 	if err != nil {
 		return err

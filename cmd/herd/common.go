@@ -92,11 +92,15 @@ var errNoModel = errors.New("no model: give -m MODEL, a .gguf file, a Hugging Fa
 type model struct {
 	*llama.Model
 	backend *cpu.Backend
+	draft   *llama.Model // that guesses for it, or nil
 }
 
-// close frees the memory of both.
+// close frees the memory of all.
 func (m *model) close() {
 	m.Model.Close()
+	if m.draft != nil {
+		m.draft.Close()
+	}
 	m.backend.Close()
 }
 
@@ -107,22 +111,31 @@ func (c *common) load(cmd *cobra.Command, o llama.Options, open func(llama.Optio
 	if err != nil {
 		return nil, err
 	}
+	m, err := c.loadOn(cmd, b, o, open)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	if trained := m.Config().Context; o.Context > trained {
+		c.note(cmd, "a context of %d is more than the %d positions the model was trained for", o.Context, trained)
+	}
+	return &model{Model: m, backend: b}, nil
+}
+
+// loadOn makes a model on a backend, showing progress and warnings.
+func (c *common) loadOn(cmd *cobra.Command, b *cpu.Backend, o llama.Options, open func(llama.Options) (*llama.Model, error)) (*llama.Model, error) {
 	bar := c.bar(cmd, "loading", true)
 	o.Backend, o.Precision = b, c.resolvedPrecision()
 	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
 	m, err := open(o)
 	bar.stop()
 	if err != nil {
-		b.Close()
 		return nil, err
 	}
 	for _, w := range m.Warnings() {
 		c.note(cmd, "%s", w)
 	}
-	if trained := m.Config().Context; o.Context > trained {
-		c.note(cmd, "a context of %d is more than the %d positions the model was trained for", o.Context, trained)
-	}
-	return &model{m, b}, nil
+	return m, nil
 }
 
 // open loads the model at a path.

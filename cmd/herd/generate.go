@@ -48,7 +48,7 @@ says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
 	f.BoolVar(&g.ignoreEOS, "ignore-eos", false, "go on past the model's end tokens")
 	f.IntVar(&g.logprobs, "logprobs", 0, "with --json, each token's log-probability and the `K` best")
 	f.StringVar(&g.promptCache, "prompt-cache", "", "`FILE` that keeps what was computed of the prompt for the next time")
-	laterFlags(f, "draft", "lookup?", "batch")
+	laterFlags(f, "batch")
 	f.SortFlags = false
 	return cmd
 }
@@ -95,7 +95,14 @@ type generated struct {
 	Logprobs     []tokenLogprob `json:"logprobs,omitzero"`
 	Finish       string         `json:"finish"`
 	Seed         uint64         `json:"seed"`
+	Guesses      *guesses       `json:"speculation,omitempty"`
 	Timings      timings        `json:"timings"`
+}
+
+// guesses counts the tokens that were guessed ahead, and those of them that came.
+type guesses struct {
+	Drafted  int `json:"drafted"`
+	Accepted int `json:"accepted"`
 }
 
 // timings are of one generation; the first token of the decode comes from the
@@ -132,7 +139,7 @@ func (g *generateFlags) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	m, err := g.open(cmd, g.model, o)
+	m, err := g.generation.open(cmd, g.common, g.model, o)
 	if err != nil {
 		return err
 	}
@@ -172,7 +179,7 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	if logprobs {
 		r.Logprobs = []tokenLogprob{}
 	}
-	o := g.generateOptions(params)
+	o := g.generateOptions(m, params)
 	o.IgnoreEOS, o.Logprobs, o.TopLogprobs = g.ignoreEOS, logprobs, g.logprobs
 	failed := r.collect(g.tokens(cmd.Context(), s, ids, o), w)
 	if failed != nil && r.Finish == "" {
@@ -184,6 +191,11 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 		Prefill: number(u.PrefillTime.Seconds()), PrefillTokens: u.PrefillTokens,
 		Decode: number(u.DecodeTime.Seconds()), DecodeTokens: u.DecodeTokens,
 	}
+	guessed := ""
+	if g.guesses() {
+		r.Guesses = &guesses{u.DraftedTokens, u.AcceptedTokens}
+		guessed = fmt.Sprintf("; %d of %d guesses right", u.AcceptedTokens, u.DraftedTokens)
+	}
 	if g.json {
 		err = printJSON(cmd.OutOrStdout(), r)
 	} else {
@@ -192,8 +204,8 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	if g.sampling.drawn() {
 		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", r.Seed)
 	}
-	g.note(cmd, "loaded in %.2f s; prompt %s; generated %s; ended by %s", float64(r.Timings.Load),
-		speed(len(ids), u.PrefillTokens, u.PrefillTime), speed(len(r.Tokens), u.DecodeTokens, u.DecodeTime), r.Finish)
+	g.note(cmd, "loaded in %.2f s; prompt %s; generated %s%s; ended by %s", float64(r.Timings.Load),
+		speed(len(ids), u.PrefillTokens, u.PrefillTime), speed(len(r.Tokens), u.DecodeTokens, u.DecodeTime), guessed, r.Finish)
 	if failed == nil {
 		failed = g.savePrompt(cmd, s, ids, loaded)
 	}

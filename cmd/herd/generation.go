@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/herd-ml/herd/llama"
@@ -22,6 +23,8 @@ type generation struct {
 	lora             []string
 	shift            bool
 	keep             int
+	draft            string
+	lookup           bool
 }
 
 func (g *generation) add(f *pflag.FlagSet) {
@@ -32,6 +35,8 @@ func (g *generation) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&g.stop, "stop", nil, "end before this `TEXT`; repeatable")
 	f.BoolVar(&g.shift, "context-shift", false, "when the context is full, forget the older half and go on")
 	f.IntVar(&g.keep, "keep", 0, "`N` tokens of the prompt that --context-shift keeps; -1 is all")
+	f.StringVar(&g.draft, "draft", "", "a smaller `MODEL` of the same vocabulary that guesses tokens ahead, for speed")
+	f.BoolVar(&g.lookup, "lookup", false, "guess that text repeats earlier text, for speed")
 	f.StringVar(&g.kvType, "kv-type", "", "`TYPE` of cached keys and values: f32, f16, bf16 or q8_0 (default f16, and f32 with precision f32 or F32 weights)")
 	f.IntVar(&g.ubatch, "ubatch", 0, "`N` prompt tokens a step (default 512)")
 }
@@ -47,6 +52,9 @@ func (g *generation) options(f *pflag.FlagSet) (llama.Options, error) {
 			return llama.Options{}, check
 		}
 	}
+	if f.Changed("draft") && g.draft == "" {
+		return llama.Options{}, usagef("--draft is empty, want a model")
+	}
 	for _, s := range g.stop {
 		if s == "" {
 			return llama.Options{}, usagef("--stop is empty")
@@ -55,6 +63,24 @@ func (g *generation) options(f *pflag.FlagSet) (llama.Options, error) {
 	adapters, err := parseLora(g.lora)
 	return llama.Options{KVType: kv, Context: g.context, BatchRows: g.ubatch, Adapters: adapters}, err
 }
+
+// open loads the model at a path, and the one that guesses for it.
+func (g *generation) open(cmd *cobra.Command, c *common, path string, o llama.Options) (*model, error) {
+	m, err := c.open(cmd, path, o)
+	if err != nil || g.draft == "" {
+		return m, err
+	}
+	own := llama.Options{Context: o.Context, BatchRows: o.BatchRows}
+	m.draft, err = c.loadOn(cmd, m.backend, own, func(o llama.Options) (*llama.Model, error) { return llama.Open(cmd.Context(), g.draft, o) })
+	if err != nil {
+		m.close()
+		return nil, fmt.Errorf("--draft: %w", err)
+	}
+	return m, nil
+}
+
+// guesses reports whether tokens are guessed ahead.
+func (g *generation) guesses() bool { return g.draft != "" || g.lookup }
 
 // params are the model's sampling settings with the flags over them.
 func (g *generation) params(f *pflag.FlagSet, m *llama.Model) (sample.Params, error) {
@@ -74,8 +100,9 @@ func (g *generation) params(f *pflag.FlagSet, m *llama.Model) (sample.Params, er
 	return params, err
 }
 
-func (g *generation) generateOptions(p sample.Params) llama.GenerateOptions {
-	return llama.GenerateOptions{MaxTokens: max(g.predict, 0), Sampling: p, Stop: g.stop, ContextShift: g.shift, Keep: g.keep}
+func (g *generation) generateOptions(m *model, p sample.Params) llama.GenerateOptions {
+	return llama.GenerateOptions{MaxTokens: max(g.predict, 0), Sampling: p, Stop: g.stop, ContextShift: g.shift, Keep: g.keep,
+		Speculation: llama.Speculation{Lookup: g.lookup, Model: m.draft}}
 }
 
 // tokens is the generation; -n 0 only computes the prompt.

@@ -201,16 +201,10 @@ func advice(err error) string {
 // laterKey marks flags whose feature is not built.
 const laterKey = "later"
 
-// laterFlags adds flags that only say that their feature is not built. A name
-// ending in ? takes no value.
+// laterFlags adds flags that only say that their feature is not built.
 func laterFlags(f *pflag.FlagSet, names ...string) {
 	for _, name := range names {
-		if flag, ok := strings.CutSuffix(name, "?"); ok {
-			name = flag
-			f.Bool(name, false, "(not built yet)")
-		} else {
-			f.String(name, "", "(not built yet)")
-		}
+		f.String(name, "", "(not built yet)")
 		f.Lookup(name).Annotations = map[string][]string{laterKey: nil}
 	}
 }
