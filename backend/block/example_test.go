@@ -119,3 +119,12 @@ func ExampleRoundE4M3() {
 	}
 	// Output: 1200 3.013393 -1.0044643
 }
+
+// An index of IQ2_XXS stands for the magnitudes of 8 weights.
+func ExampleCodebook() {
+	entry := block.Codebook(backend.IQ2_XXS)[2]
+	for i := range 8 {
+		fmt.Print([]int{8, 25, 43}[entry>>(2*i)&3], " ")
+	}
+	// Output: 25 25 8 8 8 8 8 8
+}

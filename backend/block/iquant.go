@@ -4,12 +4,37 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"slices"
+
+	"github.com/herd-ml/herd/backend"
 )
 
 // The IQ types: 256 weights; each group of 8 (or 4) is one entry of a codebook
 // in tables.go, times a scale, with signs. An entry holds the codes of its
 // weights, the first in the lowest bits; v holds the values of the codes, scale
 // included, so that a weight costs one look-up.
+
+// Codebook returns what the indices of an IQ1, IQ2 or IQ3 type stand for, or nil where t
+// is no such type: the codes of 8 weights of 2 bits each or, of IQ3 types, of 4 weights of
+// 4 bits, the first in the lowest bits. Code q is -1, 0 or 1 of IQ1 types, 8, 25 or 43 of
+// IQ2 types, 4, 12, 20, 28, 36, 44, 52 or 62 of IQ3_XXS, and 2q+1 of IQ3_S.
+func Codebook(t backend.DType) []uint16 {
+	switch t {
+	case backend.IQ1_S, backend.IQ1_M:
+		return slices.Clone(gridIQ1[:])
+	case backend.IQ2_XXS:
+		return slices.Clone(gridIQ2XXS[:])
+	case backend.IQ2_XS:
+		return slices.Clone(gridIQ2XS[:])
+	case backend.IQ2_S:
+		return slices.Clone(gridIQ2S[:])
+	case backend.IQ3_XXS:
+		return slices.Clone(gridIQ3XXS[:])
+	case backend.IQ3_S:
+		return slices.Clone(gridIQ3S[:])
+	}
+	return nil
+}
 
 // grid8 writes the eight weights of entry g, whose codes have 2 bits. Bit j of
 // signs negates weight j.

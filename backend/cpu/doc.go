@@ -24,6 +24,6 @@
 // BF16 by pairs of inputs, [panel][k/2][16][2]; block types hold the file's fields
 // in the file's order, each interleaved over the 16 rows by units of 1, 2 or 4
 // bytes. Nothing is added, but a zero at the end of BF16 rows of odd length.
-// Types without a kernel of their own are stored [panel][block][16 rows]. Tiles of
-// them are decoded to F32, once for all rows of a step, and multiplied as such.
+// Tiles of types without a kernel of their own, which are E4M3 and, without vectors, all
+// block types, are decoded to F32, once for all rows of a step, and multiplied as such.
 package cpu

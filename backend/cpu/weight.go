@@ -174,10 +174,6 @@ func (w *packed) pack(k *kernel.Set, p, rows []byte) {
 		for r := 0; at < w.rowBytes && r < panel; r++ {
 			exchange(w.typ, p[panel*at:], r, row(r, at, w.rowBytes-at), true)
 		}
-	case int(w.typ) >= len(fields) || fields[w.typ] == nil:
-		for r := range panel {
-			exchange(w.typ, p, r, row(r, 0, w.rowBytes), true)
-		}
 	default:
 		head := w.typ.RowHead()
 		k.PackWords(p, rows, w.rowBytes, head/4, 1, 0, 0)
@@ -192,7 +188,9 @@ func (w *packed) pack(k *kernel.Set, p, rows []byte) {
 				if size == 2 {
 					done = packMatrix(to, from, w.rowBytes, blocks)
 				}
-				packHalves(to[panel*size*done:], from[size*done:], w.rowBytes, blocks-done, panel*size, size)
+				for i := 0; i < f.bytes; i += 2 {
+					packHalves(to[panel*(size*done+i):], from[size*done+i:], w.rowBytes, blocks-done, panel*size, size)
+				}
 			default:
 				packBytes(to, from, w.rowBytes, f.bytes, blocks, panel*size, size)
 			}
@@ -252,30 +250,36 @@ func packBytes(p, rows []byte, rowBytes, n, blocks, pStep, step int) {
 // rows interleaved by units, so that a vector holds one unit of each. What rows begin
 // with (DType.RowHead) lies before all blocks, word by word.
 var fields = [...][]struct{ bytes, unit int }{
-	backend.F32:    {{4, 4}},
-	backend.F16:    {{2, 2}},
-	backend.Q4_0:   {{2, 2}, {16, 4}},
-	backend.Q4_1:   {{2, 2}, {2, 2}, {16, 4}},
-	backend.Q5_0:   {{2, 2}, {4, 4}, {16, 4}},
-	backend.Q5_1:   {{2, 2}, {2, 2}, {4, 4}, {16, 4}},
-	backend.Q8_0:   {{2, 2}, {32, 4}},
-	backend.Q2_K:   {{16, 1}, {64, 4}, {2, 2}, {2, 2}},
-	backend.Q3_K:   {{32, 4}, {64, 4}, {12, 1}, {2, 2}},
-	backend.Q4_K:   {{2, 2}, {2, 2}, {12, 1}, {128, 4}},
-	backend.Q5_K:   {{2, 2}, {2, 2}, {12, 1}, {32, 4}, {128, 4}},
-	backend.Q6_K:   {{128, 4}, {64, 4}, {16, 1}, {2, 2}},
-	backend.IQ4_NL: {{2, 2}, {16, 4}},
-	backend.IQ4_XS: {{2, 2}, {2, 2}, {4, 1}, {128, 4}},
-	backend.TQ1_0:  {{52, 4}, {2, 2}},
-	backend.TQ2_0:  {{64, 4}, {2, 2}},
-	backend.MXFP4:  {{1, 1}, {16, 4}},
-	backend.NVFP4:  {{4, 1}, {32, 4}},
-	backend.E4M3:   {{1, 1}},
+	backend.F32:     {{4, 4}},
+	backend.F16:     {{2, 2}},
+	backend.Q4_0:    {{2, 2}, {16, 4}},
+	backend.Q4_1:    {{2, 2}, {2, 2}, {16, 4}},
+	backend.Q5_0:    {{2, 2}, {4, 4}, {16, 4}},
+	backend.Q5_1:    {{2, 2}, {2, 2}, {4, 4}, {16, 4}},
+	backend.Q8_0:    {{2, 2}, {32, 4}},
+	backend.Q2_K:    {{16, 1}, {64, 4}, {2, 2}, {2, 2}},
+	backend.Q3_K:    {{32, 4}, {64, 4}, {12, 1}, {2, 2}},
+	backend.Q4_K:    {{2, 2}, {2, 2}, {12, 1}, {128, 4}},
+	backend.Q5_K:    {{2, 2}, {2, 2}, {12, 1}, {32, 4}, {128, 4}},
+	backend.Q6_K:    {{128, 4}, {64, 4}, {16, 1}, {2, 2}},
+	backend.IQ1_S:   {{2, 2}, {32, 4}, {16, 2}},
+	backend.IQ1_M:   {{32, 4}, {24, 2}},
+	backend.IQ2_XXS: {{2, 2}, {64, 4}},
+	backend.IQ2_XS:  {{2, 2}, {64, 4}, {8, 1}},
+	backend.IQ2_S:   {{2, 2}, {64, 4}, {16, 1}},
+	backend.IQ3_XXS: {{2, 2}, {96, 4}},
+	backend.IQ3_S:   {{2, 2}, {64, 4}, {8, 1}, {32, 4}, {4, 1}},
+	backend.IQ4_NL:  {{2, 2}, {16, 4}},
+	backend.IQ4_XS:  {{2, 2}, {2, 2}, {4, 1}, {128, 4}},
+	backend.TQ1_0:   {{52, 4}, {2, 2}},
+	backend.TQ2_0:   {{64, 4}, {2, 2}},
+	backend.MXFP4:   {{1, 1}, {16, 4}},
+	backend.NVFP4:   {{4, 1}, {32, 4}},
+	backend.E4M3:    {{1, 1}},
 }
 
 // exchange copies between blocks of a panel p and of row r, as the file has it.
 func exchange(t backend.DType, p []byte, r int, row []byte, pack bool) {
-	n := t.BlockBytes()
 	if t == backend.BF16 { // pairs of inputs, the last with a zero
 		swap(p, r, row, 4, pack)
 		if at := len(row) &^ 3; at < len(row) {
@@ -283,17 +287,7 @@ func exchange(t backend.DType, p []byte, r int, row []byte, pack bool) {
 		}
 		return
 	}
-	if int(t) >= len(fields) || fields[t] == nil { // whole blocks
-		for ; len(row) > 0; p, row = p[panel*n:], row[n:] {
-			if pack {
-				copy(p[r*n:][:n], row)
-			} else {
-				copy(row[:n], p[r*n:])
-			}
-		}
-		return
-	}
-	for ; len(row) > 0; p = p[panel*n:] {
+	for ; len(row) > 0; p = p[panel*t.BlockBytes():] {
 		at := 0
 		for _, f := range fields[t] {
 			swap(p[panel*at:][:panel*f.bytes], r, row[:f.bytes], f.unit, pack)
@@ -314,9 +308,13 @@ func swap(p []byte, r int, row []byte, unit int, pack bool) {
 			binary.LittleEndian.PutUint32(row[i:], binary.LittleEndian.Uint32(p[panel*i+4*r:]))
 		}
 	case unit == 2 && pack:
-		binary.LittleEndian.PutUint16(p[2*r:], binary.LittleEndian.Uint16(row))
+		for i := 0; i+2 <= len(row); i += 2 {
+			binary.LittleEndian.PutUint16(p[panel*i+2*r:], binary.LittleEndian.Uint16(row[i:]))
+		}
 	case unit == 2:
-		binary.LittleEndian.PutUint16(row, binary.LittleEndian.Uint16(p[2*r:]))
+		for i := 0; i+2 <= len(row); i += 2 {
+			binary.LittleEndian.PutUint16(row[i:], binary.LittleEndian.Uint16(p[panel*i+2*r:]))
+		}
 	case pack:
 		for i, b := range row {
 			p[panel*i+r] = b

@@ -54,7 +54,7 @@ var recipes512 = []recipe{
 var recipes256 = []recipe{
 	{"32", 32, 1, false, 4}, {"32Mins", 32, 1, true, 4}, {"32Signed", 32, 1, false, 0},
 	{"256x32", 32, 8, false, 4}, {"256x32Mins", 32, 8, true, 4}, {"256x32Signed", 32, 8, false, 0},
-	{"256x16", 16, 16, false, 2}, {"256x16Mins", 16, 16, true, 4},
+	{"256x16", 16, 16, false, 2}, {"256x16Mins", 16, 16, true, 4}, {"256x16Signed", 16, 16, false, 0},
 	{"32x16Signed", 16, 2, false, 0},
 }
 

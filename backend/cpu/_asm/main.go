@@ -21,7 +21,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: go run . folder")
 		os.Exit(2)
 	}
-	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512, "unpack": unpack, "exp": exponents, "fewrows512": fused512, "fewrows256": fused256, "amx": amx, "attend": attend} {
+	for name, write := range map[string]func(gen){"avx2": avx2, "avx512": avx512, "unpack": unpack, "codebook": codebooks, "exp": exponents, "fewrows512": fused512, "fewrows256": fused256, "amx": amx, "attend": attend} {
 		g := gen{build.NewContext()}
 		g.ConstraintExpr("!noasm")
 		write(g)
@@ -57,7 +57,7 @@ func (g gen) print(path string) error {
 }
 
 // begin starts a function whose doc comment is its loop in Go. No function
-// has a frame or uses BP.
+// uses BP.
 func (g gen) begin(name, signature string, doc ...string) {
 	g.Function(name)
 	g.Attributes(attr.NOSPLIT)

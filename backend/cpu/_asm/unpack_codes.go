@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -67,13 +68,21 @@ const (
 	tableOnes   = tableBits + 2*32 // 16 words of 1
 	tableSign   = tableOnes + 32   // 8 sign bits
 	tableFP4    = tableSign + 32   // FP4 times 2, twice, and behind it with 128 added, as IQ4
-	tableSize   = tableFP4 + 64
+	tableGrid1  = tableFP4 + 64    // IQ1: 8 times codes moved up by 1/8 and, from 4 on, down; as FP4
+	tableGrid2  = tableGrid1 + 64  // IQ2
+	tableParity = tableGrid2 + 64  // 128 where an odd number of 4 bits is set, twice
+	tableSize   = tableParity + 32
 )
 
 // biased is from the signed values of a table to those with 128 added.
 const biased = tableBiased - tableValues
 
 var valuesFP4 = [16]int8{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
+
+var (
+	valuesIQ1 = [16]int8{-7, 1, 9, 0, -9, -1, 7}
+	valuesIQ2 = [16]int8{8, 25, 43}
+)
 
 var valuesIQ4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
@@ -92,8 +101,11 @@ func (u *unpacker) constants() {
 	for i := range 32 {
 		table[tableValues+i] = byte(valuesIQ4[i%16])
 		table[tableBiased+i] = byte(valuesIQ4[i%16]) ^ 0x80
-		table[tableFP4+i] = byte(valuesFP4[i%16])
-		table[tableFP4+biased+i] = byte(valuesFP4[i%16]) ^ 0x80
+		for at, values := range map[int][16]int8{tableFP4: valuesFP4, tableGrid1: valuesIQ1, tableGrid2: valuesIQ2} {
+			table[at+i] = byte(values[i%16])
+			table[at+biased+i] = byte(values[i%16]) ^ 0x80
+		}
+		table[tableParity+i] = byte(bits.OnesCount(uint(i%16)) % 2 * 0x80)
 		for b := range 4 {
 			table[tableSpread+32*b+i] = byte(i%16/4*4 + b)
 		}

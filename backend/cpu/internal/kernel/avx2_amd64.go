@@ -263,6 +263,29 @@ func int8x256x16AVX2(c *int64)
 //go:noescape
 func int8x256x16MinsAVX2(c *int64)
 
+// int8x256x16SignedAVX2 multiplies rows, [2 1] of them, by unpacked codes:
+//
+//	for r := range c.rows {
+//		for b := range c.blocks {
+//			t := float32(0)
+//			for s := range 16 {
+//				m := c.meta[r][b][s]
+//				dot := m.Start
+//				for i := range 16 {
+//					dot += int32(c.x[r][b][s][i]) * int32(c.codes[b][s][i/4][j][i%4])
+//				}
+//				t += c.scales[b][s][j] * float32(dot)
+//			}
+//			c.out[r][j] += m.Scale * t
+//		}
+//	}
+//
+// Where a row has a scale for each sub-block, that multiplies the weight's first
+// and m.Sum holds it already.
+//
+//go:noescape
+func int8x256x16SignedAVX2(c *int64)
+
 // int8x32x16SignedAVX2 multiplies rows, [2 1] of them, by unpacked codes:
 //
 //	for r := range c.rows {

@@ -7,10 +7,10 @@
 // the fields of a block in the file's order, each interleaved over its 16
 // outputs by units of 1, 2 or 4 bytes. A [Format] is what a type needs: a
 // function that unpacks codes to bytes and multiplies the scales out, and one of
-// six integer products, by the length of a sub-block, of a block, and by
+// seven integer products, by the length of a sub-block, of a group of the input, and by
 // minima. avx512 has each product for two panels at once too, and both avx2 and
-// avx512 have products of one or two rows that store no codes; all give the same
-// bits.
+// avx512 have products of one or two rows that store no codes, for most types; all give
+// the same bits.
 //
 // A [Set] is a struct of functions. [Generic] fills all of them with loops of Go; every
 // other variant starts with the set of a simpler one and puts its own functions in the

@@ -26,7 +26,7 @@ func TestGenerate(t *testing.T) {
 	if text, err := goCommand("run", ".", dir); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	for _, name := range []string{"avx2_amd64.s", "avx2_amd64.go", "avx512_amd64.s", "avx512_amd64.go", "unpack_amd64.s", "unpack_amd64.go", "exp_amd64.s", "exp_amd64.go", "fewrows512_amd64.s", "fewrows512_amd64.go", "fewrows256_amd64.s", "fewrows256_amd64.go", "amx_amd64.s", "amx_amd64.go", "attend_amd64.s", "attend_amd64.go"} {
+	for _, name := range []string{"avx2_amd64.s", "avx2_amd64.go", "avx512_amd64.s", "avx512_amd64.go", "unpack_amd64.s", "unpack_amd64.go", "codebook_amd64.s", "codebook_amd64.go", "exp_amd64.s", "exp_amd64.go", "fewrows512_amd64.s", "fewrows512_amd64.go", "fewrows256_amd64.s", "fewrows256_amd64.go", "amx_amd64.s", "amx_amd64.go", "attend_amd64.s", "attend_amd64.go"} {
 		want, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)

@@ -40,8 +40,8 @@ func AVX2() (*Set, error) {
 		x32: one(int8x32AVX2), x32Mins: one(int8x32MinsAVX2), x32Full: one(int8x32SignedAVX2),
 		x256x32Mins: one(int8x256x32MinsAVX2), x256x32Full: one(int8x256x32SignedAVX2),
 		x256x16: one(int8x256x16AVX2), x256x16Mins: one(int8x256x16MinsAVX2),
-		x256x32: one(int8x256x32AVX2), x32x16Full: one(int8x32x16SignedAVX2), signed: true,
-		fused: fusedAVX2,
+		x256x32: one(int8x256x32AVX2), x256x16Full: one(int8x256x16SignedAVX2), x32x16Full: one(int8x32x16SignedAVX2), signed: true,
+		fused: fusedAVX2, books: booksAVX2,
 	}).formats()
 	s.peakF32, s.peakInt8 = Peak{12 * 8 * 2, peakF32AVX2}, Peak{12 * 32 * 2, peakInt8AVX2}
 	return s, nil
@@ -79,8 +79,9 @@ func AVX512() (*Set, error) {
 		x32Full:     two(int8x32AVX512, pairx32AVX512),
 		x256x32Mins: two(int8x256x32MinsAVX512, pairx256x32MinsAVX512), x256x32Full: two(int8x256x32AVX512, pairx256x32AVX512),
 		x256x16: two(int8x256x16AVX512, pairx256x16AVX512), x256x16Mins: two(int8x256x16MinsAVX512, pairx256x16MinsAVX512),
-		x256x32: two(int8x256x32AVX512, pairx256x32AVX512), x32x16Full: two(int8x32x16AVX512, pairx32x16AVX512),
-		fused: fusedAVX512,
+		x256x16Full: two(int8x256x16AVX512, pairx256x16AVX512),
+		x256x32:     two(int8x256x32AVX512, pairx256x32AVX512), x32x16Full: two(int8x32x16AVX512, pairx32x16AVX512),
+		fused: fusedAVX512, books: booksAVX512,
 	}).formats()
 	s.peakF32, s.peakInt8 = Peak{12 * 16 * 2, peakF32AVX512}, Peak{12 * 64 * 2, peakInt8AVX512}
 	return s, nil
@@ -98,10 +99,11 @@ func missing(need ...cpuid.FeatureID) error {
 
 // products are the int8 products of a variant, by sub-block, minima and sign.
 type products struct {
-	x32, x32Mins, x32Full, x32x16Full, x256x32, x256x32Mins, x256x32Full, x256x16, x256x16Mins recipe
+	x32, x32Mins, x32Full, x32x16Full, x256x32, x256x32Mins, x256x32Full, x256x16, x256x16Mins, x256x16Full recipe
 
 	signed bool // of avx2: codes of 8 bits stay signed, else 128 is added
 	fused  map[backend.DType]fusedRows
+	books  map[backend.DType]unpackBook
 }
 
 // one is a recipe of avx2, two is one of avx512.
@@ -174,6 +176,14 @@ func (p *products) formats() []*Format {
 		backend.TQ2_0:  {Sub: 32, Offset: 1, unpack: unpackTQ2_0, recipe: p.x256x32},
 		backend.MXFP4:  full(Format{Sub: 32, recipe: p.x32Full}, unpackMXFP4, unpackMXFP4Biased),
 		backend.NVFP4:  full(Format{Sub: 16, Group: 32, recipe: p.x32x16Full}, unpackNVFP4, unpackNVFP4Biased),
+	}
+	for t, unpack := range p.books {
+		spread := withBook(unpack, t)
+		f := full(Format{Sub: 32, recipe: p.x256x32Full}, spread, spread)
+		if t == backend.IQ1_M || t == backend.IQ2_XS || t == backend.IQ2_S {
+			f.Sub, f.recipe = 16, p.x256x16Full
+		}
+		list[t] = f
 	}
 	var fs []*Format
 	for t, f := range list {
