@@ -85,6 +85,10 @@ type Exec interface {
 	Write(v View, src []float32)
 	// WriteIDs copies to a contiguous I32 view.
 	WriteIDs(v View, src []int32)
+	// Reserve says, between steps, how much of the arena the largest step will take, so
+	// that the arena is made that large at once and does not grow, with gaps, while a
+	// step runs. It is advice: steps may take less or more.
+	Reserve(bytes int64)
 	// Scratch is the most arena memory that any step has used, in bytes.
 	Scratch() int64
 	// Close frees the arena.

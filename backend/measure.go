@@ -8,8 +8,8 @@ import (
 
 // Measure returns a backend that computes nothing and holds no memory: buffers have sizes
 // and weights shapes only, numbers that are read are zeros, nothing that is packed is read.
-// A step on it takes as much of its arena (Exec.Scratch) as one on b would, without the
-// gaps of an arena that grows. It never waits for steps, of b neither.
+// A step on it takes as much of its arena (Exec.Scratch) as one on b would whose arena is
+// large enough (Exec.Reserve), so has no gaps from growing. It never waits for steps, of b neither.
 func Measure(b Backend) Backend { return &measured{b} }
 
 type measured struct{ Backend }
@@ -140,5 +140,6 @@ func (e *measuring) Run(op Op, a *Args) {
 func (e *measuring) Read(dst []float32, _ View) { clear(dst) }
 func (e *measuring) Write(View, []float32)      {}
 func (e *measuring) WriteIDs(View, []int32)     {}
+func (e *measuring) Reserve(int64)              {}
 func (e *measuring) Scratch() int64             { return e.peak }
 func (e *measuring) Close()                     {}

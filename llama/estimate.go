@@ -15,15 +15,22 @@ type Memory struct {
 	Weights int64 `json:"weights"`     // packed, those of adapters too
 	Session int64 `json:"per_session"` // keys and values of a full session
 	Scratch int64 `json:"scratch"`     // of a step, shared by all sessions
+	// Snapshots are the packed copies of matrices that may change, with which sessions
+	// multiply: see Options.Trainable. They are made when the first session computes.
+	Snapshots int64 `json:"snapshots,omitempty"`
 }
 
 // Total is the need with one full session.
-func (m Memory) Total() int64 { return m.Weights + m.Session + m.Scratch }
+func (m Memory) Total() int64 { return m.Weights + m.Session + m.Scratch + m.Snapshots }
 
 // String gives the parts in MiB.
 func (m Memory) String() string {
 	mib := func(n int64) float64 { return float64(n) / (1 << 20) }
-	return fmt.Sprintf("weights %.1f MiB, session %.1f MiB, scratch %.1f MiB", mib(m.Weights), mib(m.Session), mib(m.Scratch))
+	s := fmt.Sprintf("weights %.1f MiB, session %.1f MiB, scratch %.1f MiB", mib(m.Weights), mib(m.Session), mib(m.Scratch))
+	if m.Snapshots > 0 {
+		s += fmt.Sprintf(", snapshots %.1f MiB", mib(m.Snapshots))
+	}
+	return s
 }
 
 // Estimate says what Open would take, from the files' headers alone.
@@ -44,6 +51,9 @@ func Estimate(path string, o Options) (Memory, error) {
 
 // logitRows is how many rows of logits are in memory at once.
 const logitRows = 32
+
+// logitBytes is the host's copy of the logits of a step of so many rows.
+func logitBytes(c Config, rows int) int64 { return 4 * int64(min(rows, logitRows)) * int64(c.Vocab) }
 
 // estimate checks that every tensor is there with the right shape and adds up
 // their sizes.
@@ -87,11 +97,17 @@ func estimate(c *checkpoint.Checkpoint, o Options) (Memory, error) {
 	if m.Session, ok = mul(int64(ceilDiv(positions, backend.PageLen)), o.backend().PageBytes(kvGeometry(c, o))); !ok {
 		return Memory{}, checkpoint.Errorf(c.Path, "", "a session of %d positions does not fit 63 bits", positions)
 	}
-	if m.Scratch, err = scratch(c, o, o.batchRows()); err != nil {
+	arena, snapshots, err := measure(c, o, o.batchRows())
+	if err != nil {
 		return Memory{}, err
 	}
-	if m.Session > math.MaxInt64-m.Weights || m.Scratch > math.MaxInt64-m.Weights-m.Session {
-		return Memory{}, checkpoint.Errorf(c.Path, "", "%v do not fit 63 bits together", m)
+	m.Scratch, m.Snapshots = arena+logitBytes(c.Config, o.batchRows()), snapshots
+	sum := int64(0)
+	for _, n := range []int64{m.Weights, m.Session, m.Scratch, m.Snapshots} {
+		if n > math.MaxInt64-sum {
+			return Memory{}, checkpoint.Errorf(c.Path, "", "%v do not fit 63 bits together", m)
+		}
+		sum += n
 	}
 	return m, nil
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/herd-ml/herd/tensor"
 )
 
-// scratch is the arena of a prefill step of so many rows from an empty session, whose
-// results are all wanted, and the host's copy of a block of logits. The step itself runs,
-// on a backend that only counts.
-func scratch(p *checkpoint.Checkpoint, o Options, rows int) (bytes int64, err error) {
+// measure returns the bytes that a prefill step of so many rows from an empty session,
+// whose results are all wanted, takes of its arena, and those of the snapshots that it
+// multiplies with. The step itself runs, on a backend that only counts.
+func measure(p *checkpoint.Checkpoint, o Options, rows int) (arena, snapshots int64, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			err = checkpoint.Errorf(p.Path, "", "a step of %d rows cannot be measured: %v", rows, fault)
@@ -22,16 +22,24 @@ func scratch(p *checkpoint.Checkpoint, o Options, rows int) (bytes int64, err er
 	ctx, b, kv := context.Background(), backend.Measure(o.backend()), kvGeometry(p, o)
 	cx, err := tensor.NewContext(b, tensor.Options{Precision: o.Precision})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer cx.Close()
-	net, err := shapes(p, o, b)
+	net, kinds, err := shapes(p, o, b)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	for _, n := range nn.Linears(net) {
+		bytes, err := cx.SnapshotBytes(n.Linear.Weight)
+		if err != nil {
+			return 0, 0, err
+		}
+		snapshots += bytes
+	}
+	net.Layers = different(net.Layers, kinds)
 	page, err := b.Alloc(b.PageBytes(kv))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	l := backend.Documents(rows)
 	for range ceilDiv(rows, backend.PageLen) {
@@ -49,20 +57,19 @@ func scratch(p *checkpoint.Checkpoint, o Options, rows int) (bytes int64, err er
 		net.Output.Forward(cx, net.scaled(cx, tensor.SliceRows(cx, h, 0, min(rows, logitRows))))
 		return nil
 	})
-	return cx.Scratch() + 4*int64(min(rows, logitRows))*int64(p.Config.Vocab), err
+	return cx.Scratch(), snapshots, err
 }
 
-// shapes is the network of a checkpoint with its adapters, but without numbers. Of layers
-// whose matrices have the same types and adapters of the same shapes it has the last.
-func shapes(c *checkpoint.Checkpoint, o Options, b backend.Backend) (*transformer, error) {
-	net := newTransformer(c.Config)
+// shapes is the network of a checkpoint with its adapters, but without numbers. kinds says
+// of each layer which types its matrices have, and adapters of which shapes.
+func shapes(c *checkpoint.Checkpoint, o Options, b backend.Backend) (net *transformer, kinds map[int]string, err error) {
+	net, kinds = newTransformer(c.Config), map[int]string{}
 	buf, err := b.Alloc(0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	vector := func(p *tensor.Param) { p.BindValue(backend.Contiguous(buf, backend.F32, 0, p.Shape)) }
 	vector(net.RoPE.Freqs)
-	kinds := map[int]string{} // of layers
 	is := func(name string, what ...any) {
 		if i, _, ok := checkpoint.LayerName(name); ok {
 			kinds[i] += fmt.Sprintln(what...)
@@ -75,17 +82,17 @@ func shapes(c *checkpoint.Checkpoint, o Options, b backend.Backend) (*transforme
 		}
 		t, err := find(c, p)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if o.Trainable {
 			v := backend.Contiguous(buf, backend.F32, 0, p.Param.Shape)
 			w, err := b.Float(t.Name, v)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			p.Param.BindMatrix(w, v)
 		} else if err := shape(b, p.Param, t.Type); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		is(p.Name, t.Type)
 	}
@@ -115,15 +122,14 @@ func shapes(c *checkpoint.Checkpoint, o Options, b backend.Backend) (*transforme
 			}
 			for j, p := range [2]*tensor.Param{lora.A, lora.B} {
 				if err := shape(b, p, types[j]); err != nil {
-					return nil, err
+					return nil, nil, err
 				}
 			}
 			_, part, _ := checkpoint.LayerName(m.Name)
 			is(m.Name, part, set, m.Rank, types, lora.Scale, m.Bias.Data != nil, m.Magnitude.Data != nil)
 		}
 	}
-	net.Layers = different(net.Layers, kinds)
-	return net, nil
+	return net, kinds, nil
 }
 
 // different are the last layers of each kind, in order.

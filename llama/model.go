@@ -151,6 +151,7 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	cx.Reserve(est.Scratch - logitBytes(c.Config, o.batchRows()))
 	m := &Model{
 		config: c.Config, opts: o, b: o.Backend, net: newTransformer(c.Config), cx: cx, turn: make(chan struct{}, 1), identities: identities{turn: make(chan struct{}, 1)}, tok: c.Tokenizer,
 		sampling: c.Sampling, estimate: est, warnings: c.Problems,
@@ -193,10 +194,11 @@ func (m *Model) StopTokens() []int32 { return slices.Clone(m.stop) }
 func (m *Model) Warnings() []string { return slices.Clone(m.warnings) }
 
 // Memory is what the model and one full session take: with an adapter that was added, and
-// with the packed copies that sessions have made of weights that are trained.
+// with the copies that sessions have made of its matrices where it is trained.
 func (m *Model) Memory() Memory {
-	est := m.estimate
-	est.Weights += m.pages.reserved()
+	est, copies := m.estimate, m.snapshots.bytes.Load()
+	est.Weights += m.pages.reserved() - copies
+	est.Snapshots = max(est.Snapshots, copies)
 	return est
 }
 

@@ -52,8 +52,8 @@ type Options struct {
 	MemoryLimit int64
 	// Trainable keeps the weights as float32 numbers that may be changed, quantised
 	// ones decoded: see Training. Four bytes a weight. Sessions multiply with packed
-	// copies, made in the first step after each change and counted against MemoryLimit
-	// from then on: two bytes more under PrecisionBF16, else four.
+	// copies, made in the first step after each change (Memory.Snapshots): two bytes more
+	// under PrecisionBF16, else four.
 	Trainable bool
 	// Adapters change the model's matrices, in this order.
 	Adapters []Adapter

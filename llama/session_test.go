@@ -500,21 +500,31 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 
 func TestEstimate(t *testing.T) {
 	for _, path := range append(golden.Glob(t, "models/*/model.gguf"), golden.Glob(t, "models/*/hf")...) {
-		est, err := llama.Estimate(path, llama.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := open(t, path, llama.Options{})
-		if m.Memory() != est {
-			t.Errorf("%s: estimated %v, the model says %v", golden.Name(path), est, m.Memory())
-		}
-		if _, err := llama.Open(context.Background(), path, llama.Options{MemoryLimit: est.Total() - 1}); !errors.Is(err, llama.ErrMemory) {
-			t.Errorf("%s: one byte less than needed: %v", golden.Name(path), err)
-		}
-		limited := open(t, path, llama.Options{MemoryLimit: est.Total()})
-		full := session(t, limited)
-		if _, err := full.Logits(context.Background(), randomIDs(m.Config(), 64)); err != nil {
-			t.Error("within the limit:", err)
+		for _, o := range []llama.Options{{}, {Trainable: true}, {Trainable: true, Precision: llama.PrecisionBF16}} {
+			est, err := llama.Estimate(path, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (est.Snapshots > 0) != o.Trainable {
+				t.Errorf("%s, %+v: %v", golden.Name(path), o, est)
+			}
+			m := open(t, path, o)
+			if m.Memory() != est {
+				t.Errorf("%s: estimated %v, the model says %v", golden.Name(path), est, m.Memory())
+			}
+			o.MemoryLimit = est.Total() - 1
+			if _, err := llama.Open(context.Background(), path, o); !errors.Is(err, llama.ErrMemory) {
+				t.Errorf("%s: one byte less than needed: %v", golden.Name(path), err)
+			}
+			o.MemoryLimit++
+			limited := open(t, path, o)
+			full := session(t, limited)
+			if _, err := full.Logits(context.Background(), randomIDs(m.Config(), 64)); err != nil {
+				t.Error("within the limit:", err)
+			}
+			if limited.Memory() != est {
+				t.Errorf("%s: estimated %v, after a step the model says %v", golden.Name(path), est, limited.Memory())
+			}
 		}
 	}
 }

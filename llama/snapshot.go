@@ -1,15 +1,17 @@
 package llama
 
 import (
+	"sync/atomic"
+
 	"github.com/herd-ml/herd/nn"
 	"github.com/herd-ml/herd/tensor"
 )
 
 // snapshots are the packed copies of matrices that may change, with which sessions
-// multiply. They belong to the running step.
+// multiply. They belong to the running step, but for bytes.
 type snapshots struct {
 	params  []*tensor.Param // that have one
-	bytes   int64           // counted against the memory limit
+	bytes   atomic.Int64    // counted against the memory limit
 	made    bool
 	version uint64 // of the weights that they are of
 }
@@ -40,10 +42,12 @@ func (m *Model) snapshot() error {
 			}
 		}
 	}
-	if err := m.pages.reserve(max(bytes-s.bytes, 0)); err != nil {
+	more := max(bytes-s.bytes.Load(), 0)
+	if err := m.pages.reserve(more); err != nil {
 		return err
 	}
-	s.params, s.bytes = params, max(bytes, s.bytes)
+	s.bytes.Add(more)
+	s.params = params
 	for _, p := range params {
 		if err := m.cx.Snapshot(p); err != nil {
 			return err

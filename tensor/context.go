@@ -142,6 +142,10 @@ type Watcher func(x *Tensor, w [backend.MaxWeights]*Param)
 // MatMulSwiGLU, in all steps from here on. nil is none.
 func (c *Context) Watch(f Watcher) { c.watch = f }
 
+// Reserve says, between steps, how many bytes of the arena the largest step will take: the
+// arena is made that large at once. It is advice.
+func (c *Context) Reserve(bytes int64) { c.exec.Reserve(bytes) }
+
 // Scratch is the most arena memory that any step has used, in bytes.
 func (c *Context) Scratch() int64 { return c.exec.Scratch() }
 

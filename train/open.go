@@ -67,6 +67,10 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 	if r.report.Plan, err = r.t.plan(ctx, r.c.Batch.Rows, r.c.Batch.SeqLen); err != nil {
 		return false, err
 	}
+	if r.c.Sample.Every > 0 {
+		m := r.m.Memory()
+		r.report.Plan.Sampling = m.Session + m.Scratch + m.Snapshots
+	}
 	r.event(EventPlan, "%v", r.report.Plan)
 	for _, w := range r.m.Warnings() {
 		r.event(EventWarning, "%s", w)

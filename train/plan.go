@@ -16,21 +16,27 @@ type Plan struct {
 	Gradients   int64 // float32, of what is trained
 	Moments     int64 // of AdamW, two for each
 	Activations int64 // of a micro-batch
+	Sampling    int64 // of a session, where the run writes texts
 	Trained     int64 // numbers that change
 	Parameters  int64 // of the model
 }
 
 // Total is all of it.
-func (p Plan) Total() int64 { return p.Weights + p.Gradients + p.Moments + p.Activations }
+func (p Plan) Total() int64 { return p.Weights + p.Gradients + p.Moments + p.Activations + p.Sampling }
 
 // String gives the parts in MB.
 func (p Plan) String() string {
 	mb := func(n int64) float64 { return float64(n) / 1e6 }
-	return fmt.Sprintf("%.0f MB: weights %.0f, gradients %.0f, moments %.0f, activations %.0f; %.3g M of %.3g M parameters are trained",
-		mb(p.Total()), mb(p.Weights), mb(p.Gradients), mb(p.Moments), mb(p.Activations), float64(p.Trained)/1e6, float64(p.Parameters)/1e6)
+	sampling := ""
+	if p.Sampling > 0 {
+		sampling = fmt.Sprintf(", sampling %.0f", mb(p.Sampling))
+	}
+	return fmt.Sprintf("%.0f MB: weights %.0f, gradients %.0f, moments %.0f, activations %.0f%s; %.3g M of %.3g M parameters are trained",
+		mb(p.Total()), mb(p.Weights), mb(p.Gradients), mb(p.Moments), mb(p.Activations), sampling, float64(p.Trained)/1e6, float64(p.Parameters)/1e6)
 }
 
-// plan is that of a trainer whose micro-batches have so many sequences of seqLen tokens.
+// plan is that of a trainer whose micro-batches have so many sequences of seqLen tokens. It
+// reserves what they take.
 func (t *Trainer) plan(ctx context.Context, rows, seqLen int) (Plan, error) {
 	p := Plan{Weights: t.model.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.model.Config().Params()}
 	for _, n := range t.params {
@@ -42,6 +48,7 @@ func (t *Trainer) plan(ctx context.Context, rows, seqLen int) (Plan, error) {
 	}
 	var err error
 	p.Activations, err = t.activations(ctx, rows, seqLen)
+	t.c.Reserve(p.Activations)
 	return p, err
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/herd-ml/herd/llama/peft"
 )
 
-// TestPlan compares what is planned for activations with what a step has taken, of every
+// TestPlan compares what is planned for activations with what the first step takes, of every
 // golden model, of adapters, with and without recomputation.
 func TestPlan(t *testing.T) {
 	const rows, seqLen = 2, 48
@@ -38,12 +38,10 @@ func TestPlan(t *testing.T) {
 						t.Fatal(err)
 					}
 					b := Batch{IDs: make([]int32, rows*seqLen), Targets: make([]int32, rows*seqLen), Docs: slices.Repeat([]int{seqLen}, rows)}
-					for range 2 { // the first step makes the arena, in pieces with gaps between
-						if _, err := tr.Step(t.Context(), []Batch{b}, 1e-3); err != nil {
-							t.Fatal(err)
-						}
+					if _, err := tr.Step(t.Context(), []Batch{b}, 1e-3); err != nil {
+						t.Fatal(err)
 					}
-					if got := tr.c.Scratch(); plan.Activations > got || plan.Activations < got/2 {
+					if got := tr.c.Scratch(); got > plan.Activations || got < plan.Activations*3/4 {
 						t.Errorf("%s, adapter %v, %v, recomputed %v: %d bytes planned, %d taken", dir, adapter, precision, checkpoint, plan.Activations, got)
 					}
 				}

@@ -431,6 +431,35 @@ func checkMemory(b backend.Backend) error {
 	if s := e.Scratch(); s < 4<<16 || s > 8<<16 {
 		return fmt.Errorf("contract: Scratch is %d after a step of %d bytes", s, 4*(15+1<<16))
 	}
+	return checkReserve(b)
+}
+
+// checkReserve checks that a step takes no more of an arena than it uses, where what it
+// uses was reserved, and more where it needs more.
+func checkReserve(b backend.Backend) error {
+	for _, reserved := range []int64{63 << 16, 1 << 16} {
+		e, err := b.NewExec()
+		if err != nil {
+			return err
+		}
+		defer e.Close()
+		sizes := []int{1, 2, 4, 8, 16, 32} // times 1 << 16 bytes: 63 of them
+		for range 2 {
+			e.Reserve(reserved)
+			err := within(e, func() {
+				for i, n := range sizes {
+					v := e.Alloc(backend.F32, backend.Dims(n<<14))
+					e.Write(v.Slice(0, n<<14-1, 1), []float32{float32(i)})
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if s := e.Scratch(); s < 63<<16 || reserved == 63<<16 && s > reserved {
+			return fmt.Errorf("contract: Scratch is %d after steps of %d bytes, %d were reserved", s, 63<<16, reserved)
+		}
+	}
 	return nil
 }
 

@@ -145,6 +145,8 @@ func (e *exec) Mark() int64        { return e.arena.mark() }
 func (e *exec) Release(mark int64) { e.arena.release(mark) }
 func (e *exec) Scratch() int64     { return e.arena.peak }
 
+func (e *exec) Reserve(bytes int64) { e.arena.want = max(e.arena.want, bytes) }
+
 func (e *exec) Run(op backend.Op, a *backend.Args) {
 	if e.ctx == nil {
 		panic(&backend.ShapeError{Op: op.String(), Detail: "run outside of Begin and End"})

@@ -93,15 +93,15 @@ func memory(b backend.Buffer) []byte { return b.(*buffer).mem }
 func elems[T number](v *backend.View) []T { return as[T](memory(v.Buf))[v.Off:] }
 
 // arena hands out memory in order and takes it back all at once, or back to a
-// mark. It grows by chunks; reset joins them into one, so a steady use of it
-// allocates nothing.
+// mark. It grows by chunks; reset joins them into one of at least the size that is
+// wanted, so a steady use of it allocates nothing.
 type arena struct {
 	chunks []*buffer
 	start  []int64 // position of each chunk: the sizes before it
 	cur    int     // chunk in use
 	off    int64   // bytes taken of it
 	peak   int64   // highest position since it was made
-	want   int64   // least size of the next chunk
+	want   int64   // the size to have at once
 	counts bool    // counts only, and hands out nothing
 }
 
@@ -111,8 +111,8 @@ const (
 )
 
 func (a *arena) reset() {
-	if len(a.chunks) > 1 {
-		a.want = a.size()
+	if n := a.size(); len(a.chunks) > 1 || n > 0 && n < a.want {
+		a.want = max(a.want, n)
 		a.free()
 	}
 	a.cur, a.off = 0, 0
@@ -155,9 +155,12 @@ func (a *arena) take(n int64) (*buffer, int64) {
 		}
 		a.off = 0
 	}
-	c, err := newBuffer(max(n, minChunk, a.want, a.size()))
-	if err != nil {
-		panic(err)
+	c, err := newBuffer(max(n, minChunk, a.want-a.size(), a.size()))
+	if err != nil { // what was wanted to spare is not to be had
+		a.want = 0
+		if c, err = newBuffer(max(n, minChunk)); err != nil {
+			panic(err)
+		}
 	}
 	a.start = append(a.start, a.size())
 	a.chunks = append(a.chunks, c)

@@ -261,6 +261,9 @@ func (e *exec64) WriteIDs(v backend.View, src []int32) {
 	}
 }
 
+// Reserve does nothing: every Alloc makes a buffer of its own.
+func (e *exec64) Reserve(int64) {}
+
 func (e *exec64) Scratch() int64 { return e.scratch }
 
 func (e *exec64) Close() {
