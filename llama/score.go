@@ -47,17 +47,20 @@ func (m *Model) Perplexity(ctx context.Context, ids []int32, o PerplexityOptions
 			return Perplexity{}, err
 		}
 		for _, l := range logprobs {
-			sum -= float64(l)
+			sum += float64(l)
 		}
-		p.Tokens += len(logprobs)
-		p.Chunks++
-		p.NLL = sum / float64(p.Tokens)
-		p.PPL = math.Exp(p.NLL)
+		p = perplexity(sum, p.Tokens+len(logprobs), i+1)
 		if o.Progress != nil {
 			o.Progress(i+1, c.n, p)
 		}
 	}
 	return p, nil
+}
+
+// perplexity is that of tokens whose log-probabilities have a sum.
+func perplexity(sum float64, tokens, chunks int) Perplexity {
+	nll := -sum / float64(tokens)
+	return Perplexity{PPL: math.Exp(nll), NLL: nll, Tokens: tokens, Chunks: chunks}
 }
 
 // chunks are a text as llama.cpp cuts it: parts of the same size, each on its own, of which
