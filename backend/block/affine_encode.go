@@ -102,8 +102,7 @@ type coded struct {
 }
 
 // encode finds the scales, minima and codes of a block.
-func (p affine) encode(c *coded, x *[256]float32, w []float32) {
-	var g grid
+func (p affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
 	var lines [16][2]line
 	up := true
 	for _, v := range x {
@@ -115,7 +114,7 @@ func (p affine) encode(c *coded, x *[256]float32, w []float32) {
 	var a, b, rest, all float32
 	for j := range 256 / p.n {
 		z := x[j*p.n:][:p.n]
-		rest += p.fit(&g, &lines[j], z, w[j*p.n:], up)
+		rest += p.fit(g, &lines[j], z, w[j*p.n:], up)
 		a = max(a, lines[j][0].a)
 		if up {
 			b = min(b, lines[j][0].b)
@@ -131,7 +130,7 @@ func (p affine) encode(c *coded, x *[256]float32, w []float32) {
 	d, m := F16ToF32(c.d), F16ToF32(c.m)
 	for j := range 256 / p.n {
 		z := x[j*p.n:][:p.n]
-		s, t := p.choose(&g, &lines[j], z, w[j*p.n:], d, m)
+		s, t := p.choose(g, &lines[j], z, w[j*p.n:], d, m)
 		c.scales[j], c.minima[j] = byte(s), byte(t)
 		i := inverse(d * s)
 		putCodes(c.codes[j*p.n:], z, i, float32(float32(m*t)*i), p.most)
@@ -187,14 +186,13 @@ func (p affine) choose(g *grid, lines *[2]line, x, w []float32, d, m float32) (s
 
 // encode32 finds the scale and minimum, both float16, and the codes of a block of 32. In c
 // the minimum is added, as the types have it.
-func (p affine) encode32(c *coded, x *[32]float32, w []float32) {
-	var g grid
+func (p affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
 	var lines [2]line
 	up := true
 	for _, v := range x {
 		up = up && v >= 0
 	}
-	p.fit(&g, &lines, x[:], w, up)
+	p.fit(g, &lines, x[:], w, up)
 	var ds, ms [16]float32
 	for i := range ds {
 		// Eight scales near each line.
@@ -214,12 +212,11 @@ func (p affine) encode32(c *coded, x *[32]float32, w []float32) {
 	putCodes(c.codes[:32], x[:], g.inverse[i], g.shift[i], p.most)
 }
 
-func encodeQ2_K(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeQ2_K(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[84:], src[256:] {
-		affine{16, 3, 15}.encode(&c, (*[256]float32)(src), v.next(256))
+		affine{16, 3, 15}.encode(g, c, (*[256]float32)(src), v.next(256))
 		b := (*[84]byte)(dst)
 		for i := range 16 {
 			b[i] = c.scales[i] | c.minima[i]<<4
@@ -247,16 +244,15 @@ func putScaleMin(b *[12]byte, c *coded) {
 	}
 }
 
-func encodeQ4_K(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeQ4_K(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[144:], src[256:] {
-		affine{32, 15, 63}.encode(&c, (*[256]float32)(src), v.next(256))
+		affine{32, 15, 63}.encode(g, c, (*[256]float32)(src), v.next(256))
 		b := (*[144]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		binary.LittleEndian.PutUint16(b[2:], c.m)
-		putScaleMin((*[12]byte)(b[4:]), &c)
+		putScaleMin((*[12]byte)(b[4:]), c)
 		for i := range 4 {
 			q, z := (*[32]byte)(b[16+32*i:]), (*[64]byte)(c.codes[64*i:])
 			for j := range q {
@@ -266,16 +262,15 @@ func encodeQ4_K(dst []byte, src, w []float32) {
 	}
 }
 
-func encodeQ5_K(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeQ5_K(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[176:], src[256:] {
-		affine{32, 31, 63}.encode(&c, (*[256]float32)(src), v.next(256))
+		affine{32, 31, 63}.encode(g, c, (*[256]float32)(src), v.next(256))
 		b := (*[176]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		binary.LittleEndian.PutUint16(b[2:], c.m)
-		putScaleMin((*[12]byte)(b[4:]), &c)
+		putScaleMin((*[12]byte)(b[4:]), c)
 		h := (*[32]byte)(b[16:])
 		*h = [32]byte{}
 		for i := range 4 {

@@ -11,7 +11,7 @@ import (
 // encoders is indexed by DType. encode writes src, whole blocks of finite values, to dst; w
 // is nil or has a weight for each value, which only those that search look at.
 var encoders = [...]struct {
-	encode   func(dst []byte, src, w []float32)
+	encode   func(g *grid, dst []byte, src, w []float32)
 	searches bool
 }{
 	backend.F32:    {encodeFloat(backend.F32), false},
@@ -32,7 +32,7 @@ var encoders = [...]struct {
 	backend.TQ1_0:  {encodeTQ1_0, false},
 	backend.TQ2_0:  {encodeTQ2_0, false},
 	backend.MXFP4:  {encodeMXFP4, false},
-	backend.E4M3:   {func(dst []byte, src, _ []float32) { EncodeE4M3(dst, src) }, false},
+	backend.E4M3:   {func(_ *grid, dst []byte, src, _ []float32) { EncodeE4M3(dst, src) }, false},
 }
 
 // Encodable reports whether EncodeRow writes type t.
@@ -69,6 +69,24 @@ func (e *EncodeError) Error() string {
 // and those whose scales would not be, and types that are not Encodable. dst then holds
 // nothing of use.
 func EncodeRow(t backend.DType, dst []byte, row, importance []float32) error {
+	var e Encoder
+	return e.Row(t, dst, row, importance)
+}
+
+// An Encoder writes rows like EncodeRow, in memory of its own: for loops over rows. It is
+// for one goroutine.
+type Encoder struct {
+	// Measure compares scales, with the bits of MeasureScales, which nil stands for. Most
+	// of the time of a search is its.
+	Measure ScaleMeasure
+
+	grid    grid
+	plain   [256]byte
+	decoded [256]float32
+}
+
+// Row is EncodeRow.
+func (e *Encoder) Row(t backend.DType, dst []byte, row, importance []float32) error {
 	fail := func(i int, format string, a ...any) error {
 		return &EncodeError{Type: t, Index: i, Reason: fmt.Sprintf(format, a...)}
 	}
@@ -93,10 +111,13 @@ func EncodeRow(t backend.DType, dst []byte, row, importance []float32) error {
 			return fail(i, "importance %g is not a finite number of at least 0", v)
 		}
 	}
+	if e.grid.by = e.Measure; e.Measure == nil {
+		e.grid.by = MeasureScales
+	}
 	if importance != nil && encoders[t].searches {
-		encodeWeighted(t, dst, row, importance)
+		e.weighted(t, dst, row, importance)
 	} else {
-		encoders[t].encode(dst, row, nil)
+		encoders[t].encode(&e.grid, dst, row, nil)
 	}
 	// The scales of the block types are float16.
 	if most > 1<<15 {
@@ -113,26 +134,25 @@ func EncodeRow(t backend.DType, dst []byte, row, importance []float32) error {
 	return nil
 }
 
-// encodeWeighted writes each block with importance and without, and keeps what has less of
-// the weighted error: the search looks at some scales only.
-func encodeWeighted(t backend.DType, dst []byte, row, importance []float32) {
-	var plain [256]byte
-	var decoded [256]float32
-	e, n := t.BlockElems(), t.BlockBytes()
+// weighted writes each block with importance and without, and keeps what has less of the
+// weighted error: the search looks at some scales only.
+func (e *Encoder) weighted(t backend.DType, dst []byte, row, importance []float32) {
+	n, size := t.BlockElems(), t.BlockBytes()
+	plain, decoded := e.plain[:size], e.decoded[:n]
 	loss := func(b []byte, x, w []float32) (sum float64) {
-		Decode(t, decoded[:e], b)
+		Decode(t, decoded, b)
 		for i, v := range x {
 			d := float64(v) - float64(decoded[i])
 			sum += float64(d * d * float64(w[i]))
 		}
 		return sum
 	}
-	for ; len(row) > 0; dst, row, importance = dst[n:], row[e:], importance[e:] {
-		b, x, w := dst[:n], row[:e], importance[:e]
-		encoders[t].encode(b, x, w)
-		encoders[t].encode(plain[:n], x, nil)
-		if loss(plain[:n], x, w) < loss(b, x, w) {
-			copy(b, plain[:n])
+	for ; len(row) > 0; dst, row, importance = dst[size:], row[n:], importance[n:] {
+		b, x, w := dst[:size], row[:n], importance[:n]
+		encoders[t].encode(&e.grid, b, x, w)
+		encoders[t].encode(&e.grid, plain, x, nil)
+		if loss(plain, x, w) < loss(b, x, w) {
+			copy(b, plain)
 		}
 	}
 }
@@ -160,6 +180,6 @@ func firstNonFinite(x []float32) int {
 	return -1
 }
 
-func encodeFloat(t backend.DType) func(dst []byte, src, w []float32) {
-	return func(dst []byte, src, _ []float32) { Encode(t, dst, src) }
+func encodeFloat(t backend.DType) func(g *grid, dst []byte, src, w []float32) {
+	return func(_ *grid, dst []byte, src, _ []float32) { Encode(t, dst, src) }
 }

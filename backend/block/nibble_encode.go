@@ -7,7 +7,7 @@ import "math"
 // encodeMXFP4: the scale is 2^(floor(log2 of the largest magnitude) - 2), which maps that
 // to 4 up to 8, of which 6 is the most that there is
 // (https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf, 6.3).
-func encodeMXFP4(dst []byte, src, _ []float32) {
+func encodeMXFP4(_ *grid, dst []byte, src, _ []float32) {
 	for ; len(src) > 0; dst, src = dst[17:], src[32:] {
 		x, b := (*[32]float32)(src), (*[17]byte)(dst)
 		b[0] = 0

@@ -49,9 +49,9 @@ func code(x, inverse, shift float32, most int32) uint32 {
 }
 
 // encodeQ4_0: the value farthest from 0 gets code 0, d = that / -8.
-func encodeQ4_0(dst []byte, src, w []float32) {
+func encodeQ4_0(g *grid, dst []byte, src, w []float32) {
 	if w != nil {
-		searchQ4_0(dst, src, w)
+		searchQ4_0(g, dst, src, w)
 		return
 	}
 	for ; len(src) > 0; dst, src = dst[18:], src[32:] {
@@ -66,9 +66,9 @@ func encodeQ4_0(dst []byte, src, w []float32) {
 }
 
 // encodeQ4_1: m is the least value, d = (largest - m) / 15.
-func encodeQ4_1(dst []byte, src, w []float32) {
+func encodeQ4_1(g *grid, dst []byte, src, w []float32) {
 	if w != nil {
-		searchQ4_1(dst, src, w)
+		searchQ4_1(g, dst, src, w)
 		return
 	}
 	for ; len(src) > 0; dst, src = dst[20:], src[32:] {
@@ -85,9 +85,9 @@ func encodeQ4_1(dst []byte, src, w []float32) {
 }
 
 // encodeQ5_0: the value farthest from 0 gets code 0, d = that / -16.
-func encodeQ5_0(dst []byte, src, w []float32) {
+func encodeQ5_0(g *grid, dst []byte, src, w []float32) {
 	if w != nil {
-		searchQ5_0(dst, src, w)
+		searchQ5_0(g, dst, src, w)
 		return
 	}
 	for ; len(src) > 0; dst, src = dst[22:], src[32:] {
@@ -106,9 +106,9 @@ func encodeQ5_0(dst []byte, src, w []float32) {
 }
 
 // encodeQ5_1: m is the least value, d = (largest - m) / 31.
-func encodeQ5_1(dst []byte, src, w []float32) {
+func encodeQ5_1(g *grid, dst []byte, src, w []float32) {
 	if w != nil {
-		searchQ5_1(dst, src, w)
+		searchQ5_1(g, dst, src, w)
 		return
 	}
 	for ; len(src) > 0; dst, src = dst[24:], src[32:] {
@@ -129,7 +129,7 @@ func encodeQ5_1(dst []byte, src, w []float32) {
 }
 
 // encodeQ8_0: d is the largest magnitude / 127. Halves are rounded away from 0.
-func encodeQ8_0(dst []byte, src, _ []float32) {
+func encodeQ8_0(_ *grid, dst []byte, src, _ []float32) {
 	for ; len(src) > 0; dst, src = dst[34:], src[32:] {
 		x, b := (*[32]float32)(src), (*[34]byte)(dst)
 		d := largest(x[:]) / 127
@@ -156,42 +156,38 @@ func roundAway(x, inverse float32) int32 {
 	return n
 }
 
-func searchQ4_0(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func searchQ4_0(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	for v.start(w); len(src) > 0; dst, src = dst[18:], src[32:] {
-		kindQ4_0.encode(&c, src[:32], v.next(32))
+		kindQ4_0.encode(g, c, src[:32], v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		putNibbles((*[16]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
-func searchQ4_1(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func searchQ4_1(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	for v.start(w); len(src) > 0; dst, src = dst[20:], src[32:] {
-		affine{n: 32, most: 15}.encode32(&c, (*[32]float32)(src), v.next(32))
+		affine{n: 32, most: 15}.encode32(g, c, (*[32]float32)(src), v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		binary.LittleEndian.PutUint16(dst[2:], c.m)
 		putNibbles((*[16]byte)(dst[4:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
-func searchQ5_0(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func searchQ5_0(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	for v.start(w); len(src) > 0; dst, src = dst[22:], src[32:] {
-		kindQ5_0.encode(&c, src[:32], v.next(32))
+		kindQ5_0.encode(g, c, src[:32], v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		putFifths((*[20]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
-func searchQ5_1(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func searchQ5_1(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	for v.start(w); len(src) > 0; dst, src = dst[24:], src[32:] {
-		affine{n: 32, most: 31}.encode32(&c, (*[32]float32)(src), v.next(32))
+		affine{n: 32, most: 31}.encode32(g, c, (*[32]float32)(src), v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		binary.LittleEndian.PutUint16(dst[2:], c.m)
 		putFifths((*[20]byte)(dst[4:]), (*[32]byte)(c.codes[:]))

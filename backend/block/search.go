@@ -12,9 +12,17 @@ import "math"
 // sum is a^2 times that of w e^2. Guesses are compared 16 at a time: only what can be
 // written, scales that are float16 or whole multiples of one, is compared at the end.
 
-// A grid is 16 guesses: t is x*inverse+shift, and errs the sums of w e^2.
+// A ScaleMeasure sets errs to the sums of w e^2 for 16 guesses, where t is
+// x*inverse+shift and codes are 0 to most: see MeasureScales.
+type ScaleMeasure func(errs *[16]float32, x, w []float32, inverse, shift *[16]float32, most float32)
+
+// A grid is 16 guesses, how they are compared, and the memory of the search.
 type grid struct {
 	inverse, shift, errs [16]float32
+	by                   ScaleMeasure
+
+	weights weights
+	coded   coded
 }
 
 // tiny is far below what a float16 scale can be told from 0 for.
@@ -26,22 +34,28 @@ const magic = 0x1.8p23
 
 func round(x float32) float32 { return float32(x) + magic - magic }
 
-// clamp returns x within 0 to most. Minima take fewer instructions than maxima.
+// clamp returns a whole x within 0 to most. Minima take fewer instructions than maxima.
 func clamp(x, most float32) float32 { return most - min(most-min(x, most), most) }
 
-// measure sets errs for codes 0 to most.
-func (g *grid) measure(x, w []float32, most float32) {
+// MeasureScales is the ScaleMeasure in plain Go. Every operation is rounded, and sums are
+// added up in the order of x, so that all others give the same bits.
+func MeasureScales(errs *[16]float32, x, w []float32, inverse, shift *[16]float32, most float32) {
 	w = w[:len(x)]
-	for c := range g.errs {
-		inverse, shift := g.inverse[c], g.shift[c]
+	for c := range errs {
+		inverse, shift := inverse[c], shift[c]
 		var sum float32
 		for i, v := range x {
 			t := float32(v*inverse) + shift
-			e := t - round(clamp(t, most))
+			e := t - clamp(round(t), most)
 			sum += float32(float32(e*e) * w[i])
 		}
-		g.errs[c] = sum
+		errs[c] = sum
 	}
+}
+
+// measure sets errs for codes 0 to most.
+func (g *grid) measure(x, w []float32, most float32) {
+	g.by(&g.errs, x, w[:len(x)], &g.inverse, &g.shift, most)
 }
 
 // sums are those of w, w q, w q^2, w e, w q e and w e^2. They tell the error of other
@@ -56,7 +70,7 @@ func measure(x, w []float32, inverse, shift, most float32) sums {
 	var sw, sq, sqq, se, sqe, see float32
 	for i, v := range x {
 		t := float32(v*inverse) + shift
-		q := round(clamp(t, most))
+		q := clamp(round(t), most)
 		e := t - q
 		wq, we := float32(w[i]*q), float32(w[i]*e)
 		sw += w[i]
@@ -102,7 +116,7 @@ func (s sums) moved(f, g float32) sums {
 func putCodes(codes []byte, x []float32, inverse, shift, most float32) {
 	codes = codes[:len(x)]
 	for i, v := range x {
-		codes[i] = byte(int32(round(clamp(float32(v*inverse)+shift, most))))
+		codes[i] = byte(int32(clamp(round(float32(v*inverse)+shift), most)))
 	}
 }
 

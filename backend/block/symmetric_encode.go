@@ -96,13 +96,12 @@ func (p *symmetric) choose(g *grid, x, w []float32, a, d float32) float32 {
 }
 
 // encode finds the scales and codes of a block. Scales are int8, codes count from low.
-func (p *symmetric) encode(c *coded, x, w []float32) {
-	var g grid
+func (p *symmetric) encode(g *grid, c *coded, x, w []float32) {
 	var as [16]float32
 	var a, rest, all float32
 	for j := range len(x) / p.n {
 		var r float32
-		as[j], r = p.fit(&g, x[j*p.n:][:p.n], w[j*p.n:])
+		as[j], r = p.fit(g, x[j*p.n:][:p.n], w[j*p.n:])
 		if math.Abs(float64(as[j])) > math.Abs(float64(a)) {
 			a = as[j]
 		}
@@ -119,7 +118,7 @@ func (p *symmetric) encode(c *coded, x, w []float32) {
 	var scales [16]float32
 	for j := range len(x) / p.n {
 		z := x[j*p.n:][:p.n]
-		s := p.choose(&g, z, w[j*p.n:], as[j], d)
+		s := p.choose(g, z, w[j*p.n:], as[j], d)
 		if p.steps == 0 {
 			c.d, d, s = F32ToF16(s), s, 1
 		}
@@ -171,12 +170,11 @@ func (p *symmetric) refit(c *coded, x, w []float32, scales *[16]float32) uint16 
 	return c.d
 }
 
-func encodeQ3_K(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeQ3_K(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[110:], src[256:] {
-		kindQ3_K.encode(&c, src[:256], v.next(256))
+		kindQ3_K.encode(g, c, src[:256], v.next(256))
 		b := (*[110]byte)(dst)
 		h := (*[32]byte)(b[:])
 		*h = [32]byte{}
@@ -195,12 +193,11 @@ func encodeQ3_K(dst []byte, src, w []float32) {
 	}
 }
 
-func encodeQ6_K(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeQ6_K(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[210:], src[256:] {
-		kindQ6_K.encode(&c, src[:256], v.next(256))
+		kindQ6_K.encode(g, c, src[:256], v.next(256))
 		b := (*[210]byte)(dst)
 		for half := range 2 {
 			z := (*[128]byte)(c.codes[128*half:])
@@ -216,23 +213,21 @@ func encodeQ6_K(dst []byte, src, w []float32) {
 	}
 }
 
-func encodeIQ4_NL(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeIQ4_NL(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[18:], src[32:] {
-		kindIQ4_NL.encode(&c, src[:32], v.next(32))
+		kindIQ4_NL.encode(g, c, src[:32], v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		putNibbles((*[16]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
-func encodeIQ4_XS(dst []byte, src, w []float32) {
-	var v weights
-	var c coded
+func encodeIQ4_XS(g *grid, dst []byte, src, w []float32) {
+	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[136:], src[256:] {
-		kindIQ4_XS.encode(&c, src[:256], v.next(256))
+		kindIQ4_XS.encode(g, c, src[:256], v.next(256))
 		b := (*[136]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		var high uint16

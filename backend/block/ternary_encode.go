@@ -3,7 +3,7 @@ package block
 // The encoders of the types in ternary.go: d is the largest magnitude.
 
 // encodeTQ1_0 writes five base-3 digits, or four, as the fraction that decodeTQ1_0 reads.
-func encodeTQ1_0(dst []byte, src, _ []float32) {
+func encodeTQ1_0(_ *grid, dst []byte, src, _ []float32) {
 	for ; len(src) > 0; dst, src = dst[54:], src[256:] {
 		x, b := (*[256]float32)(src), (*[54]byte)(dst)
 		d := largest(x[:])
@@ -32,7 +32,7 @@ func putDigits(q []byte, x []float32, id float32) {
 }
 
 // encodeTQ2_0 writes codes 0, 1 and 2.
-func encodeTQ2_0(dst []byte, src, _ []float32) {
+func encodeTQ2_0(_ *grid, dst []byte, src, _ []float32) {
 	for ; len(src) > 0; dst, src = dst[66:], src[256:] {
 		x, b := (*[256]float32)(src), (*[66]byte)(dst)
 		d := largest(x[:])
