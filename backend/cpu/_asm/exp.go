@@ -70,6 +70,7 @@ func exponents(g gen) {
 	e.rows()
 	e.backward()
 	e.adamW()
+	e.measureScales()
 	e.columns()
 	e.wide()
 }

@@ -127,6 +127,16 @@ func TestElements(t *testing.T) {
 				y[i] += w[i] + 3*m[i] + 5*v[i]
 			}
 		}},
+		{"MeasureScales", func(s *Set, y, a, b []float32) {
+			var errs, inverse, shift [16]float32
+			for i := range inverse { // codes are below, within and above their range
+				inverse[i], shift[i] = float32(i-4), float32(5*i-20)/3
+			}
+			for i := range y {
+				s.MeasureScales(&errs, a[i:], b[i:], &inverse, &shift, 15)
+				y[i] = errs[i%16]
+			}
+		}},
 		{"Mix", func(s *Set, y, a, b []float32) { copy(y, b); s.Mix(y, a, 0.7, -1.3) }},
 	} {
 		forAll(t, func(t *testing.T, s *Set) {

@@ -90,6 +90,15 @@ func normBackwardAVX2(dx []float32, dw []float32, x []float32, w []float32, dy [
 //go:noescape
 func adamWAVX2(w []float32, m []float32, v []float32, g []float32, p *float32)
 
+// measureScalesAVX2 sets errs[c], of 16, to the sum of w[i]*e*e, products and sums
+// rounded, of more than no values x and as many w:
+//
+//	t := x[i]*inverse[c] + shift[c]
+//	e := t - max(0, min(most, t rounded to a whole number, halves to even))
+//
+//go:noescape
+func measureScalesAVX2(errs *float32, x []float32, w []float32, inverse *float32, shift *float32, most float32)
+
 // mulAVX2: y is a * b for a multiple of 8 elements, more than none.
 //
 //go:noescape

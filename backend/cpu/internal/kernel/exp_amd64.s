@@ -802,6 +802,59 @@ loop:
 	VZEROUPPER
 	RET
 
+// func measureScalesAVX2(errs *float32, x []float32, w []float32, inverse *float32, shift *float32, most float32)
+// Requires: AVX
+TEXT ·measureScalesAVX2(SB), NOSPLIT, $0-76
+	MOVQ         x_len+16(FP), CX
+	MOVQ         x_base+8(FP), SI
+	MOVQ         w_base+32(FP), DX
+	VBROADCASTSS most+72(FP), Y12
+	VMOVUPS      expTable<>+96(SB), Y14
+	VXORPS       Y13, Y13, Y13
+	VXORPS       Y6, Y6, Y6
+	MOVQ         inverse+56(FP), DI
+	VMOVUPS      (DI), Y8
+	MOVQ         shift+64(FP), DI
+	VMOVUPS      (DI), Y10
+	VXORPS       Y7, Y7, Y7
+	MOVQ         inverse+56(FP), DI
+	VMOVUPS      32(DI), Y9
+	MOVQ         shift+64(FP), DI
+	VMOVUPS      32(DI), Y11
+
+loop:
+	VBROADCASTSS (SI), Y0
+	VBROADCASTSS (DX), Y1
+	VMULPS       Y8, Y0, Y2
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y14, Y2, Y4
+	VSUBPS       Y14, Y4, Y4
+	VMINPS       Y12, Y4, Y4
+	VMAXPS       Y13, Y4, Y4
+	VSUBPS       Y4, Y2, Y2
+	VMULPS       Y2, Y2, Y2
+	VMULPS       Y1, Y2, Y2
+	VADDPS       Y2, Y6, Y6
+	VMULPS       Y9, Y0, Y3
+	VADDPS       Y11, Y3, Y3
+	VADDPS       Y14, Y3, Y5
+	VSUBPS       Y14, Y5, Y5
+	VMINPS       Y12, Y5, Y5
+	VMAXPS       Y13, Y5, Y5
+	VSUBPS       Y5, Y3, Y3
+	VMULPS       Y3, Y3, Y3
+	VMULPS       Y1, Y3, Y3
+	VADDPS       Y3, Y7, Y7
+	ADDQ         $0x04, SI
+	ADDQ         $0x04, DX
+	SUBQ         $0x01, CX
+	JG           loop
+	MOVQ         errs+0(FP), DI
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y7, 32(DI)
+	VZEROUPPER
+	RET
+
 // func mulAVX2(y []float32, a []float32, b []float32)
 // Requires: AVX
 TEXT ·mulAVX2(SB), NOSPLIT, $0-72

@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/herd-ml/herd/backend/block"
+
 // functions are what every variant has. Their operands have been checked by the method
 // of Set that runs them: they hold more than no elements, and slices are as long as its
 // comment says. A variant starts with the functions of a simpler one, at last those of
@@ -32,6 +34,7 @@ type functions struct {
 	addNormSums        func(t *[2]Sums, x, w, dy []float32)
 	normBackward       func(dx, dw, x, w, dy []float32, scale, c float32)
 	adamW              func(p AdamW, w, m, v, g []float32)
+	measureScales      block.ScaleMeasure
 
 	scaleMax     func(x []float32, scale float32) (top float32)
 	expSum       func(x []float32, from float32) (sum float32)
@@ -83,6 +86,7 @@ func Generic() *Set {
 		swiglu: swigluGeneric, swigluBackward: swigluBackwardGeneric,
 		rotate: rotateGeneric, rotateBack: rotateBackGeneric,
 		addSquares: addSquaresGeneric, addNormSums: addNormSumsGeneric, normBackward: normBackwardGeneric, adamW: adamWGeneric,
+		measureScales: block.MeasureScales,
 
 		scaleMax: scaleMaxGeneric, expSum: expSumGeneric, dot: dotGeneric,
 		maxInto: maxIntoGeneric, expInto: expIntoGeneric, expPairs: expPairsGeneric,

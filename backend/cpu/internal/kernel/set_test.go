@@ -39,6 +39,7 @@ func calls(s *Set) map[string]func() {
 	a, b, c, d, e, f := x[0][:n], x[1][:n], x[2][:n], x[3][:n], x[4][:n], x[5][:n]
 	codes, sums, mem := make([]int8, 2048), make([]int32, n/16), make([]byte, 1<<14)
 	wide, squares, p := make([]float32, 2048), new([2]Sums), AdamW{root: 1, eps: 1}
+	lanes16 := new([16]float32)
 	return map[string]func(){
 		"f32":            func() { s.F32(1, a, 16, b, 8, c, 16, 0, 1, 4, false) },
 		"f16":            func() { s.F16(1, a, 16, b, 8, h[0], 16, 0, 1, 4, false) },
@@ -71,6 +72,7 @@ func calls(s *Set) map[string]func() {
 		"addNormSums":    func() { s.AddNormSums(squares, a, b, c) },
 		"normBackward":   func() { s.NormBackward(a, b, c, d, e, 1, 1) },
 		"adamW":          func() { s.AdamW(p, a, b, c, d) },
+		"measureScales":  func() { s.MeasureScales(lanes16, a, b, lanes16, lanes16, 15) },
 		"scaleMax":       func() { s.Exps(a, 1) },
 		"expSum":         func() { s.ExpsFrom(a, 1) },
 		"dot":            func() { s.Dot(a, b) },

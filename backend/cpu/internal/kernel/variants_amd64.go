@@ -32,6 +32,7 @@ func AVX2() (*Set, error) {
 	s.swiglu, s.swigluBackward = swigluVectors, swigluBackwardVectors
 	s.rotate, s.rotateBack = rotateVectors, rotateBackVectors
 	s.addSquares, s.addNormSums, s.normBackward, s.adamW = addSquaresVectors, addNormSumsVectors, normBackwardVectors, adamWVectors
+	s.measureScales = measureScalesVectors
 	s.scaleMax, s.expSum, s.dot = scaleMaxVectors, expSumVectors, dotVectors
 	s.maxInto, s.expInto, s.scoreGrads = maxIntoVectors, expIntoVectors, scoreGradsVectors
 

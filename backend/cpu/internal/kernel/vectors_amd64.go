@@ -112,6 +112,10 @@ func adamWVectors(p AdamW, w, m, v, g []float32) {
 	adamWGeneric(p, w[n:], m[n:], v[n:], g[n:])
 }
 
+func measureScalesVectors(errs *[16]float32, x, w []float32, inverse, shift *[16]float32, most float32) {
+	measureScalesAVX2(&errs[0], x, w, &inverse[0], &shift[0], most)
+}
+
 func adamWWide(p AdamW, w, m, v, g []float32) { adamWAVX512(w, m, v, g, &p.scale) }
 
 func addSquaresVectors(t *Sums, x []float32) {
