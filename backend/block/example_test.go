@@ -66,6 +66,28 @@ func ExampleEncodeRow() {
 	// block: a row as Q4_0: column 1: 1e+09 is beyond the range of the type
 }
 
+// A loop over rows keeps the memory of the search.
+func ExampleEncoder_Row() {
+	var e block.Encoder
+	row, dst := make([]float32, 256), make([]byte, backend.Q6_K.BlockBytes())
+	for i := range row {
+		row[i] = float32(i%7) - 3
+	}
+	err := e.Row(backend.Q6_K, dst, row, nil)
+	block.Decode(backend.Q6_K, row, dst)
+	fmt.Println(row[:7], err)
+	// Output: [-3 -2 -1 0 1 2 3] <nil>
+}
+
+// Values 0.4 and 3.2 in steps of 1 (first guess) have errors of 0.4 and 0.2, in steps of 2
+// (second) of 0.2 and 0.4 steps.
+func ExampleMeasureScales() {
+	errs, inverse, shift := new([16]float32), &[16]float32{1, 0.5}, new([16]float32)
+	block.MeasureScales(errs, []float32{0.4, 3.2}, []float32{1, 1}, inverse, shift, 15)
+	fmt.Printf("%.2f %.2f\n", errs[0], errs[1])
+	// Output: 0.20 0.20
+}
+
 func ExampleEncodable() {
 	fmt.Println(block.Encodable(backend.Q8_0), block.Encodable(backend.I32))
 	// Output: true false

@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu"
 )
 
@@ -123,4 +124,18 @@ func ExampleBackend_Peak() {
 	peak, err := b.Peak(context.Background(), backend.PrecisionF32)
 	fmt.Println(peak > 0 || errors.Is(err, backend.ErrUnsupported)) // the generic variant has no probe
 	// Output: true
+}
+
+// Rows of weights as a block type, one encoder for each goroutine.
+func ExampleNewEncoder() {
+	e := cpu.NewEncoder()
+	row := make([]float32, backend.Q6_K.BlockElems())
+	for i := range row {
+		row[i] = float32(i%7) - 3
+	}
+	b := make([]byte, backend.Q6_K.BlockBytes())
+	err := e.Row(backend.Q6_K, b, row, nil)
+	block.Decode(backend.Q6_K, row, b)
+	fmt.Println(row[:7], err)
+	// Output: [-3 -2 -1 0 1 2 3] <nil>
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
+	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/internal/parallel"
 	"github.com/herd-ml/herd/llama/quantize"
 )
@@ -37,6 +38,7 @@ type converted struct {
 type convertWork struct {
 	raw             []byte
 	values, decoded []float32
+	encoder         *block.Encoder
 }
 
 // About how many bytes are converted before they are handed on, and how many numbers a
@@ -140,11 +142,14 @@ func (r *converted) quantize(w *convertWork, row, n int, dst []byte, sum *quanti
 		return &FileError{File: r.t.File, Tensor: r.t.Name, Reason: fmt.Sprintf("row %d", row+i), Err: err}
 	}
 	w.decoded = grow(w.decoded, cols)
+	if w.encoder == nil {
+		w.encoder = cpu.NewEncoder()
+	}
 	for i := range n {
 		x, codes := w.values[i*cols:][:cols], dst[i*size:][:size]
 		if r.out == r.t.Type && !r.out.Float() {
 			copy(codes, w.raw[i*size:][:size])
-		} else if err := block.EncodeRow(r.out, codes, x, r.importance); err != nil {
+		} else if err := w.encoder.Row(r.out, codes, x, r.importance); err != nil {
 			return fail(i, err)
 		}
 		block.DecodeRows(r.out, w.decoded, codes, cols)
