@@ -29,10 +29,16 @@ type lines interface {
 	close()
 }
 
-// pipe reads lines of a file or a pipe.
-type pipe struct{ lineReader }
+// pipe reads lines of a file or a pipe, or of a terminal on which lines are not edited.
+type pipe struct {
+	lineReader
+	prompts io.Writer // nil but for a terminal
+}
 
-func (p *pipe) read(string) (string, error) {
+func (p *pipe) read(prompt string) (string, error) {
+	if p.prompts != nil {
+		io.WriteString(p.prompts, prompt)
+	}
 	line, err := p.line()
 	if len(line) > maxLine {
 		return "", fmt.Errorf("a line of %s, at most %s are allowed", size(int64(len(line))), size(maxLine))
@@ -124,15 +130,21 @@ func (t terminal) close() {
 
 // converse talks until the input ends.
 func (t *talk) converse(cmd *cobra.Command) error {
-	var in lines = &pipe{lineReader{r: bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxInput))}}
+	plain := &pipe{lineReader: lineReader{r: bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxInput))}}
+	var in lines = plain
 	live := isTerminal(cmd.InOrStdin())
 	edited := live && isTerminal(cmd.OutOrStdout()) && liner.TerminalSupported()
-	if edited {
+	switch {
+	case edited:
 		term, err := newTerminal(cmd.InOrStdin().(*cancelReader).r, os.Stdout)
 		if err != nil {
 			return err
 		}
 		in = term
+	case live && isTerminal(cmd.OutOrStdout()):
+		plain.prompts = cmd.OutOrStdout()
+	}
+	if edited || plain.prompts != nil {
 		t.g.note(cmd, "/help lists the commands; Ctrl-D ends")
 	}
 	defer in.close()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"io"
 	"strings"
 	"testing"
@@ -34,5 +35,24 @@ func TestPaste(t *testing.T) {
 	var b [8]byte
 	if n, err := (&pasteReader{r: r}).Read(b[:]); n != 1 || err != nil {
 		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// TestPlainTerminal: where lines are not edited a terminal shows the prompts, without
+// escapes, and a pipe shows none.
+func TestPlainTerminal(t *testing.T) {
+	var shown strings.Builder
+	p := &pipe{lineReader{r: bufio.NewReader(strings.NewReader("a\r\nb"))}, &shown}
+	for _, want := range []string{"a", "b"} {
+		if got, err := p.read(">>> "); got != want || err != nil {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	if shown.String() != ">>> >>> " {
+		t.Errorf("shown: %q", shown.String())
+	}
+	silent := &pipe{lineReader: lineReader{r: bufio.NewReader(strings.NewReader("a\n"))}}
+	if got, err := silent.read(">>> "); got != "a" || err != nil {
+		t.Errorf("of a pipe: %q, %v", got, err)
 	}
 }
