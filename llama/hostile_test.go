@@ -220,14 +220,22 @@ func hostileGGUF(t *testing.T, base string) {
 			p.set(rope+"dimension_count", uint32(15))
 			p.drop("rope_freqs.weight")
 		}, "HeadDim"},
-		"unequal heads":      {key(attention+"value_length", uint32(1<<15)), "value_length"},
-		"epsilon 0":          {key(attention+"layer_norm_rms_epsilon", float32(0)), "epsilon"},
-		"epsilon NaN":        {key(attention+"layer_norm_rms_epsilon", float32(math.NaN())), "NormEps"},
-		"epsilon below zero": {key(attention+"layer_norm_rms_epsilon", float32(-1)), "NormEps"},
-		"base 0":             {key(rope+"freq_base", float32(0)), "RopeTheta"},
-		"base below zero":    {key(rope+"freq_base", float32(-1)), "RopeTheta"},
-		"base infinite":      {key(rope+"freq_base", float32(math.Inf(1))), "RopeTheta"},
-		"base NaN":           {key(rope+"freq_base", float32(math.NaN())), "RopeTheta"},
+		"no merges": {func(p *parts) {
+			if p.meta[vocab+"model"] != "gpt2" {
+				p.set(attention+"causal", false) // another error
+				return
+			}
+			p.set(vocab+"merges", nil)
+		}, ""},
+		"attention both ways": {key(attention+"causal", false), "attention.causal is false"},
+		"unequal heads":       {key(attention+"value_length", uint32(1<<15)), "value_length"},
+		"epsilon 0":           {key(attention+"layer_norm_rms_epsilon", float32(0)), "epsilon"},
+		"epsilon NaN":         {key(attention+"layer_norm_rms_epsilon", float32(math.NaN())), "NormEps"},
+		"epsilon below zero":  {key(attention+"layer_norm_rms_epsilon", float32(-1)), "NormEps"},
+		"base 0":              {key(rope+"freq_base", float32(0)), "RopeTheta"},
+		"base below zero":     {key(rope+"freq_base", float32(-1)), "RopeTheta"},
+		"base infinite":       {key(rope+"freq_base", float32(math.Inf(1))), "RopeTheta"},
+		"base NaN":            {key(rope+"freq_base", float32(math.NaN())), "RopeTheta"},
 		"scaling by 0": {func(p *parts) {
 			p.set(rope+"scaling.type", "linear")
 			p.set(rope+"scaling.factor", float32(0))
@@ -355,13 +363,13 @@ func hostileConfig(t *testing.T, base string) {
 		fields map[string]any
 		want   string
 	}{
-		"no layers":         {field("num_hidden_layers", 0), "Layers"},
+		"no layers":         {field("num_hidden_layers", 0), "missing or 0: num_hidden_layers"},
 		"layers as text":    {field("num_hidden_layers", "two"), "num_hidden_layers"},
 		"layers below 0":    {field("num_hidden_layers", -2), "Layers"},
 		"1e30 layers":       {field("num_hidden_layers", 1e30), "num_hidden_layers"},
-		"no layer count":    {field("num_hidden_layers", nil), "Layers"},
+		"no layer count":    {field("num_hidden_layers", nil), "missing or 0: num_hidden_layers"},
 		"more layers":       {field("num_hidden_layers", 40), "missing"},
-		"no heads":          {field("num_attention_heads", 0), "Heads"},
+		"no heads":          {field("num_attention_heads", 0), "missing or 0: num_attention_heads"},
 		"key-value heads":   {field("num_key_value_heads", 4099), "KVHeads"},
 		"odd head size":     {field("head_dim", 7), "HeadDim"},
 		"huge width":        {field("hidden_size", int64(1<<40)), "Dim"},
@@ -369,7 +377,7 @@ func hostileConfig(t *testing.T, base string) {
 		"vocabulary":        {field("vocab_size", 3), ""},
 		"more vocabulary":   {field("vocab_size", 1<<20), "embed_tokens"},
 		"epsilon":           {field("rms_norm_eps", -1e-5), "NormEps"},
-		"context":           {field("max_position_embeddings", 0), "Context"},
+		"context":           {field("max_position_embeddings", 0), "missing or 0: max_position_embeddings"},
 		"activation":        {field("hidden_act", "gelu"), `"gelu"`},
 		"quantised":         {field("quantization_config", map[string]any{"quant_method": "gptq"}), "quantization_config"},
 		"another model":     {field("model_type", "mixtral"), `"mixtral"`},

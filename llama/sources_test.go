@@ -376,7 +376,7 @@ func TestMissingKeys(t *testing.T) {
 		for _, key := range []string{"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps", "max_position_embeddings"} {
 			dir := copyFolder(t, base)
 			editJSON(t, filepath.Join(dir, "config.json"), map[string]any{key: nil})
-			if _, err := llama.Open(t.Context(), dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "without "+key+" it") {
+			if _, err := llama.Open(t.Context(), dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "missing or 0: "+key) {
 				t.Errorf("without %s: %v", key, err)
 			}
 		}

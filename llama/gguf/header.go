@@ -357,7 +357,10 @@ func (c *cursor) tensorInfo(index uint64) (*Tensor, error) {
 		return nil, err
 	}
 	dtype, err := dtypeOf(id)
-	if err != nil {
+	switch {
+	case err != nil && id < uint32(len(tensorTypes)): // the file is whole
+		return nil, c.refuse(nil, "%v", err)
+	case err != nil:
 		return nil, c.fail(nil, "%v", err)
 	}
 	size, err := sizeOf(dtype, shape)

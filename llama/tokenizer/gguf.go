@@ -60,7 +60,7 @@ func readVocab(f *gguf.File) (v vocabSource, err error) {
 	get("model", true, func(k string) (e error) { v.Model, e = f.String(k); return })
 	get("pre", false, func(k string) (e error) { v.Pre, e = f.String(k); return })
 	get("tokens", true, func(k string) (e error) { v.tokens, e = f.StringList(k); return })
-	get("merges", false, func(k string) (e error) { v.merges, e = f.StringList(k); return })
+	get("merges", v.Model == "gpt2", func(k string) (e error) { v.merges, e = f.StringList(k); return })
 	get("scores", false, func(k string) (e error) { v.Scores, e = f.Floats(k); return })
 	get("token_type", false, func(k string) error {
 		types, e := f.Ints(k)
@@ -128,7 +128,7 @@ func (v *vocabSource) tokenizer() (*Tokenizer, error) {
 	case "llama":
 		return v.byScore()
 	}
-	return nil, unsupported(at+"model", "%.40q (gpt2 and llama are)", v.Model)
+	return nil, unsupported(at+"model", "%.40q, other than gpt2 and llama,", v.Model)
 }
 
 // piece is token i, whose text is given.

@@ -239,6 +239,9 @@ func (g *ggufConfig) read(c *Checkpoint) error {
 	if n := g.sizeOr("llama.expert_count", 0); n > 0 {
 		return &FileError{File: g.file, Err: fmt.Errorf("a mixture of %d experts is %w", n, backend.ErrUnsupported)}
 	}
+	if causal, err := g.f.Bool(g.key("llama.attention.causal")); err == nil && !causal {
+		return &FileError{File: g.file, Err: fmt.Errorf("%s is false: attention to what comes later is %w", g.key("llama.attention.causal"), backend.ErrUnsupported)}
+	}
 	if cfg.Heads <= 0 || cfg.Dim <= 0 {
 		return Errorf(g.file, "", "%s is %d and %s %d: both must be positive", g.key("llama.attention.head_count"), cfg.Heads, g.key("llama.embedding_length"), cfg.Dim)
 	}

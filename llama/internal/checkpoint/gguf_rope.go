@@ -26,7 +26,12 @@ func (g *ggufConfig) rope(cfg *Config) {
 	if g.has("llama.rope.scaling.type") {
 		kind, g.err = g.f.String(g.key("llama.rope.scaling.type"))
 	}
-	factor := g.floatOr("llama.rope.scaling.factor", g.floatOr("llama.rope.scale_linear", 1))
+	old := g.floatOr("llama.rope.scale_linear", 1)
+	factor := g.floatOr("llama.rope.scaling.factor", old)
+	if g.has("llama.rope.scale_linear") && factor != old {
+		g.problems = append(g.problems, fmt.Sprintf("%s is %v, and %s %v: the first is used, as llama.cpp does",
+			g.key("llama.rope.scaling.factor"), factor, g.key("llama.rope.scale_linear"), old))
+	}
 	switch {
 	case kind == "linear" && factor == 1: // nothing is scaled
 	case kind == "" && factor != 1, kind == "linear":

@@ -378,7 +378,7 @@ func (h *hfConfig) missing() error {
 		return nil
 	}
 	slices.Sort(keys)
-	return fmt.Errorf("without %s it describes no model", strings.Join(keys, ", "))
+	return fmt.Errorf("missing or 0: %s", strings.Join(keys, ", "))
 }
 
 // rope is the RoPE settings of one spelling; of both, the reference takes rope_scaling.
