@@ -2,11 +2,11 @@ package llama
 
 import (
 	"context"
-	"errors"
-	"io"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
@@ -17,6 +17,7 @@ import (
 // client is a session that is part of a batch, as a scheduler has it.
 type client struct {
 	s    *Session
+	ctx  context.Context
 	held int     // positions before the step
 	ids  []int32 // of the step
 	wish wish
@@ -71,42 +72,63 @@ func newClients(t *testing.T, m *Model) (list []*client) {
 			t.Fatal(err)
 		}
 		out := make([]float32, c.results.Count()*c.width)
-		list = append(list, &client{s, c.held, ids[c.held:], wish{Results: c.results, width: c.width, out: out}})
+		list = append(list, &client{s, t.Context(), c.held, ids[c.held:], wish{Results: c.results, width: c.width, out: out}})
 	}
 	return list
+}
+
+// joined has the clients' rows computed at once, as many in one step as the model's options
+// say, and returns the errors.
+func joined(m *Model, list []*client) []error { return joinedWith(m, list, func() {}, func() {}) }
+
+// joinedWith is joined that says when all are in the queue, and when one has returned.
+func joinedWith(m *Model, list []*client, queued, back func()) []error {
+	q := m.sched
+	for claimed := false; !claimed; runtime.Gosched() {
+		q.mu.Lock()
+		claimed = !q.busy
+		q.busy = true // as if a step ran, until all are there
+		q.mu.Unlock()
+	}
+	errs := make([]error, len(list))
+	var calls sync.WaitGroup
+	for i, c := range list {
+		calls.Go(func() {
+			errs[i] = c.s.locked(func() error { return c.s.extend(c.ctx, c.ids, c.wish) })
+			back()
+		})
+	}
+	for there := 0; there < len(list); runtime.Gosched() {
+		q.mu.Lock()
+		there = len(q.queue)
+		q.mu.Unlock()
+	}
+	queued()
+	go q.serve()
+	calls.Wait()
+	return errs
 }
 
 // TestSharedStep: segments of several sessions, which want results of different kinds, go
 // through one step, and each gets the bits that it gets alone.
 func TestSharedStep(t *testing.T) {
 	for _, typ := range []backend.DType{backend.F32, backend.BF16, backend.Q8_0} {
-		m := randomModel(t, typ, Options{})
+		m := randomModel(t, typ, Options{MixedRows: 512})
 		alone, together := newClients(t, m), newClients(t, m)
 		for _, c := range alone {
 			if err := c.s.extend(t.Context(), c.ids, c.wish); err != nil {
 				t.Fatal(err)
 			}
 		}
-		var requests []*request
-		for _, c := range together {
-			if _, err := c.s.reserve(len(c.ids)); err != nil {
-				t.Fatal(err)
+		for i, err := range joined(m, together) {
+			if err != nil {
+				t.Fatalf("%v, segment %d: %v", typ, i, err)
 			}
-			c.s.lay(c.ids)
-			r := &c.s.request
-			r.ctx, r.segment.Results, r.out = t.Context(), c.wish.Results, c.wish.out
-			requests = append(requests, r)
-		}
-		m.run(requests...)
-		for i, c := range together {
-			if c.s.request.err != nil {
-				t.Fatalf("%v, segment %d: %v", typ, i, c.s.request.err)
-			}
+			c := together[i]
 			if !slices.Equal(c.wish.out, alone[i].wish.out) {
 				t.Errorf("%v, segment %d: other numbers than alone", typ, i)
 			}
 			// What they appended is the same too.
-			c.s.ids = append(c.s.ids, c.ids...)
 			for _, s := range []*Session{c.s, alone[i].s} {
 				if err := s.extend(t.Context(), []int32{17}, s.next()); err != nil {
 					t.Fatal(err)
@@ -122,7 +144,7 @@ func TestSharedStep(t *testing.T) {
 // TestSharedStepOutputAdapters: rows that have adapters of their own on the output layer get
 // the logits of a step of their own, wherever in the step they lie, and Score has them too.
 func TestSharedStepOutputAdapters(t *testing.T) {
-	m := randomModel(t, backend.F32, Options{})
+	m := randomModel(t, backend.F32, Options{MixedRows: 512})
 	rng := rand.New(rand.NewPCG(4, 5))
 	for set := range 2 {
 		lora := nn.NewLoRA(m.config.Dim, m.config.Vocab, 2, false)
@@ -139,7 +161,6 @@ func TestSharedStepOutputAdapters(t *testing.T) {
 		m.net.Output.Adapters = append(m.net.Output.Adapters, lora)
 	}
 	alone, together := newClients(t, m), newClients(t, m)
-	var requests []*request
 	for i, c := range together {
 		adapters := [][]int{{0}, {}, {1}, nil, {1, 0}, {}, {0}, {1}}[i]
 		for _, c := range []*client{alone[i], c} {
@@ -148,20 +169,12 @@ func TestSharedStepOutputAdapters(t *testing.T) {
 		if err := alone[i].s.extend(t.Context(), c.ids, alone[i].wish); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.s.reserve(len(c.ids)); err != nil {
-			t.Fatal(err)
-		}
-		c.s.lay(c.ids)
-		r := &c.s.request
-		r.ctx, r.segment.Results, r.out = t.Context(), c.wish.Results, c.wish.out
-		requests = append(requests, r)
 	}
-	m.run(requests...)
-	for i, c := range together {
-		if c.s.request.err != nil {
-			t.Fatalf("segment %d: %v", i, c.s.request.err)
+	for i, err := range joined(m, together) {
+		if err != nil {
+			t.Fatalf("segment %d: %v", i, err)
 		}
-		if !slices.Equal(c.wish.out, alone[i].wish.out) {
+		if !slices.Equal(together[i].wish.out, alone[i].wish.out) {
 			t.Errorf("segment %d: other numbers than alone", i)
 		}
 	}
@@ -183,47 +196,6 @@ func TestSharedStepOutputAdapters(t *testing.T) {
 			}
 		}); err != nil {
 			t.Fatal(err)
-		}
-	}
-}
-
-// TestSharedStepContexts: the end of one call's context is an error of that call alone; the
-// step goes on for the others, and ends when all have ended.
-func TestSharedStepContexts(t *testing.T) {
-	m := randomModel(t, backend.Q8_0, Options{})
-	want, list := newClients(t, m)[:3], newClients(t, m)[:3]
-	for _, c := range want {
-		if err := c.s.extend(t.Context(), c.ids, c.wish); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, gone := range map[string][]bool{"one": {true, false, false}, "two": {true, false, true}, "all": {true, true, true}} {
-		var requests []*request
-		for i, c := range list {
-			if _, err := c.s.reserve(len(c.ids)); err != nil {
-				t.Fatal(err)
-			}
-			c.s.lay(c.ids)
-			r := &c.s.request
-			ctx, cancel := context.WithCancelCause(t.Context())
-			defer cancel(nil)
-			if gone[i] {
-				cancel(io.EOF)
-			}
-			clear(c.wish.out)
-			r.ctx, r.segment.Results, r.out = ctx, c.wish.Results, c.wish.out
-			requests = append(requests, r)
-		}
-		m.run(requests...)
-		for i, r := range requests {
-			switch {
-			case gone[i] && !(errors.Is(r.err, context.Canceled) && errors.Is(r.err, io.EOF)):
-				t.Errorf("%s: the cancelled call %d has the error %v", name, i, r.err)
-			case !gone[i] && r.err != nil:
-				t.Errorf("%s: call %d: %v", name, i, r.err)
-			case !gone[i] && !slices.Equal(r.out, want[i].wish.out):
-				t.Errorf("%s: call %d has other numbers than alone", name, i)
-			}
 		}
 	}
 }

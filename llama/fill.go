@@ -66,7 +66,7 @@ func (s *Session) appendPage(ctx context.Context, ids []int32, of func(layer int
 	layout := &backend.Layout{Pos: make([]int32, n), Segments: []backend.Segment{
 		{Rows: n, Pages: s.bufs, Spans: []backend.Span{{Len: len(s.ids) + n}}},
 	}}
-	err = s.m.step(ctx, func() error {
+	err = s.m.step(ctx, func(ctx context.Context) error {
 		return c.Step(ctx, layout, kv, func() error {
 			for i := range kv.Layers {
 				mark := c.Mark()

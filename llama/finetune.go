@@ -144,7 +144,7 @@ func (m *Model) addAdapter(ctx context.Context, config peft.Config, numbers func
 	for _, mod := range t.modules {
 		byName[mod.name] = mod.lora
 	}
-	return m.step(ctx, func() error { // between the steps of sessions
+	return m.step(ctx, func(ctx context.Context) error { // between the steps of sessions
 		for _, l := range nn.Linears(m.net) {
 			if lora := byName[l.Name]; lora != nil {
 				l.Linear.Adapters = append(l.Linear.Adapters, lora)

@@ -156,7 +156,7 @@ func (g *generation) feed(ctx context.Context, id int32, guesses []int32) error 
 	start := g.now()
 	g.ids = append(append(g.ids[:0], id), guesses...)
 	if err := s.extend(ctx, g.ids, g.wish(len(g.ids))); err != nil {
-		s.truncate(before)
+		s.cut(before)
 		return err
 	}
 	s.ids = s.ids[:before+1]

@@ -69,7 +69,7 @@ func (m *Model) identity(ctx context.Context, adapters []int) (string, error) {
 // identify computes the hashes.
 func (m *Model) identify(ctx context.Context, d *identities) error {
 	var parts []hashed
-	if err := m.step(ctx, func() error { // while no adapter is added
+	if err := m.step(ctx, func(ctx context.Context) error { // while no adapter is added
 		parts = m.parts()
 		return nil
 	}); err != nil {

@@ -29,7 +29,7 @@ type Model struct {
 	b         backend.Backend
 	net       *transformer
 	cx        *tensor.Context
-	turn      chan struct{} // holds one element while a step uses cx; who waits is served in order
+	turn      chan struct{} // holds one element while a step uses cx: of the scheduler, or of another who waits in order
 	tok       *tokenizer.Tokenizer
 	vocab     func() [sha256.Size]byte // a hash of the tokens
 	stop      []int32                  // tokens that end a generation, ascending
@@ -46,6 +46,7 @@ type Model struct {
 	estimate  Memory
 	pages     *pagePool
 	loadTime  time.Duration
+	sched     *scheduler
 	batch     batch // belongs to the running step, as snapshots do
 	snapshots snapshots
 
@@ -53,7 +54,7 @@ type Model struct {
 
 	mu    sync.Mutex      // orders begin and Close
 	life  context.Context // ends first thing in Close
-	end   context.CancelFunc
+	end   context.CancelCauseFunc
 	steps sync.WaitGroup
 	once  sync.Once
 
@@ -158,9 +159,10 @@ func newModel(o Options, c *checkpoint.Checkpoint) (*Model, error) {
 		loader: &loader{b: o.Backend, trainable: o.Trainable, positions: o.context(c.Config, 0), Meter: checkpoint.Meter{Told: o.Progress}},
 	}
 	m.sets = adapterSets(o.Adapters, c)
-	m.life, m.end = context.WithCancel(context.Background())
+	m.life, m.end = context.WithCancelCause(context.Background())
 	m.pages = newPagePool(m, kvGeometry(c, o))
 	m.vocab = sync.OnceValue(m.hashVocabulary)
+	m.sched = newScheduler(m)
 	m.stop = c.StopTokens()
 	if m.format, m.formatErr = c.ChatFormat(); len(c.ChatTemplates) > 0 && m.formatErr != nil {
 		m.warnings = append(m.warnings, m.formatErr.Error())
@@ -246,7 +248,7 @@ func (m *Model) begin() error {
 func (m *Model) Close() error {
 	m.once.Do(func() {
 		m.mu.Lock()
-		m.end()
+		m.end(ErrClosed)
 		m.mu.Unlock()
 		m.steps.Wait()
 		m.pages.free()

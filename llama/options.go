@@ -46,6 +46,10 @@ type Options struct {
 	// BatchRows is the most rows of one forward step in prefill, up to 1<<20; 0 is
 	// 512. It changes speed and memory, not results.
 	BatchRows int
+	// MixedRows is the most rows of prompts in a forward step that generates tokens of
+	// other calls too, which wait for it; 0 is 64, and BatchRows bounds it. More is
+	// faster in all, less is more even. It does not change results.
+	MixedRows int
 	// MemoryLimit in bytes bounds weights, scratch and cached keys and values
 	// together; 0 is no limit. A model that cannot fit with one full session is
 	// refused before it is loaded, and a page that would go above it is too.
@@ -70,6 +74,7 @@ type Progress = checkpoint.Progress
 
 const (
 	defaultBatchRows = 512
+	defaultMixedRows = 64
 	maxBatchRows     = 1 << 20 // keeps sums of sizes in 63 bits
 )
 
@@ -87,6 +92,7 @@ func (o Options) Validate() error {
 		value, most int64
 	}{
 		{"Context", int64(o.Context), math.MaxInt32}, {"BatchRows", int64(o.BatchRows), maxBatchRows},
+		{"MixedRows", int64(o.MixedRows), maxBatchRows},
 		{"MemoryLimit", o.MemoryLimit, math.MaxInt64},
 	} {
 		switch {
@@ -118,6 +124,14 @@ func (o Options) batchRows() int {
 	return o.BatchRows
 }
 
+// mixedRows is the resolved MixedRows.
+func (o Options) mixedRows() int {
+	if o.MixedRows == 0 {
+		return min(defaultMixedRows, o.batchRows())
+	}
+	return min(o.MixedRows, o.batchRows())
+}
+
 // context is the resolved number of positions of a session that asks for ask.
 func (o Options) context(c Config, ask int) int {
 	switch {
@@ -141,6 +155,11 @@ type SessionOptions struct {
 	// in the model's order. Nil is all, also one that is added later; empty is none. Sessions
 	// with other adapters run in one step all the same.
 	Adapters []string
+	// Priority says whose rows go first where a forward step has no room for those of
+	// all calls: those of the session with the higher number. Among equals it is who came
+	// first. One step in eight begins with the call that has waited longest, whatever its
+	// priority.
+	Priority int
 }
 
 // GenerateOptions are the settings of one generation. The zero value is greedy

@@ -173,7 +173,7 @@ func (s *Session) Load(ctx context.Context, path string) error {
 		return &FileError{File: path, Reason: "cannot be opened", Err: err}
 	}
 	defer f.Close()
-	n := s.m.newSession(s.limit)
+	n := s.m.newSession(s.limit, s.request.priority)
 	defer n.Close()
 	n.request.segment.Adapters = s.request.segment.Adapters
 	n.version = s.m.version.Load()

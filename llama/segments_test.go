@@ -100,24 +100,15 @@ func TestSegmentsWithAdapters(t *testing.T) {
 			}
 			together = append(together, s)
 		}
-		var requests []*request
 		run := func(rows []int32) {
-			requests = requests[:0]
+			var list []*client
 			for _, s := range together {
-				if _, err := s.reserve(len(rows)); err != nil {
-					t.Fatal(err)
-				}
-				s.lay(rows)
-				r := &s.request
-				r.ctx, r.segment.Results, r.out = t.Context(), backend.Results{Kind: backend.ResultLogits, Last: 1}, s.logits
-				requests = append(requests, r)
+				list = append(list, &client{s: s, ctx: t.Context(), ids: rows, wish: s.next()})
 			}
-			m.run(requests...)
-			for i, s := range together {
-				if s.request.err != nil {
-					t.Fatalf("%v, set %v: %v", typ, sets[i], s.request.err)
+			for i, err := range joined(m, list) {
+				if err != nil {
+					t.Fatalf("%v, set %v: %v", typ, sets[i], err)
 				}
-				s.ids = append(s.ids, rows...)
 			}
 		}
 		run(ids[70:73])

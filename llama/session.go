@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/herd-ml/herd/backend"
@@ -35,10 +36,14 @@ type Session struct {
 	private bool       // the keys and values are not those of ids: other sessions may not use them
 
 	request request
-	span    [1]backend.Span
-	logits  []float32 // of the last position computed, [V]
-	usage   Usage
-	dropped runtime.Cleanup // gives back the pages of a session that nobody closed
+	users   atomic.Int32 // of what work guards, where a step outlives its call
+	// The call that is under way has ended in a step that goes on. It is the call's to know.
+	outlived bool
+	shared   *page // the page that a copy replaces in the running step, or nil
+	span     [1]backend.Span
+	logits   []float32 // of the last position computed, [V]
+	usage    Usage
+	dropped  runtime.Cleanup // gives back the pages of a session that nobody closed
 }
 
 // Usage counts a session's work.
@@ -71,13 +76,15 @@ func (m *Model) NewSession(o SessionOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := m.newSession(limit)
+	s := m.newSession(limit, o.Priority)
 	s.request.segment.Adapters = adapters
 	return s, nil
 }
 
-func (m *Model) newSession(limit int) *Session {
+func (m *Model) newSession(limit, priority int) *Session {
 	s := &Session{m: m, limit: limit, logits: make([]float32, m.config.Vocab), pageList: &pageList{pool: m.pages}}
+	s.request.session, s.request.priority, s.request.done = s, priority, make(chan struct{}, 1)
+	s.request.segment.Spans = s.span[:]
 	s.dropped = runtime.AddCleanup(s, (*pageList).drop, s.pageList)
 	return s
 }
@@ -96,17 +103,17 @@ func (s *Session) enter(ctx context.Context) (call context.Context, leave func()
 	if err != nil {
 		return nil, nil, err
 	}
-	s.busy, s.cancel = true, cancel
+	s.busy, s.outlived, s.cancel = true, false, cancel
 	return call, func() {
 		cancel(nil)
+		s.m.sched.leave(&s.request)
 		s.state.Lock()
 		s.busy, s.cancel = false, nil
 		s.state.Unlock()
 	}, nil
 }
 
-// lock claims the session's cache for a piece of work, after which the caller unlocks
-// s.work.
+// lock claims the session's cache for a piece of work, after which the caller calls unlock.
 func (s *Session) lock() error {
 	s.work.Lock()
 	s.state.Lock()
@@ -116,6 +123,19 @@ func (s *Session) lock() error {
 		return ErrClosed
 	}
 	return nil
+}
+
+// unlock ends a piece of work. Where the step outlives the call that asked for it, the cache
+// is in use by both, and the last of them leaves it as it was before the step.
+func (s *Session) unlock() {
+	if s.request.gone {
+		if s.users.Add(-1) > 0 {
+			return
+		}
+		s.settle(false)
+		s.request.clear()
+	}
+	s.work.Unlock()
 }
 
 // claim is enter and lock, for calls that do not pause.
@@ -128,7 +148,7 @@ func (s *Session) claim(ctx context.Context) (call context.Context, leave func()
 		done()
 		return nil, nil, err
 	}
-	return call, func() { s.work.Unlock(); done() }, nil
+	return call, func() { s.unlock(); done() }, nil
 }
 
 // enterEmpty is enter for a call that computes ids from the start: it empties the session.
@@ -157,7 +177,7 @@ func (s *Session) locked(work func() error) error {
 	if err := s.lock(); err != nil {
 		return err
 	}
-	defer s.work.Unlock()
+	defer s.unlock()
 	return work()
 }
 
@@ -210,6 +230,15 @@ func (s *Session) truncate(n int) {
 	s.private = s.private && n > 0
 }
 
+// cut is truncate after extend has failed, where a step may still have the session.
+func (s *Session) cut(n int) {
+	if s.outlived {
+		s.ids = s.ids[:n] // unlock does the rest
+		return
+	}
+	s.truncate(n)
+}
+
 // Fork returns a second session with the same positions. Pages are shared until
 // one of the two writes to them.
 func (s *Session) Fork() (*Session, error) {
@@ -218,7 +247,7 @@ func (s *Session) Fork() (*Session, error) {
 		return nil, err
 	}
 	defer leave()
-	f := s.m.newSession(s.limit)
+	f := s.m.newSession(s.limit, s.request.priority)
 	f.ids, f.version, f.private = append(f.ids, s.ids...), s.version, s.private
 	f.names, f.request.segment.Adapters = append(f.names, s.names...), s.request.segment.Adapters
 	for _, p := range s.pages {
@@ -247,14 +276,14 @@ func (s *Session) Close() error {
 
 // reserve gives the session pages of its own for n more positions. A shared
 // page that is about to be written to is replaced by a copy, which the next
-// step makes; the page it replaces is returned.
-func (s *Session) reserve(n int) (shared *page, err error) {
+// step makes; the page it replaces is s.shared until the step is over.
+func (s *Session) reserve(n int) error {
 	s.request.copies = s.request.copies[:0]
 	end := ceilDiv(len(s.ids)+n, backend.PageLen)
 	for len(s.pages) < end {
 		p, err := s.m.pages.get()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.pages = append(s.pages, p)
 		s.bufs = append(s.bufs, p.buf)
@@ -263,27 +292,28 @@ func (s *Session) reserve(n int) (shared *page, err error) {
 	if old := s.pages[first]; len(s.ids)%backend.PageLen > 0 && !s.m.pages.own(old) {
 		own, err := s.m.pages.get()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.request.copies = append(s.request.copies, pageCopy{dst: own.buf, src: old.buf})
 		s.pages[first], s.bufs[first] = own, own.buf
-		return old, nil
+		s.shared = old
 	}
-	return nil, nil
+	return nil
 }
 
 // settle ends what reserve began. Where the step failed it puts the shared page back in
 // its place and gives back the pages beyond the positions held.
-func (s *Session) settle(shared *page, err error) {
+func (s *Session) settle(done bool) {
 	first := len(s.ids) / backend.PageLen
-	if shared != nil && err != nil {
-		s.pages[first], shared = shared, s.pages[first]
+	if s.shared != nil && !done {
+		s.pages[first], s.shared = s.shared, s.pages[first]
 		s.bufs[first] = s.pages[first].buf
 	}
-	if shared != nil {
-		s.m.pages.put(shared)
+	if s.shared != nil {
+		s.m.pages.put(s.shared)
+		s.shared = nil
 	}
-	if err != nil {
+	if !done {
 		s.truncate(len(s.ids))
 	}
 }
@@ -326,40 +356,29 @@ func (s *Session) extend(ctx context.Context, ids []int32, w wish) error {
 	if len(s.ids)+len(ids) > s.limit {
 		return fmt.Errorf("%w: %d positions are held, %d more are asked for, the session has %d", ErrContextFull, len(s.ids), len(ids), s.limit)
 	}
-	batch := s.m.opts.batchRows()
-	for from := 0; from < len(ids); from += batch {
-		to := min(from+batch, len(ids))
-		shared, err := s.reserve(to - from)
-		if err != nil {
-			s.truncate(len(s.ids))
-			return err
+	r := &s.request
+	r.ctx, r.wish, r.total = ctx, w, len(ids)
+	var err error
+	for r.from = 0; r.from < len(ids) && err == nil; r.from += r.rows {
+		r.ids, r.pos = ids[r.from:min(r.from+s.m.opts.batchRows(), len(ids))], len(s.ids)
+		if err = s.reserve(len(r.ids)); err == nil {
+			r.segment.Pages = s.bufs
+			if !s.m.sched.do(r) {
+				s.outlived = true // and has the session until it is over
+				return ended(ctx)
+			}
+			err = r.err
 		}
-		r := &s.request
-		r.segment.Results, r.out, r.states = w.part(from, to, len(ids))
-		r.ctx = ctx
-		s.lay(ids[from:to])
-		s.m.run(r)
-		err = r.err
-		r.ctx, r.out, r.states, r.err = nil, nil, nil, nil
 		if err == nil && s.version != s.m.version.Load() {
 			err = ErrStale // changed meanwhile
 		}
-		s.settle(shared, err)
-		if err != nil {
-			return err
+		if s.settle(err == nil); err == nil {
+			s.ids = append(s.ids, r.ids[:r.rows]...)
+			s.publish()
 		}
-		s.ids = append(s.ids, ids[from:to]...)
-		s.publish()
 	}
-	return nil
-}
-
-// lay writes the request of a step that appends chunk.
-func (s *Session) lay(chunk []int32) {
-	r := &s.request
-	r.ids, r.pos = chunk, len(s.ids)
-	s.span[0] = backend.Span{Len: len(s.ids) + len(chunk)}
-	r.segment.Pages, r.segment.Spans = s.bufs, s.span[:]
+	r.clear()
+	return err
 }
 
 // publish names the pages that have become whole, for others to find.

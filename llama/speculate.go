@@ -114,10 +114,13 @@ func (g *generation) endGuessing() {
 	if g.guess.session != nil {
 		g.guess.session.Close()
 	}
-	if err := g.s.lock(); err == nil { // a closed session holds nothing
-		g.s.truncate(len(g.s.ids))
-		g.s.work.Unlock()
+	if g.s.outlived { // the step that goes on does it
+		return
 	}
+	_ = g.s.locked(func() error { // a closed session holds nothing
+		g.s.truncate(len(g.s.ids))
+		return nil
+	})
 }
 
 // feedGuessed is feed for a generation with guesses: a token that was guessed is computed

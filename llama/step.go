@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/ctxerr"
@@ -13,18 +12,42 @@ import (
 )
 
 // request is what one call wants of a forward step: rows of its sequence go through the
-// network, and results of some of them come back. It is the call's until run has it.
+// network, and results of some of them come back. It is the call's but while the scheduler
+// has it.
 type request struct {
-	ctx    context.Context
-	ids    []int32 // [rows]
-	pos    int     // position of the first
-	copies []pageCopy
+	session *Session
+	ctx     context.Context
+	ids     []int32 // a step computes all or the first of them
+	pos     int     // position of the first
+	wish    wish    // of a text in which ids begin at from, and which has so many
+	from    int
+	total   int
+	copies  []pageCopy
 	// segment says where the rows' keys are and what is wanted of the rows; the batch
-	// sets Row, Rows and Seq.
+	// sets Row, Rows, Seq, Results and the length of the span.
 	segment backend.Segment
 	out     []float32 // the results, row after row
 	states  []float32 // unless nil, the states [n, D] of the rows with results come here too
-	err     error     // of this call, once the step is over
+
+	rows int   // that the step computed
+	err  error // of this call, once the step is over
+
+	// What follows is the scheduler's.
+	priority int
+	ticket   uint64 // says who came first
+	quantum  int    // rows that may be computed until the next ticket
+	epoch    uint64 // of the step that it was part of, while its call is away
+	place    place
+	gone     bool          // its call has ended before the step that has it
+	done     chan struct{} // the step is over
+}
+
+// short reports whether a step computes all rows or none.
+func (r *request) short() bool { return len(r.ids) <= shortRows }
+
+// clear forgets what is of one call.
+func (r *request) clear() {
+	r.ctx, r.ids, r.wish, r.out, r.states, r.err, r.gone = nil, nil, wish{}, nil, nil, nil, false
 }
 
 // pageCopy fills a page that has become a session's own.
@@ -38,13 +61,16 @@ type batch struct {
 	host     []float32 // numbers on their way out that are no results yet
 }
 
-// append puts a request's rows behind those that are there.
-func (b *batch) append(r *request) {
-	s := r.segment
-	s.Row, s.Rows, s.Seq = len(b.ids), len(r.ids), len(b.requests)
-	b.requests, b.ids = append(b.requests, r), append(b.ids, r.ids...)
-	b.layout.Segments = append(b.layout.Segments, s)
-	for i := range r.ids {
+// take puts the first n rows of a request behind those that are there.
+func (b *batch) take(r *request, n int) {
+	r.place, r.rows = running, n
+	s := &r.segment
+	s.Row, s.Rows, s.Seq = len(b.ids), n, len(b.requests)
+	s.Spans[0].Len = r.pos + n
+	s.Results, r.out, r.states = r.wish.part(r.from, r.from+n, r.total)
+	b.requests, b.ids = append(b.requests, r), append(b.ids, r.ids[:n]...)
+	b.layout.Segments = append(b.layout.Segments, *s)
+	for i := range n {
 		b.layout.Pos = append(b.layout.Pos, int32(r.pos+i))
 	}
 }
@@ -57,61 +83,9 @@ func (b *batch) reset() {
 	b.layout.Segments, b.layout.Pos = b.layout.Segments[:0], b.layout.Pos[:0]
 }
 
-// run executes one forward step of the rows of all requests, once the steps before it are
-// done. A request with an error has no results, and what it appended must not be used; the
-// end of one call's context is the error of its request alone.
-func (m *Model) run(requests ...*request) {
-	ctx, done := together(requests)
-	err := m.step(ctx, func() error {
-		b := &m.batch
-		defer b.reset()
-		for _, r := range requests {
-			b.append(r)
-		}
-		b.layout.FillLogits()
-		return m.cx.Step(ctx, &b.layout, m.pages.kv, func() error {
-			if err := m.snapshot(); err != nil {
-				return err
-			}
-			m.forward(b)
-			return nil
-		})
-	})
-	done()
-	for _, r := range requests {
-		if r.err = err; r.ctx != ctx && r.ctx.Err() != nil {
-			r.err = ended(r.ctx)
-		}
-	}
-}
-
-// together returns the context of a step: it ends when those of all requests have ended,
-// as they do when the model closes. done is called after the step.
-func together(requests []*request) (ctx context.Context, done func()) {
-	if len(requests) == 1 {
-		return requests[0].ctx, func() {}
-	}
-	ctx, end := context.WithCancelCause(context.Background())
-	left := int64(len(requests))
-	var stops []func() bool
-	for _, r := range requests {
-		stops = append(stops, context.AfterFunc(r.ctx, func() {
-			if atomic.AddInt64(&left, -1) == 0 {
-				end(context.Cause(r.ctx))
-			}
-		}))
-	}
-	return ctx, func() {
-		for _, stop := range stops {
-			stop()
-		}
-		end(nil)
-	}
-}
-
 // step calls f, which runs a step on the model's context, when it is its turn. The caller's
 // own code does not run within f: a panic there is the model's fault, and an error.
-func (m *Model) step(ctx context.Context, f func() error) (err error) {
+func (m *Model) step(ctx context.Context, f func(ctx context.Context) error) (err error) {
 	if err := m.begin(); err != nil {
 		return err
 	}
@@ -127,11 +101,15 @@ func (m *Model) step(ctx context.Context, f func() error) (err error) {
 		return ended(ctx)
 	}
 	defer func() { <-m.turn }()
-	return cause(ctx, f())
+	return cause(ctx, f(ctx))
 }
 
-// forward is what happens within a step of a batch.
-func (m *Model) forward(b *batch) {
+// forward is what happens within a step of the batch.
+func (m *Model) forward() error {
+	if err := m.snapshot(); err != nil {
+		return err
+	}
+	b := &m.batch
 	for _, r := range b.requests {
 		for _, c := range r.copies {
 			m.cx.CopyPage(c.dst, c.src)
@@ -141,8 +119,12 @@ func (m *Model) forward(b *batch) {
 	for from, i := 0, 0; i < len(b.requests); {
 		kind, n := b.requests[i].segment.Results.Kind, 0
 		first := i
-		for ; i < len(b.requests) && b.requests[i].segment.Results.Kind == kind; i++ {
-			n += b.requests[i].segment.Results.Count()
+		for ; i < len(b.requests); i++ {
+			r := &b.requests[i].segment.Results
+			if r.Kind != kind && r.Kind != backend.ResultNone {
+				break
+			}
+			n += r.Count()
 		}
 		if n > 0 {
 			m.states(h, from, b.requests[first:i])
@@ -150,6 +132,7 @@ func (m *Model) forward(b *batch) {
 		}
 		from += n
 	}
+	return nil
 }
 
 // states keeps the states of the rows of each request that wants them. Their rows are
@@ -254,7 +237,7 @@ func (m *Model) logits(ctx context.Context, h []float32, adapters []int, out []f
 	n := len(h) / m.config.Dim
 	l := backend.Documents(n)
 	l.Segments[0].Adapters = adapters
-	return m.step(ctx, func() error {
+	return m.step(ctx, func(ctx context.Context) error {
 		return m.cx.Step(ctx, l, m.pages.kv, func() error {
 			if err := m.snapshot(); err != nil {
 				return err
@@ -271,7 +254,7 @@ func (m *Model) logits(ctx context.Context, h []float32, adapters []int, out []f
 // its own: the bits that ResultLogprobs has, and training.
 func (m *Model) logprobs(ctx context.Context, h []float32, ids []int32) ([]float32, error) {
 	out := make([]float32, len(ids))
-	err := m.step(ctx, func() error {
+	err := m.step(ctx, func(ctx context.Context) error {
 		return m.cx.Step(ctx, nil, m.pages.kv, func() error {
 			if err := m.snapshot(); err != nil {
 				return err
