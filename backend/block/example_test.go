@@ -71,12 +71,12 @@ func ExampleEncoder_Row() {
 	var e block.Encoder
 	row, dst := make([]float32, 256), make([]byte, backend.Q6_K.BlockBytes())
 	for i := range row {
-		row[i] = float32(i%7) - 3
+		row[i] = float32(i%64) - 32
 	}
 	err := e.Row(backend.Q6_K, dst, row, nil)
 	block.Decode(backend.Q6_K, row, dst)
 	fmt.Println(row[:7], err)
-	// Output: [-3 -2 -1 0 1 2 3] <nil>
+	// Output: [-32 -31 -30 -29 -28 -27 -26] <nil>
 }
 
 // Values 0.4 and 3.2 in steps of 1 (first guess) have errors of 0.4 and 0.2, in steps of 2

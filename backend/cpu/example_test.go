@@ -131,11 +131,11 @@ func ExampleNewEncoder() {
 	e := cpu.NewEncoder()
 	row := make([]float32, backend.Q6_K.BlockElems())
 	for i := range row {
-		row[i] = float32(i%7) - 3
+		row[i] = float32(i%64) - 32
 	}
 	b := make([]byte, backend.Q6_K.BlockBytes())
 	err := e.Row(backend.Q6_K, b, row, nil)
 	block.Decode(backend.Q6_K, row, b)
 	fmt.Println(row[:7], err)
-	// Output: [-3 -2 -1 0 1 2 3] <nil>
+	// Output: [-32 -31 -30 -29 -28 -27 -26] <nil>
 }
