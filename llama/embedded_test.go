@@ -211,7 +211,9 @@ func TestSplice(t *testing.T) {
 		dir := filepath.Dir(file)
 		v.want = golden.Safetensors(t, filepath.Join(dir, "splice.safetensors"))
 		v.encoded = golden.Safetensors(t, filepath.Join(dir, "encoder.safetensors"))
-		m, err := llama.Open(t.Context(), filepath.Join(dir, "../../models/gqa-untied/hf"), llama.Options{})
+		var encoder struct{ Config struct{ LLM string } }
+		golden.JSON(t, filepath.Join(dir, "encoder.json"), &encoder)
+		m, err := llama.Open(t.Context(), filepath.Join(dir, "../../models", encoder.Config.LLM, "hf"), llama.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

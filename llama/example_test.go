@@ -196,7 +196,7 @@ func ExampleFileError() {
 	if errors.As(err, &bad) {
 		fmt.Println(bad.File, bad.Reason)
 	}
-	// Output: . is a folder without config.json (Hugging Face) or params.json (Meta)
+	// Output: . is a folder without config.json (Hugging Face) or params.json (Meta): name one with either, or a .gguf file
 }
 
 // A model of any shape, without files, to measure its speed.

@@ -488,7 +488,7 @@ func TestWrongPath(t *testing.T) {
 		{folder("empty"), "config.json"},
 		{tokens, "config.json"},
 		{folder("folder.gguf"), "folder"},
-		{file("empty.gguf", ""), "EOF"},
+		{file("empty.gguf", ""), "is empty"},
 		{file("picture.png", "\x89PNG\r\n\x1a\n0000000000000000000000000000"), "GGUF"},
 		{file("lower.gguf", "gguf\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), "GGUF"},
 		{file("weights.safetensors", "x"), "folder"},

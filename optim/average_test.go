@@ -79,7 +79,7 @@ func TestAverageGolden(t *testing.T) {
 		}
 	}
 	golden.JSON(t, golden.Glob(t, "losses/averaging.json")[0], &golds)
-	if len(golds.Cases) < 4 {
+	if len(golds.Cases) == 0 {
 		t.Fatalf("%d cases", len(golds.Cases))
 	}
 	for _, c := range golds.Cases {

@@ -31,7 +31,7 @@ func TestScheduleGolden(t *testing.T) {
 		}
 	}
 	golden.JSON(t, golden.Glob(t, "losses/schedules.json")[0], &file)
-	if len(file.Cases) < 10 {
+	if len(file.Cases) == 0 {
 		t.Fatalf("%d cases", len(file.Cases))
 	}
 	for _, c := range file.Cases {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +70,16 @@ func rows(t *testing.T, visit func(r row, source string, messages []chat.Message
 	}
 }
 
+// pythonPart begins a part of a message's content as Python prints it.
+const pythonPart = "[{'type': "
+
+// asPython says whether a template that takes texts was given a list, which the reference
+// prints as Python does. No model was trained on that: here it is the list's text, or an
+// error.
+func (r row) asPython() bool {
+	return r.Expected != nil && strings.Contains(*r.Expected, pythonPart) && !strings.Contains(string(r.Messages), pythonPart)
+}
+
 // TestRenderings: prompts are those of the reference, errors of its kinds.
 func TestRenderings(t *testing.T) {
 	n := 0
@@ -80,6 +91,12 @@ func TestRenderings(t *testing.T) {
 		}
 		tmpl.BOS, tmpl.EOS = r.BOS, r.EOS
 		got, err := tmpl.Render(messages, o)
+		if r.asPython() {
+			if err == nil && strings.Contains(got, pythonPart) {
+				t.Errorf("%s %s: %q", r.Template, r.Name, got)
+			}
+			return
+		}
 		if r.Expected != nil {
 			if err != nil || got != *r.Expected {
 				t.Errorf("%s %s: %v\n%q, want\n%q", r.Template, r.Name, err, got, *r.Expected)
@@ -136,7 +153,7 @@ func TestLlama3EqualsTemplates(t *testing.T) {
 	for path, tok := range vocabularies(t) {
 		rows(t, func(r row, source string, messages []chat.Message, o chat.Options) {
 			v, ok := llama3(source)
-			if !ok || r.Expected == nil {
+			if !ok || r.Expected == nil || r.asPython() {
 				return
 			}
 			n++
