@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/herd-ml/herd/llama"
+	"github.com/herd-ml/herd/llama/sample"
 )
 
 // generateFlags are those of generate beyond the common ones.
@@ -19,7 +20,8 @@ type generateFlags struct {
 	*common
 	generation
 	model, prompt, file, ids string
-	promptCache              string
+	promptCache, batch       string
+	parallel                 int
 	ignoreEOS                bool
 	logprobs                 int
 }
@@ -33,6 +35,11 @@ func newGenerate(c *common) *cobra.Command {
 it comes. The text of special tokens becomes those tokens, and the model's
 first token is added where it has one; ids are taken as they are. Of a file and
 of stdin one newline at the end is dropped.
+
+With --batch each line of FILE is {"prompt": ...}, and each line printed is what
+--json prints of it, or an "error", with the other fields of its line. Rows are
+generated at once and printed in their order. Each has a seed of its own, which
+follows from --seed and its place.
 
 Without sampling flags tokens are drawn as the model's generation_config.json
 says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
@@ -48,7 +55,8 @@ says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
 	f.BoolVar(&g.ignoreEOS, "ignore-eos", false, "go on past the model's end tokens")
 	f.IntVar(&g.logprobs, "logprobs", 0, "with --json, each token's log-probability and the `K` best")
 	f.StringVar(&g.promptCache, "prompt-cache", "", "`FILE` that keeps what was computed of the prompt for the next time")
-	laterFlags(f, "batch")
+	f.StringVar(&g.batch, "batch", "", "`FILE` of prompts, a line each; - is stdin")
+	f.IntVar(&g.parallel, "parallel", defaultParallel, "with --batch, generate for `N` rows at once; -np too")
 	f.SortFlags = false
 	return cmd
 }
@@ -57,16 +65,23 @@ says, else with --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05.`,
 func (g *generateFlags) options(cmd *cobra.Command) (llama.Options, error) {
 	f := cmd.Flags()
 	given := 0
-	for _, name := range []string{"prompt", "file", "ids"} {
+	for _, name := range []string{"prompt", "file", "ids", "batch"} {
 		if f.Changed(name) {
 			given++
 		}
 	}
 	switch {
 	case given > 1:
-		return llama.Options{}, usagef("-p, -f and --ids exclude each other: give one")
-	case f.Changed("logprobs") && !g.json:
+		return llama.Options{}, usagef("-p, -f, --ids and --batch exclude each other: give one")
+	case f.Changed("logprobs") && !g.json && !f.Changed("batch"):
 		return llama.Options{}, usagef("--logprobs needs --json")
+	case f.Changed("prompt-cache") && f.Changed("batch"):
+		return llama.Options{}, usagef("--prompt-cache keeps one prompt, and --batch has many: leave one out")
+	case f.Changed("parallel") && !f.Changed("batch"):
+		return llama.Options{}, usagef("--parallel is for --batch")
+	}
+	if err := checkRange("--parallel", g.parallel, 1); err != nil {
+		return llama.Options{}, err
 	}
 	if err := checkRange("--logprobs", g.logprobs, 0); err != nil {
 		return llama.Options{}, err
@@ -129,6 +144,9 @@ func (g *generateFlags) run(cmd *cobra.Command, _ []string) error {
 	if g.model == "" {
 		return errNoModel
 	}
+	if cmd.Flags().Changed("batch") {
+		return g.runBatch(cmd, o)
+	}
 	var prompt string
 	var ids []int32
 	if cmd.Flags().Changed("ids") {
@@ -174,26 +192,15 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	if g.json {
 		w = io.Discard
 	}
-	r := generated{Tokens: []int32{}, PromptTokens: ids, Seed: params.Seed}
-	logprobs := cmd.Flags().Changed("logprobs")
-	if logprobs {
-		r.Logprobs = []tokenLogprob{}
-	}
-	o := g.generateOptions(m, params)
-	o.IgnoreEOS, o.Logprobs, o.TopLogprobs = g.ignoreEOS, logprobs, g.logprobs
-	failed := r.collect(g.tokens(cmd.Context(), s, ids, o), w)
+	r := g.newGenerated(cmd, ids, params.Seed)
+	failed := r.collect(g.tokens(cmd.Context(), s, ids, g.tokenOptions(cmd, m, params)), w)
 	if failed != nil && r.Finish == "" {
 		return failed
 	}
 	u := s.Usage()
-	r.Timings = timings{
-		Load:    number(m.LoadTime().Seconds()),
-		Prefill: number(u.PrefillTime.Seconds()), PrefillTokens: u.PrefillTokens,
-		Decode: number(u.DecodeTime.Seconds()), DecodeTokens: u.DecodeTokens,
-	}
+	g.measure(&r, m, llama.Usage{}, u)
 	guessed := ""
-	if g.guesses() {
-		r.Guesses = &guesses{u.DraftedTokens, u.AcceptedTokens}
+	if r.Guesses != nil {
 		guessed = fmt.Sprintf("; %d of %d guesses right", u.AcceptedTokens, u.DraftedTokens)
 	}
 	if g.json {
@@ -210,6 +217,34 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 		failed = g.savePrompt(cmd, s, ids, loaded)
 	}
 	return errors.Join(failed, err)
+}
+
+// newGenerated is the result of a generation before it.
+func (g *generateFlags) newGenerated(cmd *cobra.Command, prompt []int32, seed uint64) generated {
+	r := generated{Tokens: []int32{}, PromptTokens: prompt, Seed: seed}
+	if cmd.Flags().Changed("logprobs") {
+		r.Logprobs = []tokenLogprob{}
+	}
+	return r
+}
+
+// tokenOptions are those of a generation with the flags given.
+func (g *generateFlags) tokenOptions(cmd *cobra.Command, m *model, params sample.Params) llama.GenerateOptions {
+	o := g.generateOptions(m, params)
+	o.IgnoreEOS, o.Logprobs, o.TopLogprobs = g.ignoreEOS, cmd.Flags().Changed("logprobs"), g.logprobs
+	return o
+}
+
+// measure fills in what a session did between two looks at its counters.
+func (g *generateFlags) measure(r *generated, m *model, before, after llama.Usage) {
+	r.Timings = timings{
+		Load:    number(m.LoadTime().Seconds()),
+		Prefill: number((after.PrefillTime - before.PrefillTime).Seconds()), PrefillTokens: after.PrefillTokens - before.PrefillTokens,
+		Decode: number((after.DecodeTime - before.DecodeTime).Seconds()), DecodeTokens: after.DecodeTokens - before.DecodeTokens,
+	}
+	if g.guesses() {
+		r.Guesses = &guesses{after.DraftedTokens - before.DraftedTokens, after.AcceptedTokens - before.AcceptedTokens}
+	}
 }
 
 // collect runs a generation, writing its text to w as it comes. After Ctrl-C

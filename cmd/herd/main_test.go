@@ -146,7 +146,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "keys": keys, "oneline": oneline, "same": same, "equal": equal, "once": once,
-			"interrupt": interrupt, "hardlink": hardlink,
+			"interrupt": interrupt, "hardlink": hardlink, "lines": lineCount, "rows": sameRows, "windows": windows,
 		},
 	})
 }

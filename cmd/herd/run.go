@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"unicode"
@@ -40,7 +41,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 	}()
 	root := newRoot()
-	root.SetArgs(append([]string{}, args...)) // never nil: cobra would read os.Args
+	args = append([]string{}, args...) // never nil: cobra would read os.Args
+	for i := range len(args) - 1 {
+		if _, err := strconv.Atoi(args[i+1]); args[i] == "-np" && err == nil { // llama.cpp's; here letters are flags of their own
+			args[i] = "--parallel"
+		}
+	}
+	root.SetArgs(args)
 	root.SetIn(&cancelReader{ctx: ctx, r: stdin})
 	out := &column{w: stdout}
 	root.SetOut(out)

@@ -75,24 +75,31 @@ func readInput(cmd *cobra.Command, path string) (string, error) {
 
 // readFile reads a file of at most so many bytes, or stdin for "-".
 func readFile(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
-	in := cmd.InOrStdin()
-	switch path {
-	case "-":
-	case "":
-		return nil, errors.New("the name of a file is empty: give one")
-	default:
-		f, err := os.Open(filepath.Clean(path))
-		if err != nil {
-			return nil, unreadable(path, err)
-		}
-		defer f.Close()
-		in = &cancelReader{ctx: cmd.Context(), r: f}
+	in, done, err := openInput(cmd, path)
+	if err != nil {
+		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(in, limit+1))
+	defer done()
+	b, err := io.ReadAll(io.LimitReader(&cancelReader{ctx: cmd.Context(), r: in}, limit+1))
 	if int64(len(b)) > limit {
 		return nil, fmt.Errorf("%s: longer than %s: give a shorter one", path, size(limit))
 	}
 	return b, unreadable(path, err)
+}
+
+// openInput opens a file, or stdin for "-", to be read until done is called.
+func openInput(cmd *cobra.Command, path string) (in io.Reader, done func(), err error) {
+	switch path {
+	case "-":
+		return cmd.InOrStdin(), func() {}, nil
+	case "":
+		return nil, nil, errors.New("the name of a file is empty: give one")
+	}
+	f, err := os.Open(filepath.Clean(path))
+	if err != nil {
+		return nil, nil, unreadable(path, err)
+	}
+	return f, func() { f.Close() }, nil
 }
 
 // unreadable says of which file an error of the system is.
@@ -106,18 +113,23 @@ func unreadable(path string, err error) error {
 // lineReader reads lines of text, whatever byte order mark it begins with.
 type lineReader struct {
 	r     *bufio.Reader
+	most  int // bytes of a line; 0 is any number
 	begun bool
 }
 
+// errLongLine is the error of a line that is longer than a lineReader takes. The next call
+// goes on behind it.
+var errLongLine = errors.New("a line is too long")
+
 // line returns a line with its end; io.EOF may come beside the last one.
 func (l *lineReader) line() (string, error) {
-	line, err := l.r.ReadString('\n')
+	line, err := l.read()
 	if !l.begun && strings.HasPrefix(line, "\xff\xfe") || strings.HasPrefix(line, "\xfe\xff") && !l.begun {
 		var rest []byte // UTF-16, whose lines end otherwise: it is read whole
 		rest, err = io.ReadAll(l.r)
 		l.r = bufio.NewReader(bytes.NewReader(vfs.Text(append([]byte(line), rest...))))
 		if line = ""; err == nil {
-			line, err = l.r.ReadString('\n')
+			line, err = l.read()
 		}
 	}
 	if !l.begun {
@@ -125,6 +137,27 @@ func (l *lineReader) line() (string, error) {
 	}
 	l.begun = true
 	return line, err
+}
+
+// read returns the bytes up to the end of a line.
+func (l *lineReader) read() (string, error) {
+	var line []byte
+	long := false
+	for {
+		part, err := l.r.ReadSlice('\n')
+		if long = long || l.most > 0 && len(line)+len(part) > l.most; long {
+			line = nil
+		} else {
+			line = append(line, part...)
+		}
+		switch {
+		case err == bufio.ErrBufferFull:
+		case long && (err == nil || err == io.EOF):
+			return "", errLongLine
+		default:
+			return string(line), err
+		}
+	}
 }
 
 // parseIDs reads token ids: a JSON array, or numbers between commas or white

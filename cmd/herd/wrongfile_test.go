@@ -55,7 +55,7 @@ func TestWrongFiles(t *testing.T) {
 		text bool // any text will do
 		args string
 	}{
-		{false, "generate -p a -n 1 -m FILE"}, {false, "generate -p a -n 1 -m MODEL --lora FILE"}, {true, "generate -n 1 -c 100000 -m MODEL -f FILE"},
+		{false, "generate -p a -n 1 -m FILE"}, {false, "generate -p a -n 1 -m MODEL --lora FILE"}, {true, "generate -n 1 -c 100000 -m MODEL -f FILE"}, {true, "generate -n 1 -m MODEL --batch FILE"},
 		{false, "chat --messages MESSAGES -m FILE"}, {false, "chat -m MODEL --messages FILE"}, {true, "chat -m MODEL --messages MESSAGES --print-prompt --template FILE"},
 		{false, "chat -m MODEL --print-prompt --messages MESSAGES --tools FILE"}, {false, "info FILE"}, {false, "tokenize -m FILE a"}, {false, "score --text a -m FILE"},
 		{true, "perplexity -c 4 -m MODEL -f FILE"}, {false, "perplexity -f MESSAGES -m FILE"}, {false, "convert FILE OUT --to gguf"}, {false, "convert FILE OUT --to safetensors"},
