@@ -15,7 +15,6 @@ import (
 type codebook struct {
 	*unpacker
 	sub, book reg.GPPhysical // 16 times the 32 weights of a block, the codebook
-	local     Mem            // room for two registers
 	bias      int            // from values of a table to what codes are: wide ones have 128 added
 }
 
@@ -27,6 +26,7 @@ type codebookType struct {
 	name          string
 	size, subs    int // of a block: bytes of a panel, sub-blocks
 	start, scales func()
+	find          func(half int) // writes indices of 32 weights where the last codes go, or nil
 	spread        func(half int) // 32 weights
 }
 
@@ -37,13 +37,13 @@ func codebooks(g gen) {
 		if c.wide = wide; wide {
 			c.bias = biased
 		}
-		c.fn(codebookType{"IQ1_S", 800, 8, c.start1S, c.scales1S, c.spread1S})
-		c.fn(codebookType{"IQ1_M", 896, 16, c.start1M, c.scales1M, c.spread1M})
-		c.fn(codebookType{"IQ2_XXS", 1056, 8, c.start2XXS, func() { c.scalesTop(0.125, 96, 128) }, c.spread2XXS})
-		c.fn(codebookType{"IQ2_XS", 1184, 16, c.start2XS, func() { c.scales4(0.125, 1056, 8) }, c.spread2XS})
-		c.fn(codebookType{"IQ2_S", 1312, 16, c.start2S, func() { c.scales4(0.125, 1184, 8) }, c.spread2S})
-		c.fn(codebookType{"IQ3_XXS", 1568, 8, c.start3XXS, func() { c.scalesTop(0.25, 1056, 64) }, c.spread3XXS})
-		c.fn(codebookType{"IQ3_S", 1760, 8, c.start3S, func() { c.scales4(1, 1696, 4) }, c.spread3S})
+		c.fn(codebookType{"IQ1_S", 800, 8, c.start1S, c.scales1S, c.find1S, c.spread1S})
+		c.fn(codebookType{"IQ1_M", 896, 16, c.start1M, c.scales1M, c.find1M, c.spread1M})
+		c.fn(codebookType{"IQ2_XXS", 1056, 8, c.start2XXS, func() { c.scalesTop(0.125, 96, 128) }, nil, c.spread2XXS})
+		c.fn(codebookType{"IQ2_XS", 1184, 16, c.start2XS, func() { c.scales4(0.125, 1056, 8) }, c.find2XS, c.spread2XS})
+		c.fn(codebookType{"IQ2_S", 1312, 16, c.start2S, func() { c.scales4(0.125, 1184, 8) }, c.find2S, c.spread2S})
+		c.fn(codebookType{"IQ3_XXS", 1568, 8, c.start3XXS, func() { c.scalesTop(0.25, 1056, 64) }, nil, c.spread3XXS})
+		c.fn(codebookType{"IQ3_S", 1760, 8, c.start3S, func() { c.scales4(1, 1696, 4) }, c.find3S, c.spread3S})
 	}
 }
 
@@ -56,7 +56,6 @@ func (c *codebook) fn(t codebookType) {
 	g.begin(name, "func(codes []byte, scales []float32, src []byte, blocks int, book *uint32)",
 		fmt.Sprintf("%s spreads blocks of a panel: codes [256*blocks/4][16][4], %s, and scales [16] of each", name, kind),
 		fmt.Sprintf("of %d sub-blocks. The values are those of package block.", t.subs))
-	c.local = g.AllocLocal(2 * c.width())
 	g.arg("codes", c.codes)
 	g.arg("scales", c.scales)
 	g.arg("src", c.src)
@@ -69,21 +68,30 @@ func (c *codebook) fn(t codebookType) {
 	t.start()
 	g.Label("block")
 	t.scales()
-	g.XORL(c.sub.As32(), c.sub.As32())
-	g.Label("sub")
-	for half := range c.halves() {
-		t.spread(half)
+	if t.find != nil { // of a whole block, as integer registers wait for what others have stored
+		c.each("find", t.find)
+		g.SUBQ(U32(16*256), c.codes)
 	}
-	g.ADDQ(U32(16*32), c.codes)
-	g.ADDQ(U8(16), c.sub)
-	g.CMPQ(c.sub, U32(16*256/32))
-	g.JNE(LabelRef("sub"))
+	c.each("spread", t.spread)
 	g.ADDQ(U32(t.size), c.src)
 	g.ADDQ(U32(64*t.subs), c.scales)
 	g.DECQ(reg.RCX)
 	g.JNE(LabelRef("block"))
 	g.VZEROUPPER()
 	g.RET()
+}
+
+// each is a loop over the 32 weights of a block.
+func (c *codebook) each(label string, do func(half int)) {
+	c.XORL(c.sub.As32(), c.sub.As32())
+	c.Label(label)
+	for half := range c.halves() {
+		do(half)
+	}
+	c.ADDQ(U32(16*32), c.codes)
+	c.ADDQ(U8(16), c.sub)
+	c.CMPQ(c.sub, U32(16*256/32))
+	c.JNE(LabelRef(label))
 }
 
 // field is half of what 32 weights of the 16 outputs have at disp: of each output units of
@@ -142,7 +150,7 @@ func (c *codebook) eight(at index, wide bool, more func(low, high reg.VecPhysica
 
 // store writes 4 weights of each output.
 func (c *codebook) store(y reg.VecPhysical, group, half int) {
-	c.VMOVUPS(y, at(c.codes, word*group+c.width()*half))
+	c.VMOVUPS(y, c.found(group, half))
 }
 
 // spreadByte copies byte i of each word of y to all its bytes.
@@ -176,15 +184,14 @@ func (c *codebook) eightSigned(group, half int, at index, wide bool, i int) {
 	}
 }
 
-// fourSigned stores 4 weights whose signs are one half of the bytes of register 4. Register
-// 14 is 128 in every byte.
-func (c *codebook) fourSigned(group, half int, at index, wide bool) {
+// fourSigned spreads 4 weights whose signs are the low or the high half of the bytes of
+// register 4. Register 14 is 128 in every byte.
+func (c *codebook) fourSigned(at index, wide bool, bits reg.VecPhysical) {
 	c.entries(at, wide)
 	if c.wide {
 		c.or(c.r(14), c.r(0), c.r(0)) // of numbers with 128 added the negative is that of the sum
 	}
-	c.negate(c.r(0), []reg.VecPhysical{c.r(12), c.r(13)}[group%2])
-	c.store(c.r(0), group, half)
+	c.negate(c.r(0), bits)
 }
 
 // split halves what each part of y has: what mask leaves of y and, moved left by so many
@@ -227,14 +234,19 @@ func (c *codebook) signs7() {
 	c.parity()
 }
 
-// indices stores indices of 16 bits: low bytes from register 2, high ones from 3. It
-// returns where that of byte i is.
-func (c *codebook) indices() func(i int) index {
+// found is half of where indices wait, in the place of the 4 weights of a group.
+func (c *codebook) found(group, half int) Mem { return at(c.codes, word*group+c.width()*half) }
+
+// pairs stores indices of 16 bits in the places of two groups: low bytes from register 2,
+// high ones from 3.
+func (c *codebook) pairs(group, half int) {
 	c.VPUNPCKLBW(c.r(3), c.r(2), c.r(0))
 	c.VPUNPCKHBW(c.r(3), c.r(2), c.r(1))
-	c.VMOVUPS(c.r(0), c.local)
-	c.VMOVUPS(c.r(1), c.local.Offset(c.width()))
-	return func(i int) index {
-		return func(j int) Mem { return c.local.Offset(j%4/2*c.width() + j/4*16 + j%2*8 + 2*i) }
-	}
+	c.VMOVUPS(c.r(0), c.found(group, half))
+	c.VMOVUPS(c.r(1), c.found(group+1, half))
+}
+
+// pair is where pairs has that of byte i.
+func (c *codebook) pair(group, half, i int) index {
+	return func(j int) Mem { return c.found(group+j%4/2, half).Offset(j/4*16 + j%2*8 + 2*i) }
 }

@@ -92,16 +92,22 @@ func (c *codebook) start2XS() {
 	c.ints(0x007f007f, c.r(7))
 }
 
+func (c *codebook) find2XS(half int) {
+	for w := range 2 {
+		c.load(c.field(32+word*w, 4, 2, half), c.r(0))
+		c.and(c.r(6), c.r(0), c.r(0))
+		c.VMOVUPS(c.r(0), c.found(6+w, half))
+	}
+}
+
 func (c *codebook) spread2XS(half int) {
 	for w := range 2 {
 		c.load(c.field(32+word*w, 4, 2, half), c.r(10))
-		c.and(c.r(6), c.r(10), c.r(0))
-		c.VMOVUPS(c.r(0), c.local)
 		c.VPSRLD(U8(9), c.r(10), c.r(10))
 		c.and(c.r(7), c.r(10), c.r(10))
 		c.parity()
 		for i := range 2 {
-			c.eightSigned(4*w+2*i, half, c.byteOf(c.local, 2*i), true, 2*i)
+			c.eightSigned(4*w+2*i, half, c.byteOf(c.found(6+w, half), 2*i), true, 2*i)
 		}
 	}
 }
@@ -112,15 +118,18 @@ func (c *codebook) start2S() {
 	c.mask(3, c.r(7))
 }
 
-func (c *codebook) spread2S(half int) {
-	c.load(c.field(544, 4, 1, half), c.r(10))
+func (c *codebook) find2S(half int) {
 	c.VPMOVZXBD(c.field(1056, 1, 1, half), c.r(3))
 	c.split(c.r(3), 12, c.r(6), c.r(3)) // 4 bits in 16, then 2 in 8
 	c.split(c.r(3), 6, c.r(7), c.r(3))
 	c.load(c.field(32, 4, 1, half), c.r(2))
-	at := c.indices()
+	c.pairs(6, half)
+}
+
+func (c *codebook) spread2S(half int) {
+	c.load(c.field(544, 4, 1, half), c.r(10))
 	for i := range 4 {
-		c.eightSigned(2*i, half, at(i), true, i)
+		c.eightSigned(2*i, half, c.pair(6, half, i), true, i)
 	}
 }
 
@@ -136,7 +145,8 @@ func (c *codebook) spread3XXS(half int) {
 		if i%2 == 0 {
 			c.spreadByte(i/2, c.r(10), c.r(4))
 		}
-		c.fourSigned(i, half, c.byteOf(c.field(32+word*(i/4), 4, 2, half), i%4), false)
+		c.fourSigned(c.byteOf(c.field(32+word*(i/4), 4, 2, half), i%4), false, c.r(12+i%2))
+		c.store(c.r(0), i, half)
 	}
 }
 
@@ -145,31 +155,42 @@ func (c *codebook) start3S() {
 	c.mask(1, c.r(6))
 }
 
-func (c *codebook) spread3S(half int) {
-	c.load(c.field(1184, 4, 1, half), c.r(10))
+func (c *codebook) find3S(half int) {
 	c.VPMOVZXBD(c.field(1056, 1, 1, half), c.r(3))
 	c.spreadByte(0, c.r(3), c.r(7))
-	for w, bits := range []reg.VecPhysical{c.r(12), c.r(13)} {
-		c.and(bits, c.r(7), c.r(3))
+	for w := range 2 {
+		c.and(c.r(12+w), c.r(7), c.r(3))
 		c.VPMINUB(c.r(6), c.r(3), c.r(3))
 		c.load(c.field(32+word*w, 4, 2, half), c.r(2))
-		at := c.indices()
-		for i := range 4 {
-			if i%2 == 0 {
-				c.spreadByte(2*w+i/2, c.r(10), c.r(4))
-			}
-			c.fourSigned(4*w+i, half, at(i), true)
-		}
+		c.pairs(4+2*w, half)
 	}
 }
 
-// spread1 spreads 32 weights whose high index bits are in register 3. shift moves the
-// codes of 8 weights that lie lower than the others by 4.
-func (c *codebook) spread1(from, half int, shift func(i int, low, high reg.VecPhysical)) {
-	c.load(c.field(from, 4, 1, half), c.r(2))
-	at := c.indices()
+// spread3S stores two groups at a time, since the last two are where their indices are.
+func (c *codebook) spread3S(half int) {
+	c.load(c.field(1184, 4, 1, half), c.r(10))
 	for i := range 4 {
-		c.eight(at(i), true, func(low, high reg.VecPhysical) { shift(i, low, high) })
+		c.spreadByte(i, c.r(10), c.r(4))
+		at := func(k int) index { return c.pair(4+i/2*2, half, i%2*2+k) }
+		c.fourSigned(at(0), true, c.r(12))
+		c.move(c.r(0), c.r(8))
+		c.fourSigned(at(1), true, c.r(13))
+		c.store(c.r(8), 2*i, half)
+		c.store(c.r(0), 2*i+1, half)
+	}
+}
+
+// find1 is find where the low index bits are at from, the high ones in register 3.
+func (c *codebook) find1(from, half int) {
+	c.load(c.field(from, 4, 1, half), c.r(2))
+	c.pairs(6, half)
+}
+
+// spread1 spreads 32 weights. shift moves the codes of 8 weights that lie lower than the
+// others by 4.
+func (c *codebook) spread1(half int, shift func(i int, low, high reg.VecPhysical)) {
+	for i := range 4 {
+		c.eight(c.pair(6, half, i), true, func(low, high reg.VecPhysical) { shift(i, low, high) })
 		c.store(c.r(0), 2*i, half)
 		c.store(c.r(1), 2*i+1, half)
 	}
@@ -195,16 +216,21 @@ func (c *codebook) scales1S() {
 	}
 }
 
-func (c *codebook) spread1S(half int) {
+func (c *codebook) find1S(half int) {
 	h := c.r(3)
-	c.VPMOVSXWD(c.field(544, 2, 1, half), h)
-	c.VPSRAD(U8(31), h, c.r(10))
-	c.and(c.r(8), c.r(10), c.r(10))
+	c.VPMOVZXWD(c.field(544, 2, 1, half), h)
 	c.VPSLLD(U8(20), h, h) // without what lies above the indices
 	c.VPSRLD(U8(20), h, h)
 	c.split(h, 10, c.r(6), h) // 6 bits in 16, then 3 in 8
 	c.split(h, 5, c.r(7), h)
-	c.spread1(32, half, func(_ int, low, high reg.VecPhysical) {
+	c.find1(32, half)
+}
+
+func (c *codebook) spread1S(half int) {
+	c.VPMOVSXWD(c.field(544, 2, 1, half), c.r(10))
+	c.VPSRAD(U8(31), c.r(10), c.r(10))
+	c.and(c.r(8), c.r(10), c.r(10))
+	c.spread1(half, func(_ int, low, high reg.VecPhysical) {
 		c.or(c.r(10), low, low)
 		c.or(c.r(10), high, high)
 	})
@@ -249,15 +275,25 @@ func (c *codebook) scales1M() {
 	}
 }
 
-func (c *codebook) spread1M(half int) {
+// nibbles1M puts what 8 weights have in a byte of register 3 each.
+func (c *codebook) nibbles1M(half int) {
 	h := c.r(3)
 	c.VPMOVZXWD(c.field(512, 2, 1, half), h)
 	c.split(h, 8, c.r(6), h) // 8 bits in 16, then 4 in 8
 	c.split(h, 4, c.r(15), h)
-	c.VPSRLW(U8(1), h, c.r(10))
+}
+
+func (c *codebook) find1M(half int) {
+	c.nibbles1M(half)
+	c.and(c.r(7), c.r(3), c.r(3))
+	c.find1(0, half)
+}
+
+func (c *codebook) spread1M(half int) {
+	c.nibbles1M(half)
+	c.VPSRLW(U8(1), c.r(3), c.r(10))
 	c.and(c.r(8), c.r(10), c.r(10))
-	c.and(c.r(7), h, h)
-	c.spread1(0, half, func(i int, low, high reg.VecPhysical) {
+	c.spread1(half, func(i int, low, high reg.VecPhysical) {
 		c.spreadByte(i, c.r(10), c.r(4))
 		c.or(c.r(4), low, low)
 		c.or(c.r(4), high, high)

@@ -57,7 +57,7 @@ func (g gen) print(path string) error {
 }
 
 // begin starts a function whose doc comment is its loop in Go. No function
-// uses BP.
+// has a frame or uses BP.
 func (g gen) begin(name, signature string, doc ...string) {
 	g.Function(name)
 	g.Attributes(attr.NOSPLIT)

@@ -552,7 +552,7 @@ GLOBL unpackTable<>(SB), RODATA|NOPTR, $544
 
 // func unpackIQ1_SAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ1_SAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ1_SAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -725,38 +725,61 @@ block:
 	VMOVUPS      Y0, 480(R8)
 	XORL         BX, BX
 
-sub:
-	VPMOVSXWD   544(SI)(BX*2), Y3
-	VPSRAD      $0x1f, Y3, Y10
+find:
+	VPMOVZXWD  544(SI)(BX*2), Y3
+	VPSLLD     $0x14, Y3, Y3
+	VPSRLD     $0x14, Y3, Y3
+	VPSLLD     $0x0a, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y6, Y3, Y3
+	VPSLLD     $0x05, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y7, Y3, Y3
+	VMOVDQU    32(SI)(BX*4), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 384(DI)
+	VMOVUPS    Y1, 448(DI)
+	VPMOVZXWD  560(SI)(BX*2), Y3
+	VPSLLD     $0x14, Y3, Y3
+	VPSRLD     $0x14, Y3, Y3
+	VPSLLD     $0x0a, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y6, Y3, Y3
+	VPSLLD     $0x05, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y7, Y3, Y3
+	VMOVDQU    64(SI)(BX*4), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 416(DI)
+	VMOVUPS    Y1, 480(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
+	VPMOVSXWD   544(SI)(BX*2), Y10
+	VPSRAD      $0x1f, Y10, Y10
 	VPAND       Y8, Y10, Y10
-	VPSLLD      $0x14, Y3, Y3
-	VPSRLD      $0x14, Y3, Y3
-	VPSLLD      $0x0a, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y6, Y3, Y3
-	VPSLLD      $0x05, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y7, Y3, Y3
-	VMOVDQU     32(SI)(BX*4), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
-	MOVWLZX     (SP), AX
+	MOVWLZX     384(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     392(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     448(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     456(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     400(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     408(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     464(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     472(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -768,21 +791,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, (DI)
 	VMOVUPS     Y1, 64(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     386(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     394(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     450(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     458(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     402(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     410(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     466(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     474(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -794,21 +817,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 128(DI)
 	VMOVUPS     Y1, 192(DI)
-	MOVWLZX     4(SP), AX
+	MOVWLZX     388(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     396(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     452(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     460(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     404(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     412(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     468(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     476(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -820,21 +843,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 256(DI)
 	VMOVUPS     Y1, 320(DI)
-	MOVWLZX     6(SP), AX
+	MOVWLZX     390(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     398(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     454(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     462(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     406(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     414(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     470(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     478(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -846,37 +869,24 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 384(DI)
 	VMOVUPS     Y1, 448(DI)
-	VPMOVSXWD   560(SI)(BX*2), Y3
-	VPSRAD      $0x1f, Y3, Y10
+	VPMOVSXWD   560(SI)(BX*2), Y10
+	VPSRAD      $0x1f, Y10, Y10
 	VPAND       Y8, Y10, Y10
-	VPSLLD      $0x14, Y3, Y3
-	VPSRLD      $0x14, Y3, Y3
-	VPSLLD      $0x0a, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y6, Y3, Y3
-	VPSLLD      $0x05, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y7, Y3, Y3
-	VMOVDQU     64(SI)(BX*4), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
-	MOVWLZX     (SP), AX
+	MOVWLZX     416(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     424(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     480(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     488(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     432(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     440(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     496(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     504(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -888,21 +898,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 32(DI)
 	VMOVUPS     Y1, 96(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     418(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     426(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     482(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     490(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     434(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     442(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     498(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     506(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -914,21 +924,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 160(DI)
 	VMOVUPS     Y1, 224(DI)
-	MOVWLZX     4(SP), AX
+	MOVWLZX     420(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     428(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     484(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     492(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     436(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     444(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     500(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     508(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -940,21 +950,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 288(DI)
 	VMOVUPS     Y1, 352(DI)
-	MOVWLZX     6(SP), AX
+	MOVWLZX     422(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     430(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     486(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     494(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     438(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     446(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     502(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     510(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -969,7 +979,7 @@ sub:
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x00000320, SI
 	ADDQ        $0x00000200, R8
 	DECQ        CX
@@ -979,7 +989,7 @@ sub:
 
 // func unpackIQ1_MAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ1_MAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ1_MAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -1302,7 +1312,41 @@ block:
 	VMOVUPS      Y0, 992(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VPMOVZXWD  512(SI)(BX*2), Y3
+	VPSLLD     $0x08, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y6, Y3, Y3
+	VPSLLD     $0x04, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y15, Y3, Y3
+	VPAND      Y7, Y3, Y3
+	VMOVDQU    (SI)(BX*4), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 384(DI)
+	VMOVUPS    Y1, 448(DI)
+	VPMOVZXWD  528(SI)(BX*2), Y3
+	VPSLLD     $0x08, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y6, Y3, Y3
+	VPSLLD     $0x04, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y15, Y3, Y3
+	VPAND      Y7, Y3, Y3
+	VMOVDQU    32(SI)(BX*4), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 416(DI)
+	VMOVUPS    Y1, 480(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
 	VPMOVZXWD   512(SI)(BX*2), Y3
 	VPSLLD      $0x08, Y3, Y5
 	VPOR        Y3, Y5, Y3
@@ -1312,27 +1356,21 @@ sub:
 	VPAND       Y15, Y3, Y3
 	VPSRLW      $0x01, Y3, Y10
 	VPAND       Y8, Y10, Y10
-	VPAND       Y7, Y3, Y3
-	VMOVDQU     (SI)(BX*4), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
-	MOVWLZX     (SP), AX
+	MOVWLZX     384(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     392(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     448(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     456(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     400(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     408(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     464(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     472(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1346,21 +1384,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, (DI)
 	VMOVUPS     Y1, 64(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     386(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     394(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     450(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     458(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     402(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     410(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     466(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     474(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1374,21 +1412,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 128(DI)
 	VMOVUPS     Y1, 192(DI)
-	MOVWLZX     4(SP), AX
+	MOVWLZX     388(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     396(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     452(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     460(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     404(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     412(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     468(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     476(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1402,21 +1440,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 256(DI)
 	VMOVUPS     Y1, 320(DI)
-	MOVWLZX     6(SP), AX
+	MOVWLZX     390(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     398(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     454(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     462(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     406(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     414(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     470(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     478(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1439,27 +1477,21 @@ sub:
 	VPAND       Y15, Y3, Y3
 	VPSRLW      $0x01, Y3, Y10
 	VPAND       Y8, Y10, Y10
-	VPAND       Y7, Y3, Y3
-	VMOVDQU     32(SI)(BX*4), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
-	MOVWLZX     (SP), AX
+	MOVWLZX     416(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     424(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     480(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     488(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     432(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     440(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     496(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     504(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1473,21 +1505,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 32(DI)
 	VMOVUPS     Y1, 96(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     418(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     426(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     482(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     490(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     434(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     442(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     498(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     506(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1501,21 +1533,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 160(DI)
 	VMOVUPS     Y1, 224(DI)
-	MOVWLZX     4(SP), AX
+	MOVWLZX     420(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     428(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     484(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     492(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     436(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     444(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     500(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     508(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1529,21 +1561,21 @@ sub:
 	VPSHUFB     Y1, Y14, Y1
 	VMOVUPS     Y0, 288(DI)
 	VMOVUPS     Y1, 352(DI)
-	MOVWLZX     6(SP), AX
+	MOVWLZX     422(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     430(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     486(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     494(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     438(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     446(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     502(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     510(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -1560,7 +1592,7 @@ sub:
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x00000380, SI
 	ADDQ        $0x00000400, R8
 	DECQ        CX
@@ -1570,7 +1602,7 @@ sub:
 
 // func unpackIQ2_XXSAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ2_XXSAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ2_XXSAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -1727,7 +1759,7 @@ block:
 	VMOVUPS      Y0, 480(R8)
 	XORL         BX, BX
 
-sub:
+spread:
 	VMOVDQU     96(SI)(BX*8), Y10
 	VPSLLD      $0x02, Y10, Y4
 	VPAND       Y7, Y4, Y4
@@ -2033,7 +2065,7 @@ sub:
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x00000420, SI
 	ADDQ        $0x00000200, R8
 	DECQ        CX
@@ -2043,7 +2075,7 @@ sub:
 
 // func unpackIQ2_XSAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ2_XSAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ2_XSAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -2293,10 +2325,28 @@ block:
 	VMOVUPS      Y1, 992(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VMOVDQU 32(SI)(BX*8), Y0
+	VPAND   Y6, Y0, Y0
+	VMOVUPS Y0, 384(DI)
+	VMOVDQU 96(SI)(BX*8), Y0
+	VPAND   Y6, Y0, Y0
+	VMOVUPS Y0, 448(DI)
+	VMOVDQU 64(SI)(BX*8), Y0
+	VPAND   Y6, Y0, Y0
+	VMOVUPS Y0, 416(DI)
+	VMOVDQU 128(SI)(BX*8), Y0
+	VPAND   Y6, Y0, Y0
+	VMOVUPS Y0, 480(DI)
+	ADDQ    $0x00000200, DI
+	ADDQ    $0x10, BX
+	CMPQ    BX, $0x00000080
+	JNE     find
+	SUBQ    $0x00001000, DI
+	XORL    BX, BX
+
+spread:
 	VMOVDQU     32(SI)(BX*8), Y10
-	VPAND       Y6, Y10, Y0
-	VMOVUPS     Y0, (SP)
 	VPSRLD      $0x09, Y10, Y10
 	VPAND       Y7, Y10, Y10
 	VPSRLW      $0x04, Y10, Y4
@@ -2305,21 +2355,21 @@ sub:
 	VMOVDQU     unpackTable<>+512(SB), Y5
 	VPSHUFB     Y4, Y5, Y5
 	VPOR        Y5, Y10, Y10
-	MOVWLZX     (SP), AX
+	MOVWLZX     384(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     4(SP), AX
+	MOVWLZX     388(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     392(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     396(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     400(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     20(SP), AX
+	MOVWLZX     404(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     408(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     412(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2339,21 +2389,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 64(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     386(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     6(SP), AX
+	MOVWLZX     390(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     394(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     398(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     402(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     22(SP), AX
+	MOVWLZX     406(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     410(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     414(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2374,8 +2424,6 @@ sub:
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 192(DI)
 	VMOVDQU     96(SI)(BX*8), Y10
-	VPAND       Y6, Y10, Y0
-	VMOVUPS     Y0, (SP)
 	VPSRLD      $0x09, Y10, Y10
 	VPAND       Y7, Y10, Y10
 	VPSRLW      $0x04, Y10, Y4
@@ -2384,21 +2432,21 @@ sub:
 	VMOVDQU     unpackTable<>+512(SB), Y5
 	VPSHUFB     Y4, Y5, Y5
 	VPOR        Y5, Y10, Y10
-	MOVWLZX     (SP), AX
+	MOVWLZX     448(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     4(SP), AX
+	MOVWLZX     452(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     456(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     460(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     464(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     20(SP), AX
+	MOVWLZX     468(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     472(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     476(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2418,21 +2466,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 320(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     450(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     6(SP), AX
+	MOVWLZX     454(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     458(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     462(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     466(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     22(SP), AX
+	MOVWLZX     470(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     474(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     478(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2453,8 +2501,6 @@ sub:
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 448(DI)
 	VMOVDQU     64(SI)(BX*8), Y10
-	VPAND       Y6, Y10, Y0
-	VMOVUPS     Y0, (SP)
 	VPSRLD      $0x09, Y10, Y10
 	VPAND       Y7, Y10, Y10
 	VPSRLW      $0x04, Y10, Y4
@@ -2463,21 +2509,21 @@ sub:
 	VMOVDQU     unpackTable<>+512(SB), Y5
 	VPSHUFB     Y4, Y5, Y5
 	VPOR        Y5, Y10, Y10
-	MOVWLZX     (SP), AX
+	MOVWLZX     416(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     4(SP), AX
+	MOVWLZX     420(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     424(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     428(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     432(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     20(SP), AX
+	MOVWLZX     436(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     440(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     444(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2497,21 +2543,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 96(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     418(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     6(SP), AX
+	MOVWLZX     422(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     426(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     430(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     434(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     22(SP), AX
+	MOVWLZX     438(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     442(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     446(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2532,8 +2578,6 @@ sub:
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 224(DI)
 	VMOVDQU     128(SI)(BX*8), Y10
-	VPAND       Y6, Y10, Y0
-	VMOVUPS     Y0, (SP)
 	VPSRLD      $0x09, Y10, Y10
 	VPAND       Y7, Y10, Y10
 	VPSRLW      $0x04, Y10, Y4
@@ -2542,21 +2586,21 @@ sub:
 	VMOVDQU     unpackTable<>+512(SB), Y5
 	VPSHUFB     Y4, Y5, Y5
 	VPOR        Y5, Y10, Y10
-	MOVWLZX     (SP), AX
+	MOVWLZX     480(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     4(SP), AX
+	MOVWLZX     484(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     488(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     492(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     496(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     20(SP), AX
+	MOVWLZX     500(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     504(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     508(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2576,21 +2620,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 352(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     482(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     6(SP), AX
+	MOVWLZX     486(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     490(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     494(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     498(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     22(SP), AX
+	MOVWLZX     502(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     506(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     510(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2613,7 +2657,7 @@ sub:
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x000004a0, SI
 	ADDQ        $0x00000400, R8
 	DECQ        CX
@@ -2623,7 +2667,7 @@ sub:
 
 // func unpackIQ2_SAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ2_SAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ2_SAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -2873,35 +2917,55 @@ block:
 	VMOVUPS      Y1, 992(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VPMOVZXBD  1056(SI)(BX*1), Y3
+	VPSLLD     $0x0c, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y6, Y3, Y3
+	VPSLLD     $0x06, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y7, Y3, Y3
+	VMOVDQU    32(SI)(BX*4), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 384(DI)
+	VMOVUPS    Y1, 448(DI)
+	VPMOVZXBD  1064(SI)(BX*1), Y3
+	VPSLLD     $0x0c, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y6, Y3, Y3
+	VPSLLD     $0x06, Y3, Y5
+	VPOR       Y3, Y5, Y3
+	VPAND      Y7, Y3, Y3
+	VMOVDQU    64(SI)(BX*4), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 416(DI)
+	VMOVUPS    Y1, 480(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
 	VMOVDQU     544(SI)(BX*4), Y10
-	VPMOVZXBD   1056(SI)(BX*1), Y3
-	VPSLLD      $0x0c, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y6, Y3, Y3
-	VPSLLD      $0x06, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y7, Y3, Y3
-	VMOVDQU     32(SI)(BX*4), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
-	MOVWLZX     (SP), AX
+	MOVWLZX     384(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     392(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     448(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     456(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     400(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     408(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     464(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     472(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2921,21 +2985,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 64(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     386(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     394(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     450(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     458(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     402(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     410(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     466(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     474(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2955,21 +3019,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 192(DI)
-	MOVWLZX     4(SP), AX
+	MOVWLZX     388(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     396(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     452(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     460(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     404(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     412(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     468(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     476(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -2989,21 +3053,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 320(DI)
-	MOVWLZX     6(SP), AX
+	MOVWLZX     390(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     398(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     454(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     462(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     406(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     414(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     470(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     478(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -3024,33 +3088,21 @@ sub:
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 448(DI)
 	VMOVDQU     576(SI)(BX*4), Y10
-	VPMOVZXBD   1064(SI)(BX*1), Y3
-	VPSLLD      $0x0c, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y6, Y3, Y3
-	VPSLLD      $0x06, Y3, Y5
-	VPOR        Y3, Y5, Y3
-	VPAND       Y7, Y3, Y3
-	VMOVDQU     64(SI)(BX*4), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
-	MOVWLZX     (SP), AX
+	MOVWLZX     416(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     424(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     480(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     488(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     432(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     440(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     496(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     504(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -3070,21 +3122,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 96(DI)
-	MOVWLZX     2(SP), AX
+	MOVWLZX     418(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     426(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     482(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     490(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     434(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     442(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     498(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     506(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -3104,21 +3156,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 224(DI)
-	MOVWLZX     4(SP), AX
+	MOVWLZX     420(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     428(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     484(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     492(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     436(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     444(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     500(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     508(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -3138,21 +3190,21 @@ sub:
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
 	VMOVUPS     Y1, 352(DI)
-	MOVWLZX     6(SP), AX
+	MOVWLZX     422(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     430(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     486(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     494(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     438(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     446(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     502(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     510(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPSRLW      $0x04, Y0, Y1
@@ -3175,7 +3227,7 @@ sub:
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x00000520, SI
 	ADDQ        $0x00000400, R8
 	DECQ        CX
@@ -3185,7 +3237,7 @@ sub:
 
 // func unpackIQ3_XXSAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ3_XXSAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ3_XXSAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -3344,7 +3396,7 @@ block:
 	VMOVUPS      Y0, 480(R8)
 	XORL         BX, BX
 
-sub:
+spread:
 	VMOVDQU     1056(SI)(BX*4), Y10
 	VPSLLD      $0x02, Y10, Y4
 	VPAND       Y7, Y4, Y4
@@ -3746,7 +3798,7 @@ sub:
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x00000620, SI
 	ADDQ        $0x00000200, R8
 	DECQ        CX
@@ -3756,7 +3808,7 @@ sub:
 
 // func unpackIQ3_SAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, F16C
-TEXT ·unpackIQ3_SAVX2(SB), NOSPLIT, $64-88
+TEXT ·unpackIQ3_SAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
@@ -3893,415 +3945,431 @@ block:
 	VMOVUPS      Y1, 480(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VPMOVZXBD  1056(SI)(BX*1), Y3
+	VMOVDQU    unpackTable<>+64(SB), Y7
+	VPSHUFB    Y7, Y3, Y7
+	VPAND      Y12, Y7, Y3
+	VPMINUB    Y6, Y3, Y3
+	VMOVDQU    32(SI)(BX*8), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 256(DI)
+	VMOVUPS    Y1, 320(DI)
+	VPAND      Y13, Y7, Y3
+	VPMINUB    Y6, Y3, Y3
+	VMOVDQU    96(SI)(BX*8), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 384(DI)
+	VMOVUPS    Y1, 448(DI)
+	VPMOVZXBD  1064(SI)(BX*1), Y3
+	VMOVDQU    unpackTable<>+64(SB), Y7
+	VPSHUFB    Y7, Y3, Y7
+	VPAND      Y12, Y7, Y3
+	VPMINUB    Y6, Y3, Y3
+	VMOVDQU    64(SI)(BX*8), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 288(DI)
+	VMOVUPS    Y1, 352(DI)
+	VPAND      Y13, Y7, Y3
+	VPMINUB    Y6, Y3, Y3
+	VMOVDQU    128(SI)(BX*8), Y2
+	VPUNPCKLBW Y3, Y2, Y0
+	VPUNPCKHBW Y3, Y2, Y1
+	VMOVUPS    Y0, 416(DI)
+	VMOVUPS    Y1, 480(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
 	VMOVDQU     1184(SI)(BX*4), Y10
-	VPMOVZXBD   1056(SI)(BX*1), Y3
-	VMOVDQU     unpackTable<>+64(SB), Y7
-	VPSHUFB     Y7, Y3, Y7
-	VPAND       Y12, Y7, Y3
-	VPMINUB     Y6, Y3, Y3
-	VMOVDQU     32(SI)(BX*8), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
 	VMOVDQU     unpackTable<>+64(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     (SP), AX
+	MOVWLZX     256(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     264(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     320(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     328(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     272(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     280(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     336(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     344(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, (DI)
-	MOVWLZX     2(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     258(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     266(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     322(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     330(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     274(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     282(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     338(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     346(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, (DI)
 	VMOVUPS     Y0, 64(DI)
 	VMOVDQU     unpackTable<>+96(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     4(SP), AX
+	MOVWLZX     260(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     268(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     324(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     332(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     276(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     284(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     340(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     348(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 128(DI)
-	MOVWLZX     6(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     262(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     270(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     326(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     334(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     278(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     286(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     342(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     350(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 128(DI)
 	VMOVUPS     Y0, 192(DI)
-	VPAND       Y13, Y7, Y3
-	VPMINUB     Y6, Y3, Y3
-	VMOVDQU     96(SI)(BX*8), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
 	VMOVDQU     unpackTable<>+128(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     (SP), AX
+	MOVWLZX     384(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     392(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     448(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     456(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     400(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     408(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     464(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     472(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 256(DI)
-	MOVWLZX     2(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     386(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     394(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     450(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     458(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     402(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     410(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     466(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     474(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 256(DI)
 	VMOVUPS     Y0, 320(DI)
 	VMOVDQU     unpackTable<>+160(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     4(SP), AX
+	MOVWLZX     388(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     396(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     452(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     460(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     404(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     412(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     468(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     476(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 384(DI)
-	MOVWLZX     6(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     390(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     398(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     454(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     462(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     406(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     414(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     470(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     478(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 384(DI)
 	VMOVUPS     Y0, 448(DI)
 	VMOVDQU     1216(SI)(BX*4), Y10
-	VPMOVZXBD   1064(SI)(BX*1), Y3
-	VMOVDQU     unpackTable<>+64(SB), Y7
-	VPSHUFB     Y7, Y3, Y7
-	VPAND       Y12, Y7, Y3
-	VPMINUB     Y6, Y3, Y3
-	VMOVDQU     64(SI)(BX*8), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
 	VMOVDQU     unpackTable<>+64(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     (SP), AX
+	MOVWLZX     288(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     296(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     352(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     360(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     304(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     312(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     368(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     376(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 32(DI)
-	MOVWLZX     2(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     290(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     298(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     354(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     362(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     306(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     314(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     370(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     378(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 32(DI)
 	VMOVUPS     Y0, 96(DI)
 	VMOVDQU     unpackTable<>+96(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     4(SP), AX
+	MOVWLZX     292(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     300(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     356(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     364(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     308(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     316(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     372(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     380(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 160(DI)
-	MOVWLZX     6(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     294(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     302(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     358(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     366(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     310(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     318(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     374(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     382(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 160(DI)
 	VMOVUPS     Y0, 224(DI)
-	VPAND       Y13, Y7, Y3
-	VPMINUB     Y6, Y3, Y3
-	VMOVDQU     128(SI)(BX*8), Y2
-	VPUNPCKLBW  Y3, Y2, Y0
-	VPUNPCKHBW  Y3, Y2, Y1
-	VMOVUPS     Y0, (SP)
-	VMOVUPS     Y1, 32(SP)
 	VMOVDQU     unpackTable<>+128(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     (SP), AX
+	MOVWLZX     416(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     8(SP), AX
+	MOVWLZX     424(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     32(SP), AX
+	MOVWLZX     480(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     40(SP), AX
+	MOVWLZX     488(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     16(SP), AX
+	MOVWLZX     432(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     24(SP), AX
+	MOVWLZX     440(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     48(SP), AX
+	MOVWLZX     496(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     56(SP), AX
+	MOVWLZX     504(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 288(DI)
-	MOVWLZX     2(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     418(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     10(SP), AX
+	MOVWLZX     426(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     34(SP), AX
+	MOVWLZX     482(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     42(SP), AX
+	MOVWLZX     490(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     18(SP), AX
+	MOVWLZX     434(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     26(SP), AX
+	MOVWLZX     442(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     50(SP), AX
+	MOVWLZX     498(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     58(SP), AX
+	MOVWLZX     506(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 288(DI)
 	VMOVUPS     Y0, 352(DI)
 	VMOVDQU     unpackTable<>+160(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
-	MOVWLZX     4(SP), AX
+	MOVWLZX     420(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     12(SP), AX
+	MOVWLZX     428(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     36(SP), AX
+	MOVWLZX     484(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     44(SP), AX
+	MOVWLZX     492(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     20(SP), AX
+	MOVWLZX     436(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     28(SP), AX
+	MOVWLZX     444(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     52(SP), AX
+	MOVWLZX     500(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     60(SP), AX
+	MOVWLZX     508(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y12, Y4, Y5
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
-	VMOVUPS     Y0, 416(DI)
-	MOVWLZX     6(SP), AX
+	VMOVDQA     Y0, Y8
+	MOVWLZX     422(DI), AX
 	VMOVD       (R9)(AX*4), X0
-	MOVWLZX     14(SP), AX
+	MOVWLZX     430(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX     38(SP), AX
+	MOVWLZX     486(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX     46(SP), AX
+	MOVWLZX     494(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX     22(SP), AX
+	MOVWLZX     438(DI), AX
 	VMOVD       (R9)(AX*4), X1
-	MOVWLZX     30(SP), AX
+	MOVWLZX     446(DI), AX
 	VPINSRD     $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX     54(SP), AX
+	MOVWLZX     502(DI), AX
 	VPINSRD     $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX     62(SP), AX
+	MOVWLZX     510(DI), AX
 	VPINSRD     $0x03, (R9)(AX*4), X1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	VMOVUPS     Y8, 416(DI)
 	VMOVUPS     Y0, 480(DI)
 	ADDQ        $0x00000200, DI
 	ADDQ        $0x10, BX
 	CMPQ        BX, $0x00000080
-	JNE         sub
+	JNE         spread
 	ADDQ        $0x000006e0, SI
 	ADDQ        $0x00000200, R8
 	DECQ        CX
@@ -4311,7 +4379,7 @@ sub:
 
 // func unpackIQ1_SAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ1_SAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ1_SAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -4412,54 +4480,63 @@ block:
 	VMOVUPS      Z0, 448(R8)
 	XORL         BX, BX
 
-sub:
-	VPMOVSXWD    544(SI)(BX*2), Z3
-	VPSRAD       $0x1f, Z3, Z10
+find:
+	VPMOVZXWD  544(SI)(BX*2), Z3
+	VPSLLD     $0x14, Z3, Z3
+	VPSRLD     $0x14, Z3, Z3
+	VPSLLD     $0x0a, Z3, Z5
+	VPORD      Z3, Z5, Z3
+	VPANDD     Z6, Z3, Z3
+	VPSLLD     $0x05, Z3, Z5
+	VPORD      Z3, Z5, Z3
+	VPANDD     Z7, Z3, Z3
+	VMOVDQU32  32(SI)(BX*4), Z2
+	VPUNPCKLBW Z3, Z2, Z0
+	VPUNPCKHBW Z3, Z2, Z1
+	VMOVUPS    Z0, 384(DI)
+	VMOVUPS    Z1, 448(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
+	VPMOVSXWD    544(SI)(BX*2), Z10
+	VPSRAD       $0x1f, Z10, Z10
 	VPANDD       Z8, Z10, Z10
-	VPSLLD       $0x14, Z3, Z3
-	VPSRLD       $0x14, Z3, Z3
-	VPSLLD       $0x0a, Z3, Z5
-	VPORD        Z3, Z5, Z3
-	VPANDD       Z6, Z3, Z3
-	VPSLLD       $0x05, Z3, Z5
-	VPORD        Z3, Z5, Z3
-	VPANDD       Z7, Z3, Z3
-	VMOVDQU32    32(SI)(BX*4), Z2
-	VPUNPCKLBW   Z3, Z2, Z0
-	VPUNPCKHBW   Z3, Z2, Z1
-	VMOVUPS      Z0, (SP)
-	VMOVUPS      Z1, 64(SP)
-	MOVWLZX      (SP), AX
+	MOVWLZX      384(DI), AX
 	VMOVD        (R9)(AX*4), X0
-	MOVWLZX      8(SP), AX
+	MOVWLZX      392(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX      64(SP), AX
+	MOVWLZX      448(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX      72(SP), AX
+	MOVWLZX      456(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX      16(SP), AX
+	MOVWLZX      400(DI), AX
 	VMOVD        (R9)(AX*4), X1
-	MOVWLZX      24(SP), AX
+	MOVWLZX      408(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX      80(SP), AX
+	MOVWLZX      464(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX      88(SP), AX
+	MOVWLZX      472(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX      32(SP), AX
+	MOVWLZX      416(DI), AX
 	VMOVD        (R9)(AX*4), X2
-	MOVWLZX      40(SP), AX
+	MOVWLZX      424(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX      96(SP), AX
+	MOVWLZX      480(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX      104(SP), AX
+	MOVWLZX      488(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX      48(SP), AX
+	MOVWLZX      432(DI), AX
 	VMOVD        (R9)(AX*4), X3
-	MOVWLZX      56(SP), AX
+	MOVWLZX      440(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX      112(SP), AX
+	MOVWLZX      496(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX      120(SP), AX
+	MOVWLZX      504(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128  $0x01, X1, Y0, Y0
 	VINSERTI128  $0x01, X3, Y2, Y2
@@ -4473,37 +4550,37 @@ sub:
 	VPSHUFB      Z1, Z14, Z1
 	VMOVUPS      Z0, (DI)
 	VMOVUPS      Z1, 64(DI)
-	MOVWLZX      2(SP), AX
+	MOVWLZX      386(DI), AX
 	VMOVD        (R9)(AX*4), X0
-	MOVWLZX      10(SP), AX
+	MOVWLZX      394(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX      66(SP), AX
+	MOVWLZX      450(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX      74(SP), AX
+	MOVWLZX      458(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX      18(SP), AX
+	MOVWLZX      402(DI), AX
 	VMOVD        (R9)(AX*4), X1
-	MOVWLZX      26(SP), AX
+	MOVWLZX      410(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX      82(SP), AX
+	MOVWLZX      466(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX      90(SP), AX
+	MOVWLZX      474(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX      34(SP), AX
+	MOVWLZX      418(DI), AX
 	VMOVD        (R9)(AX*4), X2
-	MOVWLZX      42(SP), AX
+	MOVWLZX      426(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX      98(SP), AX
+	MOVWLZX      482(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX      106(SP), AX
+	MOVWLZX      490(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX      50(SP), AX
+	MOVWLZX      434(DI), AX
 	VMOVD        (R9)(AX*4), X3
-	MOVWLZX      58(SP), AX
+	MOVWLZX      442(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX      114(SP), AX
+	MOVWLZX      498(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX      122(SP), AX
+	MOVWLZX      506(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128  $0x01, X1, Y0, Y0
 	VINSERTI128  $0x01, X3, Y2, Y2
@@ -4517,37 +4594,37 @@ sub:
 	VPSHUFB      Z1, Z14, Z1
 	VMOVUPS      Z0, 128(DI)
 	VMOVUPS      Z1, 192(DI)
-	MOVWLZX      4(SP), AX
+	MOVWLZX      388(DI), AX
 	VMOVD        (R9)(AX*4), X0
-	MOVWLZX      12(SP), AX
+	MOVWLZX      396(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX      68(SP), AX
+	MOVWLZX      452(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX      76(SP), AX
+	MOVWLZX      460(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX      20(SP), AX
+	MOVWLZX      404(DI), AX
 	VMOVD        (R9)(AX*4), X1
-	MOVWLZX      28(SP), AX
+	MOVWLZX      412(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX      84(SP), AX
+	MOVWLZX      468(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX      92(SP), AX
+	MOVWLZX      476(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX      36(SP), AX
+	MOVWLZX      420(DI), AX
 	VMOVD        (R9)(AX*4), X2
-	MOVWLZX      44(SP), AX
+	MOVWLZX      428(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX      100(SP), AX
+	MOVWLZX      484(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX      108(SP), AX
+	MOVWLZX      492(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX      52(SP), AX
+	MOVWLZX      436(DI), AX
 	VMOVD        (R9)(AX*4), X3
-	MOVWLZX      60(SP), AX
+	MOVWLZX      444(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX      116(SP), AX
+	MOVWLZX      500(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX      124(SP), AX
+	MOVWLZX      508(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128  $0x01, X1, Y0, Y0
 	VINSERTI128  $0x01, X3, Y2, Y2
@@ -4561,37 +4638,37 @@ sub:
 	VPSHUFB      Z1, Z14, Z1
 	VMOVUPS      Z0, 256(DI)
 	VMOVUPS      Z1, 320(DI)
-	MOVWLZX      6(SP), AX
+	MOVWLZX      390(DI), AX
 	VMOVD        (R9)(AX*4), X0
-	MOVWLZX      14(SP), AX
+	MOVWLZX      398(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX      70(SP), AX
+	MOVWLZX      454(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX      78(SP), AX
+	MOVWLZX      462(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX      22(SP), AX
+	MOVWLZX      406(DI), AX
 	VMOVD        (R9)(AX*4), X1
-	MOVWLZX      30(SP), AX
+	MOVWLZX      414(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX      86(SP), AX
+	MOVWLZX      470(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX      94(SP), AX
+	MOVWLZX      478(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX      38(SP), AX
+	MOVWLZX      422(DI), AX
 	VMOVD        (R9)(AX*4), X2
-	MOVWLZX      46(SP), AX
+	MOVWLZX      430(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX      102(SP), AX
+	MOVWLZX      486(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX      110(SP), AX
+	MOVWLZX      494(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX      54(SP), AX
+	MOVWLZX      438(DI), AX
 	VMOVD        (R9)(AX*4), X3
-	MOVWLZX      62(SP), AX
+	MOVWLZX      446(DI), AX
 	VPINSRD      $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX      118(SP), AX
+	MOVWLZX      502(DI), AX
 	VPINSRD      $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX      126(SP), AX
+	MOVWLZX      510(DI), AX
 	VPINSRD      $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128  $0x01, X1, Y0, Y0
 	VINSERTI128  $0x01, X3, Y2, Y2
@@ -4608,7 +4685,7 @@ sub:
 	ADDQ         $0x00000200, DI
 	ADDQ         $0x10, BX
 	CMPQ         BX, $0x00000080
-	JNE          sub
+	JNE          spread
 	ADDQ         $0x00000320, SI
 	ADDQ         $0x00000200, R8
 	DECQ         CX
@@ -4618,7 +4695,7 @@ sub:
 
 // func unpackIQ1_MAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ1_MAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ1_MAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -4794,7 +4871,28 @@ block:
 	VMOVUPS      Z0, 960(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VPMOVZXWD  512(SI)(BX*2), Z3
+	VPSLLD     $0x08, Z3, Z5
+	VPORD      Z3, Z5, Z3
+	VPANDD     Z6, Z3, Z3
+	VPSLLD     $0x04, Z3, Z5
+	VPORD      Z3, Z5, Z3
+	VPANDD     Z15, Z3, Z3
+	VPANDD     Z7, Z3, Z3
+	VMOVDQU32  (SI)(BX*4), Z2
+	VPUNPCKLBW Z3, Z2, Z0
+	VPUNPCKHBW Z3, Z2, Z1
+	VMOVUPS    Z0, 384(DI)
+	VMOVUPS    Z1, 448(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
 	VPMOVZXWD       512(SI)(BX*2), Z3
 	VPSLLD          $0x08, Z3, Z5
 	VPORD           Z3, Z5, Z3
@@ -4804,43 +4902,37 @@ sub:
 	VPANDD          Z15, Z3, Z3
 	VPSRLW          $0x01, Z3, Z10
 	VPANDD          Z8, Z10, Z10
-	VPANDD          Z7, Z3, Z3
-	VMOVDQU32       (SI)(BX*4), Z2
-	VPUNPCKLBW      Z3, Z2, Z0
-	VPUNPCKHBW      Z3, Z2, Z1
-	VMOVUPS         Z0, (SP)
-	VMOVUPS         Z1, 64(SP)
-	MOVWLZX         (SP), AX
+	MOVWLZX         384(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         8(SP), AX
+	MOVWLZX         392(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         64(SP), AX
+	MOVWLZX         448(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         72(SP), AX
+	MOVWLZX         456(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         16(SP), AX
+	MOVWLZX         400(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         24(SP), AX
+	MOVWLZX         408(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         80(SP), AX
+	MOVWLZX         464(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         88(SP), AX
+	MOVWLZX         472(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         32(SP), AX
+	MOVWLZX         416(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         40(SP), AX
+	MOVWLZX         424(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         96(SP), AX
+	MOVWLZX         480(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         104(SP), AX
+	MOVWLZX         488(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         48(SP), AX
+	MOVWLZX         432(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         56(SP), AX
+	MOVWLZX         440(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         112(SP), AX
+	MOVWLZX         496(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         120(SP), AX
+	MOVWLZX         504(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -4856,37 +4948,37 @@ sub:
 	VPSHUFB         Z1, Z14, Z1
 	VMOVUPS         Z0, (DI)
 	VMOVUPS         Z1, 64(DI)
-	MOVWLZX         2(SP), AX
+	MOVWLZX         386(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         10(SP), AX
+	MOVWLZX         394(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         66(SP), AX
+	MOVWLZX         450(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         74(SP), AX
+	MOVWLZX         458(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         18(SP), AX
+	MOVWLZX         402(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         26(SP), AX
+	MOVWLZX         410(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         82(SP), AX
+	MOVWLZX         466(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         90(SP), AX
+	MOVWLZX         474(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         34(SP), AX
+	MOVWLZX         418(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         42(SP), AX
+	MOVWLZX         426(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         98(SP), AX
+	MOVWLZX         482(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         106(SP), AX
+	MOVWLZX         490(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         50(SP), AX
+	MOVWLZX         434(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         58(SP), AX
+	MOVWLZX         442(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         114(SP), AX
+	MOVWLZX         498(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         122(SP), AX
+	MOVWLZX         506(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -4902,37 +4994,37 @@ sub:
 	VPSHUFB         Z1, Z14, Z1
 	VMOVUPS         Z0, 128(DI)
 	VMOVUPS         Z1, 192(DI)
-	MOVWLZX         4(SP), AX
+	MOVWLZX         388(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         12(SP), AX
+	MOVWLZX         396(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         68(SP), AX
+	MOVWLZX         452(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         76(SP), AX
+	MOVWLZX         460(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         20(SP), AX
+	MOVWLZX         404(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         28(SP), AX
+	MOVWLZX         412(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         84(SP), AX
+	MOVWLZX         468(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         92(SP), AX
+	MOVWLZX         476(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         36(SP), AX
+	MOVWLZX         420(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         44(SP), AX
+	MOVWLZX         428(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         100(SP), AX
+	MOVWLZX         484(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         108(SP), AX
+	MOVWLZX         492(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         52(SP), AX
+	MOVWLZX         436(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         60(SP), AX
+	MOVWLZX         444(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         116(SP), AX
+	MOVWLZX         500(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         124(SP), AX
+	MOVWLZX         508(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -4948,37 +5040,37 @@ sub:
 	VPSHUFB         Z1, Z14, Z1
 	VMOVUPS         Z0, 256(DI)
 	VMOVUPS         Z1, 320(DI)
-	MOVWLZX         6(SP), AX
+	MOVWLZX         390(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         14(SP), AX
+	MOVWLZX         398(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         70(SP), AX
+	MOVWLZX         454(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         78(SP), AX
+	MOVWLZX         462(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         22(SP), AX
+	MOVWLZX         406(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         30(SP), AX
+	MOVWLZX         414(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         86(SP), AX
+	MOVWLZX         470(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         94(SP), AX
+	MOVWLZX         478(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         38(SP), AX
+	MOVWLZX         422(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         46(SP), AX
+	MOVWLZX         430(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         102(SP), AX
+	MOVWLZX         486(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         110(SP), AX
+	MOVWLZX         494(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         54(SP), AX
+	MOVWLZX         438(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         62(SP), AX
+	MOVWLZX         446(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         118(SP), AX
+	MOVWLZX         502(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         126(SP), AX
+	MOVWLZX         510(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -4997,7 +5089,7 @@ sub:
 	ADDQ            $0x00000200, DI
 	ADDQ            $0x10, BX
 	CMPQ            BX, $0x00000080
-	JNE             sub
+	JNE             spread
 	ADDQ            $0x00000380, SI
 	ADDQ            $0x00000400, R8
 	DECQ            CX
@@ -5007,7 +5099,7 @@ sub:
 
 // func unpackIQ2_XXSAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ2_XXSAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ2_XXSAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -5100,7 +5192,7 @@ block:
 	VMOVUPS      Z0, 448(R8)
 	XORL         BX, BX
 
-sub:
+spread:
 	VMOVDQU32       96(SI)(BX*8), Z10
 	VPSLLD          $0x02, Z10, Z4
 	VPANDD          Z7, Z4, Z4
@@ -5311,7 +5403,7 @@ sub:
 	ADDQ            $0x00000200, DI
 	ADDQ            $0x10, BX
 	CMPQ            BX, $0x00000080
-	JNE             sub
+	JNE             spread
 	ADDQ            $0x00000420, SI
 	ADDQ            $0x00000200, R8
 	DECQ            CX
@@ -5321,7 +5413,7 @@ sub:
 
 // func unpackIQ2_XSAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ2_XSAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ2_XSAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -5459,10 +5551,22 @@ block:
 	VMOVUPS      Z1, 960(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VMOVDQU32 32(SI)(BX*8), Z0
+	VPANDD    Z6, Z0, Z0
+	VMOVUPS   Z0, 384(DI)
+	VMOVDQU32 96(SI)(BX*8), Z0
+	VPANDD    Z6, Z0, Z0
+	VMOVUPS   Z0, 448(DI)
+	ADDQ      $0x00000200, DI
+	ADDQ      $0x10, BX
+	CMPQ      BX, $0x00000080
+	JNE       find
+	SUBQ      $0x00001000, DI
+	XORL      BX, BX
+
+spread:
 	VMOVDQU32       32(SI)(BX*8), Z10
-	VPANDD          Z6, Z10, Z0
-	VMOVUPS         Z0, (SP)
 	VPSRLD          $0x09, Z10, Z10
 	VPANDD          Z7, Z10, Z10
 	VPSRLW          $0x04, Z10, Z4
@@ -5471,37 +5575,37 @@ sub:
 	VBROADCASTI64X4 unpackTable<>+512(SB), Z5
 	VPSHUFB         Z4, Z5, Z5
 	VPORD           Z5, Z10, Z10
-	MOVWLZX         (SP), AX
+	MOVWLZX         384(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         4(SP), AX
+	MOVWLZX         388(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         8(SP), AX
+	MOVWLZX         392(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         12(SP), AX
+	MOVWLZX         396(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         16(SP), AX
+	MOVWLZX         400(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         20(SP), AX
+	MOVWLZX         404(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         24(SP), AX
+	MOVWLZX         408(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         28(SP), AX
+	MOVWLZX         412(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         32(SP), AX
+	MOVWLZX         416(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         36(SP), AX
+	MOVWLZX         420(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         40(SP), AX
+	MOVWLZX         424(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         44(SP), AX
+	MOVWLZX         428(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         48(SP), AX
+	MOVWLZX         432(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         52(SP), AX
+	MOVWLZX         436(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         56(SP), AX
+	MOVWLZX         440(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         60(SP), AX
+	MOVWLZX         444(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5519,37 +5623,37 @@ sub:
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
 	VMOVUPS         Z1, 64(DI)
-	MOVWLZX         2(SP), AX
+	MOVWLZX         386(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         6(SP), AX
+	MOVWLZX         390(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         10(SP), AX
+	MOVWLZX         394(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         14(SP), AX
+	MOVWLZX         398(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         18(SP), AX
+	MOVWLZX         402(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         22(SP), AX
+	MOVWLZX         406(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         26(SP), AX
+	MOVWLZX         410(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         30(SP), AX
+	MOVWLZX         414(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         34(SP), AX
+	MOVWLZX         418(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         38(SP), AX
+	MOVWLZX         422(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         42(SP), AX
+	MOVWLZX         426(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         46(SP), AX
+	MOVWLZX         430(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         50(SP), AX
+	MOVWLZX         434(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         54(SP), AX
+	MOVWLZX         438(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         58(SP), AX
+	MOVWLZX         442(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         62(SP), AX
+	MOVWLZX         446(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5568,8 +5672,6 @@ sub:
 	VPSUBB          Z1, Z11, K1, Z1
 	VMOVUPS         Z1, 192(DI)
 	VMOVDQU32       96(SI)(BX*8), Z10
-	VPANDD          Z6, Z10, Z0
-	VMOVUPS         Z0, (SP)
 	VPSRLD          $0x09, Z10, Z10
 	VPANDD          Z7, Z10, Z10
 	VPSRLW          $0x04, Z10, Z4
@@ -5578,37 +5680,37 @@ sub:
 	VBROADCASTI64X4 unpackTable<>+512(SB), Z5
 	VPSHUFB         Z4, Z5, Z5
 	VPORD           Z5, Z10, Z10
-	MOVWLZX         (SP), AX
+	MOVWLZX         448(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         4(SP), AX
+	MOVWLZX         452(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         8(SP), AX
+	MOVWLZX         456(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         12(SP), AX
+	MOVWLZX         460(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         16(SP), AX
+	MOVWLZX         464(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         20(SP), AX
+	MOVWLZX         468(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         24(SP), AX
+	MOVWLZX         472(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         28(SP), AX
+	MOVWLZX         476(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         32(SP), AX
+	MOVWLZX         480(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         36(SP), AX
+	MOVWLZX         484(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         40(SP), AX
+	MOVWLZX         488(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         44(SP), AX
+	MOVWLZX         492(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         48(SP), AX
+	MOVWLZX         496(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         52(SP), AX
+	MOVWLZX         500(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         56(SP), AX
+	MOVWLZX         504(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         60(SP), AX
+	MOVWLZX         508(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5626,37 +5728,37 @@ sub:
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
 	VMOVUPS         Z1, 320(DI)
-	MOVWLZX         2(SP), AX
+	MOVWLZX         450(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         6(SP), AX
+	MOVWLZX         454(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         10(SP), AX
+	MOVWLZX         458(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         14(SP), AX
+	MOVWLZX         462(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         18(SP), AX
+	MOVWLZX         466(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         22(SP), AX
+	MOVWLZX         470(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         26(SP), AX
+	MOVWLZX         474(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         30(SP), AX
+	MOVWLZX         478(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         34(SP), AX
+	MOVWLZX         482(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         38(SP), AX
+	MOVWLZX         486(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         42(SP), AX
+	MOVWLZX         490(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         46(SP), AX
+	MOVWLZX         494(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         50(SP), AX
+	MOVWLZX         498(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         54(SP), AX
+	MOVWLZX         502(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         58(SP), AX
+	MOVWLZX         506(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         62(SP), AX
+	MOVWLZX         510(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5677,7 +5779,7 @@ sub:
 	ADDQ            $0x00000200, DI
 	ADDQ            $0x10, BX
 	CMPQ            BX, $0x00000080
-	JNE             sub
+	JNE             spread
 	ADDQ            $0x000004a0, SI
 	ADDQ            $0x00000400, R8
 	DECQ            CX
@@ -5687,7 +5789,7 @@ sub:
 
 // func unpackIQ2_SAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ2_SAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ2_SAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -5825,51 +5927,59 @@ block:
 	VMOVUPS      Z1, 960(R8)
 	XORL         BX, BX
 
-sub:
+find:
+	VPMOVZXBD  1056(SI)(BX*1), Z3
+	VPSLLD     $0x0c, Z3, Z5
+	VPORD      Z3, Z5, Z3
+	VPANDD     Z6, Z3, Z3
+	VPSLLD     $0x06, Z3, Z5
+	VPORD      Z3, Z5, Z3
+	VPANDD     Z7, Z3, Z3
+	VMOVDQU32  32(SI)(BX*4), Z2
+	VPUNPCKLBW Z3, Z2, Z0
+	VPUNPCKHBW Z3, Z2, Z1
+	VMOVUPS    Z0, 384(DI)
+	VMOVUPS    Z1, 448(DI)
+	ADDQ       $0x00000200, DI
+	ADDQ       $0x10, BX
+	CMPQ       BX, $0x00000080
+	JNE        find
+	SUBQ       $0x00001000, DI
+	XORL       BX, BX
+
+spread:
 	VMOVDQU32       544(SI)(BX*4), Z10
-	VPMOVZXBD       1056(SI)(BX*1), Z3
-	VPSLLD          $0x0c, Z3, Z5
-	VPORD           Z3, Z5, Z3
-	VPANDD          Z6, Z3, Z3
-	VPSLLD          $0x06, Z3, Z5
-	VPORD           Z3, Z5, Z3
-	VPANDD          Z7, Z3, Z3
-	VMOVDQU32       32(SI)(BX*4), Z2
-	VPUNPCKLBW      Z3, Z2, Z0
-	VPUNPCKHBW      Z3, Z2, Z1
-	VMOVUPS         Z0, (SP)
-	VMOVUPS         Z1, 64(SP)
-	MOVWLZX         (SP), AX
+	MOVWLZX         384(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         8(SP), AX
+	MOVWLZX         392(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         64(SP), AX
+	MOVWLZX         448(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         72(SP), AX
+	MOVWLZX         456(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         16(SP), AX
+	MOVWLZX         400(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         24(SP), AX
+	MOVWLZX         408(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         80(SP), AX
+	MOVWLZX         464(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         88(SP), AX
+	MOVWLZX         472(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         32(SP), AX
+	MOVWLZX         416(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         40(SP), AX
+	MOVWLZX         424(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         96(SP), AX
+	MOVWLZX         480(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         104(SP), AX
+	MOVWLZX         488(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         48(SP), AX
+	MOVWLZX         432(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         56(SP), AX
+	MOVWLZX         440(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         112(SP), AX
+	MOVWLZX         496(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         120(SP), AX
+	MOVWLZX         504(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5887,37 +5997,37 @@ sub:
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
 	VMOVUPS         Z1, 64(DI)
-	MOVWLZX         2(SP), AX
+	MOVWLZX         386(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         10(SP), AX
+	MOVWLZX         394(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         66(SP), AX
+	MOVWLZX         450(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         74(SP), AX
+	MOVWLZX         458(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         18(SP), AX
+	MOVWLZX         402(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         26(SP), AX
+	MOVWLZX         410(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         82(SP), AX
+	MOVWLZX         466(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         90(SP), AX
+	MOVWLZX         474(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         34(SP), AX
+	MOVWLZX         418(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         42(SP), AX
+	MOVWLZX         426(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         98(SP), AX
+	MOVWLZX         482(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         106(SP), AX
+	MOVWLZX         490(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         50(SP), AX
+	MOVWLZX         434(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         58(SP), AX
+	MOVWLZX         442(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         114(SP), AX
+	MOVWLZX         498(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         122(SP), AX
+	MOVWLZX         506(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5935,37 +6045,37 @@ sub:
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
 	VMOVUPS         Z1, 192(DI)
-	MOVWLZX         4(SP), AX
+	MOVWLZX         388(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         12(SP), AX
+	MOVWLZX         396(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         68(SP), AX
+	MOVWLZX         452(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         76(SP), AX
+	MOVWLZX         460(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         20(SP), AX
+	MOVWLZX         404(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         28(SP), AX
+	MOVWLZX         412(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         84(SP), AX
+	MOVWLZX         468(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         92(SP), AX
+	MOVWLZX         476(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         36(SP), AX
+	MOVWLZX         420(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         44(SP), AX
+	MOVWLZX         428(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         100(SP), AX
+	MOVWLZX         484(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         108(SP), AX
+	MOVWLZX         492(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         52(SP), AX
+	MOVWLZX         436(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         60(SP), AX
+	MOVWLZX         444(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         116(SP), AX
+	MOVWLZX         500(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         124(SP), AX
+	MOVWLZX         508(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -5983,37 +6093,37 @@ sub:
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
 	VMOVUPS         Z1, 320(DI)
-	MOVWLZX         6(SP), AX
+	MOVWLZX         390(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         14(SP), AX
+	MOVWLZX         398(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         70(SP), AX
+	MOVWLZX         454(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         78(SP), AX
+	MOVWLZX         462(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         22(SP), AX
+	MOVWLZX         406(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         30(SP), AX
+	MOVWLZX         414(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         86(SP), AX
+	MOVWLZX         470(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         94(SP), AX
+	MOVWLZX         478(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         38(SP), AX
+	MOVWLZX         422(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         46(SP), AX
+	MOVWLZX         430(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         102(SP), AX
+	MOVWLZX         486(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         110(SP), AX
+	MOVWLZX         494(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         54(SP), AX
+	MOVWLZX         438(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         62(SP), AX
+	MOVWLZX         446(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         118(SP), AX
+	MOVWLZX         502(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         126(SP), AX
+	MOVWLZX         510(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -6034,7 +6144,7 @@ sub:
 	ADDQ            $0x00000200, DI
 	ADDQ            $0x10, BX
 	CMPQ            BX, $0x00000080
-	JNE             sub
+	JNE             spread
 	ADDQ            $0x00000520, SI
 	ADDQ            $0x00000400, R8
 	DECQ            CX
@@ -6044,7 +6154,7 @@ sub:
 
 // func unpackIQ3_XXSAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ3_XXSAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ3_XXSAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -6139,7 +6249,7 @@ block:
 	VMOVUPS      Z0, 448(R8)
 	XORL         BX, BX
 
-sub:
+spread:
 	VMOVDQU32       1056(SI)(BX*4), Z10
 	VPSLLD          $0x02, Z10, Z4
 	VPANDD          Z7, Z4, Z4
@@ -6478,7 +6588,7 @@ sub:
 	ADDQ            $0x00000200, DI
 	ADDQ            $0x10, BX
 	CMPQ            BX, $0x00000080
-	JNE             sub
+	JNE             spread
 	ADDQ            $0x00000620, SI
 	ADDQ            $0x00000200, R8
 	DECQ            CX
@@ -6488,7 +6598,7 @@ sub:
 
 // func unpackIQ3_SAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·unpackIQ3_SAVX512(SB), NOSPLIT, $128-88
+TEXT ·unpackIQ3_SAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
@@ -6569,8 +6679,7 @@ block:
 	VMOVUPS      Z1, 448(R8)
 	XORL         BX, BX
 
-sub:
-	VMOVDQU32       1184(SI)(BX*4), Z10
+find:
 	VPMOVZXBD       1056(SI)(BX*1), Z3
 	VBROADCASTI64X4 unpackTable<>+64(SB), Z7
 	VPSHUFB         Z7, Z3, Z7
@@ -6579,208 +6688,57 @@ sub:
 	VMOVDQU32       32(SI)(BX*8), Z2
 	VPUNPCKLBW      Z3, Z2, Z0
 	VPUNPCKHBW      Z3, Z2, Z1
-	VMOVUPS         Z0, (SP)
-	VMOVUPS         Z1, 64(SP)
-	VBROADCASTI64X4 unpackTable<>+64(SB), Z4
-	VPSHUFB         Z4, Z10, Z4
-	MOVWLZX         (SP), AX
-	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         8(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         64(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         72(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         16(SP), AX
-	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         24(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         80(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         88(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         32(SP), AX
-	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         40(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         96(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         104(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         48(SP), AX
-	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         56(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         112(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         120(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X3, X3
-	VINSERTI128     $0x01, X1, Y0, Y0
-	VINSERTI128     $0x01, X3, Y2, Y2
-	VINSERTI64X4    $0x01, Y2, Z0, Z0
-	VPORD           Z14, Z0, Z0
-	VPTESTMB        Z12, Z4, K1
-	VPSUBB          Z0, Z11, K1, Z0
-	VMOVUPS         Z0, (DI)
-	MOVWLZX         2(SP), AX
-	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         10(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         66(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         74(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         18(SP), AX
-	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         26(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         82(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         90(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         34(SP), AX
-	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         42(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         98(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         106(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         50(SP), AX
-	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         58(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         114(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         122(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X3, X3
-	VINSERTI128     $0x01, X1, Y0, Y0
-	VINSERTI128     $0x01, X3, Y2, Y2
-	VINSERTI64X4    $0x01, Y2, Z0, Z0
-	VPORD           Z14, Z0, Z0
-	VPTESTMB        Z13, Z4, K1
-	VPSUBB          Z0, Z11, K1, Z0
-	VMOVUPS         Z0, 64(DI)
-	VBROADCASTI64X4 unpackTable<>+96(SB), Z4
-	VPSHUFB         Z4, Z10, Z4
-	MOVWLZX         4(SP), AX
-	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         12(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         68(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         76(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         20(SP), AX
-	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         28(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         84(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         92(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         36(SP), AX
-	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         44(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         100(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         108(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         52(SP), AX
-	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         60(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         116(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         124(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X3, X3
-	VINSERTI128     $0x01, X1, Y0, Y0
-	VINSERTI128     $0x01, X3, Y2, Y2
-	VINSERTI64X4    $0x01, Y2, Z0, Z0
-	VPORD           Z14, Z0, Z0
-	VPTESTMB        Z12, Z4, K1
-	VPSUBB          Z0, Z11, K1, Z0
-	VMOVUPS         Z0, 128(DI)
-	MOVWLZX         6(SP), AX
-	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         14(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         70(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         78(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         22(SP), AX
-	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         30(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         86(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         94(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         38(SP), AX
-	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         46(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         102(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         110(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         54(SP), AX
-	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         62(SP), AX
-	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         118(SP), AX
-	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         126(SP), AX
-	VPINSRD         $0x03, (R9)(AX*4), X3, X3
-	VINSERTI128     $0x01, X1, Y0, Y0
-	VINSERTI128     $0x01, X3, Y2, Y2
-	VINSERTI64X4    $0x01, Y2, Z0, Z0
-	VPORD           Z14, Z0, Z0
-	VPTESTMB        Z13, Z4, K1
-	VPSUBB          Z0, Z11, K1, Z0
-	VMOVUPS         Z0, 192(DI)
+	VMOVUPS         Z0, 256(DI)
+	VMOVUPS         Z1, 320(DI)
 	VPANDD          Z13, Z7, Z3
 	VPMINUB         Z6, Z3, Z3
 	VMOVDQU32       96(SI)(BX*8), Z2
 	VPUNPCKLBW      Z3, Z2, Z0
 	VPUNPCKHBW      Z3, Z2, Z1
-	VMOVUPS         Z0, (SP)
-	VMOVUPS         Z1, 64(SP)
-	VBROADCASTI64X4 unpackTable<>+128(SB), Z4
+	VMOVUPS         Z0, 384(DI)
+	VMOVUPS         Z1, 448(DI)
+	ADDQ            $0x00000200, DI
+	ADDQ            $0x10, BX
+	CMPQ            BX, $0x00000080
+	JNE             find
+	SUBQ            $0x00001000, DI
+	XORL            BX, BX
+
+spread:
+	VMOVDQU32       1184(SI)(BX*4), Z10
+	VBROADCASTI64X4 unpackTable<>+64(SB), Z4
 	VPSHUFB         Z4, Z10, Z4
-	MOVWLZX         (SP), AX
+	MOVWLZX         256(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         8(SP), AX
+	MOVWLZX         264(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         64(SP), AX
+	MOVWLZX         320(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         72(SP), AX
+	MOVWLZX         328(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         16(SP), AX
+	MOVWLZX         272(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         24(SP), AX
+	MOVWLZX         280(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         80(SP), AX
+	MOVWLZX         336(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         88(SP), AX
+	MOVWLZX         344(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         32(SP), AX
+	MOVWLZX         288(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         40(SP), AX
+	MOVWLZX         296(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         96(SP), AX
+	MOVWLZX         352(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         104(SP), AX
+	MOVWLZX         360(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         48(SP), AX
+	MOVWLZX         304(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         56(SP), AX
+	MOVWLZX         312(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         112(SP), AX
+	MOVWLZX         368(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         120(SP), AX
+	MOVWLZX         376(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -6788,38 +6746,38 @@ sub:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
-	VMOVUPS         Z0, 256(DI)
-	MOVWLZX         2(SP), AX
+	VMOVDQA32       Z0, Z8
+	MOVWLZX         258(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         10(SP), AX
+	MOVWLZX         266(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         66(SP), AX
+	MOVWLZX         322(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         74(SP), AX
+	MOVWLZX         330(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         18(SP), AX
+	MOVWLZX         274(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         26(SP), AX
+	MOVWLZX         282(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         82(SP), AX
+	MOVWLZX         338(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         90(SP), AX
+	MOVWLZX         346(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         34(SP), AX
+	MOVWLZX         290(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         42(SP), AX
+	MOVWLZX         298(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         98(SP), AX
+	MOVWLZX         354(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         106(SP), AX
+	MOVWLZX         362(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         50(SP), AX
+	MOVWLZX         306(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         58(SP), AX
+	MOVWLZX         314(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         114(SP), AX
+	MOVWLZX         370(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         122(SP), AX
+	MOVWLZX         378(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -6827,40 +6785,203 @@ sub:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	VMOVUPS         Z8, (DI)
+	VMOVUPS         Z0, 64(DI)
+	VBROADCASTI64X4 unpackTable<>+96(SB), Z4
+	VPSHUFB         Z4, Z10, Z4
+	MOVWLZX         260(DI), AX
+	VMOVD           (R9)(AX*4), X0
+	MOVWLZX         268(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X0, X0
+	MOVWLZX         324(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X0, X0
+	MOVWLZX         332(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X0, X0
+	MOVWLZX         276(DI), AX
+	VMOVD           (R9)(AX*4), X1
+	MOVWLZX         284(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X1, X1
+	MOVWLZX         340(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X1, X1
+	MOVWLZX         348(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X1, X1
+	MOVWLZX         292(DI), AX
+	VMOVD           (R9)(AX*4), X2
+	MOVWLZX         300(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X2, X2
+	MOVWLZX         356(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X2, X2
+	MOVWLZX         364(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X2, X2
+	MOVWLZX         308(DI), AX
+	VMOVD           (R9)(AX*4), X3
+	MOVWLZX         316(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X3, X3
+	MOVWLZX         372(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X3, X3
+	MOVWLZX         380(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X3, X3
+	VINSERTI128     $0x01, X1, Y0, Y0
+	VINSERTI128     $0x01, X3, Y2, Y2
+	VINSERTI64X4    $0x01, Y2, Z0, Z0
+	VPORD           Z14, Z0, Z0
+	VPTESTMB        Z12, Z4, K1
+	VPSUBB          Z0, Z11, K1, Z0
+	VMOVDQA32       Z0, Z8
+	MOVWLZX         262(DI), AX
+	VMOVD           (R9)(AX*4), X0
+	MOVWLZX         270(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X0, X0
+	MOVWLZX         326(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X0, X0
+	MOVWLZX         334(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X0, X0
+	MOVWLZX         278(DI), AX
+	VMOVD           (R9)(AX*4), X1
+	MOVWLZX         286(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X1, X1
+	MOVWLZX         342(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X1, X1
+	MOVWLZX         350(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X1, X1
+	MOVWLZX         294(DI), AX
+	VMOVD           (R9)(AX*4), X2
+	MOVWLZX         302(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X2, X2
+	MOVWLZX         358(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X2, X2
+	MOVWLZX         366(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X2, X2
+	MOVWLZX         310(DI), AX
+	VMOVD           (R9)(AX*4), X3
+	MOVWLZX         318(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X3, X3
+	MOVWLZX         374(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X3, X3
+	MOVWLZX         382(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X3, X3
+	VINSERTI128     $0x01, X1, Y0, Y0
+	VINSERTI128     $0x01, X3, Y2, Y2
+	VINSERTI64X4    $0x01, Y2, Z0, Z0
+	VPORD           Z14, Z0, Z0
+	VPTESTMB        Z13, Z4, K1
+	VPSUBB          Z0, Z11, K1, Z0
+	VMOVUPS         Z8, 128(DI)
+	VMOVUPS         Z0, 192(DI)
+	VBROADCASTI64X4 unpackTable<>+128(SB), Z4
+	VPSHUFB         Z4, Z10, Z4
+	MOVWLZX         384(DI), AX
+	VMOVD           (R9)(AX*4), X0
+	MOVWLZX         392(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X0, X0
+	MOVWLZX         448(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X0, X0
+	MOVWLZX         456(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X0, X0
+	MOVWLZX         400(DI), AX
+	VMOVD           (R9)(AX*4), X1
+	MOVWLZX         408(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X1, X1
+	MOVWLZX         464(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X1, X1
+	MOVWLZX         472(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X1, X1
+	MOVWLZX         416(DI), AX
+	VMOVD           (R9)(AX*4), X2
+	MOVWLZX         424(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X2, X2
+	MOVWLZX         480(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X2, X2
+	MOVWLZX         488(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X2, X2
+	MOVWLZX         432(DI), AX
+	VMOVD           (R9)(AX*4), X3
+	MOVWLZX         440(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X3, X3
+	MOVWLZX         496(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X3, X3
+	MOVWLZX         504(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X3, X3
+	VINSERTI128     $0x01, X1, Y0, Y0
+	VINSERTI128     $0x01, X3, Y2, Y2
+	VINSERTI64X4    $0x01, Y2, Z0, Z0
+	VPORD           Z14, Z0, Z0
+	VPTESTMB        Z12, Z4, K1
+	VPSUBB          Z0, Z11, K1, Z0
+	VMOVDQA32       Z0, Z8
+	MOVWLZX         386(DI), AX
+	VMOVD           (R9)(AX*4), X0
+	MOVWLZX         394(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X0, X0
+	MOVWLZX         450(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X0, X0
+	MOVWLZX         458(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X0, X0
+	MOVWLZX         402(DI), AX
+	VMOVD           (R9)(AX*4), X1
+	MOVWLZX         410(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X1, X1
+	MOVWLZX         466(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X1, X1
+	MOVWLZX         474(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X1, X1
+	MOVWLZX         418(DI), AX
+	VMOVD           (R9)(AX*4), X2
+	MOVWLZX         426(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X2, X2
+	MOVWLZX         482(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X2, X2
+	MOVWLZX         490(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X2, X2
+	MOVWLZX         434(DI), AX
+	VMOVD           (R9)(AX*4), X3
+	MOVWLZX         442(DI), AX
+	VPINSRD         $0x01, (R9)(AX*4), X3, X3
+	MOVWLZX         498(DI), AX
+	VPINSRD         $0x02, (R9)(AX*4), X3, X3
+	MOVWLZX         506(DI), AX
+	VPINSRD         $0x03, (R9)(AX*4), X3, X3
+	VINSERTI128     $0x01, X1, Y0, Y0
+	VINSERTI128     $0x01, X3, Y2, Y2
+	VINSERTI64X4    $0x01, Y2, Z0, Z0
+	VPORD           Z14, Z0, Z0
+	VPTESTMB        Z13, Z4, K1
+	VPSUBB          Z0, Z11, K1, Z0
+	VMOVUPS         Z8, 256(DI)
 	VMOVUPS         Z0, 320(DI)
 	VBROADCASTI64X4 unpackTable<>+160(SB), Z4
 	VPSHUFB         Z4, Z10, Z4
-	MOVWLZX         4(SP), AX
+	MOVWLZX         388(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         12(SP), AX
+	MOVWLZX         396(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         68(SP), AX
+	MOVWLZX         452(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         76(SP), AX
+	MOVWLZX         460(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         20(SP), AX
+	MOVWLZX         404(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         28(SP), AX
+	MOVWLZX         412(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         84(SP), AX
+	MOVWLZX         468(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         92(SP), AX
+	MOVWLZX         476(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         36(SP), AX
+	MOVWLZX         420(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         44(SP), AX
+	MOVWLZX         428(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         100(SP), AX
+	MOVWLZX         484(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         108(SP), AX
+	MOVWLZX         492(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         52(SP), AX
+	MOVWLZX         436(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         60(SP), AX
+	MOVWLZX         444(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         116(SP), AX
+	MOVWLZX         500(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         124(SP), AX
+	MOVWLZX         508(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -6868,38 +6989,38 @@ sub:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
-	VMOVUPS         Z0, 384(DI)
-	MOVWLZX         6(SP), AX
+	VMOVDQA32       Z0, Z8
+	MOVWLZX         390(DI), AX
 	VMOVD           (R9)(AX*4), X0
-	MOVWLZX         14(SP), AX
+	MOVWLZX         398(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X0, X0
-	MOVWLZX         70(SP), AX
+	MOVWLZX         454(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X0, X0
-	MOVWLZX         78(SP), AX
+	MOVWLZX         462(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X0, X0
-	MOVWLZX         22(SP), AX
+	MOVWLZX         406(DI), AX
 	VMOVD           (R9)(AX*4), X1
-	MOVWLZX         30(SP), AX
+	MOVWLZX         414(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X1, X1
-	MOVWLZX         86(SP), AX
+	MOVWLZX         470(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X1, X1
-	MOVWLZX         94(SP), AX
+	MOVWLZX         478(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X1, X1
-	MOVWLZX         38(SP), AX
+	MOVWLZX         422(DI), AX
 	VMOVD           (R9)(AX*4), X2
-	MOVWLZX         46(SP), AX
+	MOVWLZX         430(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X2, X2
-	MOVWLZX         102(SP), AX
+	MOVWLZX         486(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X2, X2
-	MOVWLZX         110(SP), AX
+	MOVWLZX         494(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X2, X2
-	MOVWLZX         54(SP), AX
+	MOVWLZX         438(DI), AX
 	VMOVD           (R9)(AX*4), X3
-	MOVWLZX         62(SP), AX
+	MOVWLZX         446(DI), AX
 	VPINSRD         $0x01, (R9)(AX*4), X3, X3
-	MOVWLZX         118(SP), AX
+	MOVWLZX         502(DI), AX
 	VPINSRD         $0x02, (R9)(AX*4), X3, X3
-	MOVWLZX         126(SP), AX
+	MOVWLZX         510(DI), AX
 	VPINSRD         $0x03, (R9)(AX*4), X3, X3
 	VINSERTI128     $0x01, X1, Y0, Y0
 	VINSERTI128     $0x01, X3, Y2, Y2
@@ -6907,11 +7028,12 @@ sub:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	VMOVUPS         Z8, 384(DI)
 	VMOVUPS         Z0, 448(DI)
 	ADDQ            $0x00000200, DI
 	ADDQ            $0x10, BX
 	CMPQ            BX, $0x00000080
-	JNE             sub
+	JNE             spread
 	ADDQ            $0x000006e0, SI
 	ADDQ            $0x00000200, R8
 	DECQ            CX
