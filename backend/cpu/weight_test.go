@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu/internal/kernel"
 )
 
@@ -122,23 +123,29 @@ func TestTile(t *testing.T) {
 			if !typ.Quantized() {
 				continue
 			}
-			w, err := b.Pack(t.Context(), randomSource(typ, 3*panel, cols))
+			rows := 3 * panel
+			if block.Codebook(typ) != nil {
+				rows = 64 * panel // so many that every index comes up
+			}
+			w, err := b.Pack(t.Context(), randomSource(typ, rows, cols))
 			if err != nil {
 				t.Fatal(err)
 			}
 			const col, n = 256, 512
-			w.Tile(want, panel, panel, col, n)
 			p := w.(*packed)
-			if f := b.kernels.Format(typ); f != nil {
-				codes, scales := make([]byte, n*panel), make([]float32, f.Scales(n))
-				f.Unpack(codes, scales, p.panel(1)[col/f.Block*f.Bytes:], n)
-				f.Tile(got, codes, scales, n)
-			} else {
-				p.tile(got, tmp, 1, col, n)
-			}
-			for i, x := range want[:panel*n] {
-				if y := got[i%n*panel+i/n]; math.Float32bits(x) != math.Float32bits(y) && (x == x || y == y) {
-					t.Fatalf("%s, %v: row %d, column %d: %v in the panel, %v in the row", v.Name, typ, i/n, i%n, y, x)
+			for at := range rows / panel {
+				w.Tile(want, at*panel, panel, col, n)
+				if f := b.kernels.Format(typ); f != nil {
+					codes, scales := make([]byte, n*panel), make([]float32, f.Scales(n))
+					f.Unpack(codes, scales, p.panel(at)[col/f.Block*f.Bytes:], n)
+					f.Tile(got, codes, scales, n)
+				} else {
+					p.tile(got, tmp, at, col, n)
+				}
+				for i, x := range want[:panel*n] {
+					if y := got[i%n*panel+i/n]; math.Float32bits(x) != math.Float32bits(y) && (x == x || y == y) {
+						t.Fatalf("%s, %v: row %d, column %d: %v in the panel, %v in the row", v.Name, typ, at*panel+i/n, i%n, y, x)
+					}
 				}
 			}
 			w.Free()

@@ -56,7 +56,7 @@ func TestEmulated(t *testing.T) {
 	if !strings.HasSuffix(strings.TrimSpace(out), "PASS") {
 		t.Fatal(out)
 	}
-	for _, name := range []string{"TestTiles/amx/Q4_0", "TestTiles/amx/Q4_1", "TestTiles/amx/IQ4_XS", "TestTiles/amx/Q4_K", "TestTiles/amx/Q6_K", "TestTiles/amx/Q2_K", "TestTiles/amx/BF16"} {
+	for _, name := range []string{"TestTiles/amx/Q4_0", "TestTiles/amx/Q4_1", "TestTiles/amx/IQ4_XS", "TestTiles/amx/Q4_K", "TestTiles/amx/Q6_K", "TestTiles/amx/Q2_K", "TestTiles/amx/NVFP4", "TestTiles/amx/IQ2_S", "TestTiles/amx/BF16"} {
 		if !strings.Contains(out, "--- PASS: "+name) {
 			t.Errorf("%s did not run\n%s", name, out)
 		}
