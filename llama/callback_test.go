@@ -12,6 +12,23 @@ import (
 	"github.com/herd-ml/herd/llama/sample"
 )
 
+// endsOf returns the error or the panic that f ends with. It fails where f does not end.
+func endsOf(t *testing.T, what string, f func() error) (err error, fault any) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { fault = recover() }()
+		err = f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s hangs", what)
+	}
+	return err, fault
+}
+
 // TestCallbacks: what the library calls of its caller runs in no step and under no lock: it
 // may use the session and the model, and close them, which ends the call with ErrClosed;
 // its panic is its own, and the session and the backend are usable afterwards.
@@ -80,18 +97,7 @@ func TestCallbacks(t *testing.T) {
 			}
 			m := open(t, path, llama.Options{Backend: b})
 			s := session(t, m)
-			var fault any
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				defer func() { fault = recover() }()
-				err = run(m, s, func() { c.do(m, s) })
-			}()
-			select {
-			case <-done:
-			case <-time.After(20 * time.Second):
-				t.Fatalf("%s in %s hangs", name, call)
-			}
+			err, fault := endsOf(t, name+" in "+call, func() error { return run(m, s, func() { c.do(m, s) }) })
 			if !c.check(err, fault) {
 				t.Errorf("%s in %s: error %v, panic %v", name, call, err, fault)
 			}

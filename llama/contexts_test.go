@@ -20,6 +20,35 @@ func TestContextCauses(t *testing.T) {
 	m := open(t, path, llama.Options{})
 	tied := open(t, path, llama.Options{Trainable: true})
 	ctx := t.Context()
+	for name, call := range contextCalls(t, path, ids, m, tied) {
+		t.Run(name, func(t *testing.T) {
+			before, cancel := context.WithCancelCause(ctx)
+			cancel(io.EOF)
+			if err := call(before, func() {}); !errors.Is(err, context.Canceled) || !errors.Is(err, io.EOF) {
+				t.Errorf("cancelled before: %v", err)
+			}
+			late, stop := context.WithDeadlineCause(ctx, time.Now().Add(-time.Second), io.EOF)
+			defer stop()
+			if err := call(late, func() {}); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, io.EOF) {
+				t.Errorf("too late: %v", err)
+			}
+			during, cancel := context.WithCancelCause(ctx)
+			timer := time.AfterFunc(20*time.Millisecond, func() { cancel(io.EOF) })
+			defer timer.Stop()
+			var err error
+			for end := time.Now().Add(20 * time.Second); err == nil && time.Now().Before(end); {
+				err = call(during, func() { cancel(io.EOF) })
+			}
+			if !errors.Is(err, context.Canceled) || !errors.Is(err, io.EOF) {
+				t.Errorf("cancelled during: %v", err)
+			}
+		})
+	}
+}
+
+// contextCalls are the calls that take a context. Each is called with what to call once it
+// is under way, if it tells.
+func contextCalls(t *testing.T, path string, ids []int32, m, tied *llama.Model) map[string]func(ctx context.Context, begun func()) error {
 	generate := func(o llama.GenerateOptions) func(context.Context, func()) error {
 		return func(ctx context.Context, _ func()) error {
 			for _, err := range session(t, m).GenerateIDs(ctx, ids, o) {
@@ -30,8 +59,7 @@ func TestContextCauses(t *testing.T) {
 			return nil
 		}
 	}
-	// Each is called with what to call once it is under way, if it tells.
-	for name, call := range map[string]func(ctx context.Context, begun func()) error{
+	return map[string]func(ctx context.Context, begun func()) error{
 		"Open": func(ctx context.Context, begun func()) error {
 			_, err := llama.Open(ctx, path, llama.Options{Progress: func(llama.Progress) { begun() }})
 			return err
@@ -81,28 +109,5 @@ func TestContextCauses(t *testing.T) {
 			_, err := m.Perplexity(ctx, ids, llama.PerplexityOptions{Context: 16, Progress: func(int, int, llama.Perplexity) { begun() }})
 			return err
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			before, cancel := context.WithCancelCause(ctx)
-			cancel(io.EOF)
-			if err := call(before, func() {}); !errors.Is(err, context.Canceled) || !errors.Is(err, io.EOF) {
-				t.Errorf("cancelled before: %v", err)
-			}
-			late, stop := context.WithDeadlineCause(ctx, time.Now().Add(-time.Second), io.EOF)
-			defer stop()
-			if err := call(late, func() {}); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, io.EOF) {
-				t.Errorf("too late: %v", err)
-			}
-			during, cancel := context.WithCancelCause(ctx)
-			timer := time.AfterFunc(20*time.Millisecond, func() { cancel(io.EOF) })
-			defer timer.Stop()
-			var err error
-			for end := time.Now().Add(20 * time.Second); err == nil && time.Now().Before(end); {
-				err = call(during, func() { cancel(io.EOF) })
-			}
-			if !errors.Is(err, context.Canceled) || !errors.Is(err, io.EOF) {
-				t.Errorf("cancelled during: %v", err)
-			}
-		})
 	}
 }

@@ -58,29 +58,36 @@ func (e *endingExec) Run(op backend.Op, a *backend.Args) {
 	e.Exec.Run(op, a)
 }
 
-// TestContextEndsDuring: a context that is cancelled with a cause at any operation of a call
-// ends the call with an error in which errors.Is finds both. Weights are then what they
-// were, and nothing is left of what was to be saved.
-func TestContextEndsDuring(t *testing.T) {
+// endingTrainer trains an adapter and a head on a backend that ends contexts.
+func endingTrainer(t *testing.T) (b *endingBackend, m *llama.Model, tr *train.Trainer) {
+	t.Helper()
 	own, err := cpu.New(cpu.Options{Workers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer own.Close()
-	b := &endingBackend{Backend: own}
-	m, err := llama.NewRandom(t.Context(), small, backend.F32, llama.Options{Backend: b, Precision: llama.PrecisionF32})
+	t.Cleanup(func() { own.Close() })
+	b = &endingBackend{Backend: own}
+	m, err = llama.NewRandom(t.Context(), small, backend.F32, llama.Options{Backend: b, Precision: llama.PrecisionF32})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
+	t.Cleanup(func() { m.Close() })
 	if err := m.AddAdapter(t.Context(), peft.Config{Rank: 2, Alpha: 4, DoRA: true, Targets: []string{"q_proj"}}, 1); err != nil {
 		t.Fatal(err)
 	}
-	tr, err := train.NewTrainer(m, train.TrainerOptions{Extra: head(t, m)})
+	tr, err = train.NewTrainer(m, train.TrainerOptions{Extra: head(t, m)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tr.Close()
+	t.Cleanup(tr.Close)
+	return b, m, tr
+}
+
+// TestContextEndsDuring: a context that is cancelled with a cause at any operation of a call
+// ends the call with an error in which errors.Is finds both. Weights are then what they
+// were, and nothing is left of what was to be saved.
+func TestContextEndsDuring(t *testing.T) {
+	b, m, tr := endingTrainer(t)
 	saved, out := filepath.Join(t.TempDir(), "saved"), filepath.Join(t.TempDir(), "out")
 	if err := tr.Save(t.Context(), saved); err != nil {
 		t.Fatal(err)
@@ -88,7 +95,7 @@ func TestContextEndsDuring(t *testing.T) {
 	numbers := func() (all []float32) {
 		for _, p := range tr.Params() {
 			x := make([]float32, p.Param.Shape.Elems())
-			if err := tensor.Download(own, x, p.Param.Numbers()); err != nil {
+			if err := tensor.Download(b.Backend, x, p.Param.Numbers()); err != nil {
 				t.Fatal(err)
 			}
 			all = append(all, x...)

@@ -6,12 +6,11 @@ func (m *matmulTask) decoded(w *worker, out []float32, stride int, weight *packe
 	n := min(m.tileCols(), 2*tileLen) // whole blocks, some microseconds each
 	tile, tmp := slice[float32](&w.scratch, n*panel), slice[float32](&w.scratch, n*panel)
 	for col := 0; col < m.k; col += n {
-		if col > 0 && w.pause() {
-			return
-		}
 		cols := min(n, m.k-col)
 		weight.tile(tile, tmp, i, col, cols)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols, col > 0)
+		if !multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, cols, col > 0) {
+			return
+		}
 	}
 }
 

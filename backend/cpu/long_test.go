@@ -6,6 +6,18 @@ import (
 	"github.com/herd-ml/herd/backend"
 )
 
+// flat is a view as one line of elements.
+func flat(v backend.View) backend.View {
+	return backend.Contiguous(v.Buf, v.Type, v.Off, backend.Dims(v.Shape.Elems()))
+}
+
+// every is each second element of a line.
+func every(v backend.View) backend.View {
+	v.Shape.Dim[1] /= 2
+	v.Stride[1] = 2
+	return v
+}
+
 // TestLongLines counts the pauses of operations on one long line or row: none works longer
 // than on pieceLen elements, or a few times as many where these cost little, without one.
 func TestLongLines(t *testing.T) {
@@ -25,15 +37,6 @@ func TestLongLines(t *testing.T) {
 			for i := range n {
 				elems[float32](w)[i] = float32(i%5) + 0.5
 			}
-		}
-		flat := func(v backend.View) backend.View {
-			return backend.Contiguous(v.Buf, v.Type, v.Off, backend.Dims(v.Shape.Elems()))
-		}
-		// every is each second element of a line.
-		every := func(v backend.View) backend.View {
-			v.Shape.Dim[1] /= 2
-			v.Stride[1] = 2
-			return v
 		}
 		scalar := func() backend.View { return e.Alloc(backend.F32, backend.Dims(1, 1)) }
 		w, err := b.Pack(t.Context(), randomSource(backend.F32, 1, n))

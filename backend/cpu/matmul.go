@@ -11,11 +11,12 @@ const (
 	// blockLen is the columns that many rows of floats are multiplied with at once: two
 	// panels of F32 take 256 KiB of the second-level cache, and sums, which are in
 	// registers for so long, cost little to store and load.
-	blockLen  = 2048
-	tileLen   = 256     // columns of a tile that is decoded for a few rows: [256, 16] F32 stay in the first cache
-	unpackLen = 512     // of codes: those of two panels take 16 KiB
-	callWork  = 1 << 17 // row-columns of a panel between two pauses: 50 us at most with vectors
-	smallOp   = 1 << 15 // multiplications that are not worth a second worker
+	blockLen   = 2048
+	tileLen    = 256     // columns of a tile that is decoded for a few rows: [256, 16] F32 stay in the first cache
+	unpackLen  = 512     // of codes: those of two panels take 16 KiB
+	callWork   = 1 << 17 // row-columns of a panel between two pauses: 50 us at most with vectors
+	unpackRows = 32      // a panel's codes take as long to unpack, and turn into weights, as so many rows to multiply
+	smallOp    = 1 << 15 // multiplications that are not worth a second worker
 )
 
 // matmulTask is MatMul, MatMulAdd and MatMulSwiGLU: chunks are runs of panels,
@@ -335,14 +336,17 @@ func (m *matmulTask) some(w *worker, part *matmulPart, at, n int) bool {
 // products writes the products with n panels of a weight from at on to out, whole
 // panels. It reports false where the step has been stopped.
 func (m *matmulTask) products(w *worker, part *matmulPart, at, n int, out []float32, stride int) bool {
-	work := 0 // since the last pause
+	rows, work := m.rows, 0 // since the last pause
+	if part.format != nil && !(part.meta != nil && m.fused(part)) {
+		rows += unpackRows
+	}
 	for i := 0; i < n; {
-		if work += m.rows * m.k; work > callWork/8 {
+		mark, k := w.scratch.mark(), max(m.together(part, at+i, n-i), 1)
+		if work += rows * m.k * k; work > callWork/8 {
 			if work = 0; w.pause() {
 				return false
 			}
 		}
-		mark, k := w.scratch.mark(), max(m.together(part, at+i, n-i), 1)
 		m.panel(w, part, at+i, k, out[i*panel:], stride)
 		w.scratch.release(mark)
 		i += k
@@ -407,7 +411,9 @@ func (m *matmulTask) values(w *worker, p *matmulPart, i int, out []float32, stri
 		n := min(length, m.k-col)
 		f.Unpack(codes, scales, mem[col/f.Block*f.Bytes:], n)
 		f.Tile(tile, codes, scales, n)
-		multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n, col > 0)
+		if !multiply(w, w.kernels.F32, 1, out, stride, &m.x, tile, panel, 0, 1, col, n, col > 0) {
+			return
+		}
 	}
 }
 
@@ -468,15 +474,16 @@ type kernelFunc[X, W number] = func(panels int, out []float32, outStride int, x 
 
 // multiply adds the product of columns [col, col+n) of the input with panels of w to
 // out, or writes it unless accumulate, block by block. Calls that go on with a sum start
-// at multiples of 32 columns, as tiles of pairs want it.
-func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int, accumulate bool) {
+// at multiples of 32 columns, as tiles of pairs want it. It pauses before each block but
+// the first of a sum, and reports false where the step has been stopped.
+func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []float32, stride int, x *input[X], w []W, wStride, wStep, unit, col, n int, accumulate bool) bool {
 	most := max(callWork/(panels*max(min(x.n, kernel.MaxRows), 1))&^31, 32)
 	for end := col + n; col < end; {
 		n := min(x.cols-col%x.cols, end-col, most)
 		step := rowsPerCall(n * panels)
 		for r := 0; r < x.n; r += step {
 			if (r > 0 || col > 0) && wk.pause() {
-				return
+				return false
 			}
 			f(panels, out[r*stride:], stride, x.at(r, col), x.stride, w, wStride, wStep, min(step, x.n-r), n, accumulate)
 		}
@@ -485,6 +492,7 @@ func multiply[X, W number](wk *worker, f kernelFunc[X, W], panels int, out []flo
 			w = w[n/unit*wStride:]
 		}
 	}
+	return true
 }
 
 // floats multiplies with panels of a float type.
@@ -512,9 +520,6 @@ func (m *matmulTask) widened(w *worker, p *matmulPart, mem []byte, n int, out []
 	tile := slice[float32](&w.scratch, n*length*panel)
 	src := as[uint16](mem)
 	for col := 0; col < k; col += length {
-		if col > 0 && w.pause() {
-			return
-		}
 		cols := min(length, k-col)
 		for i := range n {
 			to, from := tile[i*length*panel:][:cols*panel], src[i*step+col*panel:]
@@ -524,6 +529,8 @@ func (m *matmulTask) widened(w *worker, p *matmulPart, mem []byte, n int, out []
 				w.kernels.WidenPairs(to, from)
 			}
 		}
-		multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols, col > 0)
+		if !multiply(w, w.kernels.F32, n, out, stride, &m.x, tile, panel, length*panel, 1, col, cols, col > 0) {
+			return
+		}
 	}
 }

@@ -170,8 +170,12 @@ func pausesOfProducts(t *testing.T, b *Backend, check func(what string, run func
 			t.Fatal(err)
 		}
 	}
-	for _, size := range [][2]int{{256, 4096}, {64, 32768}} {
-		n, k := size[0], size[1]
+	few, many := []int{1, 2, 5, 64}, []int{1, 256}
+	for _, size := range []struct {
+		n, k int
+		rows []int // with packed weights
+	}{{256, 4096, few}, {64, 32768, few}, {8192, 256, many}} { // the last: many panels of short sums
+		n, k := size.n, size.k
 		for i, typ := range backend.DTypes() {
 			if testing.Short() && i%4 != 0 {
 				continue
@@ -180,7 +184,7 @@ func pausesOfProducts(t *testing.T, b *Backend, check func(what string, run func
 			if err != nil {
 				continue // no type of weights
 			}
-			for _, rows := range []int{1, 2, 5, 64} {
+			for _, rows := range size.rows {
 				multiply(w, rows, backend.RoundNone)
 				multiply(w, rows, b.Rounding(typ))
 				multiply(w, rows, b.Rounding(typ).To16())
@@ -196,7 +200,7 @@ func pausesOfProducts(t *testing.T, b *Backend, check func(what string, run func
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, rows := range []int{1, 256} {
+		for _, rows := range many {
 			multiply(w, rows, backend.RoundNone)
 			multiply(w, rows, backend.RoundBothBF16)
 		}

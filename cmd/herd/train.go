@@ -23,13 +23,8 @@ import (
 	"github.com/herd-ml/herd/train"
 )
 
-func newTrain(c *common) *cobra.Command {
-	var printConfig bool
-	var resume string
-	cmd := &cobra.Command{
-		Use:   "train CONFIG.yaml [--KEY=VALUE ...]",
-		Short: "Train a model, or an adapter of one",
-		Long: `Train a model from scratch, go on with one from files, or train a LoRA adapter.
+// trainHelp is the long help of train.
+const trainHelp = `Train a model from scratch, go on with one from files, or train a LoRA adapter.
 
 CONFIG.yaml holds the settings; every key can be given as a flag instead, and a
 flag wins. Unknown keys are errors. --print-config shows all keys with what they
@@ -44,7 +39,15 @@ Ctrl-C saves and stops, SIGHUP saves and goes on. --resume --out=DIR goes on
 with the settings in that folder, as if nothing had been; --steps or
 --data.epochs may be more than before, and files may have been mended or have
 grown behind what the run has had. Where it cannot go on exactly it says why and
-stops; --resume=anyway goes on then too.`,
+stops; --resume=anyway goes on then too.`
+
+func newTrain(c *common) *cobra.Command {
+	var printConfig bool
+	var resume string
+	cmd := &cobra.Command{
+		Use:   "train CONFIG.yaml [--KEY=VALUE ...]",
+		Short: "Train a model, or an adapter of one",
+		Long:  trainHelp,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("unexpected argument %q: one CONFIG.yaml", args[1])

@@ -325,7 +325,12 @@ func TestHostile(t *testing.T) {
 			t.Errorf("%s: %T", what, err)
 		}
 	}
-	good := files(t, true, nil, dora)
+}
+
+// TestNames: an adapter is named by its folder or by its file; other names are refused with
+// what they are.
+func TestNames(t *testing.T) {
+	good := files(t, true, nil, configText(map[string]string{"use_dora": "true"}))
 	for _, name := range []string{".", "adapter_model.safetensors"} {
 		a, err := peft.OpenFS(good, name)
 		if err != nil {

@@ -70,75 +70,78 @@ func TestExps(t *testing.T) {
 	})
 }
 
+// elementKernels are functions of numbers, one by one or of all of a line.
+var elementKernels = []struct {
+	name string
+	run  func(s *Set, y, a, b []float32)
+}{
+	{"SwiGLU", (*Set).SwiGLU}, {"Add", (*Set).Add},
+	{"Scaled", func(s *Set, y, a, b []float32) { s.Scaled(y, a, b, 0.7) }},
+	{"AddSquares", func(s *Set, y, a, b []float32) {
+		for i := range y {
+			var t Sums
+			s.AddSquares(&t, a[i:])
+			y[i] = float32(t.Total())
+		}
+	}},
+	{"Rotate", func(s *Set, y, a, b []float32) {
+		half := len(y) / 2
+		clear(y[2*half:])
+		s.Rotate(y[:2*half], a, b[:half], b[len(b)-half:])
+	}},
+	{"RotateBack", func(s *Set, y, a, b []float32) {
+		half := len(y) / 2
+		clear(y[2*half:])
+		s.RotateBack(y[:2*half], a, b[:half], b[len(b)-half:])
+	}},
+	{"AddNormSums", func(s *Set, y, a, b []float32) {
+		for i := range y {
+			var t [2]Sums
+			s.AddNormSums(&t, a[i:], b, b[i:])
+			y[i] = float32(t[0].Total() - t[1].Total())
+		}
+	}},
+	{"NormBackward dx", func(s *Set, y, a, b []float32) {
+		s.NormBackward(y, append([]float32(nil), b...), a, b, a, 0.7, -1.3)
+	}},
+	{"NormBackward dw", func(s *Set, y, a, b []float32) {
+		copy(y, b)
+		s.NormBackward(make([]float32, len(y)), y, a, a, b, 0.7, -1.3)
+	}},
+	{"SwiGLUBackward dgate", func(s *Set, y, a, b []float32) {
+		copy(y, a) // in place
+		s.SwiGLUBackward(y, make([]float32, len(y)), y, b, b)
+	}},
+	{"SwiGLUBackward dup", func(s *Set, y, a, b []float32) {
+		s.SwiGLUBackward(make([]float32, len(y)), y, a, b, b)
+	}},
+	{"AdamW", func(s *Set, y, a, b []float32) {
+		p := NewAdamW(&backend.AdamWArgs{LR: 0.1, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: 0.1, Scale: 0.7, Correct1: 0.5, Correct2: 0.3})
+		w, m, v := slices.Clone(b), slices.Clone(a), slices.Clone(b)
+		clear(y)
+		s.AdamW(p, w, m, v, a)
+		s.AdamW(p, y, w, m, v) // y is in front of other memory
+		for i := range y {
+			y[i] += w[i] + 3*m[i] + 5*v[i]
+		}
+	}},
+	{"MeasureScales", func(s *Set, y, a, b []float32) {
+		var errs, inverse, shift [16]float32
+		for i := range inverse { // codes are below, within and above their range
+			inverse[i], shift[i] = float32(i-4), float32(5*i-20)/3
+		}
+		for i := range y {
+			s.MeasureScales(&errs, a[i:], b[i:], &inverse, &shift, 15)
+			y[i] = errs[i%16]
+		}
+	}},
+	{"Mix", func(s *Set, y, a, b []float32) { copy(y, b); s.Mix(y, a, 0.7, -1.3) }},
+}
+
 // TestElements does the same with the other functions of elements.
 func TestElements(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(9, 10))
-	for _, f := range []struct {
-		name string
-		run  func(s *Set, y, a, b []float32)
-	}{
-		{"SwiGLU", (*Set).SwiGLU}, {"Add", (*Set).Add},
-		{"Scaled", func(s *Set, y, a, b []float32) { s.Scaled(y, a, b, 0.7) }},
-		{"AddSquares", func(s *Set, y, a, b []float32) {
-			for i := range y {
-				var t Sums
-				s.AddSquares(&t, a[i:])
-				y[i] = float32(t.Total())
-			}
-		}},
-		{"Rotate", func(s *Set, y, a, b []float32) {
-			half := len(y) / 2
-			clear(y[2*half:])
-			s.Rotate(y[:2*half], a, b[:half], b[len(b)-half:])
-		}},
-		{"RotateBack", func(s *Set, y, a, b []float32) {
-			half := len(y) / 2
-			clear(y[2*half:])
-			s.RotateBack(y[:2*half], a, b[:half], b[len(b)-half:])
-		}},
-		{"AddNormSums", func(s *Set, y, a, b []float32) {
-			for i := range y {
-				var t [2]Sums
-				s.AddNormSums(&t, a[i:], b, b[i:])
-				y[i] = float32(t[0].Total() - t[1].Total())
-			}
-		}},
-		{"NormBackward dx", func(s *Set, y, a, b []float32) {
-			s.NormBackward(y, append([]float32(nil), b...), a, b, a, 0.7, -1.3)
-		}},
-		{"NormBackward dw", func(s *Set, y, a, b []float32) {
-			copy(y, b)
-			s.NormBackward(make([]float32, len(y)), y, a, a, b, 0.7, -1.3)
-		}},
-		{"SwiGLUBackward dgate", func(s *Set, y, a, b []float32) {
-			copy(y, a) // in place
-			s.SwiGLUBackward(y, make([]float32, len(y)), y, b, b)
-		}},
-		{"SwiGLUBackward dup", func(s *Set, y, a, b []float32) {
-			s.SwiGLUBackward(make([]float32, len(y)), y, a, b, b)
-		}},
-		{"AdamW", func(s *Set, y, a, b []float32) {
-			p := NewAdamW(&backend.AdamWArgs{LR: 0.1, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: 0.1, Scale: 0.7, Correct1: 0.5, Correct2: 0.3})
-			w, m, v := slices.Clone(b), slices.Clone(a), slices.Clone(b)
-			clear(y)
-			s.AdamW(p, w, m, v, a)
-			s.AdamW(p, y, w, m, v) // y is in front of other memory
-			for i := range y {
-				y[i] += w[i] + 3*m[i] + 5*v[i]
-			}
-		}},
-		{"MeasureScales", func(s *Set, y, a, b []float32) {
-			var errs, inverse, shift [16]float32
-			for i := range inverse { // codes are below, within and above their range
-				inverse[i], shift[i] = float32(i-4), float32(5*i-20)/3
-			}
-			for i := range y {
-				s.MeasureScales(&errs, a[i:], b[i:], &inverse, &shift, 15)
-				y[i] = errs[i%16]
-			}
-		}},
-		{"Mix", func(s *Set, y, a, b []float32) { copy(y, b); s.Mix(y, a, 0.7, -1.3) }},
-	} {
+	for _, f := range elementKernels {
 		forAll(t, func(t *testing.T, s *Set) {
 			for n := range 100 {
 				v := values(rnd, true)

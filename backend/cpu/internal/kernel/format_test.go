@@ -10,6 +10,19 @@ import (
 	"github.com/herd-ml/herd/backend"
 )
 
+// inputCodes makes codes of inputs, of which the wild ones are often the largest.
+func inputCodes(rnd *rand.Rand, wild bool) func() int8 {
+	if wild && rnd.IntN(3) == 0 {
+		return func() int8 { return -127 } // the largest sums
+	}
+	return func() int8 {
+		if wild && rnd.IntN(2) == 0 {
+			return []int8{-127, 127, 0}[rnd.IntN(3)]
+		}
+		return int8(rnd.IntN(255) - 127)
+	}
+}
+
 // formatProblem multiplies rounded rows by random blocks; codes and scales of x
 // are at their extremes where wild.
 func formatProblem(rnd *rand.Rand, f *Format, rows, groups int, wild bool) *problem {
@@ -18,16 +31,7 @@ func formatProblem(rnd *rand.Rand, f *Format, rows, groups int, wild bool) *prob
 	k := groups * f.Group
 	outStride, qStride, metaStride := Panel+extra, k+16*extra, groups*per+extra
 	v, last := values(rnd, wild), max(0, rows-1)
-	code := func() int8 {
-		if wild && rnd.IntN(2) == 0 {
-			return []int8{-127, 127, 0}[rnd.IntN(3)]
-		}
-		return int8(rnd.IntN(255) - 127)
-	}
-	if wild && rnd.IntN(3) == 0 {
-		code = func() int8 { return -127 } // the largest sums
-	}
-	xq, wholeQ := guarded(last*qStride+k, code)
+	xq, wholeQ := guarded(last*qStride+k, inputCodes(rnd, wild))
 	meta, wholeM := guarded(last*metaStride+groups*per, func() Meta { return Meta{rnd.Int32(), v(), v()} })
 	d := make([]float32, rows*groups)
 	for r := range rows {
