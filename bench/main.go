@@ -38,6 +38,7 @@ type mode struct {
 func modes() []mode {
 	return []mode{
 		{"tokens", "MODEL.gguf...", "prefill and decode beside llama.cpp", measuring((*harness).tokens)},
+		{"lookup", "MODEL.gguf...", "generating copies with guesses from the text so far, beside one token a step", measuring((*harness).lookup)},
 		{"gemm", "[bf16|f32]...", "matrix products beside PyTorch", measuring((*harness).gemm)},
 		{"tokenize", "", "one thread beside tiktoken and tokenizers; needs -vocab", measuring((*harness).tokenize)},
 		{"load", "MODEL.gguf...", "from opening the file to the 32nd token, beside llama.cpp", measuring((*harness).load)},
@@ -93,7 +94,7 @@ func parse(args []string, w io.Writer) (*settings, mode, error) {
 	f.IntVar(&s.size, "size", 2048, "gemm: `N` rows and columns")
 	f.DurationVar(&s.repeat, "repeat", 300*time.Millisecond, "gemm: repeat a product for `D` in a measurement")
 	f.StringVar(&s.vocab, "vocab", "", "tokenize: `FILE` with the vocabulary, Llama 3's tokenizer.model")
-	f.StringVar(&s.text, "text", "", "tokenize: `FILE` of text (default: the comments in Go's own source)")
+	f.StringVar(&s.text, "text", "", "tokenize, lookup: `FILE` of text (default: the comments in Go's own source)")
 	f.IntVar(&s.length, "length", 1024, "train: rows of `N` tokens, at most what the model has positions for")
 	f.StringVar(&s.loraModel, "lora-model", "", "train: `FILE` in GGUF of the model that an adapter is trained on")
 	f.Usage = func() {

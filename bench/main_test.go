@@ -162,6 +162,22 @@ func TestEndToEnd(t *testing.T) {
 	}
 }
 
+// TestLookup: generating with guesses is compared with generating without.
+func TestLookup(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "r.json")
+	out, err := bench(t, "-probe", "32", "-pairs", "1", "-json", file, "-text", golden.Committed("templates/chatml.jinja"), "lookup", tiny)
+	if err != nil || !strings.Contains(out, " guesses are right, ") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r, err := readReport(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := r.Runs[0].Results; len(res) != 1 || res[0].Kind != "lookup" || res[0].Ratio == nil || !(res[0].Herd > 0 && res[0].Other > 0) {
+		t.Errorf("%+v", res)
+	}
+}
+
 // TestPeers runs the modes beside a program that answers like the peers.
 func TestPeers(t *testing.T) {
 	t.Setenv(asProgram, "answers")
@@ -238,6 +254,7 @@ func TestPeerMissing(t *testing.T) {
 		{"train", "-length", "16", "-lora-model", filepath.Join(t.TempDir(), "none.gguf"), "lora"},
 		{"trainmemory", "toy"},
 		{"trainmemory-once", other},
+		{"lookup"},
 		{"tokens"},
 		{"tokens", filepath.Join(t.TempDir(), "none.gguf")},
 		{"load"},

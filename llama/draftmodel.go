@@ -36,13 +36,14 @@ func newModelDrafter(s *Session, draft *Model) (*modelDrafter, error) {
 	return &modelDrafter{s: own, greedy: greedy}, err
 }
 
-// Draft implements Drafter. A text beyond the draft model's positions has no guesses.
-func (d *modelDrafter) Draft(ctx context.Context, dst, ids []int32, n int) ([]int32, error) {
+// draft appends n guesses of what follows ids, as a Drafter does. A text beyond the draft
+// model's positions has none.
+func (d *modelDrafter) draft(ctx context.Context, dst, ids []int32, n int) ([]int32, error) {
 	n = min(n, d.s.limit-len(ids)+1) // the last guess is not fed back
 	if n <= 0 {
 		return dst, nil
 	}
-	dst, err := d.draft(ctx, dst, ids, n)
+	dst, err := d.likeliest(ctx, dst, ids, n)
 	if end := ended(ctx); err != nil && end != nil {
 		return dst, end
 	}
@@ -52,7 +53,7 @@ func (d *modelDrafter) Draft(ctx context.Context, dst, ids []int32, n int) ([]in
 	return dst, nil
 }
 
-func (d *modelDrafter) draft(ctx context.Context, dst, ids []int32, n int) ([]int32, error) {
+func (d *modelDrafter) likeliest(ctx context.Context, dst, ids []int32, n int) ([]int32, error) {
 	call, leave, err := d.s.claim(ctx)
 	if err != nil {
 		return dst, err

@@ -111,6 +111,9 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		}
 		defer g.endGuessing()
 		rows += g.guess.max
+		if o.now != nil {
+			g.now = o.now
+		}
 		g.logits = make([]float32, rows*g.s.m.config.Vocab)
 	}
 	if g.o.Logprobs || g.o.TopLogprobs > 0 {

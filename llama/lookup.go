@@ -1,6 +1,6 @@
 package llama
 
-import "context"
+import "math/bits"
 
 // lookup guesses that a text goes on as it did after an earlier place with the same last
 // tokens. Places are found by a hash of the lookupTokens tokens before them, as LZ77
@@ -9,6 +9,7 @@ import "context"
 type lookup struct {
 	heads []int32 // [lookupHeads] by hash, the last place with it, or 0
 	links []int32 // [places] the place before with the same hash, or 0
+	place int     // that was found last
 }
 
 const (
@@ -16,6 +17,7 @@ const (
 	lookupHeads  = 1 << 14 // a power of two
 	lookupPlaces = 32      // that are looked at
 	lookupLength = 64      // tokens compared at most
+	lookupKinds  = 4
 )
 
 func (l *lookup) reset() {
@@ -23,9 +25,9 @@ func (l *lookup) reset() {
 	l.links = l.links[:0]
 }
 
-// Draft implements Drafter. ids are those of the call before and more, but after a reset.
-// Of the places it takes the one with the most tokens alike, of equal ones the latest.
-func (l *lookup) Draft(_ context.Context, dst, ids []int32, n int) ([]int32, error) {
+// look finds the place with the most tokens alike, of equal ones the latest, and returns
+// how many are, or 0. ids are those of the call before and more, but after a reset.
+func (l *lookup) look(ids []int32) (alike int) {
 	if l.heads == nil {
 		l.heads = make([]int32, lookupHeads)
 	}
@@ -38,31 +40,35 @@ func (l *lookup) Draft(_ context.Context, dst, ids []int32, n int) ([]int32, err
 		l.links = append(l.links, last)
 	}
 	if len(ids) < lookupTokens {
-		return dst, nil
+		return 0
 	}
-	best, alike := 0, lookupTokens-1
 	place := l.heads[lookupHash(ids)]
 	for range lookupPlaces {
 		if place == 0 || alike == lookupLength {
 			break
 		}
-		if same := commonEnd(ids[:place], ids); same > alike {
-			best, alike = int(place), same
+		if same := commonEnd(ids[:place], ids); same >= lookupTokens && same > alike {
+			l.place, alike = int(place), same
 		}
 		place = l.links[place]
 	}
-	if best == 0 {
-		return dst, nil
-	}
+	return alike
+}
+
+// kind tells apart how much is alike: 2 or 3 tokens, 4 to 7, 8 to 15, or more.
+func kind(alike int) int { return min(bits.Len(uint(alike))-2, lookupKinds-1) }
+
+// guess appends the n tokens after the place that look found.
+func (l *lookup) guess(dst, ids []int32, n int) []int32 {
 	from := len(dst)
-	for i := range n {
-		if best+i < len(ids) {
-			dst = append(dst, ids[best+i])
+	for i := l.place; i < l.place+n; i++ {
+		if i < len(ids) {
+			dst = append(dst, ids[i])
 		} else {
-			dst = append(dst, dst[from+best+i-len(ids)]) // the text repeats itself
+			dst = append(dst, dst[from+i-len(ids)]) // the text repeats itself
 		}
 	}
-	return dst, nil
+	return dst
 }
 
 // lookupHash is the hash of the last tokens of a text that has lookupTokens.

@@ -39,9 +39,9 @@ func TestLookup(t *testing.T) {
 				}
 				ids = append(ids, rng.Int32N(kinds))
 				n := 1 + rng.IntN(12)
-				got, err := l.Draft(t.Context(), []int32{-7}, ids, n)
-				if err != nil || got[0] != -7 {
-					t.Fatal(got, err)
+				got := []int32{-7}
+				if l.look(ids) > 0 {
+					got = l.guess(got, ids, n)
 				}
 				// With few kinds of tokens there are more places than are looked at.
 				if want := lookedUp(ids, n); !slices.Equal(got[1:], want) && kinds > 9 || (len(got) > 1) != (len(want) > 0) {
@@ -65,10 +65,10 @@ func TestLookupBounded(t *testing.T) {
 		ids = append(ids, 1, 2, 10+i)
 	}
 	ids = append(ids, 1, 2)
-	got, err := l.Draft(t.Context(), nil, ids, 1)
-	if err != nil || len(got) != 1 {
-		t.Fatal(got, err)
+	if alike := l.look(ids); alike != 2 {
+		t.Fatalf("%d tokens alike", alike)
 	}
+	got := l.guess(nil, ids, 1)
 	looked := slices.Index(ids, got[0])
 	if want := len(ids) - 3; looked != want-2 && looked < len(ids)-3*lookupPlaces {
 		t.Errorf("the guess is from place %d of %d", looked, len(ids))

@@ -3,6 +3,7 @@ package llama
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -65,39 +66,33 @@ func (o *Speculation) validate() error {
 
 // speculation is what a generation knows of guesses.
 type speculation struct {
-	drafters []Drafter
-	lookup   *lookup  // among them, or nil
-	session  *Session // of the draft model, or nil
-	max      int
-	pace     pace
-	text     []int32 // what the model sees, the last token too
-	guesses  []int32 // that are computed beyond the end of the session
-	right    int     // of them, that were generated since
+	caller  Drafter // or nil, as the next two
+	lookup  *lookup
+	model   *modelDrafter
+	max     int
+	pace    pace
+	text    []int32 // what the model sees, the last token too
+	guesses []int32 // that are computed beyond the end of the session
+	from    int     // the source of them
+	right   int     // of them, that were generated since
 }
 
 // newSpeculation prepares guessing what follows ids in a session.
 func newSpeculation(o Speculation, s *Session, ids []int32) (*speculation, error) {
-	p := &speculation{max: o.Max, text: append([]int32(nil), ids...)}
+	p := &speculation{caller: o.Drafter, max: o.Max, text: slices.Clone(ids)}
 	if p.max == 0 {
 		p.max = defaultGuesses
 	}
 	p.max = min(p.max, s.limit, s.m.opts.batchRows()-1) // a step with them is one
 	p.pace = newPace(p.max)
-	if o.Drafter != nil {
-		p.drafters = append(p.drafters, o.Drafter)
-	}
 	if o.Lookup {
 		p.lookup = &lookup{}
-		p.drafters = append(p.drafters, p.lookup)
 	}
+	var err error
 	if o.Model != nil {
-		d, err := newModelDrafter(s, o.Model)
-		if err != nil {
-			return nil, err
-		}
-		p.session, p.drafters = d.s, append(p.drafters, d)
+		p.model, err = newModelDrafter(s, o.Model)
 	}
-	return p, nil
+	return p, err
 }
 
 // restart makes ids what the model sees.
@@ -109,10 +104,10 @@ func (p *speculation) restart(ids []int32) {
 	}
 }
 
-// endGuessing ends what speculate began: the session holds what it says to hold.
+// endGuessing ends what newSpeculation began: the session holds what it says to hold.
 func (g *generation) endGuessing() {
-	if g.guess.session != nil {
-		g.guess.session.Close()
+	if d := g.guess.model; d != nil {
+		d.s.Close()
 	}
 	if g.s.outlived { // the step that goes on does it
 		return
@@ -147,7 +142,7 @@ func (g *generation) feedGuessed(ctx context.Context, id int32) error {
 			return err
 		}
 		if len(p.text) <= g.s.limit { // no shift
-			p.pace.step(len(p.guesses), drafted.Sub(start), g.now().Sub(drafted))
+			p.pace.step(p.from, len(p.guesses), drafted.Sub(start), g.now().Sub(drafted))
 		}
 		return nil
 	})
@@ -158,7 +153,7 @@ func (g *generation) feedGuessed(ctx context.Context, id int32) error {
 func (g *generation) take(ctx context.Context, id int32) (right bool, err error) {
 	p, s := g.guess, g.s
 	if p.right == len(p.guesses) || p.guesses[p.right] != id {
-		p.pace.judge(p.right, len(p.guesses))
+		p.pace.judge(p.from, p.right, len(p.guesses))
 		p.guesses, p.right = p.guesses[:0], 0
 		s.truncate(len(s.ids))
 		return false, nil
@@ -179,26 +174,30 @@ func (g *generation) take(ctx context.Context, id int32) (right bool, err error)
 	return true, nil
 }
 
-// draft asks for guesses of what follows the text.
-func (g *generation) draft(ctx context.Context) error {
+// draft makes guesses of what follows the text.
+func (g *generation) draft(ctx context.Context) (err error) {
 	p := g.guess
-	n := min(p.pace.length(), g.s.limit-len(p.text))
+	room := g.s.limit - len(p.text)
 	if g.o.MaxTokens > 0 {
-		n = min(n, g.o.MaxTokens-g.count-1) // the last token is not fed back
+		room = min(room, g.o.MaxTokens-g.count-1) // the last token is not fed back
 	}
-	if n <= 0 {
+	if room <= 0 {
 		return nil
 	}
-	for _, d := range p.drafters {
-		var err error
-		if p.guesses, err = d.Draft(ctx, p.guesses[:0], p.text, n); err != nil {
-			return err
-		}
-		if len(p.guesses) > 0 {
-			break
+	if p.caller != nil {
+		err = p.ask(ctx, ofCaller, room)
+	}
+	if p.lookup != nil && len(p.guesses) == 0 && err == nil {
+		if alike := p.lookup.look(p.text); alike > 0 {
+			err = p.ask(ctx, ofLookup+kind(alike), room)
 		}
 	}
-	p.guesses = p.guesses[:min(n, len(p.guesses))]
+	if p.model != nil && len(p.guesses) == 0 && err == nil {
+		err = p.ask(ctx, ofModel, room)
+	}
+	if err != nil {
+		return err
+	}
 	for i, id := range p.guesses {
 		if vocab := g.s.m.config.Vocab; id < 0 || int(id) >= vocab {
 			p.guesses = p.guesses[:0]
@@ -206,4 +205,23 @@ func (g *generation) draft(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// ask asks one source for guesses, for which there is room.
+func (p *speculation) ask(ctx context.Context, from, room int) (err error) {
+	n := min(p.pace.length(from), room)
+	if n == 0 {
+		return nil
+	}
+	p.from = from
+	switch from {
+	case ofCaller:
+		p.guesses, err = p.caller.Draft(ctx, p.guesses, p.text, n)
+	case ofModel:
+		p.guesses, err = p.model.draft(ctx, p.guesses, p.text, n)
+	default:
+		p.guesses = p.lookup.guess(p.guesses, p.text, n)
+	}
+	p.guesses = p.guesses[:min(n, len(p.guesses))]
+	return err
 }
