@@ -1,6 +1,9 @@
 package block
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // The encoders of the types with minima: Q2_K, Q4_K and Q5_K, and Q4_1 and Q5_1 where
 // there is importance.
@@ -19,16 +22,19 @@ type line struct {
 }
 
 // The guesses of scale and minimum: the codes 0 to most span the values and a little more
-// (spread, in codes) or less, and the least value is above the least code by a part of it.
-var (
-	spreads = [16]float32{0, -1.75, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0.25, 0.5, -1.5, -1.2, -0.9, -0.6, -0.3, 0}
-	starts  = [16]float32{10: 0.4, 0.4, 0.4, 0.4, 0.4, 0.4}
-)
+// (spread, in codes) or less, and the least value is above the least code by a part of it
+// (start). Whole spreads find values that have fewer steps.
+var guesses = [32]struct{ spread, start float32 }{
+	{0, 0}, {-1.75, 0}, {-1.5, 0}, {-1.25, 0}, {-1, 0}, {-0.75, 0}, {-0.5, 0}, {-0.25, 0},
+	{0.25, 0}, {0.5, 0}, {-1.5, 0.4}, {-1.2, 0.4}, {-0.9, 0.4}, {-0.6, 0.4}, {-0.3, 0.4}, {0, 0.4},
+	{-2, 0}, {-3, 0}, {-4, 0}, {-5, 0}, {-6, 0}, {-7, 0}, {-8, 0}, {-9, 0},
+	{-1.6, 0.6}, {-1.2, 0.6}, {-0.8, 0.6}, {-0.4, 0.6}, {-1.2, 0.2}, {-0.8, 0.2}, {-0.4, 0.2}, {0, 0.2},
+}
 
-// fit finds the two best of the guesses, and the least squares for their codes. Minima have
+// fit finds the three best of the guesses, and the least squares for their codes. Minima have
 // one sign in a block: a value a q - b is b below 0 at least, or above where up is set. rest
 // is the smaller sum of squared errors, unless a is 0, where all values are -b.
-func (p affine) fit(g *grid, best *[2]line, x, w []float32, up bool) (rest float32) {
+func (p affine) fit(g *grid, best *[3]line, x, w []float32, up bool) (rest float32) {
 	low, high := x[0], x[0]
 	for _, v := range x {
 		if v < low {
@@ -41,25 +47,29 @@ func (p affine) fit(g *grid, best *[2]line, x, w []float32, up bool) (rest float
 	if !up {
 		low = min(low, 0)
 	}
-	*best = [2]line{{b: -low}, {b: -low}}
+	*best = [3]line{{b: -low}, {b: -low}, {b: -low}}
 	if high-low < tiny {
 		return 0
 	}
-	for i, s := range spreads {
-		g.inverse[i] = (p.most + s) / (high - low)
-		g.shift[i] = float32(-low*g.inverse[i]) - starts[i]
+	for i, s := range guesses {
+		g.inverse[i] = max(p.most+s.spread, 1) / (high - low)
+		g.shift[i] = float32(-low*g.inverse[i]) - s.start
 		if !up {
 			g.shift[i] = max(g.shift[i], 0)
 		}
 	}
-	g.measure(x, w, p.most)
-	var sum [2]float32
+	g.measure(len(guesses), x, w, p.most)
+	var sw float32
+	for _, v := range w[:len(x)] {
+		sw += v
+	}
+	var sums [3]float32
 	for k := range best {
-		i := g.least(&g.inverse)
-		g.errs[i] = -1 // done
+		i, _ := g.least(len(guesses))
 		inverse, shift := g.inverse[i], g.shift[i]
 		a := 1 / inverse
-		s := measure(x, w, inverse, shift, p.most)
+		s := measure(x, w, inverse, shift, p.most, sw, g.errs[i])
+		g.errs[i] = math.MaxFloat32 // done
 		e, h := s.fit()
 		if up != (shift < h) { // the minimum would have the other sign
 			h = shift
@@ -72,26 +82,13 @@ func (p affine) fit(g *grid, best *[2]line, x, w []float32, up bool) (rest float
 			e, h = 0, 0
 		}
 		best[k] = line{float32(a * (1 + e)), float32(a * (shift - h)), s.moved(e, h)}
-		sum[k] = float32(best[k].sums.ee*best[k].a) * best[k].a
-	}
-	if sum[1] < sum[0] {
-		best[0], best[1] = best[1], best[0]
-	}
-	return min(sum[0], sum[1])
-}
-
-// least returns which guess has the smallest error that is not negative.
-func (g *grid) least(inverse *[16]float32) (at int) {
-	var least float32
-	at = -1
-	for i, e := range g.errs {
-		if a := 1 / inverse[i]; e >= 0 {
-			if e = float32(e*a) * a; at < 0 || e < least {
-				at, least = i, e
-			}
+		sums[k] = float32(best[k].sums.ee*best[k].a) * best[k].a
+		if sums[k] < sums[0] {
+			best[0], best[k] = best[k], best[0]
+			sums[0], sums[k] = sums[k], sums[0]
 		}
 	}
-	return max(at, 0)
+	return sums[0]
 }
 
 // A coded is a block in parts.
@@ -103,7 +100,7 @@ type coded struct {
 
 // encode finds the scales, minima and codes of a block.
 func (p affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
-	var lines [16][2]line
+	var lines [16][3]line
 	up := true
 	for _, v := range x {
 		if v < 0 {
@@ -137,29 +134,32 @@ func (p affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
 	}
 }
 
-// choose returns the multiples of d and m for a sub-block: the best of 16 pairs near the two
-// lines. For each scale near a line the sums tell the minimum.
-func (p affine) choose(g *grid, lines *[2]line, x, w []float32, d, m float32) (s, t float32) {
+// choose returns the multiples of d and m for a sub-block: the best of 32 pairs near the
+// three lines. For each scale near a line the sums tell the minimum.
+func (p affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (s, t float32) {
 	id, im := inverse(d), inverse(m)
 	if d == 0 || lines[0].a == 0 {
 		return 0, clamp(round(lines[0].b*im), p.steps)
 	}
-	var ss, ts [16]float32
+	var ss, ts [32]float32
+	var seen [64]uint64 // of a scale, bits of minima
 	n := 0
 	add := func(s, t float32) {
 		if n == len(ss) || !(s > 0 && s <= p.steps && t >= 0 && t <= p.steps) {
 			return
 		}
-		for i := range n {
-			if ss[i] == s && ts[i] == t {
-				return
-			}
+		i, bit := int32(s)&63, uint64(1)<<(int32(t)&63)
+		if seen[i]&bit == 0 {
+			seen[i] |= bit
+			ss[n], ts[n] = s, t
+			n++
 		}
-		ss[n], ts[n] = s, t
-		n++
 	}
 	add(max(1, min(p.steps, round(lines[0].a*id))), clamp(round(lines[0].b*im), p.steps))
 	for _, by := range [...]float32{0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6} {
+		if n == len(ss) {
+			break
+		}
 		for k := range lines {
 			l := &lines[k]
 			s := min(p.steps, round(l.a*id)) + by
@@ -179,25 +179,25 @@ func (p affine) choose(g *grid, lines *[2]line, x, w []float32, d, m float32) (s
 		g.inverse[i] = inverse(d * ss[i])
 		g.shift[i] = float32(float32(m*ts[i]) * g.inverse[i])
 	}
-	g.measure(x, w, p.most)
-	i := g.least(&g.inverse)
+	g.measure(n, x, w, p.most)
+	i, _ := g.least(n)
 	return ss[i], ts[i]
 }
 
 // encode32 finds the scale and minimum, both float16, and the codes of a block of 32. In c
 // the minimum is added, as the types have it.
 func (p affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
-	var lines [2]line
+	var lines [3]line
 	up := true
 	for _, v := range x {
 		up = up && v >= 0
 	}
 	p.fit(g, &lines, x[:], w, up)
-	var ds, ms [16]float32
+	var ds, ms [24]float32
 	for i := range ds {
 		// Eight scales near each line.
-		l := &lines[i&1]
-		f := float32(0.005 * float32((i/2+1)/2*(1-i/2&1*2)))
+		l := &lines[i%3]
+		f := float32(0.005 * float32((i/3+1)/2*(1-i/3&1*2)))
 		b := l.b
 		if l.a > 0 {
 			b -= float32(l.a * l.sums.shift(f))
@@ -206,8 +206,8 @@ func (p affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
 		g.inverse[i] = inverse(ds[i])
 		g.shift[i] = float32(-ms[i] * g.inverse[i])
 	}
-	g.measure(x[:], w, p.most)
-	i := g.least(&g.inverse)
+	g.measure(len(ds), x[:], w, p.most)
+	i, _ := g.least(len(ds))
 	c.d, c.m = F32ToF16(ds[i]), F32ToF16(ms[i])
 	putCodes(c.codes[:32], x[:], g.inverse[i], g.shift[i], p.most)
 }

@@ -16,9 +16,9 @@ import "math"
 // x*inverse+shift and codes are 0 to most: see MeasureScales.
 type ScaleMeasure func(errs *[16]float32, x, w []float32, inverse, shift *[16]float32, most float32)
 
-// A grid is 16 guesses, how they are compared, and the memory of the search.
+// A grid is up to 32 guesses, how they are compared, and the memory of the search.
 type grid struct {
-	inverse, shift, errs [16]float32
+	inverse, shift, errs [32]float32
 	by                   ScaleMeasure
 
 	weights weights
@@ -53,9 +53,24 @@ func MeasureScales(errs *[16]float32, x, w []float32, inverse, shift *[16]float3
 	}
 }
 
-// measure sets errs for codes 0 to most.
-func (g *grid) measure(x, w []float32, most float32) {
-	g.by(&g.errs, x, w[:len(x)], &g.inverse, &g.shift, most)
+// measure compares the first n guesses, for codes 0 to most.
+func (g *grid) measure(n int, x, w []float32, most float32) {
+	for i := 0; i < n; i += 16 {
+		g.by((*[16]float32)(g.errs[i:]), x, w[:len(x)],
+			(*[16]float32)(g.inverse[i:]), (*[16]float32)(g.shift[i:]), most)
+	}
+}
+
+// least returns which of the first n guesses has the smallest error, and that.
+func (g *grid) least(n int) (at int, least float32) {
+	least = math.MaxFloat32
+	for i, e := range g.errs[:n] {
+		a := 1 / g.inverse[i]
+		if e = float32(e*a) * a; e < least {
+			at, least = i, e
+		}
+	}
+	return at, least
 }
 
 // sums are those of w, w q, w q^2, w e, w q e and w e^2. They tell the error of other
@@ -64,21 +79,20 @@ func (g *grid) measure(x, w []float32, most float32) {
 //	a^2 sum of w (e - f q - g)^2
 type sums struct{ w, q, qq, e, qe, ee float32 }
 
-// measure returns the sums of one guess.
-func measure(x, w []float32, inverse, shift, most float32) sums {
+// measure returns the sums of one guess, whose w and w e^2 are known.
+func measure(x, w []float32, inverse, shift, most, sw, see float32) sums {
 	w = w[:len(x)]
-	var sw, sq, sqq, se, sqe, see float32
+	var sq, sqq, se, sqe float32
 	for i, v := range x {
 		t := float32(v*inverse) + shift
 		q := clamp(round(t), most)
-		e := t - q
-		wq, we := float32(w[i]*q), float32(w[i]*e)
-		sw += w[i]
+		wi := w[i]
+		wq := float32(wi * q)
+		we := float32(wi * (t - q))
 		sq += wq
 		sqq += float32(wq * q)
 		se += we
-		sqe += float32(wq * e)
-		see += float32(we * e)
+		sqe += float32(we * q)
 	}
 	return sums{sw, sq, sqq, se, sqe, see}
 }

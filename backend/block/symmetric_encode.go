@@ -35,10 +35,10 @@ func (p *symmetric) measure(g *grid, x, w []float32) {
 		g.measureIQ4(x, w)
 		return
 	}
-	for i := range g.shift {
+	for i := range 16 {
 		g.shift[i] = -p.low
 	}
-	g.measure(x, w, p.high-p.low)
+	g.measure(16, x, w, p.high-p.low)
 }
 
 // fit returns the best of 16 guesses of a, and the sum of squared errors: the value of the
@@ -59,9 +59,8 @@ func (p *symmetric) fit(g *grid, x, w []float32) (a, rest float32) {
 		g.inverse[i], g.inverse[i+8] = p.low*r/most, p.high*r/most
 	}
 	p.measure(g, x, w)
-	i := g.least(&g.inverse)
-	a = 1 / g.inverse[i]
-	return a, float32(g.errs[i]*a) * a
+	i, rest := g.least(16)
+	return 1 / g.inverse[i], rest
 }
 
 // choose returns the best of 16 scales near a: multiples of d if d is not 0, else float16.
@@ -92,7 +91,8 @@ func (p *symmetric) choose(g *grid, x, w []float32, a, d float32) float32 {
 		g.inverse[i] = inverse(d * s[i])
 	}
 	p.measure(g, x, w)
-	return s[g.least(&g.inverse)]
+	i, _ := g.least(16)
+	return s[i]
 }
 
 // encode finds the scales and codes of a block. Scales are int8, codes count from low.
@@ -268,7 +268,7 @@ func codeIQ4(t float32) byte { return nearestIQ4[int32(clamp(float32(t*2)+256, 5
 // measureIQ4 is measure for the values of IQ4, without a shift.
 func (g *grid) measureIQ4(x, w []float32) {
 	w = w[:len(x)]
-	for c, inverse := range g.inverse {
+	for c, inverse := range g.inverse[:16] {
 		var sum float32
 		for i, v := range x {
 			t := float32(v * inverse)
