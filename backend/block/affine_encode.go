@@ -13,6 +13,24 @@ import (
 type affine struct {
 	n           int
 	most, steps float32
+	spans, each [32]float32 // the codes that the values span by each guess, and 1/that
+}
+
+var (
+	kindQ4_1 = newAffine(32, 15, 0)
+	kindQ5_1 = newAffine(32, 31, 0)
+	kindQ2_K = newAffine(16, 3, 15)
+	kindQ4_K = newAffine(32, 15, 63)
+	kindQ5_K = newAffine(32, 31, 63)
+)
+
+func newAffine(n int, most, steps float32) *affine {
+	p := &affine{n: n, most: most, steps: steps}
+	for i, g := range guesses {
+		p.spans[i] = max(most+g.spread, 1)
+		p.each[i] = 1 / p.spans[i]
+	}
+	return p
 }
 
 // A line is a scale and a minimum for a sub-block, with the sums of its codes.
@@ -31,10 +49,18 @@ var guesses = [32]struct{ spread, start float32 }{
 	{-1.6, 0.6}, {-1.2, 0.6}, {-0.8, 0.6}, {-0.4, 0.6}, {-1.2, 0.2}, {-0.8, 0.2}, {-0.4, 0.2}, {0, 0.2},
 }
 
+// parts are 1/i.
+var parts = func() (r [64]float32) {
+	for i := 1; i < len(r); i++ {
+		r[i] = 1 / float32(i)
+	}
+	return r
+}()
+
 // fit finds the three best of the guesses, and the least squares for their codes. Minima have
 // one sign in a block: a value a q - b is b below 0 at least, or above where up is set. rest
 // is the smaller sum of squared errors, unless a is 0, where all values are -b.
-func (p affine) fit(g *grid, best *[3]line, x, w []float32, up bool) (rest float32) {
+func (p *affine) fit(g *grid, best *[3]line, x, w []float32, up bool) (rest float32) {
 	low, high := x[0], x[0]
 	for _, v := range x {
 		if v < low {
@@ -51,9 +77,10 @@ func (p affine) fit(g *grid, best *[3]line, x, w []float32, up bool) (rest float
 	if high-low < tiny {
 		return 0
 	}
-	for i, s := range guesses {
-		g.inverse[i] = max(p.most+s.spread, 1) / (high - low)
-		g.shift[i] = float32(-low*g.inverse[i]) - s.start
+	r := 1 / (high - low)
+	for i := range guesses {
+		g.scale[i], g.inverse[i] = p.each[i]*(high-low), p.spans[i]*r
+		g.shift[i] = float32(-low*g.inverse[i]) - guesses[i].start
 		if !up {
 			g.shift[i] = max(g.shift[i], 0)
 		}
@@ -67,7 +94,7 @@ func (p affine) fit(g *grid, best *[3]line, x, w []float32, up bool) (rest float
 	for k := range best {
 		i, _ := g.least(len(guesses))
 		inverse, shift := g.inverse[i], g.shift[i]
-		a := 1 / inverse
+		a := g.scale[i]
 		s := measure(x, w, inverse, shift, p.most, sw, g.errs[i])
 		g.errs[i] = math.MaxFloat32 // done
 		e, h := s.fit()
@@ -99,7 +126,7 @@ type coded struct {
 }
 
 // encode finds the scales, minima and codes of a block.
-func (p affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
+func (p *affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
 	var lines [16][3]line
 	up := true
 	for _, v := range x {
@@ -136,7 +163,7 @@ func (p affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
 
 // choose returns the multiples of d and m for a sub-block: the best of 32 pairs near the
 // three lines. For each scale near a line the sums tell the minimum.
-func (p affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (s, t float32) {
+func (p *affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (s, t float32) {
 	id, im := inverse(d), inverse(m)
 	if d == 0 || lines[0].a == 0 {
 		return 0, clamp(round(lines[0].b*im), p.steps)
@@ -176,7 +203,8 @@ func (p affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (s
 		if i >= n {
 			ss[i], ts[i] = ss[0], ts[0]
 		}
-		g.inverse[i] = inverse(d * ss[i])
+		g.scale[i] = d * ss[i]
+		g.inverse[i] = id * parts[int32(ss[i])&63]
 		g.shift[i] = float32(float32(m*ts[i]) * g.inverse[i])
 	}
 	g.measure(n, x, w, p.most)
@@ -186,7 +214,7 @@ func (p affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (s
 
 // encode32 finds the scale and minimum, both float16, and the codes of a block of 32. In c
 // the minimum is added, as the types have it.
-func (p affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
+func (p *affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
 	var lines [3]line
 	up := true
 	for _, v := range x {
@@ -203,7 +231,7 @@ func (p affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
 			b -= float32(l.a * l.sums.shift(f))
 		}
 		ds[i], ms[i] = F16ToF32(F32ToF16(float32(l.a*(1+f)))), F16ToF32(F32ToF16(-b))
-		g.inverse[i] = inverse(ds[i])
+		g.scale[i], g.inverse[i] = ds[i], inverse(ds[i])
 		g.shift[i] = float32(-ms[i] * g.inverse[i])
 	}
 	g.measure(len(ds), x[:], w, p.most)
@@ -216,7 +244,7 @@ func encodeQ2_K(g *grid, dst []byte, src, w []float32) {
 	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[84:], src[256:] {
-		affine{16, 3, 15}.encode(g, c, (*[256]float32)(src), v.next(256))
+		kindQ2_K.encode(g, c, (*[256]float32)(src), v.next(256))
 		b := (*[84]byte)(dst)
 		for i := range 16 {
 			b[i] = c.scales[i] | c.minima[i]<<4
@@ -248,7 +276,7 @@ func encodeQ4_K(g *grid, dst []byte, src, w []float32) {
 	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[144:], src[256:] {
-		affine{32, 15, 63}.encode(g, c, (*[256]float32)(src), v.next(256))
+		kindQ4_K.encode(g, c, (*[256]float32)(src), v.next(256))
 		b := (*[144]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		binary.LittleEndian.PutUint16(b[2:], c.m)
@@ -266,7 +294,7 @@ func encodeQ5_K(g *grid, dst []byte, src, w []float32) {
 	v, c := &g.weights, &g.coded
 	v.start(w)
 	for ; len(src) > 0; dst, src = dst[176:], src[256:] {
-		affine{32, 31, 63}.encode(g, c, (*[256]float32)(src), v.next(256))
+		kindQ5_K.encode(g, c, (*[256]float32)(src), v.next(256))
 		b := (*[176]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		binary.LittleEndian.PutUint16(b[2:], c.m)

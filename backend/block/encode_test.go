@@ -343,6 +343,28 @@ func TestEncodeBlockByBlock(t *testing.T) {
 	}
 }
 
+// Values that a type can hold exactly but for the rounding of scales are found, also where
+// they have fewer steps than the codes, and where all have one sign.
+func TestEncodeSteps(t *testing.T) {
+	rng := rand.New(rand.NewPCG(15, 16))
+	for _, typ := range []backend.DType{backend.Q4_K, backend.Q5_K} {
+		for _, steps := range []int{2, 3, 7, 13, 16} {
+			for _, offset := range []float32{-2, 0, 3} {
+				row := make([]float32, 256)
+				for i := range row {
+					row[i] = offset + 0.25*float32(rng.IntN(steps))
+				}
+				for i := 0; i < len(row); i += 32 { // each sub-block has the extremes
+					row[i], row[i+1] = offset, offset+0.25*float32(steps-1)
+				}
+				if e := rmse(typ, row, encode(t, typ, row, nil)); !(e < 0.01) {
+					t.Errorf("%v of %d steps from %g: error %g", typ, steps, offset, e)
+				}
+			}
+		}
+	}
+}
+
 func FuzzEncodeRow(f *testing.F) {
 	f.Add(byte(0), []byte("0123456789abcdef"))
 	f.Fuzz(func(t *testing.T, which byte, data []byte) {

@@ -168,7 +168,7 @@ func searchQ4_0(g *grid, dst []byte, src, w []float32) {
 func searchQ4_1(g *grid, dst []byte, src, w []float32) {
 	v, c := &g.weights, &g.coded
 	for v.start(w); len(src) > 0; dst, src = dst[20:], src[32:] {
-		affine{n: 32, most: 15}.encode32(g, c, (*[32]float32)(src), v.next(32))
+		kindQ4_1.encode32(g, c, (*[32]float32)(src), v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		binary.LittleEndian.PutUint16(dst[2:], c.m)
 		putNibbles((*[16]byte)(dst[4:]), (*[32]byte)(c.codes[:]))
@@ -187,7 +187,7 @@ func searchQ5_0(g *grid, dst []byte, src, w []float32) {
 func searchQ5_1(g *grid, dst []byte, src, w []float32) {
 	v, c := &g.weights, &g.coded
 	for v.start(w); len(src) > 0; dst, src = dst[24:], src[32:] {
-		affine{n: 32, most: 31}.encode32(g, c, (*[32]float32)(src), v.next(32))
+		kindQ5_1.encode32(g, c, (*[32]float32)(src), v.next(32))
 		binary.LittleEndian.PutUint16(dst, c.d)
 		binary.LittleEndian.PutUint16(dst[2:], c.m)
 		putFifths((*[20]byte)(dst[4:]), (*[32]byte)(c.codes[:]))

@@ -18,8 +18,8 @@ type ScaleMeasure func(errs *[16]float32, x, w []float32, inverse, shift *[16]fl
 
 // A grid is up to 32 guesses, how they are compared, and the memory of the search.
 type grid struct {
-	inverse, shift, errs [32]float32
-	by                   ScaleMeasure
+	scale, inverse, shift, errs [32]float32 // inverse is 1/scale
+	by                          ScaleMeasure
 
 	weights weights
 	coded   coded
@@ -65,7 +65,7 @@ func (g *grid) measure(n int, x, w []float32, most float32) {
 func (g *grid) least(n int) (at int, least float32) {
 	least = math.MaxFloat32
 	for i, e := range g.errs[:n] {
-		a := 1 / g.inverse[i]
+		a := g.scale[i]
 		if e = float32(e*a) * a; e < least {
 			at, least = i, e
 		}

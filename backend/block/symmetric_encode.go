@@ -57,10 +57,11 @@ func (p *symmetric) fit(g *grid, x, w []float32) (a, rest float32) {
 		// 1, then above and below it.
 		r := 1 + float32(p.spread*0.25*float32((i+1)/2*(1-i&1*2)))
 		g.inverse[i], g.inverse[i+8] = p.low*r/most, p.high*r/most
+		g.scale[i], g.scale[i+8] = 1/g.inverse[i], 1/g.inverse[i+8]
 	}
 	p.measure(g, x, w)
 	i, rest := g.least(16)
-	return 1 / g.inverse[i], rest
+	return g.scale[i], rest
 }
 
 // choose returns the best of 16 scales near a: multiples of d if d is not 0, else float16.
@@ -81,14 +82,15 @@ func (p *symmetric) choose(g *grid, x, w []float32, a, d float32) float32 {
 		by := float32((i + 1) / 2 * (1 - i&1*2))
 		if p.steps == 0 {
 			s[i] = F16ToF32(F32ToF16(a * (1 + float32(p.spread*0.02*by))))
-			g.inverse[i] = inverse(s[i])
+			g.scale[i], g.inverse[i] = s[i], inverse(s[i])
 			continue
 		}
 		s[i] = near + by
 		if s[i] == 0 || s[i] < -p.steps || s[i] >= p.steps {
 			s[i] = near
 		}
-		g.inverse[i] = inverse(d * s[i])
+		g.scale[i] = d * s[i]
+		g.inverse[i] = inverse(g.scale[i])
 	}
 	p.measure(g, x, w)
 	i, _ := g.least(16)
