@@ -46,8 +46,8 @@ func (o Options) now() time.Time {
 type Prompt struct {
 	Text string  // as a template renders it
 	IDs  []int32 // its tokens
-	// Origins says for each token where it is from; nil for a Template, of which
-	// nobody knows what it writes.
+	// Origins says for each token where it is from. It is nil for a Template, whose
+	// text has no parts that are known.
 	Origins []Origin
 }
 

@@ -137,8 +137,9 @@ func (t *Template) renderAsIs(messages []Message, o Options) (jinja.Text, error)
 // one that templates read first.
 var reasoningKeys = []string{"reasoning_content", "thinking", "reasoning"}
 
-// messageValue is a message as a template sees it. Reasoning under any of its
-// names is there under the two that templates read, as in transformers.
+// messageValue is a message as a template sees it. Reasoning has several names: under
+// whichever it is given, a template finds it under the two that templates read, as in
+// transformers.
 func messageValue(m Message, source int) (jinja.Value, error) {
 	fields := m.fields()
 	var reasoning json.RawMessage
@@ -186,9 +187,9 @@ func (t *Template) Encode(messages []Message, o Options) (Prompt, error) {
 	return Prompt{Text: text.String, IDs: ids}, nil
 }
 
-// encode encodes a rendered prompt. Where it holds a reply as its model gave
-// it, between special tokens, the reply's own tokens stand: text that a model
-// wrote need not be cut into tokens as the vocabulary would.
+// encode encodes a rendered prompt. Replies that it holds unchanged, between special
+// tokens, become the tokens that the model wrote: a model need not cut text into tokens as
+// the vocabulary would.
 func (t *Template) encode(text jinja.Text, messages []Message) (ids []int32, err error) {
 	at := 0
 	for i, m := range messages {

@@ -24,8 +24,8 @@ type Templates struct {
 	faulty map[string]error // templates that cannot be used
 }
 
-// NewTemplates parses sources, by name; see NewTemplate. One with a fault is an error
-// where it is chosen, and here only if all are faulty.
+// NewTemplates parses sources, by name, as NewTemplate does. A source with a fault is an
+// error when it is chosen. It is an error here only if all have faults.
 func NewTemplates(sources map[string]string, tok *tokenizer.Tokenizer) (*Templates, error) {
 	t := &Templates{byName: map[string]*Template{}, faulty: map[string]error{}}
 	for _, name := range slices.Sorted(maps.Keys(sources)) {

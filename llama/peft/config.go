@@ -25,8 +25,8 @@ type Config struct {
 	// whole names, or "all-linear". Without both, any layer may have one.
 	Targets       []string
 	TargetPattern string
-	// Ranks and Alphas, rank_pattern and alpha_pattern, are of the layers whose name,
-	// or the end of it after a dot, matches; the first counts.
+	// Ranks and Alphas are rank_pattern and alpha_pattern. A pattern is for the layers
+	// whose name matches, or the end of it after a dot; the first that matches counts.
 	Ranks, Alphas []Override
 	Dropout       float64 // lora_dropout, of training
 	Bias          string  // bias: "" (none), "all" or "lora_only", biases of the model's that come with the adapter
@@ -34,8 +34,8 @@ type Config struct {
 	// ModulesToSave are modules_to_save, by the end of their names: modules whose own
 	// parameters come with the adapter.
 	ModulesToSave []string
-	// Tokens are trainable_token_indices: rows of a matrix of the vocabulary that come with
-	// the adapter, by the end of the matrix's name; "" is the embedding.
+	// Tokens are trainable_token_indices: the rows of matrices of the vocabulary that come
+	// with the adapter. The key is the end of the matrix's name; "" is the embedding.
 	Tokens    map[string][]int32
 	BaseModel string // base_model_name_or_path; may be empty
 	// Other are the file's other keys, none of which changes the numbers.
@@ -64,7 +64,7 @@ var neutral = []string{
 	"megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }
 
-// written are the keys that a file gets where Other does not say otherwise.
+// written are keys that a file gets, unless Other has them.
 var written = map[string]string{
 	"auto_mapping": "null", "bias": `"none"`, "fan_in_fan_out": "false", "inference_mode": "true", "init_lora_weights": "true",
 	"layers_pattern": "null", "layers_to_transform": "null", "modules_to_save": "null", "peft_type": `"LORA"`, "task_type": `"CAUSAL_LM"`,

@@ -51,10 +51,10 @@ func newMatcher(c *Config) (*matcher, error) {
 // allLinear is PEFT's shorthand for every linear layer but the output.
 const allLinear = "all-linear"
 
-// A pattern is a regular expression for whole names. Go's own, whose time is linear in the
-// name, is taken where it has all that the expression uses. Looking around, backreferences
-// and counted repetition, which can make a short expression huge, are left to one that
-// backtracks, and stops when it has taken too long.
+// A pattern is a regular expression for whole names. Go's own package matches it where it
+// can: in time linear in the name. Expressions that look around, refer back, or count
+// repetitions, which can make a short expression huge, go to a package that backtracks; it
+// stops when it has taken too long.
 type pattern struct {
 	linear *regexp.Regexp
 	slow   *regexp2.Regexp
@@ -183,8 +183,8 @@ func (m *matcher) scale(name string) float64 {
 	return alpha / r
 }
 
-// Layer says whether the layer of a name has an adapter by target_modules, of
-// which rank, and the factor of its B A. A pattern that takes too long matches nothing;
+// Layer says whether target_modules gives the layer of a name an adapter, of which rank
+// that is, and by which factor its B A counts. A pattern that takes too long matches nothing;
 // Validate cannot know.
 func (c Config) Layer(name string) (target bool, rank int, scale float64) {
 	m, err := newMatcher(&c)

@@ -56,9 +56,8 @@ type Module struct {
 	Embedding     bool
 	Rank, In, Out int
 	Scale         float64 // of B A: alpha/r, or alpha/sqrt(r) of rsLoRA
-	// A [Rank, In], B [Out, Rank] and, of DoRA, Magnitude [Out], whose Data is nil
-	// elsewhere: F32, F16 or BF16. So is Bias [Out], which is added to B A x, but for
-	// lora_bias.
+	// A [Rank, In] and B [Out, Rank], of F32, F16 or BF16. DoRA has Magnitude [Out] too,
+	// and lora_bias has Bias [Out], which is added to B A x; elsewhere their Data is nil.
 	A, B, Magnitude, Bias safetensors.Source
 }
 
@@ -159,8 +158,8 @@ func open(dir fs.FS, base string, shown func(string) string) (*Adapter, error) {
 	return a, nil
 }
 
-// New makes an adapter of what is in memory; file is for messages. Of a Module what Write
-// looks at counts.
+// New makes an adapter of what is in memory; file is for messages. It uses those fields
+// of a Module that Write uses.
 func New(file string, c Config, modules []Module) (*Adapter, error) {
 	a := &Adapter{File: file, Config: c, Modules: slices.Clone(modules)}
 	return a, check(file, &a.Config, a.Modules)

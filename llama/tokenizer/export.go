@@ -17,7 +17,7 @@ var ErrInexpressible = errors.New("cannot be expressed in that format")
 // differs. A caller may keep the result and pass the error on as a warning.
 var ErrInexact = fmt.Errorf("%w exactly", ErrInexpressible)
 
-// origin is what a file said and only writing the vocabulary again needs.
+// origin keeps what a file said that only an export needs.
 type origin struct {
 	normalizer, preTokenizer, decoder json.RawMessage // of a tokenizer.json
 
@@ -48,8 +48,8 @@ func (n notes) err(target string) error {
 	return &Error{Field: target, Reason: "written, with differences: " + strings.Join(n, "; "), Err: ErrInexact}
 }
 
-// compare notes in what u, read back from a written form, differs from t, as
-// far as the tables show it.
+// compare notes how u differs from t, of which it is the written form, read back. It looks
+// at their tables only.
 func (n *notes) compare(t, u *Tokenizer) {
 	n.add(t.bos != u.bos, "BOS is %d, not %d", u.bos, t.bos)
 	n.add(!slices.Equal(t.before, u.before), "texts start with %v, not %v", u.before, t.before)
@@ -77,8 +77,8 @@ func (n *notes) compare(t, u *Tokenizer) {
 	n.add(different > 0, "%d tokens have another kind or text, the first is %d, %.40q", different, first, t.names.at(first))
 }
 
-// spelled is a token's name as Hugging Face and GGUF files spell it: rank files
-// have plain bytes instead.
+// spelled is a token's name as the files of Hugging Face and GGUF spell it. Rank files
+// hold plain bytes instead.
 func (t *Tokenizer) spelled(id int32) string {
 	tok := t.token(id)
 	if !t.model.bytes || t.model.pairs != nil || tok.kind != normal {
@@ -107,8 +107,8 @@ func (t *Tokenizer) role(name string, otherwise int32) int32 {
 	return otherwise
 }
 
-// padding returns the token that fills up batches: the one that the files name, else one
-// known by its name alone.
+// padding returns the token that fills up batches. Where the files name none, a token
+// with a usual name is taken.
 func (t *Tokenizer) padding() int32 {
 	for _, name := range []string{t.roles["pad_token"], "<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]"} {
 		if id, ok := t.ids.find(name); ok && t.kinds[id] == control {
@@ -118,8 +118,8 @@ func (t *Tokenizer) padding() int32 {
 	return -1
 }
 
-// preNames are the values of tokenizer.ggml.pre that are written, each split
-// with and without merging words that are tokens.
+// preNames are the values of tokenizer.ggml.pre that are written. Two of them stand for
+// the same split where one merges words that are tokens and the other takes them whole.
 var preNames = []string{"llama-bpe", "smaug-bpe", "qwen2", "gpt-2", "smollm", "falcon", "tekken", "gpt-4o", "deepseek-llm",
 	"deepseek-coder", "deepseek-v3", "seed-coder", "bailingmoe", "bloom", "viking"}
 
@@ -153,7 +153,7 @@ func (t *Tokenizer) pre() string {
 	return ""
 }
 
-// pipeline notes what only a tokenizer.json can say of byte-level vocabularies
+// pipeline notes what is lost outside a tokenizer.json: of the text before it is split,
 // and of added tokens.
 func (n *notes) pipeline(t *Tokenizer) {
 	n.add(t.model.bytes && len(t.normalize)+len(t.prepare) > 0, "text is not normalised and gets no space in front")

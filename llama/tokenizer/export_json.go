@@ -42,9 +42,9 @@ type part map[string]any
 //
 // The error wraps ErrInexpressible where that form cannot hold the tokenizer
 // (runs of spaces that become one, names that are not UTF-8), and ErrInexact
-// where the result is the nearest form; the error names the differences. The
-// text of the unknown token, which SentencePiece never matches, is that token
-// there when special tokens are allowed.
+// where the result is the nearest form; the error names the differences. One
+// difference is always there: with special tokens allowed, the text of the unknown
+// token becomes that token, which it never does in SentencePiece.
 func (t *Tokenizer) JSON() ([]byte, error) {
 	const target = "tokenizer.json"
 	var n notes
@@ -171,8 +171,9 @@ func (t *Tokenizer) vocabJSON(rules []merge) json.RawMessage {
 	return b.Bytes()
 }
 
-// appended is the first id of the added tokens that the library numbers by itself:
-// those at the end of a vocabulary of bytes without holes that the model does not use.
+// appended returns the first id of those added tokens that the library numbers by itself.
+// They are the last ones of a vocabulary of bytes that has no holes, and no merge uses
+// them.
 func (t *Tokenizer) appended(rules []merge) int {
 	size := len(t.kinds)
 	if !t.model.bytes || slices.Contains(t.kinds, absent) {
@@ -263,7 +264,8 @@ func (t *Tokenizer) templateJSON() json.RawMessage {
 	return marshal(part{"type": "TemplateProcessing", "single": a, "pair": slices.Concat(a, b), "special_tokens": around}, "")
 }
 
-// fastClass is the class of tokenizer that takes its tokenizer.json at its word.
+// fastClass is the class of transformers that reads a tokenizer.json and changes nothing
+// of it.
 const fastClass = "PreTrainedTokenizerFast"
 
 // ConfigJSON returns the tokenizer_config.json that belongs beside JSON: which

@@ -26,9 +26,9 @@ func (m *bpe) merges() []merge {
 	return out
 }
 
-// derived returns the one rule for each token that a vocabulary without a table
-// implies: a token's text is merged with the token itself left out, and where
-// two parts remain, those are the rule's.
+// derived returns the rules that a vocabulary without a table implies, at most one for
+// each token. The token's text is merged as if the token did not exist. Where two parts
+// remain, the rule joins them.
 //
 // One rule is enough. Whenever a token comes about inside a word, no merge has
 // crossed its ends, so the merges inside it were those of its text alone, in
@@ -67,13 +67,12 @@ func (m *bpe) derived() []merge {
 	return out
 }
 
-// byText reports whether merging any neighbours whose text together is a token,
-// that of the lowest rank first, does what the table of pairs does. text holds
-// the tokens that would merge.
+// byText reports whether the table of pairs can be left out. Without it, neighbours are
+// joined whose text together is a token, the token of the lowest rank first. text holds
+// the tokens that may come about so.
 //
-// It does if each rule that text and rank imply is in the table, in that order:
-// then, word by word, both do the same merges, and no other rule of the table
-// finds its pair.
+// It can if each rule that text and rank imply is in the table, in that order. Then both
+// ways do the same merges in each word, and no other rule of the table finds its pair.
 func (m *bpe) byText(text *index, rank []uint32) bool {
 	c := bpe{bytes: m.bytes, text: text, rank: rank, first: m.first, unk: -1}
 	takesPart := make([]bool, len(rank))
@@ -97,8 +96,8 @@ func (m *bpe) byText(text *index, rank []uint32) bool {
 	return true
 }
 
-// wholes reports whether every token comes out of merging its own text, so that
-// it does not matter whether words that are tokens are merged.
+// wholes reports whether merging the text of any token gives that token. Then it does not
+// matter whether a word that is a token is merged or taken whole.
 func (m *bpe) wholes() bool {
 	c := *m
 	c.whole = false
@@ -112,9 +111,8 @@ func (m *bpe) wholes() bool {
 	return true
 }
 
-// scores returns, by id, scores that merge as t does: SentencePiece and
-// llama.cpp join the neighbours whose token has the highest score. A rank is as
-// good as a score, with its sign turned.
+// scores returns, by id, scores that merge as t does. SentencePiece and llama.cpp join
+// the neighbours whose token has the highest score, so a rank with its sign turned is one.
 func (t *Tokenizer) scores(target string) ([]float32, error) {
 	m := t.model
 	out := make([]float32, len(t.kinds))

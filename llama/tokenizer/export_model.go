@@ -18,8 +18,8 @@ import (
 // be Llama 3's, the order must imply the merges, and 256 control tokens must
 // follow under the names that Llama 3 gives them. The error wraps
 // ErrInexpressible where something else is asked for, and ErrInexact where the
-// result is the nearest form; the error names the differences. Which of several
-// stop tokens is EOS is not compared: such files leave it to the reader.
+// result is the nearest form; the error names the differences. A rank
+// file does not say which of several stop tokens is EOS, so that is no difference.
 func (t *Tokenizer) ModelFile() ([]byte, error) {
 	write, target := t.spmFile, "SentencePiece model"
 	read := func(data []byte) (*Tokenizer, error) { return fromSPM(data, sideFiles{}) }
@@ -78,8 +78,8 @@ func (t *Tokenizer) rankFile(target string, n *notes) ([]byte, error) {
 	return out, nil
 }
 
-// llama3Specials checks the control tokens from an id on. The names of reserved
-// ones have changed between versions and only make a difference.
+// llama3Specials checks the control tokens from an id on. Names of reserved tokens have
+// changed between versions: where they are others, that is a difference and no error.
 func (t *Tokenizer) llama3Specials(target string, from int, n *notes) error {
 	renamed := 0
 	for i := range llama3Specials {

@@ -13,11 +13,11 @@ type spacing struct {
 	cut      bool   // words start at each "▁"
 }
 
-// eachSegment is SentencePiece's and llama.cpp's rule: whatever stands there.
-// Metaspace adds no space to one that is there.
+// eachSegment puts a space in front of each segment, also of one that begins with a
+// space, as SentencePiece and llama.cpp do. Metaspace adds none there.
 const eachSegment = "each"
 
-// spacing finds the rule; ok is false for a tokenizer.json that does more.
+// spacing returns how t treats spaces. ok is false where its tokenizer.json does more.
 func (t *Tokenizer) spacing() (s spacing, ok bool) {
 	if t.info.Source != "tokenizer.json" {
 		s = spacing{collapse: t.origin.collapse, plain: t.origin.plain}

@@ -38,7 +38,7 @@ func (e *Error) Error() string {
 	if e.Field != "" {
 		s = e.Field + ": " + s
 	}
-	if e.File != "" {
+	if e.File != "" && e.File != "." { // the whole of a file system
 		s = e.File + ": " + s
 	}
 	return "tokenizer: " + s
