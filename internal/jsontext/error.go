@@ -79,7 +79,10 @@ func given(value string) string {
 	kind, rest, _ := strings.Cut(value, " ")
 	switch kind {
 	case "number":
-		return strings.TrimSpace("the number " + clip(rest))
+		if rest == "" {
+			return "a number"
+		}
+		return "the number " + clip(rest)
 	case "string":
 		return "a text"
 	case "array":

@@ -22,7 +22,7 @@ func TestExplain(t *testing.T) {
 		`{"num_layers": "two"}`:      "num_layers is a text, want a whole number",
 		`{"num_layers": 1e30}`:       "num_layers is the number 1e30, want a whole number",
 		`{"num_layers": 1.5}`:        "num_layers is the number 1.5, want a whole number",
-		`{"name": 3}`:                "name is the number, want a text",
+		`{"name": 3}`:                "name is a number, want a text",
 		`{"tied": {}}`:               "tied is an object, want true or false",
 		`{"eps": [1]}`:               "eps is a list, want a number",
 		`{"list": {}}`:               "list is an object, want a list",
@@ -31,7 +31,7 @@ func TestExplain(t *testing.T) {
 		`[1]`:                        "the JSON is a list, want an object",
 		`{"a": `:                     "not JSON: byte 6: it ends too early",
 		`{"a": 1,}`:                  "not JSON: byte 9: unexpected '}'",
-		`{"name": 1` + strings.Repeat("0", 99) + `}`: "name is the number",
+		`{"name": 1` + strings.Repeat("0", 99) + `}`: "name is a number",
 	} {
 		err := Explain(json.Unmarshal([]byte(text), &v))
 		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "Go ") {
@@ -43,7 +43,7 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		`"x"`: "lora is a text, want an object", "\xef\xbb\xbf{\"b\": 1}": "lora.B is the number, want a text", `[`: "lora: not JSON: byte 1: it ends too early",
+		`"x"`: "lora is a text, want an object", "\xef\xbb\xbf{\"b\": 1}": "lora.B is a number, want a text", `[`: "lora: not JSON: byte 1: it ends too early",
 	} {
 		var v struct{ B string }
 		if err := At("lora", Unmarshal([]byte(text), &v)); err.Error() != want {

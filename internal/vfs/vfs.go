@@ -113,7 +113,7 @@ func ReadFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 func WriteAtomic(path string, write func(w io.Writer) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
-		return err
+		return unwritten(path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -136,6 +136,14 @@ func WriteAtomic(path string, write func(w io.Writer) error) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
+// unwritten makes an error about a temporary name one about the path.
+func unwritten(path string, err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return &fs.PathError{Op: "write", Path: path, Err: e.Err}
+	}
+	return err
+}
+
 // notEmpty is the error of what would be written over, a fs.ErrExist.
 type notEmpty string
 
@@ -154,7 +162,7 @@ func WriteFolder(out string, fill func(dir string) error) (err error) {
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".*.tmp")
 	if err != nil {
-		return err
+		return unwritten(out, err)
 	}
 	defer func() {
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"slices"
 
@@ -113,6 +114,9 @@ func (w *Writer) WriteFile(path string) error {
 	if errors.As(err, &e) {
 		e.File = path
 		return err
+	}
+	if pe := (*fs.PathError)(nil); errors.As(err, &pe) && pe.Path == path {
+		err = pe.Err // without the path, which Error gives
 	}
 	if err != nil {
 		return &Error{File: path, Reason: "the file cannot be written", Err: err}
