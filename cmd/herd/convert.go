@@ -34,7 +34,8 @@ far each is then from the exact sum is printed. An adapter as IN is written as
 PEFT's folder or as a .gguf file; --base names the model that it is of.
 
 A file that is there stays, unless --force replaces it; one that is read always
-does. Of folders only new and empty ones are filled.`,
+does. Of folders only new and empty ones are filled, with --force too: one that
+is there may hold more than a model.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 || args[0] == "" || args[1] == "" {
 				return usagef("want two arguments, IN and OUT")
