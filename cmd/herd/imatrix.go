@@ -27,13 +27,13 @@ func newImatrix(c *common) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "imatrix -m MODEL -f FILE -o OUT",
 		Short: "Measure which weights matter",
-		Long: `Imatrix runs a text through a model, in chunks as perplexity does, and writes the
-mean squares of what each matrix multiplies: 'herd quantize --imatrix' then
-makes the errors small where they count. The file is llama.cpp's: GGUF, or with a
-name that ends in .dat its older form.
+		Long: `Imatrix runs a text through a model, in chunks as perplexity does, and writes
+the mean squares of what each matrix multiplies: 'herd quantize --imatrix' then
+makes the errors small where they count. The file is llama.cpp's: GGUF, or with
+a name that ends in .dat its older form.
 
---in-file adds the sums of a file of either form; without -m and -f the sum of such
-files is written, which turns one form into the other.`,
+--in-file adds the sums of a file of either form; without -m and -f the sum of
+such files is written, which turns one form into the other.`,
 		Args: noArgs,
 		RunE: m.run,
 	}

@@ -95,10 +95,10 @@ text of special tokens stays ordinary text.
 
 --kl-base compares two models in two runs with the same text and settings. Where
 its FILE is not there, the first run writes what the model thinks of the text to
-it, four bytes for each token of the vocabulary at each position. Where it is, the
-second run compares another model's distributions, a quantised one's for instance,
-with those: Kullback-Leibler divergence, how often both think the same token most
-likely, perplexity in relation to the base's.`,
+it, four bytes for each token of the vocabulary at each position. Where it is,
+the second run compares another model's distributions, a quantised one's for
+instance, with those: Kullback-Leibler divergence, how often both think the same
+token most likely, perplexity in relation to the base's.`,
 		Args: noArgs,
 		RunE: p.run,
 	}

@@ -35,7 +35,8 @@ func newQuantize(c *common) *cobra.Command {
 		Use:   "quantize IN OUT TYPE",
 		Short: "Write a model with smaller weights",
 		Long: fmt.Sprintf(`Quantize writes a model as a .gguf file whose matrices have smaller types, and
-prints how far each is from what it was made of. TYPE is, in upper or lower case,
+prints how far each is from what it was made of. TYPE is, in upper or lower
+case,
 
   %s
 

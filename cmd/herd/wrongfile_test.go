@@ -59,6 +59,8 @@ func TestWrongFiles(t *testing.T) {
 		{false, "chat --messages MESSAGES -m FILE"}, {false, "chat -m MODEL --messages FILE"}, {true, "chat -m MODEL --messages MESSAGES --print-prompt --template FILE"},
 		{false, "chat -m MODEL --print-prompt --messages MESSAGES --tools FILE"}, {false, "info FILE"}, {false, "tokenize -m FILE a"}, {false, "score --text a -m FILE"},
 		{true, "perplexity -c 4 -m MODEL -f FILE"}, {false, "perplexity -f MESSAGES -m FILE"}, {false, "convert FILE OUT --to gguf"}, {false, "convert FILE OUT --to safetensors"},
+		{false, "generate -p a -n 1 -m MODEL --draft FILE"}, {true, "generate -n 1 -m MODEL --batch FILE"}, {false, "quantize FILE OUT q8_0"},
+		{false, "quantize MODEL OUT q8_0 --imatrix FILE"}, {true, "imatrix -c 8 -m MODEL -o OUT -f FILE"}, {false, "imatrix -f MESSAGES -o OUT -m FILE"},
 		{false, "convert MODEL OUT --to meta --lora FILE"}, {false, "bench -m FILE"}, {false, "train FILE"}, {false, "train --steps=1 --out=OUT --data.files=FILE --model.path=MODEL --lora.rank=1"},
 		{false, "train --steps=1 --out=OUT --data.files=MESSAGES --model.path=FILE --lora.rank=1"}, {false, "train --steps=1 --out=OUT --data.files=MESSAGES --model.tokenizer=FILE"},
 	} {
