@@ -103,11 +103,15 @@ const (
 	// EmbeddingBackward: Out[0] dW[ids[r]] += dy[r]. In ids I32 [R], dy [R,D].
 	EmbeddingBackward
 
-	// RowNorms: Out[0][n] = norm[n] = sqrt(sum_k v[n,k]^2) and Out[1][n] = 1/norm[n], 0
-	// where norm[n] is 0, each optional. v = W[0] or, where there are three weights, v[n,k]
-	// = W[0][n,k] + Scale sum_r W[2][n,r] W[1][r,k]. W[0] [N,K], W[1] [r,K], W[2] [N,r], Out
-	// [N]. Where the terms of v nearly cancel the norm is as exact as elsewhere. It has no
-	// backward: adapters that divide by it take it for a constant
+	// RowNorms: Out[0][n] = norm[n] = sqrt(sum_k v[n,k]^2), and Out[1][n] = 1/norm[n], or
+	// 0 where norm[n] is 0. Either output may be absent. With one weight, v is W[0]
+	// [N,K]. With three, v is that matrix and a low-rank change of it,
+	//
+	//	v[n,k] = W[0][n,k] + Scale sum_r W[2][n,r] W[1][r,k]
+	//
+	// with W[1] [r,K] and W[2] [N,r]. Out [N]. v may be added up in float32, but not where
+	// the change nearly cancels W[0]: the relative error of a norm must not grow there.
+	// RowNorms has no backward: adapters that divide by the norm take it for a constant
 	// (https://arxiv.org/abs/2402.09353, section 4.3).
 	RowNorms
 

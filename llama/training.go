@@ -150,11 +150,12 @@ func (o *ForwardOptions) check(rows, dim int) error {
 	return nil
 }
 
-// Forward is the network up to the last norm: of ids, which lie as the step's layout
-// says, it returns the rows that the layout wants logits of [len(Logits), D]. It is
-// what sessions run; with a tape on the context it is what is trained. Output is the
-// matrix that makes logits of it. An adapter set that a segment names must be there: the
-// model's own are numbered as in Options.Adapters, the one that is trained comes last.
+// Forward runs the network from the ids to the last norm, within a step of c whose layout
+// says where each id stands. It returns the hidden states [len(Logits), D] of the rows
+// that the layout wants logits of; Output is the matrix that turns them into logits.
+// Sessions run the same code. With a tape on c the pass can be trained through. Every
+// adapter set that a segment names must exist: the sets of Options.Adapters are numbered
+// in their order, and the set that is trained comes last.
 func (t *Training) Forward(c *tensor.Context, ids []int32, o ForwardOptions) (*tensor.Tensor, error) {
 	if err := t.checkAdapters(c.Layout()); err != nil {
 		return nil, err

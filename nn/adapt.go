@@ -52,9 +52,9 @@ func shareOf(l *backend.Layout, set int) share {
 	return noRows
 }
 
-// adapt lets the adapters of layers of one input change their outputs: the first of each
-// layer, then the second, and so on. First factors of adapters that all rows have are
-// multiplied in one dispatch.
+// adapt applies the adapters of layers that share an input to their outputs: the first
+// adapter of each layer, then the second, and so on. The products with the first factors of
+// adapters that all rows have are one dispatch.
 func adapt(c *tensor.Context, x *tensor.Tensor, ls [backend.MaxWeights]*Linear, ys *[backend.MaxWeights]*tensor.Tensor) {
 	for j := 0; ; j++ {
 		var as [backend.MaxWeights]*tensor.Param
@@ -138,9 +138,9 @@ func (l *LoRA) addRows(c *tensor.Context, y *tensor.Tensor, rows *tensor.Rows, f
 	return tensor.Concat(c, 0, parts...)
 }
 
-// run is the length of the run of rows that begins at row from of a tensor of end rows: all
-// of them have the adapter, or none has. segment is the segment of row from or one before
-// it, and becomes the last that was looked at.
+// run is the length of the longest run of rows from row from on of a tensor of end rows, of
+// which all have the adapter or none has. segment is at most the segment of row from, and
+// becomes the last segment that was looked at.
 func (l *LoRA) run(rows *tensor.Rows, segment *int, from, end int) (n int, adapted bool) {
 	segments := rows.Layout.Segments
 	of := func(r int) bool {

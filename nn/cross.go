@@ -28,9 +28,9 @@ func NewCrossAttention(dim, sourceDim, heads, kvHeads, headDim int) *CrossAttent
 	}
 }
 
-// Keys returns the keys and values of a source [S,sourceDim], both [S,G*hd]. They serve
-// Forward as they are, or go to pages by tensor.KVAppend. layout is that of the source's
-// rows, which says what adapters they have; nil for the step's.
+// Keys returns the keys and values, both [S,G*hd], of a source [S,sourceDim]. They are
+// operands of Forward, or go to pages by tensor.KVAppend. layout is the layout of the
+// source's rows, which says what adapters they have; nil is the step's.
 func (l *CrossAttention) Keys(c *tensor.Context, source *tensor.Tensor, layout *backend.Layout) (k, v *tensor.Tensor) {
 	defer c.SetRows(c.SetRows(tensor.Rows{Layout: layout}))
 	p := project(c, source, [backend.MaxWeights]*Linear{l.WK, l.WV})

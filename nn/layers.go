@@ -11,10 +11,9 @@ type Linear struct {
 	Bias     *tensor.Param `name:"bias"`     // [out], or nil
 	Adapters []*LoRA       `name:"adapters"` // in the order of their work, for the rows that have them
 
-	// Group, where the columns of Weight are part of a matrix that several machines have
-	// (backend.WeightSource.ColumnRange), adds up their products. Bias and what AddTo
-	// adds to are all machines' alike, and are added once, to the sum. nil is one
-	// machine.
+	// Group adds up the products of several machines that each have some columns of one
+	// matrix (backend.WeightSource.ColumnRange). All of them have the same Bias, and the
+	// same y in AddTo; these are added once, to the sum. nil is one machine.
 	Group tensor.Group
 }
 
@@ -46,8 +45,8 @@ func (l *Linear) summed(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
 	return y
 }
 
-// AddTo returns y + x W^T + b for y [R,out] and x [R,in]. Without a tape the sum
-// takes the place of y, which must not be used again but as the result.
+// AddTo returns y + x W^T + b for y [R,out] and x [R,in]. Without a tape the sum takes the
+// memory of y, which must not be used afterwards.
 func (l *Linear) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
 	if l.Bias != nil || l.Group != nil || l.rescaled() {
 		return tensor.AddTo(c, y, l.Forward(c, x))
@@ -58,8 +57,8 @@ func (l *Linear) AddTo(c *tensor.Context, y, x *tensor.Tensor) *tensor.Tensor {
 	return ys[0]
 }
 
-// shared is the input x of the layers before l, whose outputs are divided among the
-// machines of l's group as its columns are.
+// shared is the input x of the layers before l. The outputs of those layers are divided
+// among the machines of l's group, as the columns of l are.
 func (l *Linear) shared(c *tensor.Context, x *tensor.Tensor) *tensor.Tensor {
 	if l.Group == nil {
 		return x
@@ -163,9 +162,9 @@ func (l *RoPE) Table(c *tensor.Context, layout *backend.Layout) *tensor.Tensor {
 
 // Attention is self-attention with grouped queries
 // (https://arxiv.org/abs/2305.13245): key-value head g serves the query heads
-// [g*H/G, (g+1)*H/G). The layout says what each row sees, and the geometry of keys and
-// values how wide a head is. A machine of WO.Group has some of the heads, and their part
-// of each matrix.
+// [g*H/G, (g+1)*H/G). The step's layout says what each row sees, and its geometry of keys
+// and values how wide a head is. A machine of WO.Group has some of the heads, and the parts
+// of the matrices that belong to them.
 type Attention struct {
 	WQ *Linear `name:"q_proj"` // [H*hd, D]
 	WK *Linear `name:"k_proj"` // [G*hd, D]

@@ -22,9 +22,9 @@ import (
 //
 // in which gradients take the norm for a constant (section 4.3).
 //
-// Several on one Linear work one after the other, as in PEFT: LoRA adds to what
-// those before it made of W, DoRA adds and then rescales all of it, by a norm
-// that is of its own change of W alone.
+// Several on one Linear work one after the other, as in PEFT. LoRA adds its change to what
+// those before it made of W. DoRA adds its change and then rescales the sum; its norm is
+// that of W with its own change alone.
 type LoRA struct {
 	A         *tensor.Param `name:"lora_A.weight"`         // [r, in]
 	B         *tensor.Param `name:"lora_B.weight"`         // [out, r]
@@ -32,17 +32,17 @@ type LoRA struct {
 	Bias      *tensor.Param `name:"lora_B.bias"`           // [out], added to Scale B A x; or nil
 
 	Scale float32
-	// Dropout is the part of the input that the product with A does without, and Stream
-	// tells layers apart whose random numbers are of one seed (tensor.Context.SetNoise). It
-	// is not for DoRA.
+	// Dropout is the part of the input that is dropped before the product with A; DoRA
+	// takes none. Stream gives layers of one seed (tensor.Context.SetNoise) different
+	// random numbers.
 	Dropout float32
 	Stream  uint64
 	// Set is the number of the adapter set that this is a part of, one for each layer
 	// that the set changes: backend.Segment.Adapters names sets by it.
 	Set int
-	// InverseNorm [out] is 1/||W + Scale B A|| of each row where Magnitude is, of whole
-	// rows where a machine has some of the columns (Linear.Group). It follows from the
-	// other numbers and is no trained parameter: Refresh writes it.
+	// InverseNorm [out] is 1/||W + Scale B A|| of each row, with DoRA only. Where a machine
+	// has some of the columns (Linear.Group) the norms are those of whole rows. It follows
+	// from the other numbers and is no trained parameter: Refresh writes it.
 	InverseNorm *tensor.Param
 
 	fresh state // that InverseNorm is of

@@ -14,8 +14,8 @@ import (
 	"github.com/herd-ml/herd/tensor"
 )
 
-// ErrNotFinite is wrapped by the error of a Step whose gradients have a norm that is
-// NaN or infinite, or above 1.8e19, whose square float32 does not hold.
+// ErrNotFinite is wrapped by the error of a Step whose gradients have a norm that is NaN,
+// infinite, or above 1.8e19, where its square is too large for float32.
 var ErrNotFinite = errors.New("not a finite number")
 
 // ErrClosed is returned by what needs an AdamW that has been closed.
@@ -119,9 +119,9 @@ type Setting struct {
 // in float32. The numbers of the model do not depend on the number of workers. Calls on an
 // AdamW wait for each other.
 type AdamW struct {
-	// Group, where other machines have parts of the parameters, adds up the squares of
-	// all gradients, so that all clip alike. nil is one machine, and also where each has
-	// all of the parameters and of their gradients.
+	// Group adds up the squares of gradients over machines that each have some of the
+	// parameters, so that all clip alike. It is nil for one machine, and where each
+	// machine has all parameters with their whole gradients.
 	Group Reducer
 
 	config   AdamWConfig // zeros filled in
@@ -284,7 +284,7 @@ func (o *AdamW) Step(ctx context.Context, c *tensor.Context, lr float64) (norm f
 	if o.config.ClipNorm > 0 {
 		scale = min(1, o.config.ClipNorm/(norm+1e-6))
 	}
-	// Once numbers change, all must.
+	// Once one parameter has changed, all must: ctx stops nothing from here on.
 	begun := false
 	err = c.Step(context.WithoutCancel(ctx), nil, backend.KV{}, func() error {
 		begun = true
@@ -302,8 +302,8 @@ func (o *AdamW) Step(ctx context.Context, c *tensor.Context, lr float64) (norm f
 	return norm, err
 }
 
-// args are the numbers of this step. What the means have seen follows from the betas
-// as the operation has them, in float32.
+// args are the numbers of this step. Correct1 and Correct2 follow from the betas rounded to
+// float32, as the operation has them.
 func (o *AdamW) args(p *moments, lr, scale float64) backend.AdamWArgs {
 	b1, b2 := float32(o.config.Beta1), float32(o.config.Beta2)
 	seen := func(beta float32) float32 { return float32(1 - math.Pow(float64(beta), float64(o.step))) }

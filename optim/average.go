@@ -26,8 +26,8 @@ import (
 type AverageOptions struct {
 	// Weights are how much each input counts: sum_i w_i m_i / sum_i w_i.
 	Weights []float64
-	// EMA d is the exponential moving average e = d e + (1-d) m, with the first input
-	// as the first e and the others in order. 0 is none.
+	// EMA is d of an exponential moving average e = d e + (1-d) m over the inputs in their
+	// order, which starts with the first input as e. 0 is the mean by Weights.
 	EMA float64
 	// Type is what is written: F32, BF16 or F16. Zero keeps the type that the tensor has
 	// in the last input.
@@ -64,10 +64,10 @@ func (o AverageOptions) Validate(inputs int) error {
 // F32, F16 or BF16; all must have the same names and shapes. It adds up in float64, a
 // block of a tensor at a time, so that memory does not grow with the model.
 //
-// out is a file where it ends in .safetensors, else a folder that gets the config and the
-// tokenizer of the last input too, if that is a folder. It appears only when it is
-// complete. Nothing is replaced: where out is there already, and no empty folder, the
-// error is fs.ErrExist.
+// If out ends in .safetensors it is a file. Otherwise it is a folder, which also gets the
+// config and the tokenizer of the last input, if that is a folder. It appears only when it
+// is complete. Average replaces nothing: if out exists and is no empty folder, the error
+// wraps fs.ErrExist.
 func Average(ctx context.Context, out string, inputs []string, o AverageOptions) (err error) {
 	if err := o.Validate(len(inputs)); err != nil {
 		return err

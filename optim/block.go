@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// blockReader gives numbers that are computed a block at a time to who reads bytes.
+// blockReader computes numbers a block at a time for a reader of bytes.
 type blockReader struct {
 	raw []byte // from byte at on
 	at  int64

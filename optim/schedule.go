@@ -81,9 +81,9 @@ func (s Schedule) Validate() error {
 	return errors.Join(errs...)
 }
 
-// At is the rate at a step. Step 0 is before the first update: with a warm-up it has a
-// rate of 0, so callers that count updates from 0 ask for At(step+1), whose first is
-// Peak/Warmup. Steps below 0 are step 0. The schedule must be valid.
+// At is the rate at a step. Step 0 is before the first update; with a warm-up its rate is 0.
+// Callers that count updates from 0 ask for At(step+1): the rate of the first update is then
+// Peak/Warmup. Steps below 0 count as step 0. The schedule must be valid.
 func (s Schedule) At(step int) float64 {
 	step = max(step, 0)
 	if step < s.Warmup {

@@ -88,7 +88,7 @@ func dims(v backend.View) []int { return slices.Clone(v.Shape.Dim[:v.Shape.Rank]
 // Load reads the moments and the number of steps from a file of Save. It compares all
 // tensors with the trained parameters first; a *StateError lists what differs. It does
 // not change the settings of NewAdamW: Saved has those of the file, for the caller to
-// compare. Where reading fails halfway, Step and Save refuse until a Load succeeds.
+// compare. If reading fails halfway, Step and Save return an error until a Load succeeds.
 func (o *AdamW) Load(ctx context.Context, c *tensor.Context, path string) (Saved, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

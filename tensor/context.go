@@ -30,8 +30,8 @@ type Context struct {
 	args   backend.Args
 	tape   *Tape     // of the step, or nil
 	filler []float32 // room of fill
-	// Tensors of this step and of the one before. They are kept apart: an old one is
-	// recognised when it is used, and its place is not a new one's yet.
+	// slabs hold the tensors of this step and of the one before. Places of the step before
+	// are not used again yet, so that a tensor of it that is used too late is recognised.
 	slabs [2][][]Tensor
 	used  int // of the step's, released ones included
 }
@@ -50,12 +50,12 @@ func NewContext(b backend.Backend, o Options) (*Context, error) {
 	return c, nil
 }
 
-// Step waits for the backend's workers and runs f as a step of the given layout. The step
-// ends, and the workers are free again, however f ends: a panic goes on to the caller
-// after that. An error means that the results are not to be used: it is f's, or else that
-// of ctx where it stopped the step. kv is the geometry of the pages that the layout names;
-// without pages only Heads and HeadDim matter. The layout must not change during the step;
-// it may be nil where no operation looks at it. A step within a step is refused.
+// Step waits for the backend's workers and runs f as a step of layout l. However f ends, the
+// step ends and the workers are free again; a panic of f then goes on to the caller. Step
+// returns f's error, or else the error of ctx if that stopped the step. After an error the
+// results must not be used. kv is the geometry of the pages that the layout names; without
+// pages only Heads and HeadDim matter. The layout must not change during the step. It may
+// be nil if no operation looks at it. A step within a step is refused.
 func (c *Context) Step(ctx context.Context, l *backend.Layout, kv backend.KV, f func() error) error {
 	if c.ctx != nil {
 		return errors.New("tensor: a step within a step of the same context")
@@ -109,8 +109,9 @@ func (rows *Rows) Count() int {
 	return rows.Layout.Rows() - rows.From
 }
 
-// SetRows says which rows the layers get from here on, and returns what it was told before.
-// Layers whose adapters differ by segment need to know. A step begins with the zero value.
+// SetRows says which rows of a layout the layers get from here on, and returns what it said
+// before. Layers whose adapters differ by segment ask for it. A step begins with the zero
+// value, all rows of the step.
 func (c *Context) SetRows(rows Rows) (before Rows) {
 	before, c.rows = c.rows, rows
 	return before
@@ -123,23 +124,23 @@ func (c *Context) Rows() Rows {
 	return rows
 }
 
-// SetNoise says of what seed the random numbers are by which layers drop part of their
-// input, and returns what it was told before. A step begins with 0, for which they drop
-// nothing. What a tape computes again has the seed that it had.
+// SetNoise sets the seed of the random numbers by which layers drop part of their input,
+// and returns the seed before. A step begins with seed 0, with which nothing is dropped.
+// What a tape computes again uses the seed that it was first computed with.
 func (c *Context) SetNoise(seed uint64) (before uint64) {
 	before, c.noise = c.noise, seed
 	return before
 }
 
-// Noise is what SetNoise was told last.
+// Noise is the seed that SetNoise set last.
 func (c *Context) Noise() uint64 { return c.noise }
 
-// A Watcher is told of products x W^T before they are made: of x [R,K], which is its to
-// [Context.Read], and of the matrices, of which some may be absent.
+// A Watcher is called before each product x W^T, with x [R,K], which it may
+// [Context.Read], and the matrices, some of which may be absent.
 type Watcher func(x *Tensor, w [backend.MaxWeights]*Param)
 
-// Watch makes f the watcher of MatMuls and what is made of it, MatMulAdd and
-// MatMulSwiGLU, in all steps from here on. nil is none.
+// Watch sets the watcher of MatMuls, MatMulAdd and MatMulSwiGLU in all steps from here on.
+// nil stops watching.
 func (c *Context) Watch(f Watcher) { c.watch = f }
 
 // Reserve says, between steps, how many bytes of the arena the largest step will take: the
@@ -242,10 +243,10 @@ func (c *Context) use(x *Tensor) backend.View {
 	return x.view
 }
 
-// place returns the tensor that an operation in place writes to: its operands are x,
-// whose place the result takes, and other. As a rule that is x. It is a new tensor in
-// three cases: the memory of x is a parameter's, which must not change; backward reads
-// the numbers of x; or x and other share memory.
+// place returns the tensor that an operation of x and other writes to, where its result
+// should take the memory of x. It has new memory in three cases: the memory of x is a
+// parameter's, which must not change; backward reads the numbers of x; or x and other
+// share memory.
 func (c *Context) place(x, other *Tensor) *Tensor {
 	if x.param || x.ofParam || x.readBack || overlap(&x.view, &other.view) {
 		return c.New(backend.F32, x.Shape())
@@ -271,9 +272,9 @@ func overlap(a, b *backend.View) bool {
 	return a.Buf == b.Buf && a.Off < end(b) && b.Off < end(a)
 }
 
-// StaleError is the value of the panic when a tensor is used that was released,
-// or after its step. Until the end of the next step it is certain; later the
-// same *Tensor may be a new one.
+// StaleError is the value of the panic when a tensor is used after its step, or after it
+// was released. The mistake is always found until the end of the next step. Later the same
+// *Tensor may stand for a new tensor.
 type StaleError struct{ Shape backend.Shape }
 
 func (e *StaleError) Error() string {

@@ -249,8 +249,8 @@ func Reshape(c *Context, x *Tensor, s backend.Shape) *Tensor {
 	return y
 }
 
-// CopyTo writes the numbers of x over those of y, of the same shape. It is for steps
-// without a tape, which would not know of it.
+// CopyTo writes the numbers of x over those of y, which has the same shape. A tape does not
+// record it, so it is for steps without one.
 func CopyTo(c *Context, y, x *Tensor) {
 	if c.Recording() || y.param || y.ofParam {
 		panic(&backend.ShapeError{Op: "CopyTo", Detail: "beside a tape, or to a parameter"})

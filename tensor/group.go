@@ -10,11 +10,10 @@ import (
 // the same tensors in the same order.
 type Group func(x []float32) error
 
-// GroupSum returns the sum of x over a group: of partial products, whose inputs are
-// divided among the machines, for one. Its gradient is that of each machine's x, since
-// all go on with the same sum: it passes. The numbers go through memory of the host, which
-// each call allocates: a step that sums over a group is not free of allocations. It panics
-// with a *GroupError where g fails.
+// GroupSum returns the sum of x over a group, of partial products for one, where the
+// machines have parts of the inputs. All machines go on with the same sum, so its gradient
+// is the gradient of each machine's x. The numbers pass through host memory, which each
+// call allocates. GroupSum panics with a *GroupError where g fails.
 func GroupSum(c *Context, x *Tensor, g Group) *Tensor {
 	y := c.New(backend.F32, x.Shape())
 	c.groupSum(y, x, g)
@@ -24,9 +23,9 @@ func GroupSum(c *Context, x *Tensor, g Group) *Tensor {
 	return y
 }
 
-// GroupCopy returns x, which all machines of a group have alike and each goes on with
-// in its own way: of outputs that are divided among them, the input. Its gradient is
-// the sum over the group, and is as GroupSum where that fails.
+// GroupCopy returns x, which all machines of a group have alike and with which each goes on
+// by itself: the input of a layer whose outputs are divided among them, for one. Its
+// gradient is the sum of theirs over the group; where that fails it panics as GroupSum does.
 func GroupCopy(c *Context, x *Tensor, g Group) *Tensor {
 	if c.tape == nil {
 		return x

@@ -8,9 +8,9 @@ import (
 	"github.com/herd-ml/herd/backend/block"
 )
 
-// The functions below move the numbers of buffers, those of parameters for one, outside
-// of steps: see backend.Backend.Upload for when they may. In a step, Context.Read and
-// Write are in line with its operations.
+// The functions below move numbers of buffers, those of parameters for one, outside of
+// steps; backend.Backend.Upload says when they may be called. Within a step Context.Read
+// and Context.Write do so, in order with its operations.
 
 // uploadElems is how many numbers are converted at once.
 const uploadElems = 1 << 14

@@ -12,8 +12,8 @@ func RowNorms(c *Context, w, a, b *Param, scale float32) *Tensor {
 	return y
 }
 
-// InverseRowNorms makes the numbers of a vector, to [N], what 1 divided by the norms is that
-// RowNorms returns, or 0 where a norm is 0. A tape does not record it.
+// InverseRowNorms writes 1 divided by each norm that RowNorms would return to the vector to
+// [N], and 0 where a norm is 0. A tape does not record it.
 func InverseRowNorms(c *Context, to, w, a, b *Param, scale float32) {
 	args := c.rowNorms("InverseRowNorms", w, a, b, scale)
 	args.Out[1] = c.use(to.Value())

@@ -75,8 +75,8 @@ func (p *Param) BindMatrix(w backend.Weight, v backend.View) {
 	p.numbers = v
 }
 
-// Numbers is the memory of the parameter: of a vector, or of a matrix that was given by
-// BindMatrix; else absent. Who changes it calls Weight.Changed of a matrix.
+// Numbers is the memory of a vector, or of a matrix that BindMatrix has bound. Other
+// parameters have none. Whoever changes the numbers of a matrix calls Weight.Changed.
 func (p *Param) Numbers() backend.View {
 	if p.Matrix() {
 		return p.numbers
@@ -104,8 +104,8 @@ func (p *Param) BindGrad(v backend.View) {
 // Grad is the memory of the gradient, absent where the parameter is frozen.
 func (p *Param) Grad() backend.View { return p.grad }
 
-// Padded is the number of elements, up to whole lines of cache of F32: what gradients and
-// the like take where those of parameters lie one after the other.
+// Padded is the number of elements rounded up to whole cache lines of F32: what a parameter
+// takes in a buffer where the gradients of parameters lie one after the other.
 func (p *Param) Padded() int64 { return int64(p.Shape.Elems()+15) &^ 15 }
 
 // Matrix reports whether the parameter is a matrix.

@@ -262,12 +262,12 @@ func (s *documents) possible(p Position) error {
 	return nil
 }
 
-// errGiven is of data that was changed where it had been given already.
+// errGiven says that documents which a run has seen are no longer the same.
 var errGiven = fmt.Errorf("documents that were given before are no longer the same; %w", ErrInexact)
 
-// replay goes to a saved state where the places in it mean nothing any more, since files
-// were changed: it reads all again that was given, and returns the last document. It is an
-// error where that is not what was given before.
+// replay goes to a saved state whose places mean nothing any more, because files were
+// changed. It reads again what was given, and returns the last document of that. It
+// returns errGiven where that is not what was given before.
 func (s *documents) replay(ctx context.Context, p Position) (last document, err error) {
 	if err := s.possible(p); err != nil {
 		return last, err

@@ -51,16 +51,18 @@ func (it *Iterator) position() Position {
 	return p
 }
 
-// ErrInexact is wrapped by the error of what would go on, but otherwise than if it had not
-// stopped.
+// ErrInexact is wrapped by the error of a run that could go on, but with other numbers than
+// if it had not stopped.
 var ErrInexact = errors.New("the run cannot go on exactly")
 
-// Restore goes to a position that an iterator over the same data gave: what follows is
-// the same, bit for bit. Rows and lengths of sequences may differ. Where files were
-// changed, added or renamed since, or are read in another way, all that was given is read
-// again: if it is the same, what follows is what an iterator over the new files would
-// have given. Else, and where seed, tokenizer or tokens have changed, it is an error that
-// wraps ErrInexact, and the iterator is where it was.
+// Restore moves the iterator to a position that an iterator over the same data gave. The
+// documents that follow are the same, bit for bit; rows and lengths of sequences may
+// differ.
+//
+// Where files were changed, added or renamed since, or are read in another way, Restore
+// reads again what was given before. If that is still the same, it goes on with the files
+// as they are now. If not, or if the seed or the tokens have changed, it returns an error
+// that wraps ErrInexact and leaves the iterator where it was.
 func (it *Iterator) Restore(ctx context.Context, p Position) error {
 	switch {
 	case p.Settings != it.data.tokens:
@@ -83,9 +85,9 @@ func (it *Iterator) Restore(ctx context.Context, p Position) error {
 	return nil
 }
 
-// RestoreNear goes on with data that Restore refuses: in the epoch of the position, after
-// as many documents as it had given. Some may come twice in this epoch, and others not at
-// all.
+// RestoreNear goes on with data that Restore refuses. It starts the epoch of the position
+// and skips as many documents as that epoch had given. Some documents may then come twice
+// in this epoch, and others not at all.
 func (it *Iterator) RestoreNear(ctx context.Context, p Position) error {
 	next := newDocuments(it.data, it.docs.files, it.docs.eval, it.docs.seed)
 	next.reread = it.reread
@@ -105,7 +107,7 @@ func (it *Iterator) RestoreNear(ctx context.Context, p Position) error {
 	return nil
 }
 
-// goOn takes documents into use that are at a position.
+// goOn makes docs, which stand at position p, the iterator's documents.
 func (it *Iterator) goOn(docs *documents, ids []int32, p Position) {
 	it.docs.close()
 	it.docs, it.ids, it.used, it.tokens, it.learnt, it.ended, it.err = docs, ids, p.Used, p.Tokens, p.Learnt, p.Ended, nil
@@ -115,8 +117,8 @@ func (it *Iterator) goOn(docs *documents, ids []int32, p Position) {
 	it.last = it.position()
 }
 
-// reopen brings documents to a position and returns the tokens of the document
-// partly used, whose place it sets in p where files have changed.
+// reopen moves s to a position. It returns the tokens of the document that was partly
+// used there, and updates that document's place in p where files have changed.
 func (it *Iterator) reopen(ctx context.Context, s *documents, p Position) ([]int32, error) {
 	if p.Tokens < 0 {
 		return nil, fmt.Errorf("%d tokens given", p.Tokens)

@@ -20,10 +20,10 @@ type Recorder struct {
 	events  *tfevents.Writer
 }
 
-// OpenRecorder opens both to go on after a step, as OpenMetrics does; 0 starts
-// over. The folder is made where it is missing. A new event file is begun, which
-// tells TensorBoard to forget later steps of older ones; what a run that was killed left
-// half written in those is cut, and those of a run that starts over are deleted.
+// OpenRecorder opens both files to go on after a step, as OpenMetrics does; step 0 starts
+// over. It makes the folder if that is missing. It begins a new event file, which tells
+// TensorBoard to forget later steps of older files. What a killed run left half written in
+// those is cut. A run that starts over deletes them.
 func OpenRecorder(dir string, step int64) (*Recorder, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

@@ -71,14 +71,15 @@ type Report struct {
 
 // Run trains as a configuration says. It writes checkpoints, metrics.jsonl and
 // TensorBoard events below Config.Out; ReadLossCurves reads curves to draw from them.
-// When ctx ends it saves what is done and returns the error of ctx. A later Run with
-// Options.Resume goes on as if it had not stopped, bit for bit; of a run that is finished
-// it changes nothing, unless Config.Steps or DataConfig.Epochs has grown. A loss that is
+//
+// When ctx ends, Run saves what is done and returns the error of ctx. A later Run with
+// Options.Resume goes on as if there had been no stop, bit for bit. It changes nothing of a
+// run that is finished, unless Config.Steps or DataConfig.Epochs has grown. A loss that is
 // not finite ends the run with ErrNotFinite; the last checkpoint stays. A folder serves
 // one run at a time: a second one, of this process or another, gets ErrInUse.
 //
-// With DataConfig.Epochs the steps are counted first, exactly, by going through the data:
-// the schedule ends where the data does.
+// With DataConfig.Epochs, Run first goes through the data to count the steps exactly, so
+// that the schedule ends where the data does.
 func Run(ctx context.Context, c Config, o Options) (Report, error) {
 	r := &run{given: c, c: c.WithDefaults(), o: o, report: Report{EvalLoss: math.NaN(), BestLoss: math.NaN()}}
 	if err := r.c.Validate(); err != nil {

@@ -20,8 +20,8 @@ import (
 // infinite. The weights are those of before the step.
 var ErrNotFinite = optim.ErrNotFinite
 
-// ErrClosed is returned by what needs a Trainer that has been closed. That the model has
-// been is llama.ErrClosed.
+// ErrClosed is returned by calls of a Trainer that has been closed. If its model has been
+// closed they return llama.ErrClosed.
 var ErrClosed = errors.New("train: the trainer is closed")
 
 // ErrBusy is returned by a call to a Trainer that runs another call.
@@ -38,8 +38,8 @@ type TrainerOptions struct {
 	// ZLoss is the factor of the squared log of the softmax's sum in the loss; see
 	// tensor.Targets.
 	ZLoss float64
-	// Seed is that of the random numbers of an adapter's dropout: the same steps drop the
-	// same again.
+	// Seed is the seed of an adapter's dropout. With the same seed the same steps drop the
+	// same numbers.
 	Seed uint64
 	// Optimizer is AdamW.
 	Optimizer optim.AdamWConfig
@@ -48,10 +48,10 @@ type TrainerOptions struct {
 	// (tensor.Param.BindMatrix or BindValue), in memory that outlives the trainer;
 	// their names are not the model's.
 	Extra []nn.Named
-	// Group is other machines that train the same model, each with its own micro-batches
-	// of a step: sums of weights, losses and gradients are those of all, so all take the
-	// same step. nil is none. All call the trainer alike; only the batches differ, and a
-	// machine may have none. What fails on one is an error of all.
+	// Group joins machines that train the same model, each on its own micro-batches of a
+	// step. Weights of targets, losses and gradients are added up over all, so all take
+	// the same step. All make the same calls; only the batches differ, and a machine may
+	// have none. What fails on one machine is an error on all. nil is one machine.
 	Group optim.Reducer
 }
 
@@ -75,9 +75,10 @@ type Trainer struct {
 	broken  error        // why there is no next step: closed, or weights that are not of a whole step
 }
 
-// NewTrainer trains those parameters of a model that can change: all of one that was
-// opened with llama.Options.Trainable, or its adapter; and those of TrainerOptions.Extra, with
-// which a model need have none.
+// NewTrainer returns a trainer of the parameters of a model that can change, and of those of
+// TrainerOptions.Extra. All parameters can change of a model that was opened with
+// llama.Options.Trainable, those of the adapter alone where one was added. A model with
+// neither can be used if there are Extra ones.
 func NewTrainer(m *llama.Model, o TrainerOptions) (*Trainer, error) {
 	if o.ZLoss < 0 || math.IsNaN(o.ZLoss) || math.IsInf(o.ZLoss, 0) {
 		return nil, fmt.Errorf("train: ZLoss is %v, want 0 or more", o.ZLoss)
@@ -240,8 +241,8 @@ func (t *Trainer) ZeroGrad(ctx context.Context) error {
 	return t.adam.ZeroGrad(call, t.c)
 }
 
-// Update is the end of a step whose gradients are there: they are added up over the group,
-// then come clipping and AdamW.
+// Update ends a step: it adds up the gradients over the group, clips them, and changes the
+// parameters by AdamW.
 func (t *Trainer) Update(ctx context.Context, lr float64) (norm float64, err error) {
 	call, done, err := t.use(ctx)
 	if err != nil {
@@ -255,7 +256,7 @@ func (t *Trainer) update(ctx context.Context, lr float64) (norm float64, err err
 	if err := t.sumGradients(ctx); err != nil {
 		return 0, err
 	}
-	t.m.Changed() // what a session computes meanwhile is of neither
+	t.m.Changed() // a session must not use what it computes while weights change
 	norm, err = t.adam.Step(ctx, t.c, lr)
 	if err != nil {
 		return norm, err
@@ -333,8 +334,7 @@ func (t *Trainer) losses(ctx context.Context, batches []Batch, learn bool) (r St
 	return r, nil
 }
 
-// pass is that of a batch; sums gets the sums of what the loss consists of, see
-// Batch.sums.
+// pass is the pass of a batch. It calls sums with what Batch.sums returns.
 func (t *Trainer) pass(b *Batch, total float64, learn bool, sums func(nll, z float64)) Pass {
 	targets := tensor.Targets{IDs: b.Targets, Weights: b.Weights, Scale: float32(1 / total), ZLoss: float32(t.o.ZLoss)}
 	return Pass{IDs: b.IDs, Layout: backend.Documents(b.Docs...), Forward: !learn,
@@ -345,8 +345,8 @@ func (t *Trainer) pass(b *Batch, total float64, learn bool, sums func(nll, z flo
 		}}
 }
 
-// passes runs a pass for each batch and returns the sums of their losses, of which there
-// are gradients, where learn is set, divided by total.
+// passes runs a pass for each batch and returns the sums of their losses. If learn is set it
+// adds the gradients of these sums divided by total.
 func (t *Trainer) passes(ctx context.Context, batches []Batch, total float64, learn bool) (nll, z float64, err error) {
 	if learn {
 		if err := t.adam.ZeroGrad(ctx, t.c); err != nil {
