@@ -39,6 +39,12 @@
 // prompt too; what was computed until then stays in the session. Close cancels
 // what runs, waits for it and frees the memory.
 //
+// # Speculation
+//
+// GenerateOptions.Speculation guesses tokens ahead, from the text so far or with a smaller
+// model, and computes them in one step. What is generated does not change, only the number
+// of steps.
+//
 // # Memory
 //
 // Weights are read from the files once, into memory outside the Go heap; the

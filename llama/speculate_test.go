@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -544,4 +545,23 @@ func TestLookupAllocatesNothing(t *testing.T) {
 	if u := s.Usage(); u.AcceptedTokens < (u.DecodeTokens-before.DecodeTokens)/5 {
 		t.Errorf("%d of %d tokens were guessed", u.AcceptedTokens, u.DecodeTokens)
 	}
+}
+
+// TestSpeculationTogether: generations with guesses that run at once on one model, whose
+// rows share steps, say what each says alone without guesses.
+func TestSpeculationTogether(t *testing.T) {
+	m := randomModel(t, backend.Q8_0, Options{})
+	var wait sync.WaitGroup
+	for i := range 6 {
+		prompt := slices.Repeat(randomTokens(uint64(i), 10), 3)
+		o := GenerateOptions{IgnoreEOS: true, MaxTokens: 60, Sampling: sample.Params{Temperature: 0.8, Seed: uint64(i)}, Logprobs: i%2 == 0}
+		want := tell(t, m, 200, prompt, o, 0)
+		o.Speculation = []Speculation{{Lookup: true}, {Model: m, Lookup: true}, {Model: m}}[i%3]
+		wait.Go(func() {
+			if got := tell(t, m, 200, prompt, o, 0); !reflect.DeepEqual(got.tokens, want.tokens) || !slices.Equal(got.after, want.after) {
+				t.Errorf("generation %d: other tokens or logits than alone", i)
+			}
+		})
+	}
+	wait.Wait()
 }
