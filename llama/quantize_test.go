@@ -1,12 +1,16 @@
 package llama_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -55,9 +59,6 @@ func TestQuantize(t *testing.T) {
 			t.Run(golden.Name(dir)+"/"+mix.String(), func(t *testing.T) {
 				out := filepath.Join(t.TempDir(), "out.gguf")
 				r, err := llama.Quantize(context.Background(), in, out, llama.QuantizeOptions{Rules: quantize.Rules{Mix: mix}})
-				if errors.Is(err, llama.ErrUnsupported) {
-					t.Skip(err)
-				}
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -123,4 +124,267 @@ func checkQuantized(t *testing.T, source, made *gguf.File, got llama.QuantizedTe
 	if got.Weighted == got.Weighted {
 		t.Errorf("%s: weighted error %v without an importance matrix", got.Name, got.Weighted)
 	}
+}
+
+// TestQuantizeFolder: a Hugging Face folder becomes the tensors that the same model's GGUF
+// file becomes.
+func TestQuantizeFolder(t *testing.T) {
+	for _, dir := range golden.Glob(t, "models/*") {
+		tmp := t.TempDir()
+		o := llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q4_0}}
+		var made [2]*gguf.File
+		for i, in := range []string{"model.gguf", "hf"} {
+			out := filepath.Join(tmp, in+".out")
+			if _, err := llama.Quantize(context.Background(), filepath.Join(dir, in), out, o); err != nil {
+				t.Fatal(err)
+			}
+			made[i] = openGGUF(t, out)
+		}
+		if a, b := len(made[0].Tensors()), len(made[1].Tensors()); a != b {
+			t.Errorf("%s: %d tensors and %d", dir, a, b)
+		}
+		for _, x := range made[0].Tensors() {
+			if !x.Type.Quantized() { // rope_freqs is computed
+				continue
+			}
+			a, _, _ := ggufTensor(t, made[0], x.Name)
+			b, _, _ := ggufTensor(t, made[1], x.Name)
+			if !slices.Equal(a, b) {
+				t.Errorf("%s: %s differs", dir, x.Name)
+			}
+		}
+	}
+}
+
+// TestQuantizeImportance encodes with the mean squares of the importance matrix, and
+// reports the error that they weigh.
+func TestQuantizeImportance(t *testing.T) {
+	for _, dir := range golden.Glob(t, "models/*") {
+		in, out := filepath.Join(dir, "model.gguf"), filepath.Join(t.TempDir(), "out.gguf")
+		m := open(t, in, llama.Options{})
+		ids := make([]int32, 64)
+		for i := range ids {
+			ids[i] = int32(i * 7 % m.Config().Vocab)
+		}
+		im, err := m.Imatrix(context.Background(), ids, llama.ImatrixOptions{Context: 16})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q4_0, Pure: true}, Imatrix: im}
+		r, err := llama.Quantize(context.Background(), in, out, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source, made := openGGUF(t, in), openGGUF(t, out)
+		if n, err := made.Uint("quantize.imatrix.entries_count"); err != nil || int(n) != len(im.Entries) {
+			t.Errorf("%d entries are noted, %v", n, err)
+		}
+		for _, got := range r.Tensors {
+			w := im.Entries[got.Name].Mean()
+			if len(w) == 0 {
+				if got.Weighted == got.Weighted {
+					t.Errorf("%s: weighted error %v", got.Name, got.Weighted)
+				}
+				continue
+			}
+			_, x, _ := ggufTensor(t, source, got.Name)
+			raw, y, info := ggufTensor(t, made, got.Name)
+			want, cols := make([]byte, len(raw)), len(w)
+			size := len(raw) * cols / len(x)
+			square, norm := 0.0, 0.0
+			for i := 0; i*cols < len(x); i++ {
+				if err := block.EncodeRow(info.Type, want[i*size:][:size], x[i*cols:][:cols], w); err != nil {
+					t.Fatal(err)
+				}
+				for j, v := range w {
+					a, b := float64(x[i*cols+j]), float64(y[i*cols+j])
+					square += float64(v) * (a - b) * (a - b)
+					norm += float64(v) * a * a
+				}
+			}
+			if !slices.Equal(raw, want) {
+				t.Errorf("%s: %s differs", dir, got.Name)
+			}
+			if want := math.Sqrt(square / norm); math.Abs(got.Weighted-want) > 1e-12*want {
+				t.Errorf("%s: weighted error %v, want %v", got.Name, got.Weighted, want)
+			}
+		}
+		m.Close()
+	}
+}
+
+// TestQuantizeResumes: a run that ends after any part of its work leaves nothing at its
+// place, and the next with the same settings makes the same file without doing all of it
+// again; one with others, or after the input has changed, begins anew.
+func TestQuantizeResumes(t *testing.T) {
+	tmp := t.TempDir()
+	in, out, whole := filepath.Join(tmp, "in.gguf"), filepath.Join(tmp, "out.gguf"), filepath.Join(tmp, "whole.gguf")
+	b, err := os.ReadFile(golden.Glob(t, "models/*/model.gguf")[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(in, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o := llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0}}
+	report, err := llama.Quantize(context.Background(), in, whole, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	interrupt := func(share float64) {
+		t.Helper()
+		ctx, stop := context.WithCancel(context.Background())
+		defer stop()
+		some := o
+		some.Progress = func(p llama.Progress) {
+			if float64(p.Done) >= share*float64(p.Total) {
+				stop()
+			}
+		}
+		if _, err := llama.Quantize(ctx, in, out, some); !errors.Is(err, context.Canceled) {
+			t.Fatalf("after the end of the context: %v", err)
+		}
+		if exists(out) || !exists(out+".partial") {
+			t.Fatal("an interrupted run left a file at its place, or no folder beside")
+		}
+	}
+	finish := func(what string, o llama.QuantizeOptions, resumed bool, want []byte) {
+		t.Helper()
+		r, err := llama.Quantize(context.Background(), in, out, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(out); err != nil || want != nil && !slices.Equal(got, want) {
+			t.Errorf("%s: the file differs, %v", what, err)
+		}
+		if resumed != (r.Resumed > 0) || exists(out+".partial") {
+			t.Errorf("%s: %d tensors were taken over; folder left: %v", what, r.Resumed, exists(out+".partial"))
+		}
+		if want != nil && !slices.EqualFunc(r.Tensors, report.Tensors, func(a, b llama.QuantizedTensor) bool { return a.Fidelity.RMSE == b.Fidelity.RMSE }) {
+			t.Errorf("%s: the report differs", what)
+		}
+		if err := os.Remove(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, share := range []float64{0.2, 0.4, 0.6} {
+		interrupt(share)
+		finish("again", o, true, want)
+	}
+	interrupt(0.3)
+	interrupt(0.6)
+	finish("a third time", o, true, want)
+
+	interrupt(0.6)
+	other := o
+	other.Mix = quantize.Q4_0
+	finish("another mix", other, false, nil)
+	interrupt(0.6)
+	later := time.Now().Add(time.Hour)
+	if err := os.Chtimes(in, later, later); err != nil {
+		t.Fatal(err)
+	}
+	finish("a changed input", o, false, want)
+
+	interrupt(0.6) // what the disk lost is written again
+	data := filepath.Join(out+".partial", "data")
+	made, err := os.ReadFile(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made[len(made)/2] ^= 1
+	if err := os.WriteFile(data, made, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	finish("damaged pieces", o, true, want)
+}
+
+// TestQuantizeRefuses leaves nothing behind, and says which tensor is wrong.
+func TestQuantizeRefuses(t *testing.T) {
+	tmp := t.TempDir()
+	models := golden.Glob(t, "models/*/model.gguf")
+	in, out := models[0], filepath.Join(tmp, "out.gguf")
+	whole, err := os.ReadFile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, b []byte) string {
+		path := filepath.Join(tmp, name)
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	m := open(t, models[len(models)-1], llama.Options{})
+	im, err := m.Imatrix(context.Background(), make([]int32, 16), llama.ImatrixOptions{Context: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q8 := quantize.Rules{Mix: quantize.Q8_0}
+	for says, c := range map[string]struct {
+		in, out string
+		o       llama.QuantizeOptions
+	}{
+		"Mix is":              {in, out, llama.QuantizeOptions{}},
+		"matches no matrix":   {in, out, llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0, Keep: []quantize.Keep{{Pattern: "blk.99", Type: backend.F16}}}}},
+		"Keep":                {in, out, llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0, Keep: []quantize.Keep{{Pattern: "blk", Type: backend.IQ1_S}}}}},
+		"no such file":        {in, filepath.Join(tmp, "no", "out.gguf"), llama.QuantizeOptions{Rules: q8}},
+		"is a folder":         {in, tmp, llama.QuantizeOptions{Rules: q8}},
+		"is of another model": {in, out, llama.QuantizeOptions{Rules: q8, Imatrix: im}},
+		"row ":                {write("nan.gguf", withNaN(t, in, whole, "blk.0.attn_q.weight")), out, llama.QuantizeOptions{Rules: q8}},
+		"norm.weight":         {write("vector.gguf", withNaN(t, in, whole, "output_norm.weight")), out, llama.QuantizeOptions{Rules: q8}},
+		"cut.gguf":            {write("cut.gguf", whole[:len(whole)-100]), out, llama.QuantizeOptions{Rules: q8}},
+		"in the way":          {in, write("taken", nil), llama.QuantizeOptions{Rules: q8, Replace: true}},
+		"is read":             {in, link(t, in, filepath.Join(tmp, "link.gguf")), llama.QuantizeOptions{Rules: q8, Replace: true}},
+		"quantised already":   {quantised(t, in, filepath.Join(tmp, "q8.gguf")), out, llama.QuantizeOptions{Rules: q8}},
+		"file already exists": {in, write("there.gguf", nil), llama.QuantizeOptions{Rules: q8}},
+	} {
+		if says == "in the way" {
+			if err := os.MkdirAll(filepath.Join(c.out+".partial", "mine"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := llama.Quantize(context.Background(), c.in, c.out, c.o)
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
+		}
+		if says == "row " && !strings.Contains(err.Error(), "blk.0.attn_q.weight") {
+			t.Errorf("%v does not name the tensor", err)
+		}
+		if exists(out) || exists(out+".partial") {
+			t.Errorf("%q left something behind", says)
+		}
+	}
+}
+
+// withNaN is a file whose tensor of that name begins with a NaN.
+func withNaN(t *testing.T, path string, whole []byte, name string) []byte {
+	t.Helper()
+	raw, _, info := ggufTensor(t, openGGUF(t, path), name)
+	at := bytes.Index(whole, raw)
+	bad := slices.Clone(whole)
+	for i := range info.Type.BlockBytes() {
+		bad[at+i] = 0xff
+	}
+	return bad
+}
+
+func link(t *testing.T, path, name string) string {
+	t.Helper()
+	if err := os.Symlink(path, name); err != nil {
+		t.Skip(err)
+	}
+	return name
+}
+
+func quantised(t *testing.T, in, out string) string {
+	t.Helper()
+	if _, err := llama.Quantize(context.Background(), in, out, llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0}}); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

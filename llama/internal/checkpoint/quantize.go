@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/herd-ml/herd/backend"
-	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/internal/jsontext"
 	"github.com/herd-ml/herd/internal/vfs"
@@ -114,9 +113,6 @@ func (c *Checkpoint) planned(o QuantizeOptions) (*plan, error) {
 		return nil, err
 	}
 	for i, name := range names {
-		if !block.Encodable(types[i]) {
-			return nil, fmt.Errorf("llama: writing type %v, of %s, is %w", types[i], matrices[i].Name, backend.ErrUnsupported)
-		}
 		p.types[name] = types[i]
 	}
 	p.keys = []ggufKey{{"general.file_type", o.Mix.FileType()}, {"general.quantization_version", uint32(quantizationVersion)}}
