@@ -213,85 +213,103 @@ func TestQuantizeImportance(t *testing.T) {
 	}
 }
 
+// resumable is a file to quantise, and what becomes of it in one go.
+type resumable struct {
+	in, out string
+	o       llama.QuantizeOptions
+	want    []byte
+	report  llama.QuantizeReport
+}
+
+func newResumable(t *testing.T) *resumable {
+	t.Helper()
+	tmp := t.TempDir()
+	r := &resumable{in: filepath.Join(tmp, "in.gguf"), out: filepath.Join(tmp, "out.gguf"), o: llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0}}}
+	b, err := os.ReadFile(golden.Glob(t, "models/*/model.gguf")[0])
+	if err == nil {
+		err = os.WriteFile(r.in, b, 0o644)
+	}
+	if err == nil {
+		r.report, err = llama.Quantize(context.Background(), r.in, r.out, r.o)
+	}
+	if err == nil {
+		r.want, err = os.ReadFile(r.out)
+	}
+	if err = errors.Join(err, os.Remove(r.out)); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// interrupt ends a run once a share of the input has been read.
+func (r *resumable) interrupt(t *testing.T, share float64) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	some := r.o
+	some.Progress = func(p llama.Progress) {
+		if float64(p.Done) >= share*float64(p.Total) {
+			stop()
+		}
+	}
+	if _, err := llama.Quantize(ctx, r.in, r.out, some); !errors.Is(err, context.Canceled) {
+		t.Fatalf("after the end of the context: %v", err)
+	}
+	if exists(r.out) || !exists(r.out+".partial") {
+		t.Fatal("an interrupted run left a file at its place, or no folder beside")
+	}
+}
+
+// finish runs to the end, and tells whether what was there before must have been used.
+func (r *resumable) finish(t *testing.T, what string, o llama.QuantizeOptions, resumed bool) {
+	t.Helper()
+	report, err := llama.Quantize(context.Background(), r.in, r.out, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resumed != (report.Resumed > 0) || exists(r.out+".partial") {
+		t.Errorf("%s: %d tensors were taken over; folder left: %v", what, report.Resumed, exists(r.out+".partial"))
+	}
+	if o.Mix == r.o.Mix {
+		if got, err := os.ReadFile(r.out); err != nil || !slices.Equal(got, r.want) {
+			t.Errorf("%s: the file differs, %v", what, err)
+		}
+		same := func(a, b llama.QuantizedTensor) bool { return a.RMSE == b.RMSE && a.Relative == b.Relative }
+		if !slices.EqualFunc(report.Tensors, r.report.Tensors, same) {
+			t.Errorf("%s: the report differs", what)
+		}
+	}
+	if err := os.Remove(r.out); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestQuantizeResumes: a run that ends after any part of its work leaves nothing at its
 // place, and the next with the same settings makes the same file without doing all of it
 // again; one with others, or after the input has changed, begins anew.
 func TestQuantizeResumes(t *testing.T) {
-	tmp := t.TempDir()
-	in, out, whole := filepath.Join(tmp, "in.gguf"), filepath.Join(tmp, "out.gguf"), filepath.Join(tmp, "whole.gguf")
-	b, err := os.ReadFile(golden.Glob(t, "models/*/model.gguf")[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(in, b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	o := llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0}}
-	report, err := llama.Quantize(context.Background(), in, whole, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := os.ReadFile(whole)
-	if err != nil {
-		t.Fatal(err)
-	}
-	interrupt := func(share float64) {
-		t.Helper()
-		ctx, stop := context.WithCancel(context.Background())
-		defer stop()
-		some := o
-		some.Progress = func(p llama.Progress) {
-			if float64(p.Done) >= share*float64(p.Total) {
-				stop()
-			}
-		}
-		if _, err := llama.Quantize(ctx, in, out, some); !errors.Is(err, context.Canceled) {
-			t.Fatalf("after the end of the context: %v", err)
-		}
-		if exists(out) || !exists(out+".partial") {
-			t.Fatal("an interrupted run left a file at its place, or no folder beside")
-		}
-	}
-	finish := func(what string, o llama.QuantizeOptions, resumed bool, want []byte) {
-		t.Helper()
-		r, err := llama.Quantize(context.Background(), in, out, o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(out); err != nil || want != nil && !slices.Equal(got, want) {
-			t.Errorf("%s: the file differs, %v", what, err)
-		}
-		if resumed != (r.Resumed > 0) || exists(out+".partial") {
-			t.Errorf("%s: %d tensors were taken over; folder left: %v", what, r.Resumed, exists(out+".partial"))
-		}
-		if want != nil && !slices.EqualFunc(r.Tensors, report.Tensors, func(a, b llama.QuantizedTensor) bool { return a.Fidelity.RMSE == b.Fidelity.RMSE }) {
-			t.Errorf("%s: the report differs", what)
-		}
-		if err := os.Remove(out); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r := newResumable(t)
 	for _, share := range []float64{0.2, 0.4, 0.6} {
-		interrupt(share)
-		finish("again", o, true, want)
+		r.interrupt(t, share)
+		r.finish(t, "again", r.o, true)
 	}
-	interrupt(0.3)
-	interrupt(0.6)
-	finish("a third time", o, true, want)
+	r.interrupt(t, 0.3)
+	r.interrupt(t, 0.6)
+	r.finish(t, "a third time", r.o, true)
 
-	interrupt(0.6)
-	other := o
+	r.interrupt(t, 0.6)
+	other := r.o
 	other.Mix = quantize.Q4_0
-	finish("another mix", other, false, nil)
-	interrupt(0.6)
+	r.finish(t, "another mix", other, false)
+	r.interrupt(t, 0.6)
 	later := time.Now().Add(time.Hour)
-	if err := os.Chtimes(in, later, later); err != nil {
+	if err := os.Chtimes(r.in, later, later); err != nil {
 		t.Fatal(err)
 	}
-	finish("a changed input", o, false, want)
+	r.finish(t, "a changed input", r.o, false)
 
-	interrupt(0.6) // what the disk lost is written again
-	data := filepath.Join(out+".partial", "data")
+	r.interrupt(t, 0.6) // what the disk lost is written again
+	data := filepath.Join(r.out+".partial", "data")
 	made, err := os.ReadFile(data)
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +318,7 @@ func TestQuantizeResumes(t *testing.T) {
 	if err := os.WriteFile(data, made, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	finish("damaged pieces", o, true, want)
+	r.finish(t, "damaged pieces", r.o, true)
 }
 
 // TestQuantizeRefuses leaves nothing behind, and says which tensor is wrong.

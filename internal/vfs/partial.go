@@ -54,7 +54,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // OpenPartial begins a file, or goes on with one. The key says what it is made of: pieces
 // of another are discarded. A folder that is something else is left alone, and the error
 // of one that another run is writing wraps lockfile.ErrHeld.
-func OpenPartial(path, key string) (p *Partial, err error) {
+func OpenPartial(path, key string) (*Partial, error) {
 	dir := path + PartialSuffix
 	made := os.Mkdir(dir, 0o755)
 	if errors.Is(made, fs.ErrExist) {
@@ -64,29 +64,34 @@ func OpenPartial(path, key string) (p *Partial, err error) {
 	} else if made != nil {
 		return nil, made
 	}
-	p = &Partial{path: path}
-	defer func() {
-		switch {
-		case err == nil:
-		case made == nil && !errors.Is(err, lockfile.ErrHeld):
-			p.Remove()
-		default:
-			p.Close()
-		}
-	}()
+	p := &Partial{path: path}
+	err := p.open(dir, key)
+	switch {
+	case err == nil:
+		return p, nil
+	case made == nil && !errors.Is(err, lockfile.ErrHeld):
+		p.Remove()
+	default:
+		p.Close()
+	}
+	return nil, err
+}
+
+// open takes the lock, and opens the files for what comes after the pieces that are there.
+func (p *Partial) open(dir, key string) (err error) {
 	if p.lock, err = lockfile.Acquire(filepath.Join(dir, partialLock)); err != nil {
-		return nil, err
+		return err
 	}
 	if p.data, err = os.OpenFile(filepath.Join(dir, partialData), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
-		return nil, err
+		return err
 	}
 	if p.notes, err = os.OpenFile(filepath.Join(dir, partialNotes), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
-		return nil, err
+		return err
 	}
-	if err = p.read(key); err != nil {
-		return nil, err
+	if err := p.read(key); err != nil {
+		return err
 	}
-	return p, p.rewrite(key)
+	return p.rewrite(key)
 }
 
 // ours refuses a folder that holds anything but what a Partial does.
