@@ -20,9 +20,9 @@ type settings struct {
 	python, kernel, out, vocab, text    string
 	loraModel                           string
 	pairs, threads, decode, size, probe int
-	length                              int
+	length, atOnce, prompt, requests    int
 	prefill, depth                      numbers
-	repeat                              time.Duration
+	repeat, every                       time.Duration
 	mode                                string
 	args                                []string
 }
@@ -39,6 +39,9 @@ func modes() []mode {
 	return []mode{
 		{"tokens", "MODEL.gguf...", "prefill and decode beside llama.cpp", measuring((*harness).tokens)},
 		{"lookup", "MODEL.gguf...", "generating copies with guesses from the text so far, beside one token a step", measuring((*harness).lookup)},
+		{"streams", "MODEL.gguf...", "decode in several streams beside llama.cpp", measuring((*harness).streams)},
+		{"shared", "MODEL.gguf...", "first token of the last of streams that share a prompt", measuring((*harness).shared)},
+		{"arrivals", "MODEL.gguf...", "requests that arrive at random, beside llama.cpp", measuring((*harness).arrivals)},
 		{"gemm", "[bf16|f32]...", "matrix products beside PyTorch", measuring((*harness).gemm)},
 		{"tokenize", "", "one thread beside tiktoken and tokenizers; needs -vocab", measuring((*harness).tokenize)},
 		{"load", "MODEL.gguf...", "from opening the file to the 32nd token, beside llama.cpp", measuring((*harness).load)},
@@ -89,8 +92,12 @@ func parse(args []string, w io.Writer) (*settings, mode, error) {
 	f.IntVar(&s.threads, "threads", 0, "`N` threads of both sides (default: physical cores)")
 	f.IntVar(&s.probe, "probe", 512, "the probe of memory reads `N` MiB")
 	f.Var(&s.prefill, "prefill", "tokens: prefill `N,N...` tokens, 0: not")
-	f.IntVar(&s.decode, "decode", 32, "tokens: decode `N` tokens, 0: not")
-	f.Var(&s.depth, "depth", "tokens: decode after `N,N...` tokens")
+	f.IntVar(&s.decode, "decode", 32, "tokens, streams: decode `N` tokens; tokens: 0: not")
+	f.Var(&s.depth, "depth", "tokens, streams: decode after `N,N...` tokens")
+	f.IntVar(&s.atOnce, "streams", 0, "streams, arrivals, shared: `N` at once (default 16, shared 64)")
+	f.IntVar(&s.prompt, "prompt", 1024, "shared: `N` tokens that the prompts have in common")
+	f.IntVar(&s.requests, "requests", 200, "arrivals: `N` requests")
+	f.DurationVar(&s.every, "every", 50*time.Millisecond, "arrivals: one every `D` on average")
 	f.IntVar(&s.size, "size", 2048, "gemm: `N` rows and columns")
 	f.DurationVar(&s.repeat, "repeat", 300*time.Millisecond, "gemm: repeat a product for `D` in a measurement")
 	f.StringVar(&s.vocab, "vocab", "", "tokenize: `FILE` with the vocabulary, Llama 3's tokenizer.model")
@@ -133,10 +140,14 @@ func (s *settings) check() error {
 	for _, f := range []struct {
 		name        string
 		value, from int
-	}{{"pairs", s.pairs, 1}, {"threads", s.threads, 0}, {"decode", s.decode, 0}, {"size", s.size, 1}, {"length", s.length, 2}, {"probe", s.probe, 1}} {
+	}{{"pairs", s.pairs, 1}, {"threads", s.threads, 0}, {"decode", s.decode, 0}, {"size", s.size, 1}, {"length", s.length, 2}, {"probe", s.probe, 1},
+		{"streams", s.atOnce, 0}, {"prompt", s.prompt, 1}, {"requests", s.requests, 1}} {
 		if f.value < f.from {
 			errs = append(errs, fmt.Errorf("-%s is %d, want %d or more", f.name, f.value, f.from))
 		}
+	}
+	if s.every < 0 {
+		errs = append(errs, fmt.Errorf("-every is %v, want 0 or more", s.every))
 	}
 	if s.repeat <= 0 {
 		errs = append(errs, fmt.Errorf("-repeat is %v, want more than 0", s.repeat))

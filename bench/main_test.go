@@ -109,12 +109,15 @@ func modesOnTiny() (lines [][]string, kinds []string) {
 	vocab := golden.Committed("models/tied-rope8/meta/tokenizer.model")
 	lines = [][]string{
 		{"tokens", "-prefill", "16,32", "-decode", "4", "-depth", "8,32", tiny},
+		{"streams", "-streams", "3", "-decode", "4", "-depth", "8,70", tiny},
+		{"shared", "-streams", "3", "-prompt", "70", tiny},
+		{"arrivals", "-streams", "2", "-requests", "5", "-every", "1ms", tiny},
 		{"gemm", "-size", "32", "-repeat", "10ms"},
 		{"tokenize", "-vocab", vocab, "-text", golden.Committed("templates/chatml.jinja")},
 		{"load", tiny},
 		{"train", "-length", "16", "-lora-model", tiny, "toy-bf16", "toy-bf16-compile", "toy-f32", "lora"},
 	}
-	kinds = []string{"prefill", "prefill", "decode", "decode", "gemm", "gemm", "tokenize", "load", "train", "train", "train"}
+	kinds = []string{"prefill", "prefill", "decode", "decode", "streams", "streams", "shared", "arrivals", "gemm", "gemm", "tokenize", "load", "train", "train", "train"}
 	if runtime.GOOS == "linux" {
 		lines = append(lines, []string{"memory", tiny}, []string{"trainmemory", "-length", "16", "-lora-model", tiny, "toy-bf16", "lora"})
 		kinds = append(kinds, "memory", "trainmemory", "trainmemory")
@@ -133,7 +136,7 @@ func TestEndToEnd(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v: %v\n%s", line, err, out)
 		}
-		if line[0] != "memory" && !strings.Contains(out, "is skipped") {
+		if line[0] != "memory" && line[0] != "shared" && !strings.Contains(out, "is skipped") {
 			t.Errorf("%v does not say that the peer is skipped:\n%s", line, out)
 		}
 	}
@@ -145,7 +148,7 @@ func TestEndToEnd(t *testing.T) {
 	for _, run := range r.Runs {
 		for _, res := range run.Results {
 			got = append(got, res.Kind)
-			if res.Ratio != nil || !(res.Herd > 0) || res.Unit == "" || res.Pairs != 1 {
+			if (res.Ratio != nil) != (res.Kind == "shared") || !(res.Herd > 0) || res.Unit == "" || res.Pairs != 1 {
 				t.Errorf("%+v", res)
 			}
 		}
@@ -195,7 +198,7 @@ func TestPeers(t *testing.T) {
 	}
 	for _, run := range r.Runs {
 		for _, res := range run.Results {
-			if res.Kind == "memory" {
+			if res.Kind == "memory" || res.Kind == "shared" { // which have no peer
 				continue
 			}
 			herd, peer := res.Herd, 1e-3
@@ -258,6 +261,10 @@ func TestPeerMissing(t *testing.T) {
 		{"tokens"},
 		{"tokens", filepath.Join(t.TempDir(), "none.gguf")},
 		{"load"},
+		{"streams"},
+		{"streams", "-decode", "0", tiny},
+		{"shared", filepath.Join(t.TempDir(), "none.gguf")},
+		{"arrivals"},
 		{"memory"},
 		{"tokenize"},
 		{"-json", other, "gemm", "-size", "16"},

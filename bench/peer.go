@@ -34,7 +34,8 @@ type answer struct {
 	Rate    float64 `json:"rate"`
 	Tokens  int     `json:"tokens"`
 	Loss    float64 `json:"loss"`
-	Peak    int64   `json:"peak"` // bytes
+	Peak    int64   `json:"peak"`  // bytes
+	Delay   float64 `json:"delay"` // seconds between two tokens
 }
 
 // missingError says that a peer is not installed.

@@ -46,7 +46,7 @@ func groups(runs []run) (all []chart.Group) {
 		g := chart.Group{Name: k}
 		for _, r := range runs {
 			for _, res := range r.Results {
-				if res.Kind != k || res.Ratio == nil {
+				if res.Kind != k || res.Ratio == nil || res.Peer == ofFirst {
 					continue
 				}
 				label := strings.TrimSuffix(strings.TrimSpace(res.What+"  "+res.On), ".gguf") + "  " + shortName(res.Peer)

@@ -29,7 +29,7 @@ type run struct {
 
 // result is one comparison.
 type result struct {
-	Kind     string  `json:"kind"`           // prefill, decode, lookup, gemm, tokenize, load, memory, train, trainmemory
+	Kind     string  `json:"kind"`           // prefill, decode, lookup, streams, shared, arrivals, gemm, tokenize, load, memory, train, trainmemory
 	What     string  `json:"what"`           // how much of it
 	On       string  `json:"on,omitempty"`   // the file
 	Peer     string  `json:"peer,omitempty"` // with its version; empty: none took part

@@ -62,7 +62,7 @@ func figure(x float64) string {
 }
 
 // kinds is the order of the table and the plot.
-var kinds = []string{"prefill", "decode", "lookup", "gemm", "tokenize", "load", "memory", "train", "trainmemory"}
+var kinds = []string{"prefill", "decode", "lookup", "streams", "shared", "arrivals", "gemm", "tokenize", "load", "memory", "train", "trainmemory"}
 
 // merge gathers the results of runs in the same surroundings: of a comparison
 // that was made again, the last one, which gives the date too. Results come in
