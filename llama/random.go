@@ -100,18 +100,20 @@ func rowSeed(seed uint64, row int) uint64 {
 	return max(z^z>>31, 1)
 }
 
-// scaleOffsets are where the F16 scales of a block lie, of types that random weights
-// may have.
+// scaleOffsets are where the F16 scales of a block lie. Those of other types are no such
+// numbers.
 var scaleOffsets = map[backend.DType][]int{
 	backend.Q4_0: {0}, backend.Q4_1: {0, 2}, backend.Q5_0: {0}, backend.Q5_1: {0, 2}, backend.Q8_0: {0},
 	backend.Q2_K: {80, 82}, backend.Q3_K: {108}, backend.Q4_K: {0, 2}, backend.Q5_K: {0, 2}, backend.Q6_K: {208},
-	backend.IQ4_NL: {0}, backend.IQ4_XS: {0}, backend.E4M3: nil,
+	backend.IQ1_S: {0}, backend.IQ2_XXS: {0}, backend.IQ2_XS: {0}, backend.IQ2_S: {0}, backend.IQ3_XXS: {0}, backend.IQ3_S: {0},
+	backend.IQ4_NL: {0}, backend.IQ4_XS: {0}, backend.TQ1_0: {52}, backend.TQ2_0: {64},
+	backend.IQ1_M: nil, backend.MXFP4: nil, backend.NVFP4: nil, backend.E4M3: nil,
 }
 
 // tame replaces random scales of a row by a small number, and random floats by small
 // ones.
 func tame(t backend.DType, b []byte) {
-	const small = 0x1400 // 2^-10 in F16
+	const small = uint16(0x1400) // 2^-10 in F16
 	switch t {
 	case backend.F32:
 		for i := 0; i+4 <= len(b); i += 4 {
@@ -131,6 +133,16 @@ func tame(t backend.DType, b []byte) {
 		for i := 0; i+t.BlockBytes() <= len(b); i += t.BlockBytes() {
 			for _, off := range scaleOffsets[t] {
 				binary.LittleEndian.PutUint16(b[i+off:], small)
+			}
+			switch q := b[i:]; t { // 2^-10 as these types have it
+			case backend.IQ1_M:
+				for j := range 4 {
+					q[49+2*j] = q[49+2*j]&15 | byte(small>>(4*j)&15)<<4
+				}
+			case backend.MXFP4:
+				q[0] = 127 - 10
+			case backend.NVFP4:
+				copy(q, []byte{1, 1, 1, 1})
 			}
 		}
 	}

@@ -363,6 +363,8 @@ func (m *matmulTask) together(p *matmulPart, i, n int) int {
 		return min(n, 1)
 	case p.meta != nil && m.fused(p):
 		return min(n, max(callWork/8/m.k, 1))
+	case p.meta != nil && m.q.rows <= 2: // a weight is read from its start to its end
+		return min(n, 1)
 	case p.meta != nil:
 		return min(n, p.format.Panels())
 	case m.rows == 1:

@@ -15,6 +15,7 @@ import (
 type codebook struct {
 	*unpacker
 	sub, book reg.GPPhysical // 16 times the 32 weights of a block, the codebook
+	next      reg.GPPhysical // where lines are asked for, ahead of it
 	bias      int            // from values of a table to what codes are: wide ones have 128 added
 }
 
@@ -31,7 +32,7 @@ type codebookType struct {
 }
 
 func codebooks(g gen) {
-	c := &codebook{unpacker: &unpacker{gen: g, src: reg.RSI, codes: reg.RDI, scales: reg.R8, n: 1}, sub: reg.RBX, book: reg.R9}
+	c := &codebook{unpacker: &unpacker{gen: g, src: reg.RSI, codes: reg.RDI, scales: reg.R8, n: 1}, sub: reg.RBX, book: reg.R9, next: reg.R10}
 	c.constants()
 	for _, wide := range []bool{false, true} {
 		if c.wide = wide; wide {
@@ -61,6 +62,7 @@ func (c *codebook) fn(t codebookType) {
 	g.arg("src", c.src)
 	g.arg("blocks", reg.RCX)
 	g.Load(g.Param("book"), c.book)
+	g.MOVQ(c.src, c.next)
 	c.xor(c.r(11), c.r(11), c.r(11))
 	c.constant(c.table.Offset(tableBits), c.r(12))
 	c.constant(c.table.Offset(tableBits+32), c.r(13))
@@ -72,7 +74,13 @@ func (c *codebook) fn(t codebookType) {
 		c.each("find", t.find)
 		g.SUBQ(U32(16*256), c.codes)
 	}
-	c.each("spread", t.spread)
+	c.each("spread", func(half int) {
+		if half == 0 {
+			c.ahead(at(c.next, 0), fusedAhead, t.size/8, 32)
+			g.ADDQ(U32(t.size/8), c.next) // an eighth of a block goes with 32 weights
+		}
+		t.spread(half)
+	})
 	g.ADDQ(U32(t.size), c.src)
 	g.ADDQ(U32(64*t.subs), c.scales)
 	g.DECQ(reg.RCX)
@@ -150,6 +158,7 @@ func (c *codebook) eight(at index, wide bool, more func(low, high reg.VecPhysica
 
 // store writes 4 weights of each output.
 func (c *codebook) store(y reg.VecPhysical, group, half int) {
+	c.fetch()
 	c.VMOVUPS(y, c.found(group, half))
 }
 

@@ -22,8 +22,8 @@ import (
 // values puts a table of values into register 14.
 func (c *codebook) values(table int) { c.constant(c.table.Offset(table+c.bias), c.r(14)) }
 
-// d widens 16 float16 at from, times a power of two, into register 2, and puts 1 into 3. It
-// clobbers register 0.
+// d puts scales of blocks, which load widens, times a power of two into register 2, and 1
+// into 3. It clobbers register 0.
 func (c *codebook) d(load func(y reg.VecPhysical), factor float32) {
 	load(c.r(2))
 	if factor != 1 {

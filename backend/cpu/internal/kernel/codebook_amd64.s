@@ -551,13 +551,14 @@ DATA unpackTable<>+543(SB)/1, $0x00
 GLOBL unpackTable<>(SB), RODATA|NOPTR, $544
 
 // func unpackIQ1_SAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ1_SAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -762,6 +763,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ        $0x00000064, R10
 	VPMOVSXWD   544(SI)(BX*2), Y10
 	VPSRAD      $0x1f, Y10, Y10
 	VPAND       Y8, Y10, Y10
@@ -789,6 +791,9 @@ spread:
 	VPOR        Y10, Y1, Y1
 	VPSHUFB     Y0, Y14, Y0
 	VPSHUFB     Y1, Y14, Y1
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y0, (DI)
 	VMOVUPS     Y1, 64(DI)
 	MOVWLZX     386(DI), AX
@@ -896,6 +901,9 @@ spread:
 	VPOR        Y10, Y1, Y1
 	VPSHUFB     Y0, Y14, Y0
 	VPSHUFB     Y1, Y14, Y1
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y0, 32(DI)
 	VMOVUPS     Y1, 96(DI)
 	MOVWLZX     418(DI), AX
@@ -988,13 +996,14 @@ spread:
 	RET
 
 // func unpackIQ1_MAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ1_MAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -1347,6 +1356,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ        $0x00000070, R10
 	VPMOVZXWD   512(SI)(BX*2), Y3
 	VPSLLD      $0x08, Y3, Y5
 	VPOR        Y3, Y5, Y3
@@ -1382,6 +1392,9 @@ spread:
 	VPOR        Y4, Y1, Y1
 	VPSHUFB     Y0, Y14, Y0
 	VPSHUFB     Y1, Y14, Y1
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y0, (DI)
 	VMOVUPS     Y1, 64(DI)
 	MOVWLZX     386(DI), AX
@@ -1503,6 +1516,9 @@ spread:
 	VPOR        Y4, Y1, Y1
 	VPSHUFB     Y0, Y14, Y0
 	VPSHUFB     Y1, Y14, Y1
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y0, 32(DI)
 	VMOVUPS     Y1, 96(DI)
 	MOVWLZX     418(DI), AX
@@ -1601,13 +1617,14 @@ spread:
 	RET
 
 // func unpackIQ2_XXSAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ2_XXSAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -1760,6 +1777,7 @@ block:
 	XORL         BX, BX
 
 spread:
+	ADDQ        $0x00000084, R10
 	VMOVDQU     96(SI)(BX*8), Y10
 	VPSLLD      $0x02, Y10, Y4
 	VPAND       Y7, Y4, Y4
@@ -1803,6 +1821,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y0, (DI)
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
@@ -1876,6 +1897,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y1, 320(DI)
 	MOVBLZX     35(SI)(BX*8), AX
 	VMOVD       (R9)(AX*4), X0
@@ -1988,6 +2012,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10368(R10)
+	PREFETCHT1  6272(R10)
+	PREFETCHT1  4224(R10)
 	VMOVUPS     Y0, 160(DI)
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
@@ -2074,13 +2101,14 @@ spread:
 	RET
 
 // func unpackIQ2_XSAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ2_XSAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -2346,6 +2374,7 @@ find:
 	XORL    BX, BX
 
 spread:
+	ADDQ        $0x00000094, R10
 	VMOVDQU     32(SI)(BX*8), Y10
 	VPSRLD      $0x09, Y10, Y10
 	VPAND       Y7, Y10, Y10
@@ -2383,6 +2412,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y0, (DI)
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
@@ -2465,6 +2497,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y1, 320(DI)
 	MOVWLZX     450(DI), AX
 	VMOVD       (R9)(AX*4), X0
@@ -2571,6 +2606,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10368(R10)
+	PREFETCHT1  6272(R10)
+	PREFETCHT1  4224(R10)
 	VMOVUPS     Y0, 160(DI)
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
@@ -2666,13 +2704,14 @@ spread:
 	RET
 
 // func unpackIQ2_SAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ2_SAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -2950,6 +2989,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ        $0x000000a4, R10
 	VMOVDQU     544(SI)(BX*4), Y10
 	MOVWLZX     384(DI), AX
 	VMOVD       (R9)(AX*4), X0
@@ -2979,6 +3019,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y0, (DI)
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
@@ -3052,6 +3095,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y1, Y1
 	VPSUBB      Y5, Y1, Y1
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y1, 320(DI)
 	MOVWLZX     390(DI), AX
 	VMOVD       (R9)(AX*4), X0
@@ -3150,6 +3196,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10368(R10)
+	PREFETCHT1  6272(R10)
+	PREFETCHT1  4224(R10)
 	VMOVUPS     Y0, 160(DI)
 	VPAND       Y13, Y4, Y5
 	VPCMPEQB    Y13, Y5, Y5
@@ -3236,13 +3285,14 @@ spread:
 	RET
 
 // func unpackIQ3_XXSAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ3_XXSAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -3397,6 +3447,7 @@ block:
 	XORL         BX, BX
 
 spread:
+	ADDQ        $0x000000c4, R10
 	VMOVDQU     1056(SI)(BX*4), Y10
 	VPSLLD      $0x02, Y10, Y4
 	VPAND       Y7, Y4, Y4
@@ -3435,6 +3486,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y0, (DI)
 	MOVBLZX     33(SI)(BX*8), AX
 	VMOVD       (R9)(AX*4), X0
@@ -3527,6 +3581,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y0, 256(DI)
 	MOVBLZX     97(SI)(BX*8), AX
 	VMOVD       (R9)(AX*4), X0
@@ -3634,6 +3691,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10368(R10)
+	PREFETCHT1  6272(R10)
+	PREFETCHT1  4224(R10)
 	VMOVUPS     Y0, 32(DI)
 	MOVBLZX     65(SI)(BX*8), AX
 	VMOVD       (R9)(AX*4), X0
@@ -3726,6 +3786,9 @@ spread:
 	VPCMPEQB    Y12, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10432(R10)
+	PREFETCHT1  6336(R10)
+	PREFETCHT1  4288(R10)
 	VMOVUPS     Y0, 288(DI)
 	MOVBLZX     129(SI)(BX*8), AX
 	VMOVD       (R9)(AX*4), X0
@@ -3807,13 +3870,14 @@ spread:
 	RET
 
 // func unpackIQ3_SAVX2(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·unpackIQ3_SAVX2(SB), NOSPLIT, $0-88
 	MOVQ         codes_base+0(FP), DI
 	MOVQ         scales_base+24(FP), R8
 	MOVQ         src_base+48(FP), SI
 	MOVQ         blocks+72(FP), CX
 	MOVQ         book+80(FP), R9
+	MOVQ         SI, R10
 	VPXOR        Y11, Y11, Y11
 	VMOVDQU      unpackTable<>+192(SB), Y12
 	VMOVDQU      unpackTable<>+224(SB), Y13
@@ -3988,6 +4052,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ        $0x000000dc, R10
 	VMOVDQU     1184(SI)(BX*4), Y10
 	VMOVDQU     unpackTable<>+64(SB), Y4
 	VPSHUFB     Y4, Y10, Y4
@@ -4034,6 +4099,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10240(R10)
+	PREFETCHT1  6144(R10)
+	PREFETCHT1  4096(R10)
 	VMOVUPS     Y8, (DI)
 	VMOVUPS     Y0, 64(DI)
 	VMOVDQU     unpackTable<>+96(SB), Y4
@@ -4128,6 +4196,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10304(R10)
+	PREFETCHT1  6208(R10)
+	PREFETCHT1  4160(R10)
 	VMOVUPS     Y8, 256(DI)
 	VMOVUPS     Y0, 320(DI)
 	VMOVDQU     unpackTable<>+160(SB), Y4
@@ -4223,6 +4294,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10368(R10)
+	PREFETCHT1  6272(R10)
+	PREFETCHT1  4224(R10)
 	VMOVUPS     Y8, 32(DI)
 	VMOVUPS     Y0, 96(DI)
 	VMOVDQU     unpackTable<>+96(SB), Y4
@@ -4317,6 +4391,9 @@ spread:
 	VPCMPEQB    Y13, Y5, Y5
 	VPXOR       Y5, Y0, Y0
 	VPSUBB      Y5, Y0, Y0
+	PREFETCHT1  10432(R10)
+	PREFETCHT1  6336(R10)
+	PREFETCHT1  4288(R10)
 	VMOVUPS     Y8, 288(DI)
 	VMOVUPS     Y0, 352(DI)
 	VMOVDQU     unpackTable<>+160(SB), Y4
@@ -4378,13 +4455,14 @@ spread:
 	RET
 
 // func unpackIQ1_SAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ1_SAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -4503,6 +4581,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ         $0x00000064, R10
 	VPMOVSXWD    544(SI)(BX*2), Z10
 	VPSRAD       $0x1f, Z10, Z10
 	VPANDD       Z8, Z10, Z10
@@ -4548,6 +4627,9 @@ spread:
 	VPORD        Z10, Z1, Z1
 	VPSHUFB      Z0, Z14, Z0
 	VPSHUFB      Z1, Z14, Z1
+	PREFETCHT1   10240(R10)
+	PREFETCHT1   6144(R10)
+	PREFETCHT1   4096(R10)
 	VMOVUPS      Z0, (DI)
 	VMOVUPS      Z1, 64(DI)
 	MOVWLZX      386(DI), AX
@@ -4636,6 +4718,9 @@ spread:
 	VPORD        Z10, Z1, Z1
 	VPSHUFB      Z0, Z14, Z0
 	VPSHUFB      Z1, Z14, Z1
+	PREFETCHT1   10304(R10)
+	PREFETCHT1   6208(R10)
+	PREFETCHT1   4160(R10)
 	VMOVUPS      Z0, 256(DI)
 	VMOVUPS      Z1, 320(DI)
 	MOVWLZX      390(DI), AX
@@ -4694,13 +4779,14 @@ spread:
 	RET
 
 // func unpackIQ1_MAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ1_MAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -4893,6 +4979,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ            $0x00000070, R10
 	VPMOVZXWD       512(SI)(BX*2), Z3
 	VPSLLD          $0x08, Z3, Z5
 	VPORD           Z3, Z5, Z3
@@ -4946,6 +5033,9 @@ spread:
 	VPORD           Z4, Z1, Z1
 	VPSHUFB         Z0, Z14, Z0
 	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      10240(R10)
+	PREFETCHT1      6144(R10)
+	PREFETCHT1      4096(R10)
 	VMOVUPS         Z0, (DI)
 	VMOVUPS         Z1, 64(DI)
 	MOVWLZX         386(DI), AX
@@ -5038,6 +5128,9 @@ spread:
 	VPORD           Z4, Z1, Z1
 	VPSHUFB         Z0, Z14, Z0
 	VPSHUFB         Z1, Z14, Z1
+	PREFETCHT1      10304(R10)
+	PREFETCHT1      6208(R10)
+	PREFETCHT1      4160(R10)
 	VMOVUPS         Z0, 256(DI)
 	VMOVUPS         Z1, 320(DI)
 	MOVWLZX         390(DI), AX
@@ -5098,13 +5191,14 @@ spread:
 	RET
 
 // func unpackIQ2_XXSAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ2_XXSAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -5193,6 +5287,7 @@ block:
 	XORL         BX, BX
 
 spread:
+	ADDQ            $0x00000084, R10
 	VMOVDQU32       96(SI)(BX*8), Z10
 	VPSLLD          $0x02, Z10, Z4
 	VPANDD          Z7, Z4, Z4
@@ -5252,6 +5347,9 @@ spread:
 	VPSHUFB         Z4, Z10, Z4
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10240(R10)
+	PREFETCHT1      6144(R10)
+	PREFETCHT1      4096(R10)
 	VMOVUPS         Z0, (DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
@@ -5300,6 +5398,9 @@ spread:
 	VPSHUFB         Z4, Z10, Z4
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10304(R10)
+	PREFETCHT1      6208(R10)
+	PREFETCHT1      4160(R10)
 	VMOVUPS         Z0, 128(DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
@@ -5351,6 +5452,9 @@ spread:
 	VMOVUPS         Z0, 256(DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
+	PREFETCHT1      10368(R10)
+	PREFETCHT1      6272(R10)
+	PREFETCHT1      4224(R10)
 	VMOVUPS         Z1, 320(DI)
 	MOVBLZX         35(SI)(BX*8), AX
 	VMOVD           (R9)(AX*4), X0
@@ -5412,13 +5516,14 @@ spread:
 	RET
 
 // func unpackIQ2_XSAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ2_XSAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -5566,6 +5671,7 @@ find:
 	XORL      BX, BX
 
 spread:
+	ADDQ            $0x00000094, R10
 	VMOVDQU32       32(SI)(BX*8), Z10
 	VPSRLD          $0x09, Z10, Z10
 	VPANDD          Z7, Z10, Z10
@@ -5619,6 +5725,9 @@ spread:
 	VPSHUFB         Z4, Z10, Z4
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10240(R10)
+	PREFETCHT1      6144(R10)
+	PREFETCHT1      4096(R10)
 	VMOVUPS         Z0, (DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
@@ -5667,6 +5776,9 @@ spread:
 	VPSHUFB         Z4, Z10, Z4
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10304(R10)
+	PREFETCHT1      6208(R10)
+	PREFETCHT1      4160(R10)
 	VMOVUPS         Z0, 128(DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
@@ -5727,6 +5839,9 @@ spread:
 	VMOVUPS         Z0, 256(DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
+	PREFETCHT1      10368(R10)
+	PREFETCHT1      6272(R10)
+	PREFETCHT1      4224(R10)
 	VMOVUPS         Z1, 320(DI)
 	MOVWLZX         450(DI), AX
 	VMOVD           (R9)(AX*4), X0
@@ -5788,13 +5903,14 @@ spread:
 	RET
 
 // func unpackIQ2_SAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ2_SAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -5948,6 +6064,7 @@ find:
 	XORL       BX, BX
 
 spread:
+	ADDQ            $0x000000a4, R10
 	VMOVDQU32       544(SI)(BX*4), Z10
 	MOVWLZX         384(DI), AX
 	VMOVD           (R9)(AX*4), X0
@@ -5993,6 +6110,9 @@ spread:
 	VPSHUFB         Z4, Z10, Z4
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10240(R10)
+	PREFETCHT1      6144(R10)
+	PREFETCHT1      4096(R10)
 	VMOVUPS         Z0, (DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
@@ -6041,6 +6161,9 @@ spread:
 	VPSHUFB         Z4, Z10, Z4
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10304(R10)
+	PREFETCHT1      6208(R10)
+	PREFETCHT1      4160(R10)
 	VMOVUPS         Z0, 128(DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
@@ -6092,6 +6215,9 @@ spread:
 	VMOVUPS         Z0, 256(DI)
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z1, Z11, K1, Z1
+	PREFETCHT1      10368(R10)
+	PREFETCHT1      6272(R10)
+	PREFETCHT1      4224(R10)
 	VMOVUPS         Z1, 320(DI)
 	MOVWLZX         390(DI), AX
 	VMOVD           (R9)(AX*4), X0
@@ -6153,13 +6279,14 @@ spread:
 	RET
 
 // func unpackIQ3_XXSAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ3_XXSAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -6250,6 +6377,7 @@ block:
 	XORL         BX, BX
 
 spread:
+	ADDQ            $0x000000c4, R10
 	VMOVDQU32       1056(SI)(BX*4), Z10
 	VPSLLD          $0x02, Z10, Z4
 	VPANDD          Z7, Z4, Z4
@@ -6305,6 +6433,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10240(R10)
+	PREFETCHT1      6144(R10)
+	PREFETCHT1      4096(R10)
 	VMOVUPS         Z0, (DI)
 	MOVBLZX         33(SI)(BX*8), AX
 	VMOVD           (R9)(AX*4), X0
@@ -6385,6 +6516,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10304(R10)
+	PREFETCHT1      6208(R10)
+	PREFETCHT1      4160(R10)
 	VMOVUPS         Z0, 128(DI)
 	MOVBLZX         35(SI)(BX*8), AX
 	VMOVD           (R9)(AX*4), X0
@@ -6465,6 +6599,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10368(R10)
+	PREFETCHT1      6272(R10)
+	PREFETCHT1      4224(R10)
 	VMOVUPS         Z0, 256(DI)
 	MOVBLZX         97(SI)(BX*8), AX
 	VMOVD           (R9)(AX*4), X0
@@ -6545,6 +6682,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z12, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10432(R10)
+	PREFETCHT1      6336(R10)
+	PREFETCHT1      4288(R10)
 	VMOVUPS         Z0, 384(DI)
 	MOVBLZX         99(SI)(BX*8), AX
 	VMOVD           (R9)(AX*4), X0
@@ -6597,13 +6737,14 @@ spread:
 	RET
 
 // func unpackIQ3_SAVX512(codes []byte, scales []float32, src []byte, blocks int, book *uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
 TEXT ·unpackIQ3_SAVX512(SB), NOSPLIT, $0-88
 	MOVQ            codes_base+0(FP), DI
 	MOVQ            scales_base+24(FP), R8
 	MOVQ            src_base+48(FP), SI
 	MOVQ            blocks+72(FP), CX
 	MOVQ            book+80(FP), R9
+	MOVQ            SI, R10
 	VPXORD          Z11, Z11, Z11
 	VBROADCASTI64X4 unpackTable<>+192(SB), Z12
 	VBROADCASTI64X4 unpackTable<>+224(SB), Z13
@@ -6705,6 +6846,7 @@ find:
 	XORL            BX, BX
 
 spread:
+	ADDQ            $0x000000dc, R10
 	VMOVDQU32       1184(SI)(BX*4), Z10
 	VBROADCASTI64X4 unpackTable<>+64(SB), Z4
 	VPSHUFB         Z4, Z10, Z4
@@ -6785,6 +6927,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10240(R10)
+	PREFETCHT1      6144(R10)
+	PREFETCHT1      4096(R10)
 	VMOVUPS         Z8, (DI)
 	VMOVUPS         Z0, 64(DI)
 	VBROADCASTI64X4 unpackTable<>+96(SB), Z4
@@ -6866,6 +7011,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10304(R10)
+	PREFETCHT1      6208(R10)
+	PREFETCHT1      4160(R10)
 	VMOVUPS         Z8, 128(DI)
 	VMOVUPS         Z0, 192(DI)
 	VBROADCASTI64X4 unpackTable<>+128(SB), Z4
@@ -6947,6 +7095,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10368(R10)
+	PREFETCHT1      6272(R10)
+	PREFETCHT1      4224(R10)
 	VMOVUPS         Z8, 256(DI)
 	VMOVUPS         Z0, 320(DI)
 	VBROADCASTI64X4 unpackTable<>+160(SB), Z4
@@ -7028,6 +7179,9 @@ spread:
 	VPORD           Z14, Z0, Z0
 	VPTESTMB        Z13, Z4, K1
 	VPSUBB          Z0, Z11, K1, Z0
+	PREFETCHT1      10432(R10)
+	PREFETCHT1      6336(R10)
+	PREFETCHT1      4288(R10)
 	VMOVUPS         Z8, 384(DI)
 	VMOVUPS         Z0, 448(DI)
 	ADDQ            $0x00000200, DI
