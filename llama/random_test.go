@@ -2,18 +2,24 @@ package llama
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/herd-ml/herd/backend"
+	"github.com/herd-ml/herd/backend/block"
 	"github.com/herd-ml/herd/backend/cpu"
 	"github.com/herd-ml/herd/backend/ref"
 	"github.com/herd-ml/herd/internal/golden"
 	"github.com/herd-ml/herd/nn"
 )
 
-// TestRandomRows: random rows do not depend on how many are read at once.
+// TestRandomRows: random rows are small numbers of any type that weights have, and do not
+// depend on how many are read at once.
 func TestRandomRows(t *testing.T) {
-	for _, typ := range []backend.DType{backend.F32, backend.BF16, backend.Q8_0, backend.Q6_K, backend.E4M3} {
+	for _, typ := range backend.DTypes() {
+		if !typ.Float() && !typ.Quantized() {
+			continue
+		}
 		const rows, cols = 70, 256
 		src, err := randomSource("w", typ, rows, cols, 3)
 		if err != nil {
@@ -34,6 +40,11 @@ func TestRandomRows(t *testing.T) {
 			return all
 		}
 		want := read(rows)
+		values := make([]float32, rows*cols)
+		block.DecodeRows(typ, values, want, cols)
+		if low, high := slices.Min(values), slices.Max(values); !(-8 < low && low < high && high < 8) {
+			t.Errorf("%v: weights from %g to %g", typ, low, high)
+		}
 		for _, some := range []int{1, 7, 16, 48} {
 			if !bytes.Equal(read(some), want) {
 				t.Errorf("%v: rows read %d at a time differ from all at once", typ, some)
