@@ -16,10 +16,10 @@ type snapshots struct {
 	version uint64 // of the weights that they are of
 }
 
-// snapshot sees to it, within a step of a session, that the matrices that training changes
-// have packed copies of what they are now: so sampling from a model that is trained is as
-// fast as from one that was saved and opened again, and has the bits of training. Models
-// whose weights cannot change need none.
+// snapshot makes packed copies of the matrices that training changes, within a step of a
+// session, unless the copies are those of the present weights. So sampling from a model in
+// training is as fast as from one that was saved and opened again, and has the bits of
+// training. Models whose weights cannot change need no copies.
 func (m *Model) snapshot() error {
 	s, v := &m.snapshots, m.version.Load()
 	if s.made && s.version == v {

@@ -2,10 +2,10 @@ package tensor
 
 import "github.com/herd-ml/herd/backend"
 
-// LogProb is a linear layer and the log-probability of one id a row, without the
-// logits in memory: for x [R,K], ids [R] and a matrix W [V,K], logp [R] is the
-// log-probability of ids, lse [R] the log of the sum of exp of the logits. Both have
-// gradients, for any gradient from above; backward computes the logits again.
+// LogProb computes the log-probability of one id in each row, for x [R,K], ids [R] and a
+// matrix W [V,K] whose product with x gives the logits. logp [R] is the log-probability of
+// the ids, and lse [R] the logarithm of the sum of exp of the logits. Both have gradients.
+// The logits are never in memory as a whole; backward computes them again.
 func LogProb(c *Context, x *Tensor, ids []int32, w *Param) (logp, lse *Tensor) {
 	logp, lse, _ = logProb(c, x, ids, w, false)
 	return logp, lse
@@ -80,8 +80,8 @@ type Targets struct {
 	IDs []int32
 	// Weights [R] multiply the loss of each row; nil is 1 for all.
 	Weights []float32
-	// Scale multiplies all: 1 / (the tokens that count in the whole step, over all
-	// its micro-batches) makes the sum of their losses the step's mean.
+	// Scale multiplies the loss of all rows. If it is 1 divided by the number of targets
+	// in all micro-batches of a step, the losses of these add up to the step's mean.
 	Scale float32
 	// ZLoss is the factor of lse^2, which keeps logits from drifting
 	// (https://arxiv.org/abs/2204.02311, section 5); 0 is none.
@@ -93,9 +93,9 @@ type Targets struct {
 //	Scale * sum_r Weights_r (-logp_r + ZLoss lse_r^2)
 //
 // over the rows that have a target. It also returns logp and lse [R], which mean nothing
-// in rows without a target. With a tape the same pass computes the gradients of x and W,
-// so that no logits are computed twice, and adds that of W at once: loss [1] must then be
-// a seed of Backward, with a gradient of 1.
+// in rows without a target. With a tape the same pass also computes the gradients of x and
+// W, so that no logits are computed twice. It adds the gradient of W at once. loss [1] must
+// therefore be a seed of Backward, with a gradient of 1.
 func CrossEntropy(c *Context, x *Tensor, w *Param, y Targets) (loss, logp, lse *Tensor) {
 	r := x.Rows()
 	if len(y.IDs) != r || y.Weights != nil && len(y.Weights) != r {

@@ -4,9 +4,9 @@ import "github.com/herd-ml/herd/backend"
 
 // The functions below change parameters. A tape does not record them.
 
-// AdamW changes the numbers of a parameter and the running means m and v of its
-// gradient by the gradient, as Op AdamW says. Parameters without numbers that change
-// or without a gradient panic.
+// AdamW changes the numbers of a parameter, and the running means m and v, by the
+// parameter's gradient, as Op AdamW says. It panics for a parameter that has no gradient or
+// whose numbers cannot change.
 func AdamW(c *Context, p *Param, m, v backend.View, step backend.AdamWArgs) {
 	a := c.begin()
 	a.In[0], a.Out[0], a.Out[1], a.Out[2] = p.grad, p.Numbers(), m, v

@@ -33,10 +33,10 @@ func (c *Context) snapshotType(p *Param) backend.DType {
 }
 
 // Snapshot makes a packed copy of a matrix that may change, for products of the context's
-// precision. It is used, forward only, until the matrix changes (Weight.Changed), and takes
-// SnapshotBytes until DropSnapshot. A matrix that cannot change needs none, and one that has
-// not changed keeps the one there is. It is made within a step, so that no other step
-// changes the numbers meanwhile.
+// precision. Forward products use it until the matrix changes (Weight.Changed). It takes
+// SnapshotBytes until DropSnapshot. Snapshot does nothing for a matrix that cannot change,
+// or that has not changed since its last snapshot. It must be called within a step, so that
+// no other step changes the numbers meanwhile.
 func (c *Context) Snapshot(p *Param) error {
 	w := p.bound("Snapshot")
 	if w.Packed() || p.snapshot.fits(w, c.snapshotType(p)) {

@@ -6,10 +6,10 @@ import (
 	"github.com/herd-ml/herd/backend"
 )
 
-// A Tape records the operations of a step, so that Backward can go through them the
-// other way (reverse-mode automatic differentiation, https://arxiv.org/abs/1502.05767,
-// section 3.2). It serves one step of one Context: Context.Record starts it, and it is
-// of no use after the step.
+// A Tape records the operations of a step, so that Backward can go through them from the
+// last to the first (reverse-mode automatic differentiation,
+// https://arxiv.org/abs/1502.05767, section 3.2). It serves one step of one Context:
+// Context.Record starts it, and after the step it is of no use.
 //
 // Gradients of parameters are added to the memory of Param.BindGrad, over as many
 // steps as the caller likes; a parameter without such memory is frozen. Gradients of
@@ -245,14 +245,14 @@ func (c *Context) record(name string, in []*Tensor, params []*Param, out, reads 
 type Operation struct {
 	Name    string
 	In, Out []*Tensor
-	// Backward returns the gradient of each input, nil for none, given those of the
-	// outputs, of which one that nothing depends on is nil. It may use the numbers
-	// of In and Out.
+	// Backward returns the gradient of each input, or nil for one that has none. It gets
+	// the gradients of the outputs, nil for an output that nothing depends on, and may
+	// use the numbers of In and Out.
 	Backward func(c *Context, dy []*Tensor) (dx []*Tensor)
 }
 
-// Custom records an operation whose outputs the caller has computed from the inputs,
-// by whatever means. What was used for it must not have been recorded: see NoGrad.
+// Custom records an operation whose outputs the caller has computed from the inputs. The
+// operations that computed them must not have been recorded: see NoGrad.
 func Custom(c *Context, o Operation) {
 	reads := append(append([]*Tensor(nil), o.In...), o.Out...)
 	c.record(o.Name, o.In, nil, o.Out, reads, func(t *Tape) {
@@ -291,9 +291,9 @@ func (c *Context) NoGrad(f func()) {
 }
 
 // Checkpoint returns f(x). With a tape it keeps only x and the result, and backward runs
-// f again (https://arxiv.org/abs/1604.06174): a third more arithmetic for
-// the memory of one f. f must compute the same from the same x; its rows are then those
-// that SetRows said here.
+// f again (https://arxiv.org/abs/1604.06174). That is a third more arithmetic, and needs
+// the memory of one f at a time. f must compute the same from the same x. When backward
+// runs it, SetRows is as it was here.
 func Checkpoint(c *Context, x *Tensor, f func(x *Tensor) *Tensor) *Tensor {
 	if !c.Recording() {
 		return f(x)

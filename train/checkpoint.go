@@ -138,7 +138,7 @@ func (t *Trainer) Save(ctx context.Context, dir string) error {
 	return vfs.WriteFolder(dir, func(tmp string) error { return t.fill(ctx, tmp) })
 }
 
-// fill is Save to a folder that nobody else looks at yet.
+// fill writes what Save says into a folder that nobody else looks at yet.
 func (t *Trainer) fill(ctx context.Context, dir string) error {
 	call, done, err := t.use(ctx)
 	if err != nil {

@@ -112,8 +112,9 @@ type CheckpointConfig struct {
 // projections are the layers that adapters go on.
 var projections = []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
-// WithDefaults fills in what is not set, as far as no file has to be read: Steps stays 0
-// where the data's epochs decide, and what follows from it too.
+// WithDefaults fills in what is not set and can be known without reading a file. Where the
+// data's epochs decide the number of steps, Steps stays 0, and so do settings whose default
+// follows from it.
 func (c Config) WithDefaults() Config {
 	set(&c.Out, "run")
 	if c.Data.Epochs == 0 {

@@ -9,9 +9,9 @@ const curvePoints = 2000 // of a curve; more are averaged
 // 1/50.
 func newest(n int) float64 { return max(0.02, 10/(10+float64(n))) }
 
-// A Curve is at most some 2000 points over the steps of a run, X ascending, for a
-// picture. Where there are more, neighbours are averaged. A loss that is not finite
-// stays so among few points and is left out among many.
+// A Curve is a line to draw over the steps of a run, X ascending, of about 2000 points at
+// most. Of a longer run neighbouring points are averaged, without losses that are not
+// finite. A curve that needs no averaging keeps those.
 type Curve struct {
 	X []float64 // steps
 	Y []float64 // nats

@@ -254,7 +254,7 @@ func (s *documents) restore(ctx context.Context, p Position) error {
 	return s.r.Seek(ctx, p.Next.inFile())
 }
 
-// possible refuses a position in no epoch.
+// possible refuses a position whose epoch or number of documents cannot be.
 func (s *documents) possible(p Position) error {
 	if p.Epoch < 0 || s.epochs > 0 && p.Epoch >= s.epochs || p.Given < 0 {
 		return fmt.Errorf("epoch %d, %d documents given", p.Epoch, p.Given)
@@ -311,7 +311,7 @@ func (s *documents) skip(ctx context.Context, p Position) (last document, err er
 	return last, nil
 }
 
-// tell tells of documents that are read again.
+// tell reports how many documents were read again.
 func (s *documents) tell() {
 	if s.reread != nil {
 		s.reread(s.given)

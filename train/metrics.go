@@ -95,9 +95,9 @@ type Metrics struct {
 	buf []byte
 }
 
-// OpenMetrics opens a metrics file, or makes it, to go on after a step. Rows of
-// later steps, which a run wrote before it was cut off, and half a line at the
-// end are cut. With step 0 nothing is left.
+// OpenMetrics opens a metrics file, or makes it, to go on after a step. It removes the
+// rows of later steps, which a run wrote before it was cut off, and half a line at the
+// end. With step 0 it removes all rows.
 func OpenMetrics(path string, step int64) (*Metrics, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -146,9 +146,8 @@ func (m *Metrics) Add(r Row) error {
 // and closes it.
 func (m *Metrics) Close() error { return errors.Join(m.f.Truncate(m.end), m.f.Sync(), m.f.Close()) }
 
-// ReadMetrics returns the rows of a metrics file in order; null is NaN. Half a
-// line at the end is left out, a broken one before it is an error, and the last
-// of the sequence.
+// ReadMetrics returns the rows of a metrics file in order; null is NaN. It leaves out half a
+// line at the end. A broken line before that is an error, which ends the sequence.
 func ReadMetrics(path string) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		f, err := os.Open(path)

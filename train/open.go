@@ -125,8 +125,8 @@ func (r *run) openData(ctx context.Context, from string) (err error) {
 	return nil
 }
 
-// countSteps sets the steps to those that the epochs of the data give, from where it
-// stands, by going through it without training.
+// countSteps goes through the rest of the data without training, and sets the steps of the
+// run to as many as the data's epochs give.
 func (r *run) countSteps(ctx context.Context) error {
 	it, err := r.data.Train(r.c.Batch.Rows, r.c.Batch.SeqLen, r.c.Seed)
 	if err == nil {
@@ -245,7 +245,7 @@ func (r *run) heldOut(ctx context.Context, tokens int) (batches []Batch, spelled
 	return batches, it.Spelled(), nil
 }
 
-// limit is what the device computes at most a second, 0 where that is not known.
+// limit is the most operations a second that the device can do, 0 where that is not known.
 func (r *run) limit(ctx context.Context) float64 {
 	b, ok := r.t.m.Backend().(backend.Prober)
 	if !ok {

@@ -9,11 +9,11 @@ import (
 	"github.com/herd-ml/herd/internal/ctxerr"
 )
 
-// Iterator packs documents into batches. Documents stand one after the other, in
-// as many sequences as there are; nothing is predicted across their borders. One
-// that does not fit is cut at the end of the sequence and goes on at the start of
-// the next, where it sees nothing of what came before; the last token before the
-// cut still predicts the first behind it. The last batch is filled with padding.
+// Iterator packs documents into batches. Documents stand one after the other in
+// the sequences; nothing is predicted across their borders. A document that does
+// not fit is cut at the end of the sequence and goes on at the start of the next,
+// where it sees nothing of its part before the cut. The last token before the cut
+// still predicts the first token behind it. The last batch is filled with padding.
 //
 // Nothing runs in the background: reading and tokenising is a few microseconds of
 // a step that takes many milliseconds.
@@ -64,9 +64,9 @@ func (d *Data) iterator(s *documents, rows, seqLen int) (*Iterator, error) {
 	return it, nil
 }
 
-// Next returns the next batch, which is the caller's, or io.EOF after the last.
-// After any other error than that of ctx before it began, Next returns the same
-// again until Restore.
+// Next returns the next batch, which is the caller's, or io.EOF after the last. If
+// ctx had ended before the call, Next can be called again. After any other error it
+// returns the same error until Restore.
 func (it *Iterator) Next(ctx context.Context) (*Batch, error) {
 	if it.err == nil {
 		if err := ctxerr.Of(ctx); err != nil {

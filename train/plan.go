@@ -35,8 +35,8 @@ func (p Plan) String() string {
 		mb(p.Total()), mb(p.Weights), mb(p.Gradients), mb(p.Moments), mb(p.Activations), sampling, float64(p.Trained)/1e6, float64(p.Parameters)/1e6)
 }
 
-// plan is that of a trainer whose micro-batches have so many sequences of seqLen tokens. It
-// reserves what they take.
+// plan is the memory of a trainer whose micro-batches have so many sequences of seqLen
+// tokens. It also reserves the activations, so that the first step's arena does not grow.
 func (t *Trainer) plan(ctx context.Context, rows, seqLen int) (Plan, error) {
 	p := Plan{Weights: t.model.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.model.Config().Params()}
 	for _, n := range t.params {
@@ -68,7 +68,8 @@ func (t *Trainer) activations(ctx context.Context, rows, seqLen int) (bytes int6
 // flops are the floating-point operations of training on one position that sees ctx
 // keys on average: two for every weight of a product forward, four backward, and the
 // same for the two products of attention (https://arxiv.org/abs/2204.02311, appendix B,
-// but causal). What is computed twice counts once, and what a frozen weight spares too.
+// but causal). What is computed twice counts once. The gradients of frozen weights, which
+// are not computed, count as well.
 func flops(c llama.Config, ctx float64) float64 {
 	d, q, kv, f := float64(c.Dim), float64(c.Heads*c.HeadDim), float64(c.KVHeads*c.HeadDim), float64(c.HiddenDim)
 	weights := float64(c.Layers)*(2*d*q+2*d*kv+3*d*f) + float64(c.Vocab)*d

@@ -20,8 +20,8 @@ import (
 // started with.
 const SettingsFile = "config.yaml"
 
-// ReadSettings reads the settings of the run in a folder, which need no more to go on
-// with: Out is the folder. Where there is no run, the error wraps fs.ErrNotExist.
+// ReadSettings reads the settings of the run in a folder, with Out set to that folder. Run
+// can go on with them as they are. If there is no run, the error wraps fs.ErrNotExist.
 func ReadSettings(out string) (c Config, err error) {
 	b, err := vfs.ReadFile(os.DirFS(out), SettingsFile, config.MaxSize)
 	if err != nil {
@@ -37,8 +37,8 @@ func ReadSettings(out string) (c Config, err error) {
 // settingsHead begins the SettingsFile that a run writes, and tells it from a user's own.
 const settingsHead = "# The settings of the run in this folder, written by it.\n\n"
 
-// writeSettings writes settings as they were given: a default may follow from what is
-// given another time.
+// writeSettings writes settings as they were given, without defaults, because some defaults
+// follow from settings that may be given otherwise when the run goes on.
 func writeSettings(given Config, out string) error {
 	b := bytes.NewBufferString(settingsHead)
 	err := config.Print(b, &given)
@@ -51,9 +51,9 @@ func writeSettings(given Config, out string) error {
 	return nil
 }
 
-// checkFresh refuses a folder where a run that starts would replace what no run has
-// written. A run that stopped before its first checkpoint has left its settings, and what
-// else it has left may go.
+// checkFresh refuses to start a run in a folder where it would replace files that no run has
+// written. The settings there tell that a run stopped before its first checkpoint; what
+// that run has left may be replaced.
 func checkFresh(out string) error {
 	b, err := vfs.ReadFile(os.DirFS(out), SettingsFile, config.MaxSize)
 	if err == nil && bytes.HasPrefix(b, []byte(settingsHead)) {
@@ -108,7 +108,7 @@ func (r *run) resumeFrom() (string, error) {
 	return dir, r.sameRun()
 }
 
-// readEvals takes from the metrics what evaluations up to the checkpoint gave.
+// readEvals reads the evaluations up to the checkpoint from the metrics.
 func (r *run) readEvals() error {
 	for row, err := range ReadMetrics(filepath.Join(r.c.Out, MetricsFile)) {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -127,8 +127,8 @@ func (r *run) readEvals() error {
 	return nil
 }
 
-// sameRun refuses to go on with settings that would give another run; with Anyway only
-// those that do not fit the weights.
+// sameRun refuses settings with which the run would not go on as if it had not stopped. With
+// Anyway it refuses only those that do not fit the weights.
 func (r *run) sameRun() error {
 	was := r.done.Config
 	old, derived := map[string]string{}, followers(was, r.given)
@@ -171,7 +171,7 @@ func followers(was, given Config) map[string]bool {
 	}
 }
 
-// tellSteps says what another number of steps changes in a run that goes on.
+// tellSteps tells what changes in a run that goes on with another number of steps.
 func (r *run) tellSteps() {
 	was := r.done.Config
 	if r.saved < 0 || was.Steps == r.c.Steps {

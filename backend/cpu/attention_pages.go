@@ -2,9 +2,9 @@ package cpu
 
 import "github.com/herd-ml/herd/backend"
 
-// pagedRows is Attention of pages, rounded. Keys and values become rows of F32, which are
-// what training attends to: so a session in mixed precision has the bits of training. It
-// costs a copy of what is seen.
+// pagedRows is Attention that rounds and whose keys and values lie in pages. It copies what
+// is seen to rows of F32 and attends to these as training does, so that a session in mixed
+// precision has the bits of training.
 type pagedRows struct {
 	attendTask
 	args   backend.Args   // of the attention to rows
