@@ -74,12 +74,16 @@ type pagePool struct {
 	other  int64 // bytes beside pages that were taken since the model was loaded
 	all    map[*page]bool
 	named  map[pageName]*page // owned ones and idle ones
-	idle   page               // between its after and its before are the idle pages, in a ring
-	count  int                // of idle pages
+	// Pages that calls compute just now. Who waits for one waits for the channel, which is
+	// closed once one of them is there, or will not come.
+	awaited map[pageName]chan struct{}
+	prompts struct{ tokens, reused int64 }
+	idle    page // between its after and its before are the idle pages, in a ring
+	count   int  // of idle pages
 }
 
 func newPagePool(m *Model, kv backend.KV) *pagePool {
-	p := &pagePool{m: m, kv: kv, all: map[*page]bool{}, named: map[pageName]*page{}}
+	p := &pagePool{m: m, kv: kv, all: map[*page]bool{}, named: map[pageName]*page{}, awaited: map[pageName]chan struct{}{}}
 	p.most = int(max(1, m.estimate.Session/max(1, m.b.PageBytes(kv))))
 	p.idle.before, p.idle.after = &p.idle, &p.idle
 	return p
@@ -179,6 +183,59 @@ func (p *pagePool) publish(pg *page, n pageName) {
 	if p.named[n] == nil && pg.name == (pageName{}) {
 		pg.name, p.named[n] = n, pg
 	}
+	p.arrived(n)
+}
+
+// announce says that pages are about to be computed, the first of which follows what the
+// caller holds. It does not where that one has come meanwhile, or where another call
+// computes it, for which there is then a channel to wait for: the caller looks again.
+func (p *pagePool) announce(names []pageName) (again bool, there <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(names) == 0 {
+		return false, nil
+	}
+	if p.named[names[0]] != nil {
+		return true, nil
+	}
+	if came, announced := p.awaited[names[0]]; announced {
+		if came == nil {
+			came = make(chan struct{})
+			p.awaited[names[0]] = came
+		}
+		return true, came
+	}
+	for _, n := range names {
+		if _, announced := p.awaited[n]; !announced {
+			p.awaited[n] = nil // until somebody waits
+		}
+	}
+	return false, nil
+}
+
+// withdraw ends what announce began, for the pages that have not come.
+func (p *pagePool) withdraw(names []pageName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range names {
+		p.arrived(n)
+	}
+}
+
+// arrived tells those who wait for a page to look again.
+func (p *pagePool) arrived(n pageName) {
+	if there := p.awaited[n]; there != nil {
+		close(there)
+	}
+	delete(p.awaited, n)
+}
+
+// asked counts the tokens of a prompt, and those of them that were there.
+func (p *pagePool) asked(reused, tokens int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.prompts.reused += int64(reused)
+	p.prompts.tokens += int64(tokens)
 }
 
 // own reports whether a page's one owner may write to it, and takes its name away.
@@ -232,6 +289,21 @@ func (p *pagePool) forget(pg *page) {
 		delete(p.named, pg.name)
 		pg.name = pageName{}
 	}
+}
+
+// stats fills in what the pool knows.
+func (p *pagePool) stats(s *Stats) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.PageBytes = p.m.b.PageBytes(p.kv)
+	s.PagesUsed, s.PagesIdle = len(p.all)-p.count, p.count
+	if p.closed {
+		s.PagesUsed, s.PagesIdle = 0, 0
+	}
+	if limit := p.m.opts.MemoryLimit; limit > 0 {
+		s.PagesLimit = int(max(0, limit-p.m.estimate.Weights-p.other-p.m.estimate.Scratch) / s.PageBytes)
+	}
+	s.PromptTokens, s.ReusedTokens = p.prompts.tokens, p.prompts.reused
 }
 
 // free returns the memory of all pages, once no call runs.

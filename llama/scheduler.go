@@ -28,7 +28,7 @@ type scheduler struct {
 	queue   []*request // in the order of who goes first
 	tickets uint64     // given out
 	waiting int        // calls that wait for the running step
-	steps   stepCount
+	counts  Stats      // of calls and steps
 
 	// away counts the calls of the last step that have not come back yet: they draw their
 	// next token. Their requests have the epoch of that step.
@@ -56,15 +56,6 @@ const (
 	patience     = 4
 	mostPatience = 25 * time.Millisecond
 )
-
-// stepCount counts forward steps.
-type stepCount struct {
-	Steps    int64
-	Requests int64 // that were part of a step, added up over the steps
-	Rows     int64 // of them
-	LastRows int   // of the last step
-	LastSize int   // requests of the last step
-}
 
 func newScheduler(m *Model) *scheduler {
 	q := &scheduler{m: m, rows: m.opts.batchRows(), back: make(chan struct{}, 1), timer: time.NewTimer(0)}
@@ -127,10 +118,18 @@ func (q *scheduler) returned(r *request) {
 	}
 }
 
+// enter notes the begin of a call.
+func (q *scheduler) enter() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.counts.Calls++
+}
+
 // leave notes the end of a call.
 func (q *scheduler) leave(r *request) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.counts.Calls--
 	q.returned(r)
 	r.quantum = 0
 }
@@ -186,7 +185,7 @@ func (q *scheduler) serve() {
 func (q *scheduler) wait() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.gather = q.away > 0 && (len(q.queue) > 0 || q.steps.LastSize > 1); q.gather {
+	if q.gather = q.away > 0 && (len(q.queue) > 0 || q.counts.LastSize > 1); q.gather {
 		q.timer.Reset(min(q.last/patience, mostPatience))
 		q.mu.Unlock()
 		select {
@@ -219,7 +218,7 @@ func (q *scheduler) step(ctx context.Context) {
 	switch {
 	case len(b.requests) > 0:
 		q.last = time.Since(start)
-		q.steps.count(b)
+		q.counts.step(b)
 	case q.alone != nil: // whose context ended before its turn
 		b.requests = append(b.requests, q.alone)
 	case err != nil: // the model is closed
@@ -261,11 +260,20 @@ func (q *scheduler) finish(r *request, err error) {
 	}
 }
 
-// count adds a step.
-func (s *stepCount) count(b *batch) {
+// stats is what the scheduler knows.
+func (q *scheduler) stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.counts
+	s.Queued = len(q.queue)
+	return s
+}
+
+// step counts a forward step.
+func (s *Stats) step(b *batch) {
 	s.LastSize, s.LastRows = len(b.requests), len(b.ids)
 	s.Steps++
-	s.Requests += int64(s.LastSize)
+	s.Joined += int64(s.LastSize)
 	s.Rows += int64(s.LastRows)
 }
 
@@ -308,7 +316,7 @@ func (q *scheduler) pick(b *batch) {
 			b.take(r, n)
 		}
 	}
-	if q.steps.Steps%turnEvery == turnEvery-1 && len(q.queue) > 0 {
+	if q.counts.Steps%turnEvery == turnEvery-1 && len(q.queue) > 0 {
 		take(slices.MinFunc(q.queue, func(a, b *request) int { return cmp.Compare(a.ticket, b.ticket) }))
 	}
 	for _, short := range [2]bool{true, false} {

@@ -97,8 +97,8 @@ func TestStreamsAreAsAlone(t *testing.T) {
 				t.Errorf("%v: stream %d has other tokens than alone", c, i)
 			}
 		}
-		if n := m.sched.steps; n.Requests < 2*n.Steps {
-			t.Errorf("%v: %d requests in %d steps: they were not joined", c, n.Requests, n.Steps)
+		if n := m.Stats(); n.BatchSize() < 2 {
+			t.Errorf("%v: %+v: calls were not joined", c, n)
 		}
 	}
 }
@@ -398,5 +398,57 @@ func TestJoinedStepAllocates(t *testing.T) {
 	t.Logf("%.3f allocations a token", perToken)
 	if perToken > 0.2 { // the tokens themselves are collected here
 		t.Error("a step of several calls allocates")
+	}
+}
+
+// TestSamePromptAtOnce: sessions that start together with one prompt compute its whole pages
+// once, also where the one that computes them is cancelled, and hold them once.
+func TestSamePromptAtOnce(t *testing.T) {
+	const streams, pages = 16, 6
+	prompt := randomTokens(1, pages*backend.PageLen+10)
+	want, err := newSession(t, randomModel(t, backend.Q8_0, Options{}), SessionOptions{}).Logits(t.Context(), prompt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cancelled := range []bool{false, true} {
+		m := randomModel(t, backend.Q8_0, Options{BatchRows: 128})
+		stopped, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var calls sync.WaitGroup
+		rows := 0
+		forward := m.sched.forward
+		m.sched.forward = func() error {
+			rows += len(m.batch.ids)
+			if cancelled && rows > 300 {
+				cancel()
+			}
+			return forward()
+		}
+		first := newSession(t, m, SessionOptions{Priority: 1})
+		for i := range streams {
+			s, ctx := newSession(t, m, SessionOptions{}), t.Context()
+			if i == 0 {
+				s = first
+				if cancelled {
+					ctx = stopped
+				}
+			}
+			calls.Go(func() {
+				got, err := s.Logits(ctx, prompt)
+				if i == 0 && cancelled {
+					return
+				}
+				if err != nil || !slices.Equal(got, want) {
+					t.Errorf("session %d: %v, or other logits than alone", i, err)
+				}
+			})
+		}
+		calls.Wait()
+		if most := len(prompt) + (streams-1)*10 + 128; !cancelled && rows != most-128 || rows > most {
+			t.Errorf("%d rows were computed, want %d", rows, most-128)
+		}
+		if n := m.Stats(); !cancelled && n.PagesUsed != pages+streams {
+			t.Errorf("%d pages are used, want %d and one for each of %d sessions", n.PagesUsed, pages, streams)
+		}
 	}
 }

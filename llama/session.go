@@ -104,6 +104,7 @@ func (s *Session) enter(ctx context.Context) (call context.Context, leave func()
 		return nil, nil, err
 	}
 	s.busy, s.outlived, s.cancel = true, false, cancel
+	s.m.sched.enter()
 	return call, func() {
 		cancel(nil)
 		s.m.sched.leave(&s.request)
@@ -378,80 +379,6 @@ func (s *Session) extend(ctx context.Context, ids []int32, w wish) error {
 		}
 	}
 	r.clear()
-	return err
-}
-
-// publish names the pages that have become whole, for others to find.
-func (s *Session) publish() {
-	for i := len(s.names); (i+1)*backend.PageLen <= len(s.ids) && !s.private; i++ {
-		s.names = append(s.names, s.name(i, s.ids))
-		s.m.pages.publish(s.pages[i], s.names[i])
-	}
-}
-
-// name returns the name of page i of ids, where s.names has those of the pages before.
-func (s *Session) name(i int, ids []int32) pageName {
-	var before pageName
-	if i > 0 {
-		before = s.names[i-1]
-	} else {
-		before = firstName(s.version, s.request.segment.Adapters)
-	}
-	return before.next(ids[i*backend.PageLen : (i+1)*backend.PageLen])
-}
-
-// reuse makes the session hold as much of the start of ids as it can without computing:
-// from its own pages, or from whole pages of other sessions. It leaves out the last
-// position of ids, whose logits are wanted.
-func (s *Session) reuse(ids []int32) {
-	if v := s.m.version.Load(); s.version != v {
-		s.truncate(0)
-		s.version = v
-	}
-	n := 0
-	for n < len(ids)-1 && n < len(s.ids) && ids[n] == s.ids[n] {
-		n++
-	}
-	s.truncate(n)
-	for i := n / backend.PageLen; (i+1)*backend.PageLen < len(ids) && !s.private; i++ {
-		if !s.share(i, ids) {
-			return
-		}
-	}
-}
-
-// share makes page i of ids, which is whole, one of the session's, which holds the pages
-// before, where another session has computed it.
-func (s *Session) share(i int, ids []int32) bool {
-	name := s.name(i, ids)
-	p := s.m.pages.find(name)
-	if p == nil {
-		return false
-	}
-	s.truncate(i * backend.PageLen)
-	s.pages, s.bufs, s.names = append(s.pages, p), append(s.bufs, p.buf), append(s.names, name)
-	s.ids = append(s.ids, ids[i*backend.PageLen:(i+1)*backend.PageLen]...)
-	return true
-}
-
-// prefill makes the session hold exactly ids. What w wants of the last of them is computed.
-func (s *Session) prefill(ctx context.Context, ids []int32, w wish) error {
-	if len(ids) == 0 {
-		return fmt.Errorf("llama: an empty prompt: there is nothing to continue")
-	}
-	if err := s.m.checkIDs(ids); err != nil {
-		return err
-	}
-	if len(ids) > s.limit {
-		return fmt.Errorf("%w: the prompt has %d tokens, the session %d positions", ErrContextFull, len(ids), s.limit)
-	}
-	s.reuse(ids)
-	start := time.Now()
-	before := len(s.ids)
-	err := s.extend(ctx, ids[before:], w)
-	s.usage.ReusedTokens += before
-	s.usage.PrefillTokens += len(s.ids) - before
-	s.usage.PrefillTime += time.Since(start)
 	return err
 }
 

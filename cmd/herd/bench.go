@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,8 +27,8 @@ var shapes = map[string]func() llama.Config{
 // benchFlags are those of bench beyond the common ones.
 type benchFlags struct {
 	*common
-	model, shape, dtype string
-	pp, tg, depth, reps int
+	model, shape, dtype          string
+	pp, tg, depth, streams, reps int
 }
 
 func newBench(c *common) *cobra.Command {
@@ -47,8 +48,8 @@ random weights of a known shape, which need no file. Token ids are random.`,
 	f.IntVar(&b.pp, "pp", 512, "prefill `N` tokens")
 	f.IntVar(&b.tg, "tg", 64, "generate `N` tokens")
 	f.IntVar(&b.depth, "depth", 0, "after `N` tokens")
+	f.IntVar(&b.streams, "streams", 16, "generate with `N` sessions at once too; 0 leaves it out")
 	f.IntVar(&b.reps, "reps", 5, "`N` times")
-	laterFlags(f, "streams")
 	return cmd
 }
 
@@ -74,14 +75,15 @@ type benched struct {
 	WeightBytes int64   `json:"weight_bytes"`
 	PP          rate    `json:"pp_tokens_per_s"`
 	TG          rate    `json:"tg_tokens_per_s"`
-	Streams     *rate   `json:"streams_tokens_per_s"` // not built yet
+	Streams     *rate   `json:"streams_tokens_per_s"` // of all together; null without
 	ReadGB      *number `json:"read_gb_per_s"`        // null on the generic kernel, as is the next
 	Roofline    *number `json:"roofline_share"`
 }
 
 func (b *benchFlags) run(cmd *cobra.Command, _ []string) error {
 	for _, err := range []error{
-		checkRange("--pp", b.pp, 1), checkRange("--tg", b.tg, 1), checkRange("--depth", b.depth, 0), checkRange("--reps", b.reps, 1),
+		checkRange("--pp", b.pp, 1), checkRange("--tg", b.tg, 1), checkRange("--depth", b.depth, 0),
+		checkRange("--streams", b.streams, 0), checkRange("--reps", b.reps, 1),
 	} {
 		if err != nil {
 			return err
@@ -103,6 +105,10 @@ func (b *benchFlags) run(cmd *cobra.Command, _ []string) error {
 	if b.json {
 		return printJSON(cmd.OutOrStdout(), r)
 	}
+	streams := ""
+	if r.Streams != nil {
+		streams = fmt.Sprintf("%-16s %10.2f %10.2f %10.2f\n", fmt.Sprintf("%d streams", b.streams), float64(r.Streams.Median), float64(r.Streams.Min), float64(r.Streams.Max))
+	}
 	share := ""
 	if r.Roofline != nil {
 		share = fmt.Sprintf("\ngenerating reads %.0f %% of the %.1f GB/s that memory gives\n", 100*float64(*r.Roofline), float64(*r.ReadGB))
@@ -113,9 +119,9 @@ kernel   %s, %d threads
 tokens/s             median        min        max
 %-16s %10.2f %10.2f %10.2f
 %-16s %10.2f %10.2f %10.2f
-%s`, printable(r.Model), r.Type, size(r.WeightBytes), r.Kernel, r.Threads,
+%s%s`, printable(r.Model), r.Type, size(r.WeightBytes), r.Kernel, r.Threads,
 		fmt.Sprintf("prefill %d", b.pp), float64(r.PP.Median), float64(r.PP.Min), float64(r.PP.Max),
-		fmt.Sprintf("generate %d", b.tg), float64(r.TG.Median), float64(r.TG.Min), float64(r.TG.Max), share)
+		fmt.Sprintf("generate %d", b.tg), float64(r.TG.Median), float64(r.TG.Min), float64(r.TG.Max), streams, share)
 	return err
 }
 
@@ -207,7 +213,7 @@ func (b *benchFlags) measure(cmd *cobra.Command, m *model, r *benched) error {
 	}
 	bar := b.bar(cmd, "measuring", false)
 	defer bar.stop()
-	var pp, tg []float64
+	var pp, tg, streams []float64
 	for i := range b.reps + 1 {
 		// Another text each time: the model still has the pages of the one before.
 		ids[b.depth] = (ids[b.depth] + 1) % int32(m.Config().Vocab)
@@ -215,12 +221,74 @@ func (b *benchFlags) measure(cmd *cobra.Command, m *model, r *benched) error {
 		if err != nil {
 			return err
 		}
+		together, err := b.together(cmd.Context(), m, ids)
+		if err != nil {
+			return err
+		}
 		bar.set(int64(i+1), int64(b.reps+1))
 		if i > 0 {
-			pp, tg = append(pp, prefill), append(tg, generate)
+			pp, tg, streams = append(pp, prefill), append(tg, generate), append(streams, together)
 		}
 	}
 	r.PP, r.TG = newRate(pp), newRate(tg)
+	if b.streams > 0 {
+		rate := newRate(streams)
+		r.Streams = &rate
+	}
+	return nil
+}
+
+// together returns tokens per second of all streams, which generate at once, each after
+// depth tokens. The clock runs from when all have their first token.
+func (b *benchFlags) together(ctx context.Context, m *model, ids []int32) (float64, error) {
+	if b.streams == 0 {
+		return 0, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	begun, first, all := make(chan struct{}), sync.WaitGroup{}, sync.WaitGroup{}
+	first.Add(b.streams)
+	for i := range b.streams {
+		prompt := slices.Clone(ids[:b.depth+1])
+		prompt[b.depth] = (prompt[b.depth] + int32(i)) % int32(m.Config().Vocab)
+		all.Go(func() {
+			if err := b.stream(ctx, m, prompt, func() { first.Done(); <-begun }); err != nil {
+				cancel(err)
+				return
+			}
+		})
+	}
+	first.Wait()
+	start := time.Now()
+	close(begun)
+	all.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
+	return float64(b.streams*b.tg) / time.Since(start).Seconds(), nil
+}
+
+// stream generates tg tokens after the first one of a session of its own. It calls wait
+// once it has that one, or will have none.
+func (b *benchFlags) stream(ctx context.Context, m *model, prompt []int32, wait func()) error {
+	wait = sync.OnceFunc(wait)
+	defer wait()
+	s, err := m.NewSession(llama.SessionOptions{})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if b.depth > 0 {
+		if err := s.FillRandom(ctx, prompt[:b.depth]); err != nil {
+			return err
+		}
+	}
+	for _, err := range s.GenerateIDs(ctx, prompt, llama.GenerateOptions{MaxTokens: b.tg + 1, IgnoreEOS: true}) {
+		if err != nil {
+			return err
+		}
+		wait()
+	}
 	return nil
 }
 
