@@ -51,7 +51,8 @@
 // files are closed when Open returns. Keys and values are taken in pages of 64
 // positions as a session fills, and given back by Truncate and Close. All
 // sessions share one scratch area. Estimate gives the three sizes before
-// anything is loaded, and Options.MemoryLimit refuses what does not fit.
+// anything is loaded. Options.MemoryLimit refuses what never fits, and has calls wait
+// that do not fit beside those that run.
 //
 // # Files
 //

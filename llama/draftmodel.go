@@ -59,6 +59,7 @@ func (d *modelDrafter) likeliest(ctx context.Context, dst, ids []int32, n int) (
 		return dst, err
 	}
 	defer leave()
+	d.s.most = len(ids) + n
 	err = d.s.prefill(call, ids, d.s.next())
 	for err == nil {
 		var id int32

@@ -57,7 +57,7 @@ func noise(rng *rand.Rand, kv backend.KV, n int) func(layer int) (k, v []float32
 // appendPage appends ids, which lie in one page, with keys and values [n, Heads*HeadDim]
 // of each layer that a function gives.
 func (s *Session) appendPage(ctx context.Context, ids []int32, of func(layer int) (k, v []float32)) error {
-	p, err := s.m.pages.get()
+	p, err := s.m.pages.get(s.pageList)
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,13 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	if g.o.Logprobs || g.o.TopLogprobs > 0 {
 		g.states = make([]float32, rows*g.s.m.config.Dim)
 	}
-	err = g.s.locked(func() error { return g.s.prefill(call, ids, g.wish(1)) })
+	err = g.s.locked(func() error {
+		g.s.most = g.s.limit
+		if most := g.o.MaxTokens; most > 0 && most < g.s.limit {
+			g.s.most = min(len(ids)+most+rows, g.s.limit)
+		}
+		return g.s.prefill(call, ids, g.wish(1))
+	})
 	for err == nil {
 		var t Token
 		if t, err = g.next(call); err != nil {

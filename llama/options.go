@@ -52,7 +52,11 @@ type Options struct {
 	MixedRows int
 	// MemoryLimit in bytes bounds weights, scratch and cached keys and values
 	// together; 0 is no limit. A model that cannot fit with one full session is
-	// refused before it is loaded, and a page that would go above it is too.
+	// refused before it is loaded. A call begins once all positions that it may come to
+	// hold fit beside those that run, by its prompt, GenerateOptions.MaxTokens and
+	// SessionOptions.Context, and waits until then; one that can never fit is refused
+	// with ErrMemory. What sessions hold that no call runs on gives way to calls that need
+	// the room. A call from within the loop of another may wait for it for ever.
 	MemoryLimit int64
 	// Trainable keeps the weights as float32 numbers that may be changed, quantised
 	// ones decoded: see Training. Four bytes a weight. Sessions multiply with packed
@@ -158,14 +162,16 @@ type SessionOptions struct {
 	// Priority says whose rows go first where a forward step has no room for those of
 	// all calls: those of the session with the higher number. Among equals it is who came
 	// first. One step in eight begins with the call that has waited longest, whatever its
-	// priority.
+	// priority, so that none starves. The same holds for who waits for memory under
+	// Options.MemoryLimit, where one call in eight is admitted so.
 	Priority int
 }
 
 // GenerateOptions are the settings of one generation. The zero value is greedy
 // and runs until the model stops or the context is full.
 type GenerateOptions struct {
-	// MaxTokens bounds the tokens generated; 0 is no bound.
+	// MaxTokens bounds the tokens generated; 0 is no bound. Under Options.MemoryLimit it
+	// also says for how many positions there must be room.
 	MaxTokens int
 	// Sampling says how tokens are drawn; zero is greedy. Model.DefaultSampling
 	// has what the model's makers advise.

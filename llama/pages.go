@@ -52,13 +52,20 @@ func (n pageName) next(ids []int32) pageName {
 type pageList struct {
 	pool  *pagePool
 	pages []*page
+
+	// What follows is the pool's, and of use where there is a memory limit.
+	held     int  // pages
+	users    int  // while there are any, no pages are taken
+	admitted bool // a call runs that was promised pages,
+	owed     int  // so many more of them
 }
 
 // drop gives the pages back.
 func (l *pageList) drop() {
+	l.pool.hold(l)
 	l.pool.m.log().Warn("llama: a session was dropped without Close", "pages", len(l.pages))
 	for _, p := range slices.Backward(l.pages) {
-		l.pool.put(p)
+		l.pool.put(l, p)
 	}
 }
 
@@ -78,8 +85,15 @@ type pagePool struct {
 	// closed once one of them is there, or will not come.
 	awaited map[pageName]chan struct{}
 	prompts struct{ tokens, reused int64 }
-	idle    page // between its after and its before are the idle pages, in a ring
-	count   int  // of idle pages
+	// What follows is of use where there is a memory limit.
+	promised int
+	resting  []*pageList  // held by sessions that no call runs on, the longest first
+	waiting  []*admission // in the order of arrival
+	admitted int64
+	refused  int64
+
+	idle  page // between its after and its before are the idle pages, in a ring
+	count int  // of idle pages
 }
 
 func newPagePool(m *Model, kv backend.KV) *pagePool {
@@ -89,36 +103,51 @@ func newPagePool(m *Model, kv backend.KV) *pagePool {
 	return p
 }
 
-// get returns a page with one owner and no name. It fails at the memory limit.
-func (p *pagePool) get() (*page, error) {
+// get returns a page with one owner, a list, and no name. It fails at the memory limit where
+// none was promised.
+func (p *pagePool) get(l *pageList) (*page, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, ErrClosed
 	}
 	size := p.m.b.PageBytes(p.kv)
-	full := p.over(size)
+	for p.limited() && l.owed == 0 && p.room() < 1 {
+		if !p.reclaim() {
+			return nil, p.over(size, p.promised)
+		}
+	}
+	full := p.over(size, 0)
 	pg := p.idle.after
 	if p.count > 0 && (pg.name == pageName{} || full != nil || len(p.all) >= p.most) {
 		p.take(pg)
 		p.forget(pg)
-		return pg, nil
+	} else {
+		if full != nil {
+			return nil, full
+		}
+		buf, err := p.m.b.Alloc(size)
+		if err != nil {
+			return nil, err
+		}
+		pg = &page{buf: buf, refs: 1}
+		p.all[pg] = true
 	}
-	if full != nil {
-		return nil, full
-	}
-	buf, err := p.m.b.Alloc(size)
-	if err != nil {
-		return nil, err
-	}
-	pg = &page{buf: buf, refs: 1}
-	p.all[pg] = true
+	p.gain(l)
 	return pg, nil
 }
 
-// over says that n more bytes go beyond the memory limit, or is nil.
-func (p *pagePool) over(n int64) error {
-	used := p.m.estimate.Weights + p.other + p.m.estimate.Scratch + int64(len(p.all))*p.m.b.PageBytes(p.kv)
+// gain counts a page that a list has become an owner of.
+func (p *pagePool) gain(l *pageList) {
+	l.held++
+	if l.owed > 0 {
+		p.owe(l, -1)
+	}
+}
+
+// over says that n more bytes, beside promised pages, go beyond the memory limit, or is nil.
+func (p *pagePool) over(n int64, promised int) error {
+	used := p.m.estimate.Weights + p.other + p.m.estimate.Scratch + int64(len(p.all)+promised)*p.m.b.PageBytes(p.kv)
 	if limit := p.m.opts.MemoryLimit; limit > 0 && used+n > limit {
 		return fmt.Errorf("llama: %d bytes are in use, %d more are needed, the limit is %d: %w", used, n, limit, ErrMemory)
 	}
@@ -130,10 +159,10 @@ func (p *pagePool) over(n int64) error {
 func (p *pagePool) reserve(n int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.over(n) != nil && p.count > 0 {
+	for p.over(n, p.promised) != nil && p.count > 0 {
 		p.evict()
 	}
-	if err := p.over(n); err != nil {
+	if err := p.over(n, p.promised); err != nil {
 		return err
 	}
 	p.other += n
@@ -145,6 +174,7 @@ func (p *pagePool) release(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.other -= n
+	p.next()
 }
 
 // reserved is what reserve has counted.
@@ -154,26 +184,32 @@ func (p *pagePool) reserved() int64 {
 	return p.other
 }
 
-// find returns the page of a name, with one owner more, or nil.
-func (p *pagePool) find(n pageName) *page {
+// find returns the page of a name, with a list as one owner more, or nil.
+func (p *pagePool) find(l *pageList, n pageName) *page {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pg := p.named[n]
 	switch {
 	case pg == nil:
+		return nil
+	case pg.refs == 0 && p.limited() && l.owed == 0:
+		return nil // it would be one more than promised
 	case pg.refs == 0:
 		p.take(pg)
 	default:
 		pg.refs++
 	}
+	p.gain(l)
+	p.next() // where it is another's too, it takes no room
 	return pg
 }
 
-// share adds an owner.
-func (p *pagePool) share(pg *page) {
+// share makes a list one more owner.
+func (p *pagePool) share(l *pageList, pg *page) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pg.refs++
+	l.held++
 }
 
 // publish names a page whose positions are all computed.
@@ -249,10 +285,28 @@ func (p *pagePool) own(pg *page) bool {
 	return true
 }
 
-// put gives up one ownership.
-func (p *pagePool) put(pg *page) {
+// swap gives each of two lists the pages of the other.
+func (p *pagePool) swap(a, b *pageList) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	a.pages, b.pages = b.pages, a.pages
+	a.held, b.held = b.held, a.held
+}
+
+// put gives up the ownership of a list. Where a call runs, the page that is free then stays
+// promised to it.
+func (p *pagePool) put(l *pageList, pg *page) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.held--
+	if l.admitted && pg.refs == 1 {
+		p.owe(l, 1)
+	}
+	p.disown(pg)
+}
+
+// disown takes an owner away from a page, which is idle without.
+func (p *pagePool) disown(pg *page) {
 	if pg.refs--; pg.refs > 0 || p.closed {
 		return
 	}
@@ -265,6 +319,7 @@ func (p *pagePool) put(pg *page) {
 	if p.count++; p.count > p.most {
 		p.evict()
 	}
+	p.next()
 }
 
 // evict frees the longest idle page.
@@ -300,9 +355,10 @@ func (p *pagePool) stats(s *Stats) {
 	if p.closed {
 		s.PagesUsed, s.PagesIdle = 0, 0
 	}
-	if limit := p.m.opts.MemoryLimit; limit > 0 {
-		s.PagesLimit = int(max(0, limit-p.m.estimate.Weights-p.other-p.m.estimate.Scratch) / s.PageBytes)
+	if p.limited() {
+		s.PagesLimit = p.capacity()
 	}
+	s.Waiting, s.Admitted, s.Refused = len(p.waiting), p.admitted, p.refused
 	s.PromptTokens, s.ReusedTokens = p.prompts.tokens, p.prompts.reused
 }
 

@@ -30,10 +30,9 @@ func (s *Session) name(i int, ids []int32) pageName {
 // pageOf is the ids of page i.
 func pageOf(ids []int32, i int) []int32 { return ids[i*backend.PageLen : (i+1)*backend.PageLen] }
 
-// reuse makes the session hold as much of the start of ids as it can without computing:
-// from its own pages, or from whole pages of other sessions. It leaves out the last
-// position of ids, whose logits are wanted.
-func (s *Session) reuse(ids []int32) {
+// keep makes the session hold as much of the start of ids as it does already, but for the
+// last position, whose logits are wanted.
+func (s *Session) keep(ids []int32) {
 	if v := s.m.version.Load(); s.version != v {
 		s.truncate(0)
 		s.version = v
@@ -43,7 +42,6 @@ func (s *Session) reuse(ids []int32) {
 		n++
 	}
 	s.truncate(n)
-	s.find(ids)
 }
 
 // find goes on with whole pages of other sessions after the positions held, which are the
@@ -57,7 +55,7 @@ func (s *Session) find(ids []int32) {
 // before, where another session has computed it.
 func (s *Session) share(i int, ids []int32) bool {
 	name := s.name(i, ids)
-	p := s.m.pages.find(name)
+	p := s.m.pages.find(s.pageList, name)
 	if p == nil {
 		return false
 	}
@@ -79,9 +77,9 @@ func (s *Session) prefill(ctx context.Context, ids []int32, w wish) error {
 		return fmt.Errorf("%w: the prompt has %d tokens, the session %d positions", ErrContextFull, len(ids), s.limit)
 	}
 	start := time.Now()
-	s.reuse(ids)
+	s.keep(ids)
+	err := s.admit(ctx, min(max(len(ids), s.most), s.limit))
 	reused, computed := len(s.ids), 0
-	var err error
 	for err == nil && len(s.ids) < len(ids) {
 		before := len(s.ids)
 		s.find(ids)

@@ -190,7 +190,7 @@ func (s *Session) Load(ctx context.Context, path string) error {
 	s.truncate(0)
 	s.version, s.private = n.version, n.private
 	s.ids, n.ids = n.ids, s.ids
-	s.pages, n.pages = n.pages, s.pages
+	s.m.pages.swap(s.pageList, n.pageList)
 	s.bufs, n.bufs = n.bufs, s.bufs
 	s.names, n.names = n.names, s.names
 	return nil

@@ -37,6 +37,7 @@ type Session struct {
 
 	request request
 	users   atomic.Int32 // of what work guards, where a step outlives its call
+	most    int          // positions that the call may come to hold, where that is more than its prompt
 	// The call that is under way has ended in a step that goes on. It is the call's to know.
 	outlived bool
 	shared   *page // the page that a copy replaces in the running step, or nil
@@ -105,9 +106,14 @@ func (s *Session) enter(ctx context.Context) (call context.Context, leave func()
 	}
 	s.busy, s.outlived, s.cancel = true, false, cancel
 	s.m.sched.enter()
+	s.m.pages.hold(s.pageList)
+	s.most = 0
 	return call, func() {
 		cancel(nil)
 		s.m.sched.leave(&s.request)
+		if !s.outlived {
+			s.rest()
+		}
 		s.state.Lock()
 		s.busy, s.cancel = false, nil
 		s.state.Unlock()
@@ -123,6 +129,7 @@ func (s *Session) lock() error {
 		s.work.Unlock()
 		return ErrClosed
 	}
+	s.notice()
 	return nil
 }
 
@@ -135,8 +142,34 @@ func (s *Session) unlock() {
 		}
 		s.settle(false)
 		s.request.clear()
+		s.rest()
 	}
 	s.work.Unlock()
+}
+
+// rest says that no call uses the session's pages any longer.
+func (s *Session) rest() {
+	s.m.pages.dismiss(s.pageList)
+	s.m.pages.rest(s.pageList)
+}
+
+// look is for what asks for what the session holds, call or no call: it locks the cache
+// until done is called.
+func (s *Session) look() (done func()) {
+	s.work.Lock()
+	s.m.pages.hold(s.pageList)
+	s.notice()
+	return func() {
+		s.m.pages.rest(s.pageList)
+		s.work.Unlock()
+	}
+}
+
+// notice makes the session hold nothing where its pages were taken.
+func (s *Session) notice() {
+	if len(s.pages) < len(s.bufs) {
+		s.ids, s.bufs, s.names, s.private = s.ids[:0], s.bufs[:0], s.names[:0], false
+	}
 }
 
 // claim is enter and lock, for calls that do not pause.
@@ -163,7 +196,7 @@ func (s *Session) enterEmpty(ctx context.Context, ids []int32) (call context.Con
 			return err
 		}
 		s.truncate(0)
-		return nil
+		return s.admit(call, min(len(ids), s.limit))
 	})
 	if err != nil {
 		leave()
@@ -184,15 +217,13 @@ func (s *Session) locked(work func() error) error {
 
 // Len is the number of positions held.
 func (s *Session) Len() int {
-	s.work.Lock()
-	defer s.work.Unlock()
+	defer s.look()()
 	return len(s.ids)
 }
 
 // IDs are the tokens whose keys and values are held.
 func (s *Session) IDs() []int32 {
-	s.work.Lock()
-	defer s.work.Unlock()
+	defer s.look()()
 	return slices.Clone(s.ids)
 }
 
@@ -224,7 +255,7 @@ func (s *Session) truncate(n int) {
 	s.ids = s.ids[:n]
 	keep := ceilDiv(n, backend.PageLen)
 	for _, p := range slices.Backward(s.pages[keep:]) { // what begins a text stays longest
-		s.m.pages.put(p)
+		s.m.pages.put(s.pageList, p)
 	}
 	s.pages, s.bufs = s.pages[:keep], s.bufs[:keep]
 	s.names = s.names[:min(len(s.names), n/backend.PageLen)]
@@ -252,10 +283,12 @@ func (s *Session) Fork() (*Session, error) {
 	f.ids, f.version, f.private = append(f.ids, s.ids...), s.version, s.private
 	f.names, f.request.segment.Adapters = append(f.names, s.names...), s.request.segment.Adapters
 	for _, p := range s.pages {
-		s.m.pages.share(p)
+		s.m.pages.share(f.pageList, p)
 		f.pages = append(f.pages, p)
 		f.bufs = append(f.bufs, p.buf)
 	}
+	s.m.pages.hold(f.pageList)
+	s.m.pages.rest(f.pageList)
 	return f, nil
 }
 
@@ -268,8 +301,7 @@ func (s *Session) Close() error {
 		s.cancel(ErrClosed)
 	}
 	s.state.Unlock()
-	s.work.Lock()
-	defer s.work.Unlock()
+	defer s.look()()
 	s.truncate(0)
 	s.dropped.Stop()
 	return nil
@@ -282,7 +314,7 @@ func (s *Session) reserve(n int) error {
 	s.request.copies = s.request.copies[:0]
 	end := ceilDiv(len(s.ids)+n, backend.PageLen)
 	for len(s.pages) < end {
-		p, err := s.m.pages.get()
+		p, err := s.m.pages.get(s.pageList)
 		if err != nil {
 			return err
 		}
@@ -291,7 +323,7 @@ func (s *Session) reserve(n int) error {
 	}
 	first := len(s.ids) / backend.PageLen
 	if old := s.pages[first]; len(s.ids)%backend.PageLen > 0 && !s.m.pages.own(old) {
-		own, err := s.m.pages.get()
+		own, err := s.m.pages.get(s.pageList)
 		if err != nil {
 			return err
 		}
@@ -311,7 +343,7 @@ func (s *Session) settle(done bool) {
 		s.bufs[first] = s.pages[first].buf
 	}
 	if s.shared != nil {
-		s.m.pages.put(s.shared)
+		s.m.pages.put(s.pageList, s.shared)
 		s.shared = nil
 	}
 	if !done {

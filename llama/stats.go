@@ -5,6 +5,11 @@ type Stats struct {
 	Calls  int `json:"calls"`  // of sessions that are under way, paused in their caller's loop too
 	Queued int `json:"queued"` // calls whose rows wait for a step
 
+	// With Options.MemoryLimit: calls that wait for pages, were admitted, were refused.
+	Waiting  int   `json:"waiting"`
+	Admitted int64 `json:"admitted"`
+	Refused  int64 `json:"refused"`
+
 	Steps    int64 `json:"steps"`     // forward steps for calls of sessions
 	Rows     int64 `json:"rows"`      // rows of them
 	Joined   int64 `json:"joined"`    // calls that had rows in a step, added up over the steps
