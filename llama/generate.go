@@ -106,6 +106,9 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 	rows := 1
 	g.logits = g.s.logits
 	if o := g.o.Speculation; o.on() {
+		if o.now != nil {
+			g.now = o.now
+		}
 		if g.guess, err = newSpeculation(o, g.s, ids); err != nil {
 			return err
 		}
