@@ -28,9 +28,11 @@ type admission struct {
 // limited reports whether there is a memory limit; without one nothing is promised.
 func (p *pagePool) limited() bool { return p.m.opts.MemoryLimit > 0 }
 
-// capacity is how many pages the memory limit has room for.
+// capacity is how many pages the memory limit has room for, beside the copies of matrices
+// that are still to be made.
 func (p *pagePool) capacity() int {
-	free := p.m.opts.MemoryLimit - p.m.estimate.Weights - p.other - p.m.estimate.Scratch
+	est := &p.m.estimate
+	free := p.m.opts.MemoryLimit - est.Weights - p.other - est.Scratch - max(0, est.Snapshots-p.m.snapshots.bytes.Load())
 	return int(max(0, free) / p.m.b.PageBytes(p.kv))
 }
 

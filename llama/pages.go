@@ -114,7 +114,7 @@ func (p *pagePool) get(l *pageList) (*page, error) {
 	size := p.m.b.PageBytes(p.kv)
 	for p.limited() && l.owed == 0 && p.room() < 1 {
 		if !p.reclaim() {
-			return nil, p.over(size, p.promised)
+			return nil, fmt.Errorf("llama: the %d pages that the memory limit has room for are in use or promised: %w", p.capacity(), ErrMemory)
 		}
 	}
 	full := p.over(size, 0)

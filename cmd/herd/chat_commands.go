@@ -230,9 +230,7 @@ func (t *talk) set(args string) error {
 	old, changed := f.Value.String(), f.Changed
 	err := t.cmd.Flags().Set(name, value)
 	if err == nil {
-		if err = checkLater(t.cmd.Flags()); err == nil {
-			_, err = t.g.options(t.cmd.Flags())
-		}
+		_, err = t.g.options(t.cmd.Flags())
 	}
 	if err == nil {
 		t.params, err = t.g.params(t.cmd.Flags(), t.model.Model)

@@ -205,27 +205,6 @@ func advice(err error) string {
 	return ""
 }
 
-// laterKey marks flags whose feature is not built.
-const laterKey = "later"
-
-// laterFlags adds flags that only say that their feature is not built.
-func laterFlags(f *pflag.FlagSet, names ...string) {
-	for _, name := range names {
-		f.String(name, "", "(not built yet)")
-		f.Lookup(name).Annotations = map[string][]string{laterKey: nil}
-	}
-}
-
-// checkLater refuses flags whose feature is not built.
-func checkLater(f *pflag.FlagSet) (err error) {
-	f.Visit(func(flag *pflag.Flag) {
-		if _, later := flag.Annotations[laterKey]; later && err == nil {
-			err = fmt.Errorf("--%s is not built yet: leave it out", flag.Name)
-		}
-	})
-	return err
-}
-
 // laterCommands are the commands that are not built.
 func laterCommands() []*cobra.Command {
 	var cmds []*cobra.Command
