@@ -90,6 +90,11 @@ func tell(t *testing.T, m *Model, positions int, prompt []int32, o GenerateOptio
 	if len(r.ids) != len(s.ids) || len(s.pages) != ceilDiv(len(s.ids), backend.PageLen) || len(s.names) > len(s.ids)/backend.PageLen {
 		t.Errorf("%d positions in %d pages with %d names", len(s.ids), len(s.pages), len(s.names))
 	}
+	for i, name := range s.names {
+		if name != s.name(i, s.ids) {
+			t.Errorf("page %d has the name of another text", i)
+		}
+	}
 	if r.after, err = s.Logits(t.Context(), append(r.ids[:min(len(r.ids), positions-1)], 7)); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +141,7 @@ func TestSpeculationExact(t *testing.T) {
 			}
 			plain := o
 			plain.Steps = step()
-			most := []int{0, 41}[len(name)%2]
+			most := []int{0, 25}[len(name)%2] // a break just before the end of a page
 			want := tell(t, m, positions, prompt, plain, most)
 			text := slices.Clone(prompt)
 			for _, tok := range want.tokens {
