@@ -13,6 +13,7 @@ import (
 //	AllowRequantize bool              // a model that is quantised already is taken too
 //	Replace         bool              // a file that is there may be replaced; one that is
 //	                                  // read never is
+//	Workers         int               // goroutines that encode; 0 is one for each processor
 //	Progress        func(Progress)    // is told how it goes
 //
 // Validate lists every violation.

@@ -108,7 +108,7 @@ func (q *quantizeFlags) options(mix string) (o llama.QuantizeOptions, err error)
 			return o, usagef("%s: %s", f.flag, err)
 		}
 	}
-	o.Pure, o.Replace, o.AllowRequantize = q.pure, q.force, q.again
+	o.Pure, o.Replace, o.AllowRequantize, o.Workers = q.pure, q.force, q.again, q.threads
 	return o, nil
 }
 

@@ -75,7 +75,11 @@ func (r *converted) fill(row, size int) error {
 	n := min(max(1, convertBlock/size), r.t.Rows()-row)
 	r.from, r.rows, r.buf = row, n, grow(r.buf, n*size)
 	if r.work == nil {
-		r.work = make([]convertWork, runtime.GOMAXPROCS(0))
+		workers := runtime.GOMAXPROCS(0)
+		if p := r.v.plan; p != nil && p.workers > 0 {
+			workers = p.workers
+		}
+		r.work = make([]convertWork, workers)
 	}
 	if r.merge != nil {
 		return r.fillMerged()

@@ -28,6 +28,8 @@ type QuantizeOptions struct {
 	AllowRequantize bool
 	// Replace lets a file that is there be replaced. One that is read never is.
 	Replace bool
+	// Workers bounds the goroutines that encode; 0 is one for each processor.
+	Workers int
 	// Progress is told how it goes.
 	Progress func(Progress)
 }
@@ -57,6 +59,7 @@ type plan struct {
 	types      map[string]backend.DType // by Hugging Face name
 	importance map[string][]float32     // of columns
 	keys       []ggufKey
+	workers    int // 0 is one for each processor
 }
 
 // quantizationVersion is the version of the block types' layouts, general.quantization_version.
@@ -93,7 +96,7 @@ func Quantize(ctx context.Context, in, out string, o QuantizeOptions) (QuantizeR
 
 // planned chooses the types.
 func (c *Checkpoint) planned(o QuantizeOptions) (*plan, error) {
-	p := &plan{types: map[string]backend.DType{}, importance: map[string][]float32{}}
+	p := &plan{types: map[string]backend.DType{}, importance: map[string][]float32{}, workers: max(o.Workers, 0)}
 	m := quantize.Model{Layers: c.Config.Layers, Heads: c.Config.Heads, KVHeads: c.Config.KVHeads, Tied: c.Config.TiedEmbeddings, Importance: o.Imatrix != nil}
 	var names []string // Hugging Face's
 	var matrices []quantize.Matrix
