@@ -161,14 +161,14 @@ func (p *affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
 	}
 }
 
-// choose returns the multiples of d and m for a sub-block: the best of 32 pairs near the
+// choose returns the multiples of d and m for a sub-block: the best of 16 pairs near the
 // three lines. For each scale near a line the sums tell the minimum.
 func (p *affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (s, t float32) {
 	id, im := inverse(d), inverse(m)
 	if d == 0 || lines[0].a == 0 {
 		return 0, clamp(round(lines[0].b*im), p.steps)
 	}
-	var ss, ts [32]float32
+	var ss, ts [16]float32
 	var seen [64]uint64 // of a scale, bits of minima
 	n := 0
 	add := func(s, t float32) {
