@@ -12,8 +12,8 @@ import (
 	"github.com/herd-ml/herd/llama/sample"
 )
 
-// endsOf returns the error or the panic that f ends with. It fails where f does not end.
-func endsOf(t *testing.T, what string, f func() error) (err error, fault any) {
+// endsOf returns the panic or the error that f ends with. It fails where f does not end.
+func endsOf(t *testing.T, what string, f func() error) (fault any, err error) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -26,7 +26,7 @@ func endsOf(t *testing.T, what string, f func() error) (err error, fault any) {
 	case <-time.After(20 * time.Second):
 		t.Fatalf("%s hangs", what)
 	}
-	return err, fault
+	return fault, err
 }
 
 // TestCallbacks: what the library calls of its caller runs in no step and under no lock: it
@@ -97,7 +97,7 @@ func TestCallbacks(t *testing.T) {
 			}
 			m := open(t, path, llama.Options{Backend: b})
 			s := session(t, m)
-			err, fault := endsOf(t, name+" in "+call, func() error { return run(m, s, func() { c.do(m, s) }) })
+			fault, err := endsOf(t, name+" in "+call, func() error { return run(m, s, func() { c.do(m, s) }) })
 			if !c.check(err, fault) {
 				t.Errorf("%s in %s: error %v, panic %v", name, call, err, fault)
 			}

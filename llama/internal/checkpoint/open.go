@@ -24,7 +24,7 @@ func Open(ctx context.Context, path string) (*Checkpoint, error) {
 		return nil, Errorf("", "", "no path is given: name a .gguf file, or the folder of a Hugging Face or Meta model")
 	}
 	fsys, name := splitPath(path)
-	shown := strings.TrimRight(path, "/"+string(filepath.Separator))
+	shown := strings.TrimRightFunc(path, func(r rune) bool { return r == '/' || r == filepath.Separator })
 	return openFS(ctx, fsys, name, cmp.Or(shown, path))
 }
 
