@@ -29,12 +29,12 @@
 //
 // # Concurrency
 //
-// A Model is safe for concurrent use, and any number of sessions may run at once: the
-// rows of their calls go through the network together, which takes hardly longer than those
-// of one, and each gets the bits that it gets alone. A long prompt is cut so that it does
-// not stall those that generate (Options.MixedRows), SessionOptions.Priority says who goes
-// first, and the end of one call's context is the error of that call alone. A Session serves one
-// call at a time and answers a second with ErrBusy. A generation belongs to its
+// A Model is safe for concurrent use, and any number of sessions may run at once. The rows
+// of their calls go through the network in one step, which takes less time than a step for
+// each. Every call gets the bits that it gets alone. A long prompt is computed in parts, so
+// that it does not stall calls that generate (Options.MixedRows). SessionOptions.Priority
+// orders the calls. A context that ends is the error of its own call alone. A Session serves
+// one call at a time and answers a second with ErrBusy. A generation belongs to its
 // range loop: breaking out ends it, and so does its context, in the middle of a
 // prompt too; what was computed until then stays in the session. Close cancels
 // what runs, waits for it and frees the memory.

@@ -111,14 +111,22 @@ func TestDropped(t *testing.T) {
 }
 
 // mapped is the address space of the process, in bytes.
-func mapped(t *testing.T) (n int64) {
+func mapped(t *testing.T) int64 {
+	t.Helper()
+	all, _ := processMemory(t)
+	return all
+}
+
+// processMemory is the memory of the process that is mapped, and that is in use, in bytes.
+func processMemory(t *testing.T) (mapped, resident int64) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		t.Skip("no count of memory: ", err)
 	}
-	if _, err := fmt.Sscan(string(text), &n); err != nil {
+	if _, err := fmt.Sscan(string(text), &mapped, &resident); err != nil {
 		t.Fatal(err)
 	}
-	return n * int64(os.Getpagesize())
+	page := int64(os.Getpagesize())
+	return mapped * page, resident * page
 }

@@ -46,17 +46,17 @@ type Options struct {
 	// BatchRows is the most rows of one forward step in prefill, up to 1<<20; 0 is
 	// 512. It changes speed and memory, not results.
 	BatchRows int
-	// MixedRows is the most rows of prompts in a forward step that generates tokens of
-	// other calls too, which wait for it; 0 is 64, and BatchRows bounds it. More is
-	// faster in all, less is more even. It does not change results.
+	// MixedRows is the most rows of prompts in a forward step that also generates tokens
+	// of other calls; 0 is 64, and BatchRows bounds it. More rows compute prompts faster,
+	// fewer let the other calls wait less for each token. It does not change results.
 	MixedRows int
 	// MemoryLimit in bytes bounds weights, scratch and cached keys and values
 	// together; 0 is no limit. A model that cannot fit with one full session is
-	// refused before it is loaded. A call begins once all positions that it may come to
-	// hold fit beside those that run, by its prompt, GenerateOptions.MaxTokens and
-	// SessionOptions.Context, and waits until then; one that can never fit is refused
-	// with ErrMemory. What sessions hold that no call runs on gives way to calls that need
-	// the room. A call from within the loop of another may wait for it for ever.
+	// refused before it is loaded. A call waits until there is room for all positions that
+	// it may come to hold, by its prompt, GenerateOptions.MaxTokens and
+	// SessionOptions.Context. A call that can never fit is refused with ErrMemory. A
+	// session that no call uses may lose what it holds to a call that needs the room. A
+	// call made within the loop of another may wait for that one for ever.
 	MemoryLimit int64
 	// Trainable keeps the weights as float32 numbers that may be changed, quantised
 	// ones decoded: see Training. Four bytes a weight. Sessions multiply with packed
@@ -159,11 +159,11 @@ type SessionOptions struct {
 	// in the model's order. Nil is all, also one that is added later; empty is none. Sessions
 	// with other adapters run in one step all the same.
 	Adapters []string
-	// Priority says whose rows go first where a forward step has no room for those of
-	// all calls: those of the session with the higher number. Among equals it is who came
-	// first. One step in eight begins with the call that has waited longest, whatever its
-	// priority, so that none starves. The same holds for who waits for memory under
-	// Options.MemoryLimit, where one call in eight is admitted so.
+	// Priority orders calls when a forward step has no room for the rows of all. The
+	// highest number goes first; calls of equal priority go in the order of arrival. One
+	// step in eight begins with the call that has waited longest, so that none starves.
+	// Calls that wait for memory under Options.MemoryLimit have the same order, and one in
+	// eight that is admitted is the one that has waited longest.
 	Priority int
 }
 

@@ -35,15 +35,16 @@ type QuantizeReport = checkpoint.QuantizeReport
 //	quantize.Fidelity         // how far the numbers are from those before
 type QuantizedTensor = checkpoint.QuantizedTensor
 
-// Quantize writes a model, of any format, as a .gguf file whose matrices have other types:
-// those that llama.cpp's tool of this name chooses, for the mix that o names. Vectors become
-// F32. What a GGUF file says of itself is kept. Memory is bounded: some rows of one tensor
-// are read at a time.
+// Quantize writes a model as a .gguf file whose matrices have other types. The input may be
+// of any format that Open reads. The types are those that llama.cpp's quantize tool chooses
+// for the mix that o names. Vectors become F32. The keys of a GGUF input, its name and
+// licence for instance, are kept. Quantize reads some rows of one tensor at a time, so its
+// memory is bounded.
 //
-// The file appears when it is complete. Where there is one already the error is fs.ErrExist,
-// unless Replace allows to replace it. A run that is killed, or whose ctx ends, leaves a
-// folder out.partial; the next with the same input and settings goes on after the last
-// tensor in it.
+// The file appears when it is complete. If there is one already the error is fs.ErrExist,
+// unless Replace is set. A run that is killed, or whose ctx ends, leaves a folder
+// out.partial. The next run with the same input and settings goes on after the last tensor
+// in that folder.
 func Quantize(ctx context.Context, in, out string, o QuantizeOptions) (QuantizeReport, error) {
 	return checkpoint.Quantize(ctx, in, out, o)
 }

@@ -1,8 +1,6 @@
 package llama
 
 import (
-	"fmt"
-	"os"
 	"runtime/debug"
 	"testing"
 
@@ -47,13 +45,6 @@ func TestResident(t *testing.T) {
 func resident(t *testing.T) int64 {
 	t.Helper()
 	debug.FreeOSMemory()
-	text, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		t.Skip("no count of memory: ", err)
-	}
-	var mapped, n int64
-	if _, err := fmt.Sscan(string(text), &mapped, &n); err != nil {
-		t.Fatal(err)
-	}
-	return n * int64(os.Getpagesize())
+	_, n := processMemory(t)
+	return n
 }

@@ -149,12 +149,13 @@ func (s *Session) write(ctx context.Context, w io.Writer, from savedFrom) error 
 	return err
 }
 
-// Load makes the session hold what Save wrote to a file, and nothing else: to go on has
-// the bits that it has without the file. Pages are shared with other sessions as those are
-// that were computed here: who loads a file trusts it to be what Save wrote. The error is a *FileError of a file that is damaged, and wraps
-// ErrOtherModel too where the positions were computed by something else than this model
-// with these adapters, settings and kernels, and ErrContextFull where there are more than
-// the session can hold. The session then is as it was.
+// Load makes the session hold what Save wrote to a file, and nothing else. Calls that go on
+// from there have the bits that they have without the file. Other sessions find the loaded
+// pages as they find computed ones, so a caller must trust the file to be what Save wrote.
+//
+// A damaged file gives a *FileError. It wraps ErrOtherModel if another model, adapter,
+// setting or kernel computed the positions, and ErrContextFull if there are more positions
+// than the session can hold. After an error the session is as it was.
 func (s *Session) Load(ctx context.Context, path string) error {
 	call, leave, err := s.claim(ctx)
 	if err != nil {

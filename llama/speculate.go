@@ -7,25 +7,24 @@ import (
 	"time"
 )
 
-// Speculation guesses the tokens that come next, so that one step can compute several: the
-// last token and the guesses of those after it are rows of one step, which reads the
-// weights once. Of each row the next token is then drawn as ever, and as long as it is the
-// one that was guessed the row after it is there already. The guesses from the first wrong
-// one on are forgotten.
+// Speculation guesses the tokens that come next, so that one step computes several. The
+// last token and the guesses after it are rows of one step, which reads the weights once.
+// The sampler then draws the next token from each row in turn. While it draws what was
+// guessed, the row after it is already computed. The first wrong guess and those after it
+// are forgotten.
 //
-// So the tokens, their log-probabilities and why the generation ends are what they are
-// without, token for token, whatever is guessed and however tokens are drawn: the rows have
-// the bits of steps of their own, and each draw sees the same logits, the same state of the
-// sampler and the same random numbers. Rejection sampling (Leviathan et al. 2023,
-// https://arxiv.org/abs/2211.17192), which keeps only the distribution, needs the
-// probabilities of each guess and a sampler whose state can be taken back. A guess that is
-// no draw itself, as those of Lookup and of Model are, it accepts as often: with the
-// probability that the model gives it.
+// Speculation changes no token, no log-probability and no reason to finish. Each row has
+// the bits of a step of its own, and each draw sees the logits, the sampler's state and the
+// random numbers that it would see without guesses. Rejection sampling (Leviathan et al.
+// 2023, https://arxiv.org/abs/2211.17192) keeps only the distribution; it needs the
+// probability of each guess and a sampler whose state can be taken back. Both accept a guess
+// that is not drawn, as those of Lookup and Model are, with the probability that the model
+// gives it.
 //
-// How many tokens are guessed follows from how many were right and from how long steps of
-// one row and of several take: none where that would be slower, but for a trial now and
-// then. The zero value guesses nothing. Who guesses is asked in the order of the fields,
-// until one does.
+// The number of guesses adapts to the share that was right and to the times of steps with
+// one row and with several. Where guessing is slower, it stops but for a trial now and then.
+// The zero value guesses nothing. The sources are asked in the order of the fields until one
+// has guesses.
 type Speculation struct {
 	// Drafter is the caller's own way of guessing.
 	Drafter Drafter

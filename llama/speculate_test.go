@@ -118,7 +118,31 @@ func lastNew(tokens []Token) (ids []int32) {
 // tokens, their log-probabilities and its end, however tokens are drawn, and at each token
 // and at the end the session holds the same positions with the same bits.
 func TestSpeculationExact(t *testing.T) {
-	options := map[string]GenerateOptions{
+	repeated := slices.Repeat(randomTokens(1, 12), 3)
+	types, files := []backend.DType{backend.Q8_0, backend.BF16, backend.F32, backend.Q4_K}, golden.Glob(t, "models/*/model.gguf")
+	if testing.Short() || cpu.Default().Describe().Variant == "generic" { // which takes a hundred times as long
+		types, files = types[:2], files[:1]
+	}
+	for _, typ := range types {
+		t.Run(typ.String(), func(t *testing.T) {
+			speculationExact(t, randomModel(t, typ, Options{}), randomModel(t, backend.Q5_0, Options{}), repeated)
+		})
+	}
+	for _, path := range files {
+		t.Run(golden.Name(path), func(t *testing.T) {
+			m, err := Open(t.Context(), path, Options{Context: 4096})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			speculationExact(t, m, m, slices.Repeat(randomTokens(2, 9), 3))
+		})
+	}
+}
+
+// exactOptions are settings of generations, by name.
+func exactOptions() map[string]GenerateOptions {
+	return map[string]GenerateOptions{
 		"greedy":    {},
 		"drawn":     {Sampling: sample.Params{Temperature: 1, Seed: 1}},
 		"filters":   {Sampling: sample.Params{Temperature: 0.7, TopK: 20, TopP: 0.9, MinP: 0.01, TypicalP: 0.95, XTCProbability: 0.3, XTCThreshold: 0.05, Seed: 2}},
@@ -130,80 +154,62 @@ func TestSpeculationExact(t *testing.T) {
 		"shift":     {ContextShift: true, Keep: 5, MaxTokens: 200},
 		"shift all": {ContextShift: true, Keep: -1, MaxTokens: 100},
 	}
-	test := func(t *testing.T, m, other *Model, prompt []int32) {
-		positions := len(prompt) + 100
-		for name, o := range options {
-			o.IgnoreEOS = true
-			step := func() []sample.Step {
-				if name == "drawn" || name == "greedy" {
-					return []sample.Step{&counted{}}
-				}
-				return nil
+}
+
+// speculationExact compares generations with all kinds of guesses with those without.
+func speculationExact(t *testing.T, m, other *Model, prompt []int32) {
+	positions := len(prompt) + 100
+	for name, o := range exactOptions() {
+		o.IgnoreEOS = true
+		step := func() []sample.Step {
+			if name == "drawn" || name == "greedy" {
+				return []sample.Step{&counted{}}
 			}
-			plain := o
-			plain.Steps = step()
-			most := []int{0, 25}[len(name)%2] // a break just before the end of a page
-			want := tell(t, m, positions, prompt, plain, most)
-			text := slices.Clone(prompt)
-			for _, tok := range want.tokens {
-				text = append(text, tok.ID)
-			}
-			if name == "drawn" || name == "greedy" { // ended by a token, in the midst of guesses
-				o.StopTokens = lastNew(want.tokens)
-				plain.StopTokens, plain.Steps = o.StopTokens, step()
-				want = tell(t, m, positions, prompt, plain, most)
-			}
-			drafted, accepted := 0, 0
-			for guess, spec := range map[string]Speculation{
-				"lookup": {Lookup: true}, "itself": {Model: m, Max: 5}, "other": {Model: other, Max: 3}, "one": {Drafter: knowing(text), Max: 1},
-				"most":   {Drafter: knowing(text), Max: 64},
-				"both":   {Lookup: true, Model: m},
-				"beyond": {Drafter: drafterFunc(func(_ context.Context, dst, ids []int32, n int) ([]int32, error) { return append(dst, text...), nil })},
-			} {
-				spec.now = ticking()
-				o.Speculation, o.Steps = spec, step()
-				got := tell(t, m, positions, prompt, o, most)
-				for i := range got.tokens {
-					if i >= len(want.tokens) || !reflect.DeepEqual(got.tokens[i], want.tokens[i]) {
-						t.Fatalf("%s, %s: token %d is %+v, want %+v", name, guess, i, got.tokens[i], want.tokens[min(i, len(want.tokens)-1)])
-					}
-				}
-				if len(got.tokens) != len(want.tokens) || !slices.Equal(got.lengths, want.lengths) || !slices.Equal(got.ids, want.ids) {
-					t.Errorf("%s, %s: %d tokens, session %v of %v, want %d, %v of %v", name, guess, len(got.tokens), got.lengths, got.ids, len(want.tokens), want.lengths, want.ids)
-				}
-				if !slices.Equal(got.after, want.after) {
-					t.Errorf("%s, %s: other logits afterwards", name, guess)
-				}
-				u, w := got.usage, want.usage
-				if u.DecodeTokens != w.DecodeTokens || u.PrefillTokens != w.PrefillTokens || u.Shifts != w.Shifts || u.AcceptedTokens > u.DraftedTokens {
-					t.Errorf("%s, %s: usage %+v, want %+v", name, guess, u, w)
-				}
-				drafted, accepted = drafted+u.DraftedTokens, accepted+u.AcceptedTokens
-			}
-			if accepted == 0 || accepted == drafted {
-				t.Errorf("%s: %d of %d guesses were right: nothing is tested", name, accepted, drafted)
-			}
+			return nil
 		}
-	}
-	repeated := slices.Repeat(randomTokens(1, 12), 3)
-	types, files := []backend.DType{backend.Q8_0, backend.BF16, backend.F32, backend.Q4_K}, golden.Glob(t, "models/*/model.gguf")
-	if testing.Short() || cpu.Default().Describe().Variant == "generic" { // which takes a hundred times as long
-		types, files = types[:2], files[:1]
-	}
-	for _, typ := range types {
-		t.Run(typ.String(), func(t *testing.T) {
-			test(t, randomModel(t, typ, Options{}), randomModel(t, backend.Q5_0, Options{}), repeated)
-		})
-	}
-	for _, path := range files {
-		t.Run(golden.Name(path), func(t *testing.T) {
-			m, err := Open(t.Context(), path, Options{Context: 4096})
-			if err != nil {
-				t.Fatal(err)
+		plain := o
+		plain.Steps = step()
+		most := []int{0, 25}[len(name)%2] // a break just before the end of a page
+		want := tell(t, m, positions, prompt, plain, most)
+		text := slices.Clone(prompt)
+		for _, tok := range want.tokens {
+			text = append(text, tok.ID)
+		}
+		if name == "drawn" || name == "greedy" { // ended by a token, in the midst of guesses
+			o.StopTokens = lastNew(want.tokens)
+			plain.StopTokens, plain.Steps = o.StopTokens, step()
+			want = tell(t, m, positions, prompt, plain, most)
+		}
+		drafted, accepted := 0, 0
+		for guess, spec := range map[string]Speculation{
+			"lookup": {Lookup: true}, "itself": {Model: m, Max: 5}, "other": {Model: other, Max: 3}, "one": {Drafter: knowing(text), Max: 1},
+			"most":   {Drafter: knowing(text), Max: 64},
+			"both":   {Lookup: true, Model: m},
+			"beyond": {Drafter: drafterFunc(func(_ context.Context, dst, ids []int32, n int) ([]int32, error) { return append(dst, text...), nil })},
+		} {
+			spec.now = ticking()
+			o.Speculation, o.Steps = spec, step()
+			got := tell(t, m, positions, prompt, o, most)
+			for i := range got.tokens {
+				if i >= len(want.tokens) || !reflect.DeepEqual(got.tokens[i], want.tokens[i]) {
+					t.Fatalf("%s, %s: token %d is %+v, want %+v", name, guess, i, got.tokens[i], want.tokens[min(i, len(want.tokens)-1)])
+				}
 			}
-			defer m.Close()
-			test(t, m, m, slices.Repeat(randomTokens(2, 9), 3))
-		})
+			if len(got.tokens) != len(want.tokens) || !slices.Equal(got.lengths, want.lengths) || !slices.Equal(got.ids, want.ids) {
+				t.Errorf("%s, %s: %d tokens, session %v of %v, want %d, %v of %v", name, guess, len(got.tokens), got.lengths, got.ids, len(want.tokens), want.lengths, want.ids)
+			}
+			if !slices.Equal(got.after, want.after) {
+				t.Errorf("%s, %s: other logits afterwards", name, guess)
+			}
+			u, w := got.usage, want.usage
+			if u.DecodeTokens != w.DecodeTokens || u.PrefillTokens != w.PrefillTokens || u.Shifts != w.Shifts || u.AcceptedTokens > u.DraftedTokens {
+				t.Errorf("%s, %s: usage %+v, want %+v", name, guess, u, w)
+			}
+			drafted, accepted = drafted+u.DraftedTokens, accepted+u.AcceptedTokens
+		}
+		if accepted == 0 || accepted == drafted {
+			t.Errorf("%s: %d of %d guesses were right: nothing is tested", name, accepted, drafted)
+		}
 	}
 }
 

@@ -13,10 +13,11 @@ import (
 // maskRows are the rows of a mask that are on the host at once.
 const maskRows = 256
 
-// dropout returns x [R,in] with each element made zero with probability p = Dropout and the
-// others multiplied by 1/(1-p), so that the mean stays (https://arxiv.org/abs/1207.0580).
-// Which are zero follows from the step's noise, the layer, and the row's place in the
-// layout, and not from how many rows are computed at once. Without noise dropout returns x.
+// dropout returns x [R,in] with each element made zero with probability p = Dropout. It
+// multiplies the others by 1/(1-p), so that the mean stays
+// (https://arxiv.org/abs/1207.0580). The step's noise, the layer and the row's place in the
+// layout decide which elements are zero; the number of rows computed at once does not.
+// Without noise dropout returns x.
 func (l *LoRA) dropout(c *tensor.Context, x *tensor.Tensor, rows *tensor.Rows) *tensor.Tensor {
 	if l.Dropout == 0 || c.Noise() == 0 {
 		return x

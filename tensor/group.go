@@ -10,10 +10,11 @@ import (
 // the same tensors in the same order.
 type Group func(x []float32) error
 
-// GroupSum returns the sum of x over a group, of partial products for one, where the
-// machines have parts of the inputs. All machines go on with the same sum, so its gradient
-// is the gradient of each machine's x. The numbers pass through host memory, which each
-// call allocates. GroupSum panics with a *GroupError where g fails.
+// GroupSum returns the sum of x over the machines of a group. A layer whose inputs are
+// divided among the machines, for example, sums its partial products so. All machines go on
+// with the same sum, so the gradient of each machine's x is the gradient of the sum. The
+// numbers pass through host memory, which each call allocates. GroupSum panics with a
+// *GroupError if g fails.
 func GroupSum(c *Context, x *Tensor, g Group) *Tensor {
 	y := c.New(backend.F32, x.Shape())
 	c.groupSum(y, x, g)
@@ -23,9 +24,10 @@ func GroupSum(c *Context, x *Tensor, g Group) *Tensor {
 	return y
 }
 
-// GroupCopy returns x, which all machines of a group have alike and with which each goes on
-// by itself: the input of a layer whose outputs are divided among them, for one. Its
-// gradient is the sum of theirs over the group; where that fails it panics as GroupSum does.
+// GroupCopy returns x, which all machines of a group have alike. Each goes on with it by
+// itself: x is, for example, the input of a layer whose outputs are divided among the
+// machines. The gradient of x is the sum of the machines' gradients. If that sum fails,
+// GroupCopy panics as GroupSum does.
 func GroupCopy(c *Context, x *Tensor, g Group) *Tensor {
 	if c.tape == nil {
 		return x

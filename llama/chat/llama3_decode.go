@@ -8,10 +8,10 @@ import (
 	"github.com/herd-ml/herd/llama/tokenizer"
 )
 
-// Decode reads the turns that ids hold. They stay as they stand there: a system turn that
-// the protocol added is a message too, and what a tool returned has the role ipython. Tool calls of the assistant are parsed; one that is malformed stays
-// text. The last turn may be unfinished. An error names the token that does not
-// follow the protocol.
+// Decode reads the turns that ids hold. Every turn becomes a message, a system turn that the
+// protocol added too. What a tool returned has the role ipython. Decode parses the
+// assistant's tool calls; one that is malformed stays text. The last turn may be unfinished.
+// An error names the token that does not follow the protocol.
 func (l *Llama3) Decode(ids []int32) ([]Message, error) {
 	var messages []Message
 	i := 0

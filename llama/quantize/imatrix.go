@@ -3,6 +3,7 @@ package quantize
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -63,12 +64,7 @@ func (m *Imatrix) Validate() error {
 
 // names are those of the entries, in order.
 func (m *Imatrix) names() []string {
-	names := make([]string, 0, len(m.Entries))
-	for name := range m.Entries {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(m.Entries))
 }
 
 // Importance is the mean square of the inputs of each matrix, nil for those that are not

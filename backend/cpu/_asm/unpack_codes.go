@@ -469,10 +469,12 @@ func (u *unpacker) pairs(from int, more func(y reg.VecPhysical, h, s, g, half in
 	}
 }
 
-// digits spreads the base-3 digits of TQ1_0: 5 of 8 words, of 4 and 4 of the last. A byte
-// is what is below the point: times 3 what comes before the point is a digit. With 1 taken
-// from it that is 3/4 of it, rounded up twice, divided by 64 (all 256 bytes have been
-// tried). Y12 is ones, Y13 zeros, Y14 the mask 3.
+// digits spreads the base-3 digits of TQ1_0. The first 8 words and the 4 after them have 5
+// digits in a byte, the last word has 4. A byte b is the fraction b/256 of base 3: its next
+// digit is the whole part of 3*b/256, and the low byte of 3*b is the fraction that remains.
+// The whole part is computed without widening: VPAVGB rounds halves up, and two of them make
+// about 3/4 of b-1, of which the top two bits are the digit. That holds for all 256 bytes.
+// Y12 is ones, Y13 zeros, Y14 the mask 3.
 func (u *unpacker) digits() {
 	group := 0
 	for _, run := range []struct{ from, words, digits int }{{0, 8, 5}, {8, 4, 5}, {12, 1, 4}} {
