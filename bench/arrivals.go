@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/herd-ml/herd/internal/parallel"
 	"github.com/herd-ml/herd/llama"
 )
 
@@ -48,17 +49,8 @@ func newArrivals(n int, every time.Duration) []arrival {
 
 // arrivals is the mode: requests of mixed lengths that arrive at random.
 func (h *harness) arrivals(ctx context.Context) error {
-	models, err := h.models()
-	if err != nil {
-		return err
-	}
 	s := simulation{"arrivals", cmp.Or(h.atOnce, defaultStreams), newArrivals(h.requests, h.every)}
-	for _, m := range models {
-		if err := h.arrivalsOf(ctx, m, s); err != nil {
-			return fmt.Errorf("%s: %w", m, err)
-		}
-	}
-	return nil
+	return h.each(func(path string) error { return h.arrivalsOf(ctx, path, s) })
 }
 
 func (h *harness) arrivalsOf(ctx context.Context, path string, s simulation) error {
@@ -68,7 +60,7 @@ func (h *harness) arrivalsOf(ctx context.Context, path string, s simulation) err
 		return err
 	}
 	defer m.Close()
-	p, err := h.peer(ctx, "llama.cpp", "llamacpp.py")
+	p, err := h.llamaCpp(ctx, path, s.Streams*room, s.Streams)
 	if err != nil {
 		return err
 	}
@@ -80,9 +72,6 @@ func (h *harness) arrivalsOf(ctx context.Context, path string, s simulation) err
 		return rate, err
 	}}
 	if p != nil {
-		if _, err := p.ask(loading{"open", path, h.run.Workers, s.Streams * room, nil, s.Streams}); err != nil {
-			return err
-		}
 		c.peer = func(context.Context, int) (float64, error) {
 			a, err := p.ask(s)
 			delays[1] = append(delays[1], a.Delay)
@@ -122,7 +111,7 @@ func serve(ctx context.Context, m *llama.Model, s simulation, turn int) (rate, d
 	var delays []float64
 	total := 0
 	start := time.Now()
-	err = atOnce(len(s.Arrivals), func(i int) error {
+	err = parallel.Ranges(ctx, len(s.Arrivals), len(s.Arrivals), 1, func(_, i, _ int) error {
 		a := s.Arrivals[i]
 		select {
 		case <-time.After(time.Until(start.Add(time.Duration(a.At * float64(time.Second))))):
@@ -135,7 +124,7 @@ func serve(ctx context.Context, m *llama.Model, s simulation, turn int) (rate, d
 		ids[0] = int32((turn*len(s.Arrivals) + i) % m.Config().Vocab)
 		var last time.Time
 		var own []float64
-		n, err := generate(ctx, one, ids, a.N, func(t time.Time) {
+		err := generate(ctx, one, ids, a.N, func(t time.Time) {
 			if !last.IsZero() {
 				own = append(own, t.Sub(last).Seconds())
 			}
@@ -143,7 +132,7 @@ func serve(ctx context.Context, m *llama.Model, s simulation, turn int) (rate, d
 		})
 		mu.Lock()
 		defer mu.Unlock()
-		total, delays = total+n, append(delays, own...)
+		total, delays = total+a.N, append(delays, own...)
 		return err
 	})
 	return float64(total) / time.Since(start).Seconds(), percentile99(delays), err

@@ -119,6 +119,20 @@ func (h *harness) peer(ctx context.Context, name, script string, args ...string)
 	return p, nil
 }
 
+// llamaCpp starts llama.cpp and has it open a file, for so many sequences (0 is its default)
+// with room positions in all. It is nil where it is not installed.
+func (h *harness) llamaCpp(ctx context.Context, path string, room, sequences int) (*peer, error) {
+	p, err := h.peer(ctx, "llama.cpp", "llamacpp.py")
+	if p == nil || err != nil {
+		return nil, err
+	}
+	if _, err := p.ask(loading{"open", path, h.run.Workers, room, nil, sequences}); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
 // itself runs the harness in a fresh process and reads the JSON that it prints.
 func (h *harness) itself(ctx context.Context, word, path string, answer any) error {
 	program, err := os.Executable()
@@ -159,6 +173,20 @@ func (h *harness) models() ([]string, error) {
 		return nil, fmt.Errorf("%s: give models; see -help", h.mode)
 	}
 	return h.args, nil
+}
+
+// each calls f for each of the models, until one fails.
+func (h *harness) each(f func(path string) error) error {
+	models, err := h.models()
+	if err != nil {
+		return err
+	}
+	for _, path := range models {
+		if err := f(path); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
 }
 
 // fileName is how results name a file.

@@ -34,16 +34,7 @@ type loading struct {
 // load is the mode: each measurement is a process of its own, whose time counts
 // from the call that opens the file. The system has the file in memory.
 func (h *harness) load(ctx context.Context) error {
-	models, err := h.models()
-	if err != nil {
-		return err
-	}
-	for _, m := range models {
-		if err := h.loadOf(ctx, m); err != nil {
-			return fmt.Errorf("%s: %w", m, err)
-		}
-	}
-	return nil
+	return h.each(func(path string) error { return h.loadOf(ctx, path) })
 }
 
 func (h *harness) loadOf(ctx context.Context, path string) error {
@@ -114,15 +105,8 @@ func loadOnce(ctx context.Context, b *cpu.Backend, path string) (any, error) {
 		return nil, err
 	}
 	defer s.Close()
-	n := 0
-	for _, err := range s.GenerateIDs(ctx, loadIDs(m.Config().Vocab), llama.GenerateOptions{MaxTokens: loadTokens, IgnoreEOS: true}) {
-		if err != nil {
-			return nil, err
-		}
-		n++
-	}
-	if n != loadTokens {
-		return nil, fmt.Errorf("%d tokens, want %d", n, loadTokens)
+	if err := generate(ctx, s, loadIDs(m.Config().Vocab), loadTokens, nil); err != nil {
+		return nil, err
 	}
 	return loaded{time.Since(start).Seconds()}, nil
 }

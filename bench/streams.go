@@ -6,9 +6,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"sync"
+	"slices"
 	"time"
 
+	"github.com/herd-ml/herd/internal/parallel"
 	"github.com/herd-ml/herd/llama"
 )
 
@@ -31,7 +32,7 @@ type streamWork struct {
 type manySessions struct {
 	m    *llama.Model
 	list []*llama.Session
-	ids  []int32
+	ids  []int32 // of their texts, for fill and measure
 }
 
 func (h *harness) openMany(ctx context.Context, path string, n, room int) (*manySessions, error) {
@@ -39,7 +40,7 @@ func (h *harness) openMany(ctx context.Context, path string, n, room int) (*many
 	if err != nil {
 		return nil, err
 	}
-	s := &manySessions{m: m, ids: randomIDs(n*room, m.Config().Vocab)}
+	s := &manySessions{m: m}
 	for range n {
 		one, err := m.NewSession(llama.SessionOptions{})
 		if err != nil {
@@ -78,18 +79,18 @@ func (s *manySessions) measure(ctx context.Context, w streamWork) (float64, erro
 		}
 	}
 	start := time.Now()
-	err := atOnce(len(s.list), func(i int) error {
-		_, err := generate(ctx, s.list[i], s.ids[i*w.Depth:][:w.Depth], w.N, nil)
-		return err
+	err := parallel.Ranges(ctx, len(s.list), len(s.list), 1, func(_, i, _ int) error {
+		return generate(ctx, s.list[i], s.ids[i*w.Depth:][:w.Depth], w.N, nil)
 	})
 	return float64(w.N*w.Streams) / time.Since(start).Seconds(), err
 }
 
 // generate goes on for exactly n tokens, and tells when each came.
-func generate(ctx context.Context, s *llama.Session, ids []int32, n int, came func(time.Time)) (count int, err error) {
+func generate(ctx context.Context, s *llama.Session, ids []int32, n int, came func(time.Time)) error {
+	count := 0
 	for _, err := range s.GenerateIDs(ctx, ids, llama.GenerateOptions{MaxTokens: n, IgnoreEOS: true}) {
 		if err != nil {
-			return count, err
+			return err
 		}
 		count++
 		if came != nil {
@@ -97,39 +98,24 @@ func generate(ctx context.Context, s *llama.Session, ids []int32, n int, came fu
 		}
 	}
 	if count != n {
-		return count, fmt.Errorf("%d tokens, want %d", count, n)
+		return fmt.Errorf("%d tokens, want %d", count, n)
 	}
-	return count, nil
-}
-
-// atOnce calls f for 0 to n-1, each in a goroutine, and returns the first error of them.
-func atOnce(n int, f func(i int) error) error {
-	var wg sync.WaitGroup
-	errs := make([]error, n)
-	for i := range n {
-		wg.Go(func() { errs[i] = f(i) })
-	}
-	wg.Wait()
-	return cmp.Or(errs...)
+	return nil
 }
 
 // streams is the mode: on each file decoding in several streams, after each depth.
 func (h *harness) streams(ctx context.Context) error {
-	models, err := h.models()
-	if err != nil {
-		return err
-	}
 	if h.decode == 0 {
 		return fmt.Errorf("%s: -decode is 0, want 1 or more", h.mode)
 	}
-	for _, m := range models {
+	return h.each(func(path string) error {
 		for _, d := range h.depth {
-			if err := h.streamsOf(ctx, m, streamWork{"streams", h.decode, max(d, 1), cmp.Or(h.atOnce, defaultStreams)}); err != nil {
-				return fmt.Errorf("%s: %w", m, err)
+			if err := h.streamsOf(ctx, path, streamWork{"streams", h.decode, max(d, 1), cmp.Or(h.atOnce, defaultStreams)}); err != nil {
+				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (h *harness) streamsOf(ctx context.Context, path string, w streamWork) error {
@@ -138,15 +124,13 @@ func (h *harness) streamsOf(ctx context.Context, path string, w streamWork) erro
 		return err
 	}
 	defer ours.close()
-	p, err := h.peer(ctx, "llama.cpp", "llamacpp.py")
+	ours.ids = randomIDs(w.Streams*(w.Depth+w.N), ours.m.Config().Vocab)
+	p, err := h.llamaCpp(ctx, path, w.Streams*(w.Depth+w.N+64), w.Streams)
 	if err != nil {
 		return err
 	}
 	defer p.close()
 	if p != nil {
-		if _, err := p.ask(loading{"open", path, h.run.Workers, w.Streams * (w.Depth + w.N + 64), nil, w.Streams}); err != nil {
-			return err
-		}
 		if _, err := p.ask(streamWork{w.What, 1, w.Depth, w.Streams}); err != nil { // fills its cache
 			return err
 		}
@@ -175,32 +159,27 @@ func (h *harness) streamsOf(ctx context.Context, path string, w streamWork) erro
 // has computed before, and how long the last of them waits for its first token; beside it,
 // how long the first waited that came alone.
 func (h *harness) shared(ctx context.Context) error {
-	models, err := h.models()
+	return h.each(func(path string) error { return h.sharedOf(ctx, path) })
+}
+
+func (h *harness) sharedOf(ctx context.Context, path string) error {
+	n := cmp.Or(h.atOnce, defaultShared)
+	s, err := h.openMany(ctx, path, n, h.prompt+sharedOwn+1)
 	if err != nil {
 		return err
 	}
-	n := cmp.Or(h.atOnce, defaultShared)
-	for _, path := range models {
-		s, err := h.openMany(ctx, path, n, h.prompt+sharedOwn+1)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		o, err := comparison{
-			ours: func(ctx context.Context, turn int) (float64, error) { return s.last(ctx, h.beginning(s.m, 2*turn)) },
-			peer: func(ctx context.Context, turn int) (float64, error) { return s.first(ctx, h.beginning(s.m, 2*turn+1)) }, pairs: h.pairs, beside: h.beside(nil),
-		}.compare(ctx)
-		s.close()
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		r := result{Kind: "shared", What: fmt.Sprintf("prompt of %d, stream %d", h.prompt, n), On: fileName(path), Peer: ofFirst, Unit: "s"}
-		r.fill(o, "")
-		r.Herd, r.Other = 1/r.Herd, 1/r.Other
-		if err := h.add(r); err != nil {
-			return err
-		}
+	defer s.close()
+	o, err := comparison{
+		ours: func(ctx context.Context, turn int) (float64, error) { return s.last(ctx, h.beginning(s.m, 2*turn)) },
+		peer: func(ctx context.Context, turn int) (float64, error) { return s.first(ctx, h.beginning(s.m, 2*turn+1)) }, pairs: h.pairs, beside: h.beside(nil),
+	}.compare(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	r := result{Kind: "shared", What: fmt.Sprintf("prompt of %d, stream %d", h.prompt, n), On: fileName(path), Peer: ofFirst, Unit: "s"}
+	r.fill(o, "")
+	r.Herd, r.Other = 1/r.Herd, 1/r.Other
+	return h.add(r)
 }
 
 // beginning is that of the prompts of a measurement, which no other has.
@@ -214,17 +193,13 @@ func (h *harness) beginning(m *llama.Model, number int) []int32 {
 
 // own is a prompt of stream i.
 func own(text []int32, i int) []int32 {
-	ids := append([]int32(nil), text...)
-	for range sharedOwn {
-		ids = append(ids, int32(i)%(text[0]+1))
-	}
-	return ids
+	return slices.Concat(text, slices.Repeat([]int32{int32(i) % (text[0] + 1)}, sharedOwn))
 }
 
 // first is one over the seconds to the first token of a stream alone.
 func (s *manySessions) first(ctx context.Context, text []int32) (float64, error) {
 	start := time.Now()
-	_, err := generate(ctx, s.list[0], own(text, 0), 1, nil)
+	err := generate(ctx, s.list[0], own(text, 0), 1, nil)
 	return 1 / time.Since(start).Seconds(), err
 }
 
@@ -236,13 +211,12 @@ func (s *manySessions) last(ctx context.Context, text []int32) (float64, error) 
 			return 0, err
 		}
 	}
-	if _, err := generate(ctx, s.list[0], text, 1, nil); err != nil {
+	if err := generate(ctx, s.list[0], text, 1, nil); err != nil {
 		return 0, err
 	}
 	start := time.Now()
-	err := atOnce(len(s.list), func(i int) error {
-		_, err := generate(ctx, s.list[i], own(text, i), 1, nil)
-		return err
+	err := parallel.Ranges(ctx, len(s.list), len(s.list), 1, func(_, i, _ int) error {
+		return generate(ctx, s.list[i], own(text, i), 1, nil)
 	})
 	return 1 / time.Since(start).Seconds(), err
 }

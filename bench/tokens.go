@@ -18,16 +18,7 @@ const (
 // tokens is the mode: on each file prefill of each length, then decoding after
 // each depth.
 func (h *harness) tokens(ctx context.Context) error {
-	models, err := h.models()
-	if err != nil {
-		return err
-	}
-	for _, m := range models {
-		if err := h.tokensOf(ctx, m); err != nil {
-			return fmt.Errorf("%s: %w", m, err)
-		}
-	}
-	return nil
+	return h.each(func(path string) error { return h.tokensOf(ctx, path) })
 }
 
 func (h *harness) tokensOf(ctx context.Context, path string) error {
@@ -43,16 +34,11 @@ func (h *harness) tokensOf(ctx context.Context, path string) error {
 		return err
 	}
 	defer ours.close()
-	p, err := h.peer(ctx, "llama.cpp", "llamacpp.py")
+	p, err := h.llamaCpp(ctx, path, room+64, 0)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	if p != nil {
-		if _, err := p.ask(loading{"open", path, h.run.Workers, room + 64, nil, 0}); err != nil {
-			return err
-		}
-	}
 	peak, unit := h.peak(ours.cost.main)
 	one := func(w work, r result, c comparison, of string) error {
 		c.ours, c.peer, c.pairs = ours.side(w), p.side(w), h.pairs
