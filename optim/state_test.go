@@ -3,6 +3,7 @@ package optim
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/ref"
+	"github.com/herd-ml/herd/internal/ctxerr"
 	"github.com/herd-ml/herd/llama/safetensors"
 )
 
@@ -124,7 +126,7 @@ func TestLoadRefused(t *testing.T) {
 	}
 	// Reading that stops halfway leaves moments that are of no use.
 	good := save("good", map[string][]int{"a": {2, 3}, "b": {4}})
-	if _, err := o.Load(&ending{t.Context(), 2}, m.c, good); !errors.Is(err, context.Canceled) {
+	if _, err := o.Load(ctxerr.After(t.Context(), 2, io.EOF), m.c, good); !errors.Is(err, context.Canceled) {
 		t.Errorf("Load of a context that has ended: %v", err)
 	}
 	if _, err := o.Step(t.Context(), m.c, 0.1); err == nil || !strings.Contains(err.Error(), good) {
@@ -142,17 +144,4 @@ func TestLoadRefused(t *testing.T) {
 	if _, err := o.Load(t.Context(), m.c, good); !errors.Is(err, ErrClosed) {
 		t.Errorf("Load after Close: %v", err)
 	}
-}
-
-// ending is a context that ends when it has been asked a few times.
-type ending struct {
-	context.Context
-	left int
-}
-
-func (c *ending) Err() error {
-	if c.left--; c.left >= 0 {
-		return nil
-	}
-	return context.Canceled
 }
