@@ -97,11 +97,7 @@ func TestAdapterGGUFLayout(t *testing.T) {
 	adapter := adapterFolder(t, map[string]any{"target_modules": []string{"q_proj", "down_proj", "embed_tokens", "lm_head"},
 		"rank_pattern": map[string]int{"down_proj": 1}, "alpha_pattern": map[string]float64{"down_proj": 12}}, tensors)
 	file := convertAdapter(t, base, adapter, "gguf")
-	f, err := gguf.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := openGGUF(t, file)
 	alpha, err := f.Float("adapter.lora.alpha")
 	if kind, _ := f.String("adapter.type"); err != nil || kind != "lora" || alpha != 3 {
 		t.Errorf("type %q, alpha %v (%v)", kind, alpha, err)

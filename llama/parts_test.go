@@ -27,11 +27,7 @@ type part struct {
 
 func takeApart(t *testing.T, path string) *parts {
 	t.Helper()
-	f, err := gguf.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	f := openGGUF(t, path)
 	p := &parts{keys: slices.Clone(f.Keys()), meta: map[string]any{}}
 	for _, k := range p.keys {
 		v, _ := f.Lookup(k)

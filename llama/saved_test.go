@@ -244,12 +244,7 @@ func TestLoadOfAnotherModel(t *testing.T) {
 	file := save(t, s)
 	refused := func(name string, m *llama.Model, why error) {
 		t.Helper()
-		l, err := m.NewSession(llama.SessionOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		if err := l.Load(t.Context(), file); !errors.Is(err, why) {
+		if err := withAdapters(t, m, nil).Load(t.Context(), file); !errors.Is(err, why) {
 			t.Errorf("%s: %v, want %v", name, err, why)
 		}
 	}

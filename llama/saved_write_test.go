@@ -27,11 +27,7 @@ func (f *full) Write(p []byte) (int, error) {
 // TestSaveFull: whatever part of a session the disk has no room for, saving it fails.
 func TestSaveFull(t *testing.T) {
 	m := randomModel(t, backend.Q8_0, Options{})
-	s, err := m.NewSession(SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newSession(t, m, SessionOptions{})
 	if _, err := s.Logits(t.Context(), randomTokens(1, 70)); err != nil {
 		t.Fatal(err)
 	}
@@ -58,11 +54,8 @@ func TestLoadedPages(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "session")
 		for i := range pages {
 			m := randomModel(t, backend.BF16, Options{KVType: typ})
-			s, err := m.NewSession(SessionOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
+			s := newSession(t, m, SessionOptions{})
+			var err error
 			if i == 1 {
 				err = s.Load(t.Context(), file)
 			} else if _, err = s.Logits(t.Context(), randomTokens(1, 192)); err == nil {

@@ -67,10 +67,7 @@ func measured(t *testing.T, what string, open func() (*Model, error)) {
 	if rows < m.opts.batchRows() {
 		t.Fatalf("%s: a context of %d rows", what, rows)
 	}
-	s, err := m.NewSession(SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSession(t, m, SessionOptions{})
 	defer s.Close()
 	if err := s.Score(t.Context(), make([]int32, rows), func(int, []float32) {}); err != nil {
 		t.Fatal(err)

@@ -229,10 +229,7 @@ func TestSpeculationRows(t *testing.T) {
 			ids := randomTokens(3, held+rows)
 			vocab, dim := m.config.Vocab, m.config.Dim
 			extend := func(n int) (logits, states []float32) {
-				s, err := m.NewSession(SessionOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
+				s := newSession(t, m, SessionOptions{})
 				defer s.Close()
 				if err := s.extend(t.Context(), ids[:held], wish{}); err != nil {
 					t.Fatal(err)
@@ -273,11 +270,7 @@ func TestSpeculationDistribution(t *testing.T) {
 		models[i] = m
 	}
 	prompt := []int32{1, 2, 3, 1, 2}
-	s, err := models[0].NewSession(SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newSession(t, models[0], SessionOptions{})
 	// pairs adds up the probabilities of the last two of four tokens.
 	var pairs func(text []int32, likely, temperature float64, p *[vocab * vocab]float64)
 	pairs = func(text []int32, likely, temperature float64, p *[vocab * vocab]float64) {
@@ -374,11 +367,7 @@ func TestSpeculationBadInput(t *testing.T) {
 			return append(dst, 3), fails
 		})}, is: fails},
 	} {
-		s, err := m.NewSession(SessionOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
+		s := newSession(t, m, SessionOptions{})
 		c.spec.now = ticking()
 		var failed error
 		n := 0
@@ -443,11 +432,7 @@ func TestSpeculationVocabularies(t *testing.T) {
 // drafter asks the session is answered.
 func TestSpeculationPanic(t *testing.T) {
 	m := randomModel(t, backend.Q8_0, Options{})
-	s, err := m.NewSession(SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newSession(t, m, SessionOptions{})
 	d := drafterFunc(func(_ context.Context, dst, ids []int32, _ int) ([]int32, error) {
 		if s.Len() != len(ids)-1 {
 			t.Errorf("the session holds %d tokens before the last of %d", s.Len(), len(ids))
@@ -490,10 +475,7 @@ func TestSpeculationEnds(t *testing.T) {
 	} {
 		for last := 20; last < 27; last++ { // after a guess and after a step
 			m := randomModel(t, backend.Q8_0, Options{})
-			s, err := m.NewSession(SessionOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := newSession(t, m, SessionOptions{})
 			ctx, cancel := context.WithCancelCause(t.Context())
 			n := 0
 			for _, err := range s.GenerateIDs(ctx, prompt, GenerateOptions{IgnoreEOS: true, Speculation: Speculation{Model: m, now: ticking()}}) {
@@ -522,11 +504,7 @@ func TestSpeculationEnds(t *testing.T) {
 // TestLookupAllocatesNothing: tokens that are looked up allocate no more than others.
 func TestLookupAllocatesNothing(t *testing.T) {
 	m := randomModel(t, backend.Q8_0, Options{Context: 1024})
-	s, err := m.NewSession(SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newSession(t, m, SessionOptions{})
 	prompt := slices.Repeat(randomTokens(1, 10), 5)
 	rng := rand.New(rand.NewPCG(1, 2))
 	measure := func(tokens int, guess Speculation) float64 {
