@@ -62,8 +62,9 @@ func batchOf(t *testing.T, n int) (args []string) {
 	return []string{"generate", "-m", filepath.Join(committedCase(t), "model.gguf"), "--batch", file, "--ignore-eos", "--seed", "1", "-q"}
 }
 
-// rowIDs are those of the rows printed, each of which is a finished result.
-func rowIDs(t *testing.T, text string) (ids []int) {
+// rowIDs wants the ids of the rows printed to count from 0, each of a finished result, and
+// returns how many there are.
+func rowIDs(t *testing.T, text string) (n int) {
 	t.Helper()
 	for line := range strings.Lines(text) {
 		var v struct {
@@ -77,9 +78,18 @@ func rowIDs(t *testing.T, text string) (ids []int) {
 		if v.Finish != "length" || v.Error != "" {
 			t.Errorf("row %d: %s", v.ID, line)
 		}
-		ids = append(ids, v.ID)
+		if v.ID != n {
+			t.Fatalf("row %d in place %d", v.ID, n)
+		}
+		n++
 	}
-	return ids
+	return n
+}
+
+// oneToken are the arguments of a run that generates a token for each row of stdin.
+func oneToken(t *testing.T) []string {
+	t.Helper()
+	return []string{"generate", "-m", filepath.Join(committedCase(t), "model.gguf"), "--batch", "-", "-n", "1", "--seed", "1", "-q"}
 }
 
 // TestBatchOrder: many rows come back in their order, from more streams than there are
@@ -90,14 +100,8 @@ func TestBatchOrder(t *testing.T) {
 	if code != exitDone || errs != "" {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	ids := rowIDs(t, out)
-	if len(ids) != n {
-		t.Fatalf("%d rows of %d", len(ids), n)
-	}
-	for i, id := range ids {
-		if id != i {
-			t.Fatalf("row %d in place %d", id, i)
-		}
+	if got := rowIDs(t, out); got != n {
+		t.Fatalf("%d rows of %d", got, n)
 	}
 }
 
@@ -112,14 +116,8 @@ func TestBatchCancel(t *testing.T) {
 	if errs.String() != "herd: interrupted\n" {
 		t.Errorf("stderr %q", errs.String())
 	}
-	ids := rowIDs(t, out.text.String())
-	if len(ids) == 0 || len(ids) == n {
-		t.Fatalf("%d rows of %d are printed", len(ids), n)
-	}
-	for i, id := range ids {
-		if id != i {
-			t.Fatalf("row %d in place %d", id, i)
-		}
+	if got := rowIDs(t, out.text.String()); got == 0 || got == n {
+		t.Fatalf("%d rows of %d are printed", got, n)
 	}
 }
 
@@ -140,8 +138,7 @@ func TestBatchEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	var errs bytes.Buffer
-	args := []string{"generate", "-m", filepath.Join(committedCase(t), "model.gguf"), "--batch", "-", "-n", "1", "--seed", "1", "-q"}
-	if code := run(t.Context(), args, r, broken{}, &errs); code != exitFailed || !strings.Contains(errs.String(), "closed pipe") {
+	if code := run(t.Context(), oneToken(t), r, broken{}, &errs); code != exitFailed || !strings.Contains(errs.String(), "closed pipe") {
 		t.Errorf("exit code %d, stderr %q", code, errs.String())
 	}
 }
@@ -156,10 +153,8 @@ func TestBatchStreams(t *testing.T) {
 	printed, out := io.Pipe()
 	lines := bufio.NewReader(printed)
 	done := make(chan int)
-	go func() {
-		args := []string{"generate", "-m", filepath.Join(committedCase(t), "model.gguf"), "--batch", "-", "-n", "1", "--seed", "1", "-q"}
-		done <- run(t.Context(), args, r, out, io.Discard)
-	}()
+	args := oneToken(t)
+	go func() { done <- run(t.Context(), args, r, out, io.Discard) }()
 	for i := range 3 {
 		if _, err := fmt.Fprintf(w, "{\"prompt\": \"a\", \"id\": %d}\n", i); err != nil {
 			t.Fatal(err)

@@ -23,7 +23,11 @@ func TestWrongFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tensors, err := os.ReadFile(filepath.Join(writtenAdapter(t, model), "adapter_model.safetensors"))
+	lora := filepath.Join(t.TempDir(), "lora")
+	if err := writeAdapter(lora, model); err != nil {
+		t.Fatal(err)
+	}
+	tensors, err := os.ReadFile(filepath.Join(lora, "adapter_model.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +63,7 @@ func TestWrongFiles(t *testing.T) {
 		{false, "chat --messages MESSAGES -m FILE"}, {false, "chat -m MODEL --messages FILE"}, {true, "chat -m MODEL --messages MESSAGES --print-prompt --template FILE"},
 		{false, "chat -m MODEL --print-prompt --messages MESSAGES --tools FILE"}, {false, "info FILE"}, {false, "tokenize -m FILE a"}, {false, "score --text a -m FILE"},
 		{true, "perplexity -c 4 -m MODEL -f FILE"}, {false, "perplexity -f MESSAGES -m FILE"}, {false, "convert FILE OUT --to gguf"}, {false, "convert FILE OUT --to safetensors"},
-		{false, "generate -p a -n 1 -m MODEL --draft FILE"}, {true, "generate -n 1 -m MODEL --batch FILE"}, {false, "quantize FILE OUT q8_0"},
+		{false, "generate -p a -n 1 -m MODEL --draft FILE"}, {false, "quantize FILE OUT q8_0"},
 		{false, "quantize MODEL OUT q8_0 --imatrix FILE"}, {true, "imatrix -c 8 -m MODEL -o OUT -f FILE"}, {false, "imatrix -f MESSAGES -o OUT -m FILE"},
 		{false, "convert MODEL OUT --to meta --lora FILE"}, {false, "bench -m FILE"}, {false, "train FILE"}, {false, "train --steps=1 --out=OUT --data.files=FILE --model.path=MODEL --lora.rank=1"},
 		{false, "train --steps=1 --out=OUT --data.files=MESSAGES --model.path=FILE --lora.rank=1"}, {false, "train --steps=1 --out=OUT --data.files=MESSAGES --model.tokenizer=FILE"},
@@ -73,23 +77,11 @@ func TestWrongFiles(t *testing.T) {
 			for i := range args {
 				args[i] = strings.NewReplacer("FILE", path, "MODEL", model, "MESSAGES", messages, "OUT", filepath.Join(t.TempDir(), "out")).Replace(args[i])
 			}
-			var stdout, stderr bytes.Buffer
-			code := run(t.Context(), append(args, "-q"), strings.NewReader(""), &stdout, &stderr)
-			said := stderr.String()
+			out, said, code := herd(t, append(args, "-q")...)
 			names := strings.Contains(said, path) || strings.Contains(said, filepath.Join(filepath.Dir(path), "adapter_config.json")) // which is wanted beside it
-			if code != exitFailed || stdout.Len() > 0 || strings.Count(said, "\n") != 1 || !names || inside.MatchString(said) {
-				t.Errorf("%s with %q: exit code %d, %q, %q", c.args, name, code, stdout.String(), said)
+			if code != exitFailed || out != "" || strings.Count(said, "\n") != 1 || !names || inside.MatchString(said) {
+				t.Errorf("%s with %q: exit code %d, %q, %q", c.args, name, code, out, said)
 			}
 		}
 	}
-}
-
-// writtenAdapter is the folder of an adapter of a model.
-func writtenAdapter(t *testing.T, model string) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "lora")
-	if err := writeAdapter(dir, model); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
