@@ -58,7 +58,7 @@ func (m *imatrixFlags) run(cmd *cobra.Command, _ []string) error {
 	if m.out == "" {
 		return usagef("give -o OUT, the file to write")
 	}
-	if err := writable(m.out, m.text.model, m.text.file); err != nil {
+	if err := m.checkOut(); err != nil {
 		return err
 	}
 	sum := &quantize.Imatrix{}
@@ -98,9 +98,32 @@ func (m *imatrixFlags) run(cmd *cobra.Command, _ []string) error {
 	return err
 }
 
-// writable refuses, before the work, a file that cannot be written: in a folder that is
-// not there, or one that is read.
-func writable(out string, read ...string) error {
+// checkOut refuses, before the work, a file that cannot be written, and one that is read: the
+// text, or what belongs to the model or an adapter. An importance matrix that lies in the
+// model's folder is no part of the model.
+func (m *imatrixFlags) checkOut() error {
+	if err := writable(m.out); err != nil {
+		return err
+	}
+	adapters, err := parseLora(m.text.lora)
+	if err != nil {
+		return err
+	}
+	read := []string{m.text.model}
+	for _, a := range adapters {
+		read = append(read, a.Path)
+	}
+	if err := llama.CheckNotRead(m.out, read...); err != nil {
+		if _, other := quantize.OpenImatrix(m.out); other != nil {
+			return err
+		}
+	}
+	return llama.CheckNotRead(m.out, m.text.file)
+}
+
+// writable refuses a file that cannot be written: in a folder that is not there, or in the
+// place of what is no file.
+func writable(out string) error {
 	if _, err := os.Stat(filepath.Dir(out)); err != nil {
 		return fmt.Errorf("%s cannot be written: %w", out, err)
 	}
@@ -110,11 +133,6 @@ func writable(out string, read ...string) error {
 	}
 	if !to.Mode().IsRegular() {
 		return fmt.Errorf("%s is no file that can be written: name another", out)
-	}
-	for _, name := range read {
-		if from, err := os.Stat(name); err == nil && os.SameFile(from, to) {
-			return fmt.Errorf("%s is read: name another file to write", out)
-		}
 	}
 	return nil
 }

@@ -34,10 +34,8 @@ func checkTarget(in, out string, o ConvertOptions) error {
 	if o.Base != "" {
 		paths = append(paths, o.Base)
 	}
-	for _, p := range paths {
-		if err := notOf(p, out, info); err != nil {
-			return err
-		}
+	if err := CheckNotRead(out, paths...); err != nil {
+		return err
 	}
 	if !o.Replace {
 		return &FileError{File: out, Err: fs.ErrExist}
@@ -48,11 +46,18 @@ func checkTarget(in, out string, o ConvertOptions) error {
 // splitPart matches the name of a part of a split GGUF file.
 var splitPart = regexp.MustCompile(`-[0-9]{5}(-of-[0-9]{5}\.gguf)$`)
 
-// notOf refuses a target that is among the files of a path that is read.
-func notOf(path, out string, target fs.FileInfo) error {
-	for file, info := range filesOf(path) {
-		if os.SameFile(info, target) {
-			return Errorf(out, "", "is read, as %s: name another file to write", file)
+// CheckNotRead refuses a file to write that is there and among the files of paths that are
+// read, by whatever name.
+func CheckNotRead(out string, paths ...string) error {
+	target, err := os.Stat(out)
+	if err != nil {
+		return nil // it is not there
+	}
+	for _, path := range paths {
+		for file, info := range filesOf(path) {
+			if os.SameFile(info, target) {
+				return Errorf(out, "", "is read, as %s: name another file to write", file)
+			}
 		}
 	}
 	return nil
