@@ -40,7 +40,7 @@ type batchRow struct {
 	others map[string]json.RawMessage // fields beside the prompt
 	err    error
 
-	done   chan struct{} // closed once what follows is there
+	done   chan struct{} // one comes once what follows is there
 	result generated
 }
 
@@ -94,9 +94,7 @@ func (g *generateFlags) runBatch(cmd *cobra.Command, o llama.Options) error {
 	if err != nil && n.rows == 0 {
 		return err
 	}
-	if g.sampling.drawn() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", params.Seed)
-	}
+	g.printSeed(cmd, params.Seed)
 	g.note(cmd, "%d rows in %.1f s; prompts of %d tokens; generated %s", n.rows, took.Seconds(), n.prompt, speed(n.tokens, n.tokens, took))
 	if err == nil && n.failed > 0 {
 		err = fmt.Errorf(`%s: %d of %d rows failed: their lines say why in "error"`, g.batch, n.failed, n.rows)
@@ -139,9 +137,14 @@ func (b *batch) read(ctx context.Context) error {
 		}
 		end += int64(len(text))
 		if strings.TrimSpace(text) != "" || err == errLongLine {
-			row := &batchRow{number: rows, end: end, done: make(chan struct{})}
+			row := &batchRow{number: rows, end: end, done: make(chan struct{}, 1)}
 			rows++
-			if row.err = row.parse(text, err); row.err != nil {
+			if err == errLongLine {
+				row.err = fmt.Errorf("longer than %s", size(maxRow))
+			} else {
+				row.err = row.parse(text)
+			}
+			if row.err != nil {
 				row.err = fmt.Errorf("%s, line %d: %w", b.batch, line, row.err)
 			}
 			for _, to := range []chan *batchRow{b.ordered, b.work} {
@@ -158,12 +161,8 @@ func (b *batch) read(ctx context.Context) error {
 	}
 }
 
-// parse reads a row's text, or says what is wrong with it; long is the error of a line that
-// is too long.
-func (r *batchRow) parse(text string, long error) error {
-	if long == errLongLine {
-		return fmt.Errorf("longer than %s", size(maxRow))
-	}
+// parse reads a row's text, or says what is wrong with it.
+func (r *batchRow) parse(text string) error {
 	if err := jsontext.Unmarshal([]byte(text), &r.others); err != nil {
 		return fmt.Errorf("want an object with prompt: %w", err)
 	}
@@ -197,7 +196,7 @@ func (b *batch) answer(ctx context.Context) error {
 		if err := ctx.Err(); err != nil && errors.Is(row.err, context.Canceled) {
 			return err
 		}
-		close(row.done)
+		row.done <- struct{}{}
 	}
 	return nil
 }
@@ -244,7 +243,7 @@ func (b *batch) print(ctx context.Context) error {
 		if !ok {
 			return ctx.Err()
 		}
-		if next(ctx, row.done); !row.finished() {
+		if _, ok := next(ctx, row.done); !ok {
 			return ctx.Err()
 		}
 		line, err := row.line()
@@ -269,22 +268,13 @@ func next[T any](ctx context.Context, from <-chan T) (v T, ok bool) {
 	select {
 	case v, ok = <-from:
 		return v, ok
-	default:
+	case <-ctx.Done():
 	}
 	select {
 	case v, ok = <-from:
-	case <-ctx.Done():
+	default:
 	}
 	return v, ok
-}
-
-func (r *batchRow) finished() bool {
-	select {
-	case <-r.done:
-		return true
-	default:
-		return false
-	}
 }
 
 // line is what is printed of a row: its result, or an error, and then the fields that came

@@ -66,6 +66,11 @@ func newRate(samples []float64) rate {
 	return rate{number((samples[(n-1)/2] + samples[n/2]) / 2), number(samples[0]), number(samples[n-1])}
 }
 
+// row is a line of the table for people.
+func (r rate) row(name string) string {
+	return fmt.Sprintf("%-16s %10.2f %10.2f %10.2f\n", name, float64(r.Median), float64(r.Min), float64(r.Max))
+}
+
 // benched is what bench prints with --json.
 type benched struct {
 	Model       string  `json:"model"`
@@ -107,7 +112,7 @@ func (b *benchFlags) run(cmd *cobra.Command, _ []string) error {
 	}
 	streams := ""
 	if r.Streams != nil {
-		streams = fmt.Sprintf("%-16s %10.2f %10.2f %10.2f\n", fmt.Sprintf("%d streams", b.streams), float64(r.Streams.Median), float64(r.Streams.Min), float64(r.Streams.Max))
+		streams = r.Streams.row(fmt.Sprintf("%d streams", b.streams))
 	}
 	share := ""
 	if r.Roofline != nil {
@@ -117,11 +122,8 @@ func (b *benchFlags) run(cmd *cobra.Command, _ []string) error {
 kernel   %s, %d threads
 
 tokens/s             median        min        max
-%-16s %10.2f %10.2f %10.2f
-%-16s %10.2f %10.2f %10.2f
-%s%s`, printable(r.Model), r.Type, size(r.WeightBytes), r.Kernel, r.Threads,
-		fmt.Sprintf("prefill %d", b.pp), float64(r.PP.Median), float64(r.PP.Min), float64(r.PP.Max),
-		fmt.Sprintf("generate %d", b.tg), float64(r.TG.Median), float64(r.TG.Min), float64(r.TG.Max), streams, share)
+%s%s%s%s`, printable(r.Model), r.Type, size(r.WeightBytes), r.Kernel, r.Threads,
+		r.PP.row(fmt.Sprintf("prefill %d", b.pp)), r.TG.row(fmt.Sprintf("generate %d", b.tg)), streams, share)
 	return err
 }
 
@@ -207,7 +209,7 @@ func (b *benchFlags) measure(cmd *cobra.Command, m *model, r *benched) error {
 	}
 	defer s.Close()
 	rng := rand.New(rand.NewPCG(1, 2))
-	ids := make([]int32, b.depth+max(b.pp, 1))
+	ids := make([]int32, b.depth+b.pp)
 	for i := range ids {
 		ids[i] = int32(rng.IntN(m.Config().Vocab))
 	}
@@ -254,7 +256,6 @@ func (b *benchFlags) together(ctx context.Context, m *model, ids []int32) (float
 		all.Go(func() {
 			if err := b.stream(ctx, m, prompt, func() { first.Done(); <-begun }); err != nil {
 				cancel(err)
-				return
 			}
 		})
 	}

@@ -245,9 +245,7 @@ func (g *chatFlags) answer(cmd *cobra.Command, t *talk) error {
 		a.Message.Role, a.Message.Content, a.Message.ToolCalls = m.Role, m.Content, m.ToolCalls
 		err = printJSON(cmd.OutOrStdout(), a)
 	}
-	if g.sampling.drawn() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", t.params.Seed)
-	}
+	g.printSeed(cmd, t.params.Seed)
 	g.note(cmd, "%s", strings.Join(t.stats(), "; "))
 	return errors.Join(failed, err)
 }

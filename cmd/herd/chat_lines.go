@@ -148,9 +148,7 @@ func (t *talk) converse(cmd *cobra.Command) error {
 		t.g.note(cmd, "/help lists the commands; Ctrl-D ends")
 	}
 	defer in.close()
-	if t.g.sampling.drawn() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", t.params.Seed)
-	}
+	t.g.printSeed(cmd, t.params.Seed)
 	// From here on Ctrl-C is about the reply, not the program.
 	t.interrupts = make(chan os.Signal, 1)
 	signal.Reset(os.Interrupt)

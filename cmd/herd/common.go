@@ -126,7 +126,7 @@ func (c *common) load(cmd *cobra.Command, o llama.Options, open func(llama.Optio
 func (c *common) loadOn(cmd *cobra.Command, b *cpu.Backend, o llama.Options, open func(llama.Options) (*llama.Model, error)) (*llama.Model, error) {
 	bar := c.bar(cmd, "loading", true)
 	o.Backend, o.Precision = b, c.resolvedPrecision()
-	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
+	o.Progress = bar.show
 	m, err := open(o)
 	bar.stop()
 	if err != nil {
@@ -151,6 +151,18 @@ func (c *common) note(cmd *cobra.Command, format string, a ...any) {
 	if !c.quiet {
 		fmt.Fprintln(cmd.ErrOrStderr(), oneLine(fmt.Sprintf(format, a...)))
 	}
+}
+
+// warn prints what a written file cannot say, with -q too: it may differ from the one read.
+func warn(cmd *cobra.Command, warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), oneLine(w))
+	}
+}
+
+// errExists is the error of a command whose file to write is there.
+func errExists(out string) error {
+	return fmt.Errorf("%s: exists: name another file, or replace it with --force", out)
 }
 
 // parseKVType reads --kv-type.

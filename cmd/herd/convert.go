@@ -76,12 +76,12 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	bar := v.bar(cmd, "converting", true)
-	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
+	o.Progress = bar.show
 	r, err := llama.Convert(cmd.Context(), args[0], out, o)
 	bar.stop()
 	if errors.Is(err, fs.ErrExist) {
 		if v.to == "gguf" {
-			return fmt.Errorf("%s: exists: name another file, or replace it with --force", out)
+			return errExists(out)
 		}
 		return fmt.Errorf("%w: name another", err)
 	}
@@ -96,9 +96,7 @@ func (v *convertFlags) run(cmd *cobra.Command, args []string) error {
 			Merged   []llama.MergeError `json:"merged,omitempty"`
 		}{out, list(r.Tensors), list(r.Warnings), r.Merged})
 	}
-	for _, w := range r.Warnings { // with -q too: the copy may differ
-		fmt.Fprintln(cmd.ErrOrStderr(), oneLine(w))
-	}
+	warn(cmd, r.Warnings)
 	for _, m := range r.Merged {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: merged; off by %.2g of the largest number at most, %.2g RMS\n", printable(m.Name), m.Max, m.RMS)
 	}

@@ -208,9 +208,7 @@ func (g *generateFlags) generate(cmd *cobra.Command, m *model, ids []int32) erro
 	} else {
 		_, err = fmt.Fprintln(w)
 	}
-	if g.sampling.drawn() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", r.Seed)
-	}
+	g.printSeed(cmd, r.Seed)
 	g.note(cmd, "loaded in %.2f s; prompt %s; generated %s%s; ended by %s", float64(r.Timings.Load),
 		speed(len(ids), u.PrefillTokens, u.PrefillTime), speed(len(r.Tokens), u.DecodeTokens, u.DecodeTime), guessed, r.Finish)
 	if failed == nil {

@@ -100,6 +100,13 @@ func (g *generation) params(f *pflag.FlagSet, m *llama.Model) (sample.Params, er
 	return params, err
 }
 
+// printSeed tells the seed where it is a random one.
+func (g *generation) printSeed(cmd *cobra.Command, seed uint64) {
+	if g.sampling.drawn() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", seed)
+	}
+}
+
 func (g *generation) generateOptions(m *model, p sample.Params) llama.GenerateOptions {
 	return llama.GenerateOptions{MaxTokens: max(g.predict, 0), Sampling: p, Stop: g.stop, ContextShift: g.shift, Keep: g.keep,
 		Speculation: llama.Speculation{Lookup: g.lookup, Model: m.draft}}

@@ -214,8 +214,7 @@ func printInfo(dst io.Writer, i llama.Info, tensors bool) error {
 	if tensors {
 		fmt.Fprintln(w, "\ntensors")
 		for _, t := range i.Tensors {
-			shape := strings.Trim(strings.ReplaceAll(fmt.Sprint(t.Shape), " ", " x "), "[]")
-			fmt.Fprintf(w, " %-47s %-7s %13s %9s\n", printable(t.Name), t.Type, shape, size(t.Bytes))
+			fmt.Fprintf(w, " %-47s %-7s %13s %9s\n", printable(t.Name), t.Type, shapeText(t.Shape), size(t.Bytes))
 		}
 	}
 	if len(i.Problems) > 0 {

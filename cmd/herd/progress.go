@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/herd-ml/herd/llama"
 )
 
 // isTerminal says whether a stream of the command is a terminal.
@@ -91,6 +93,9 @@ func (p *progress) set(done, total int64) {
 	}
 	p.line.show(text)
 }
+
+// show is a callback of llama's.
+func (p *progress) show(x llama.Progress) { p.set(x.Done, x.Total) }
 
 // stop takes it off the screen.
 func (p *progress) stop() {

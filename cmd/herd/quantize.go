@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strings"
 
@@ -124,12 +125,12 @@ func (q *quantizeFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	out := filepath.Clean(args[1])
 	bar := q.bar(cmd, "quantising", true)
-	o.Progress = func(p llama.Progress) { bar.set(p.Done, p.Total) }
+	o.Progress = bar.show
 	r, err := llama.Quantize(cmd.Context(), args[0], out, o)
 	bar.stop()
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("%s: exists: name another file, or replace it with --force", out)
+		return errExists(out)
 	case errors.Is(err, llama.ErrQuantized):
 		return fmt.Errorf("%w; --allow-requantize does it all the same", err)
 	case err != nil:
@@ -141,9 +142,7 @@ func (q *quantizeFlags) run(cmd *cobra.Command, args []string) error {
 	if q.json {
 		return printJSON(cmd.OutOrStdout(), quantizeJSON(out, o.Mix, r))
 	}
-	for _, w := range r.Warnings { // with -q too: the file may differ
-		fmt.Fprintln(cmd.ErrOrStderr(), oneLine(w))
-	}
+	warn(cmd, r.Warnings)
 	return printQuantized(cmd.OutOrStdout(), out, r)
 }
 
@@ -187,10 +186,10 @@ func printQuantized(w io.Writer, out string, r llama.QuantizeReport) error {
 			continue
 		}
 		weighted := "-"
-		if t.Weighted == t.Weighted {
+		if !math.IsNaN(t.Weighted) {
 			weighted = fmt.Sprintf("%.5f", t.Weighted)
 		}
-		fmt.Fprintf(w, "%-26s %14s  %-7v %-7v %11.3e %9.5f %9s\n", printable(t.Name), strings.Trim(strings.ReplaceAll(fmt.Sprint(t.Shape), " ", " x "), "[]"),
+		fmt.Fprintf(w, "%-26s %14s  %-7v %-7v %11.3e %9.5f %9s\n", printable(t.Name), shapeText(t.Shape),
 			t.Before, t.After, t.RMSE, t.Relative, weighted)
 	}
 	_, err := fmt.Fprintf(w, "%s: %d tensors, %s (%.2f bits a weight), before %s\n", printable(out), len(r.Tensors), size(after),

@@ -195,6 +195,11 @@ func printJSON(w io.Writer, v any) error {
 // piece shows a token's bytes, quoted.
 func piece(b []byte) string { return strconv.Quote(string(b)) }
 
+// shapeText shows a tensor's shape.
+func shapeText(shape []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", " x "), "[]")
+}
+
 // size shows a number of bytes.
 func size(n int64) string {
 	switch {
