@@ -122,8 +122,8 @@ func TestNothingKept(t *testing.T) {
 		reader, at := &failing{ReaderAt: bytes.NewReader(content), after: 1 << 40}, int64(-1)
 		err := load(ctx, llama.Options{Progress: func(p llama.Progress) {
 			if p.Done >= p.Total*i/20 && at < 0 {
-				at = reader.calls.Load()
 				cancel()
+				at = reader.calls.Load()
 			}
 		}}, reader)
 		// Reads that are under way end, one for each goroutine that packs, and each
