@@ -57,19 +57,12 @@ var parts = func() (r [64]float32) {
 	return r
 }()
 
-// fit finds the three best of the guesses, and the least squares for their codes. Minima have
-// one sign in a block: a value a q - b is b below 0 at least, or above where up is set. rest
-// is the smaller sum of squared errors, unless a is 0, where all values are -b.
+// fit finds the three best guesses, and the least squares for their codes. Values are a q - b.
+// All minima b of a block have one sign: b is at most 0 if no value of the block is negative,
+// which up says, and at least 0 otherwise. rest is the smallest sum of squared errors. Where
+// a is 0 all values are -b, and rest is 0.
 func (p *affine) fit(g *grid, best *[3]line, x, w []float32, up bool) (rest float32) {
-	low, high := x[0], x[0]
-	for _, v := range x {
-		if v < low {
-			low = v
-		}
-		if v > high {
-			high = v
-		}
-	}
+	low, high := extremes(x)
 	if !up {
 		low = min(low, 0)
 	}
@@ -128,13 +121,8 @@ type coded struct {
 // encode finds the scales, minima and codes of a block.
 func (p *affine) encode(g *grid, c *coded, x *[256]float32, w []float32) {
 	var lines [16][3]line
-	up := true
-	for _, v := range x {
-		if v < 0 {
-			up = false
-			break
-		}
-	}
+	low, _ := extremes(x[:])
+	up := low >= 0
 	var a, b, rest, all float32
 	for j := range 256 / p.n {
 		z := x[j*p.n:][:p.n]
@@ -216,16 +204,14 @@ func (p *affine) choose(g *grid, lines *[3]line, x, w []float32, d, m float32) (
 // the minimum is added, as the types have it.
 func (p *affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
 	var lines [3]line
-	up := true
-	for _, v := range x {
-		up = up && v >= 0
-	}
+	low, _ := extremes(x[:])
+	up := low >= 0
 	p.fit(g, &lines, x[:], w, up)
 	var ds, ms [24]float32
 	for i := range ds {
 		// Eight scales near each line.
 		l := &lines[i%3]
-		f := float32(0.005 * float32((i/3+1)/2*(1-i/3&1*2)))
+		f := float32(0.005 * swing(i/3))
 		b := l.b
 		if l.a > 0 {
 			b -= float32(l.a * l.sums.shift(f))
@@ -241,10 +227,10 @@ func (p *affine) encode32(g *grid, c *coded, x *[32]float32, w []float32) {
 }
 
 func encodeQ2_K(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 256)
 	for ; len(src) > 0; dst, src = dst[84:], src[256:] {
-		kindQ2_K.encode(g, c, (*[256]float32)(src), v.next(256))
+		kindQ2_K.encode(g, c, (*[256]float32)(src), w)
 		b := (*[84]byte)(dst)
 		for i := range 16 {
 			b[i] = c.scales[i] | c.minima[i]<<4
@@ -273,10 +259,10 @@ func putScaleMin(b *[12]byte, c *coded) {
 }
 
 func encodeQ4_K(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 256)
 	for ; len(src) > 0; dst, src = dst[144:], src[256:] {
-		kindQ4_K.encode(g, c, (*[256]float32)(src), v.next(256))
+		kindQ4_K.encode(g, c, (*[256]float32)(src), w)
 		b := (*[144]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		binary.LittleEndian.PutUint16(b[2:], c.m)
@@ -291,10 +277,10 @@ func encodeQ4_K(g *grid, dst []byte, src, w []float32) {
 }
 
 func encodeQ5_K(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 256)
 	for ; len(src) > 0; dst, src = dst[176:], src[256:] {
-		kindQ5_K.encode(g, c, (*[256]float32)(src), v.next(256))
+		kindQ5_K.encode(g, c, (*[256]float32)(src), w)
 		b := (*[176]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		binary.LittleEndian.PutUint16(b[2:], c.m)

@@ -55,15 +55,16 @@ func (e *EncodeError) Error() string {
 // EncodeRow writes a row of weights to dst as type t has it, len(dst) = t.RowBytes(len(row)).
 //
 // importance is nil or says how much the error of each column matters, at least 0: for a
-// matrix that multiplies x it is the mean of x[i]^2. What is made small is
+// matrix that multiplies x it is the mean of x[i]^2. EncodeRow makes this sum small:
 //
 //	sum of importance[i] (row[i] - decoded[i])^2
 //
-// with 1 in place of nil; importance never makes the sum larger than without. The bytes of Q4_0, Q4_1, Q5_0
-// and Q5_1 without importance, and those of Q8_0, TQ1_0, TQ2_0, MXFP4 and the floats with
-// or without, are those of the reference encoders of the GGUF formats
-// (https://github.com/ggml-org/ggml, MIT), to the last bit. The other types search for
-// their scales, which takes some 20 times as long (see Encoder).
+// Without importance each weight of the sum is 1. With importance the sum is never larger
+// than that of the bytes without it. Q8_0, TQ1_0, TQ2_0, MXFP4 and the floats ignore
+// importance. Their bytes, and those of Q4_0, Q4_1, Q5_0 and Q5_1 without importance, are
+// those of the reference encoders of the GGUF formats (https://github.com/ggml-org/ggml,
+// MIT), to the last bit. The other types search for their scales, which takes some 20 times
+// as long (see Encoder).
 //
 // It refuses, with an *EncodeError, lengths that do not fit, numbers that are not finite
 // and those whose scales would not be, and types that are not Encodable. dst then holds

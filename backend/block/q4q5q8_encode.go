@@ -19,16 +19,16 @@ func inverse(d float32) float32 {
 }
 
 // farthest returns the value of the largest magnitude, with its sign: the first of equals.
-func farthest(x *[32]float32) float32 {
-	var best uint64 // magnitude, then 31-index
+func farthest(x []float32) float32 {
+	var best uint64 // magnitude, then the distance to the end
 	for j, v := range x {
-		best = max(best, uint64(math.Float32bits(v)&^(1<<31))<<5|uint64(31-j))
+		best = max(best, uint64(math.Float32bits(v)&^(1<<31))<<32|uint64(len(x)-1-j))
 	}
-	return x[31-best&31]
+	return x[len(x)-1-int(uint32(best))]
 }
 
 // extremes returns the least and the largest value.
-func extremes(x *[32]float32) (low, high float32) {
+func extremes(x []float32) (low, high float32) {
 	low, high = x[0], x[0]
 	for _, v := range x {
 		if v < low {
@@ -56,7 +56,7 @@ func encodeQ4_0(g *grid, dst []byte, src, w []float32) {
 	}
 	for ; len(src) > 0; dst, src = dst[18:], src[32:] {
 		x, b := (*[32]float32)(src), (*[18]byte)(dst)
-		d := farthest(x) / -8
+		d := farthest(x[:]) / -8
 		id := inverse(d)
 		putF16(b[:], d)
 		for j := range 16 {
@@ -73,7 +73,7 @@ func encodeQ4_1(g *grid, dst []byte, src, w []float32) {
 	}
 	for ; len(src) > 0; dst, src = dst[20:], src[32:] {
 		x, b := (*[32]float32)(src), (*[20]byte)(dst)
-		m, high := extremes(x)
+		m, high := extremes(x[:])
 		d := (high - m) / 15
 		id := inverse(d)
 		putF16(b[:], d)
@@ -92,7 +92,7 @@ func encodeQ5_0(g *grid, dst []byte, src, w []float32) {
 	}
 	for ; len(src) > 0; dst, src = dst[22:], src[32:] {
 		x, b := (*[32]float32)(src), (*[22]byte)(dst)
-		d := farthest(x) / -16
+		d := farthest(x[:]) / -16
 		id := inverse(d)
 		putF16(b[:], d)
 		var h uint32
@@ -113,7 +113,7 @@ func encodeQ5_1(g *grid, dst []byte, src, w []float32) {
 	}
 	for ; len(src) > 0; dst, src = dst[24:], src[32:] {
 		x, b := (*[32]float32)(src), (*[24]byte)(dst)
-		m, high := extremes(x)
+		m, high := extremes(x[:])
 		d := (high - m) / 31
 		id := inverse(d)
 		putF16(b[:], d)
@@ -157,18 +157,18 @@ func roundAway(x, inverse float32) int32 {
 }
 
 func searchQ4_0(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	for v.start(w); len(src) > 0; dst, src = dst[18:], src[32:] {
-		kindQ4_0.encode(g, c, src[:32], v.next(32))
+	c := &g.coded
+	for w = g.weigh(w, 32); len(src) > 0; dst, src = dst[18:], src[32:] {
+		kindQ4_0.encode(g, c, src[:32], w)
 		binary.LittleEndian.PutUint16(dst, c.d)
 		putNibbles((*[16]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
 func searchQ4_1(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	for v.start(w); len(src) > 0; dst, src = dst[20:], src[32:] {
-		kindQ4_1.encode32(g, c, (*[32]float32)(src), v.next(32))
+	c := &g.coded
+	for w = g.weigh(w, 32); len(src) > 0; dst, src = dst[20:], src[32:] {
+		kindQ4_1.encode32(g, c, (*[32]float32)(src), w)
 		binary.LittleEndian.PutUint16(dst, c.d)
 		binary.LittleEndian.PutUint16(dst[2:], c.m)
 		putNibbles((*[16]byte)(dst[4:]), (*[32]byte)(c.codes[:]))
@@ -176,18 +176,18 @@ func searchQ4_1(g *grid, dst []byte, src, w []float32) {
 }
 
 func searchQ5_0(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	for v.start(w); len(src) > 0; dst, src = dst[22:], src[32:] {
-		kindQ5_0.encode(g, c, src[:32], v.next(32))
+	c := &g.coded
+	for w = g.weigh(w, 32); len(src) > 0; dst, src = dst[22:], src[32:] {
+		kindQ5_0.encode(g, c, src[:32], w)
 		binary.LittleEndian.PutUint16(dst, c.d)
 		putFifths((*[20]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
 func searchQ5_1(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	for v.start(w); len(src) > 0; dst, src = dst[24:], src[32:] {
-		kindQ5_1.encode32(g, c, (*[32]float32)(src), v.next(32))
+	c := &g.coded
+	for w = g.weigh(w, 32); len(src) > 0; dst, src = dst[24:], src[32:] {
+		kindQ5_1.encode32(g, c, (*[32]float32)(src), w)
 		binary.LittleEndian.PutUint16(dst, c.d)
 		binary.LittleEndian.PutUint16(dst[2:], c.m)
 		putFifths((*[20]byte)(dst[4:]), (*[32]byte)(c.codes[:]))

@@ -21,11 +21,11 @@ type grid struct {
 	scale, inverse, shift, errs [32]float32 // inverse is 1/scale
 	by                          ScaleMeasure
 
-	weights weights
+	weights [256]float32
 	coded   coded
 }
 
-// tiny is far below what a float16 scale can be told from 0 for.
+// tiny is so small that a scale below it is 0 as a float16.
 const tiny = 0x1p-40
 
 // magic is 1.5 2^23: adding it to a number of magnitude below 2^22 leaves no bits for a
@@ -134,43 +134,37 @@ func putCodes(codes []byte, x []float32, inverse, shift, most float32) {
 	}
 }
 
-// weights are those of the search for a row: the importance, made 1 on average, so that
-// products stay in range, and a little more, so that no column is given up. Without
-// importance all are 1.
-type weights struct {
-	of    []float32
-	scale float64
-	block [256]float32
-}
-
 // leastWeight is what each column has, beside its importance of 1 on average.
 const leastWeight = 0x1p-10
 
-func (v *weights) start(importance []float32) {
+// weigh returns the weights of a block of n columns. They are its importance, made 1 on
+// average so that products stay in range, and leastWeight, so that no column is given up.
+// Where there is no importance, or all of it is 0, they are 1, for every block of a row.
+func (g *grid) weigh(importance []float32, n int) []float32 {
+	w := g.weights[:n]
 	var sum float64
 	for _, x := range importance {
 		sum += float64(x)
 	}
-	v.of, v.scale = nil, 0
-	if sum > 0 {
-		v.of, v.scale = importance, float64(len(importance))/sum
-		return
+	if sum == 0 {
+		for i := range w {
+			w[i] = 1
+		}
+		return w
 	}
-	for i := range v.block {
-		v.block[i] = 1
+	scale := float64(n) / sum
+	for i, x := range importance[:n] {
+		w[i] = float32(float64(x)*scale) + leastWeight
 	}
+	return w
 }
 
-// next returns the weights of the next n columns.
-func (v *weights) next(n int) []float32 {
-	b := v.block[:n]
-	if v.of != nil {
-		for i, x := range v.of[:n] {
-			b[i] = float32(float64(x)*v.scale) + leastWeight
-		}
-		v.of = v.of[n:]
+// swing is 0, -1, 1, -2, 2 and so on.
+func swing(i int) float32 {
+	if i%2 == 1 {
+		return -float32(i/2 + 1)
 	}
-	return b
+	return float32(i / 2)
 }
 
 // step returns the float16 nearest to x/n, the scale whose multiples 0 to n cover x. Where

@@ -44,18 +44,13 @@ func (p *symmetric) measure(g *grid, x, w []float32) {
 // fit returns the best of 16 guesses of a, and the sum of squared errors: the value of the
 // largest magnitude is about low times a, or about high times a. a is 0 where all are 0.
 func (p *symmetric) fit(g *grid, x, w []float32) (a, rest float32) {
-	var most float32
-	for _, v := range x {
-		if float32(math.Abs(float64(v))) > float32(math.Abs(float64(most))) {
-			most = v
-		}
-	}
+	most := farthest(x)
 	if math.Abs(float64(most)) < tiny {
 		return 0, 0
 	}
 	for i := range 8 {
-		// 1, then above and below it.
-		r := 1 + float32(p.spread*0.25*float32((i+1)/2*(1-i&1*2)))
+		// 1, then below and above it.
+		r := 1 + float32(p.spread*0.25*swing(i))
 		g.inverse[i], g.inverse[i+8] = p.low*r/most, p.high*r/most
 		g.scale[i], g.scale[i+8] = 1/g.inverse[i], 1/g.inverse[i+8]
 	}
@@ -79,7 +74,7 @@ func (p *symmetric) choose(g *grid, x, w []float32, a, d float32) float32 {
 		near = max(-p.steps, min(p.steps-1, near))
 	}
 	for i := range s {
-		by := float32((i + 1) / 2 * (1 - i&1*2))
+		by := swing(i)
 		if p.steps == 0 {
 			s[i] = F16ToF32(F32ToF16(a * (1 + float32(p.spread*0.02*by))))
 			g.scale[i], g.inverse[i] = s[i], inverse(s[i])
@@ -173,10 +168,10 @@ func (p *symmetric) refit(c *coded, x, w []float32, scales *[16]float32) uint16 
 }
 
 func encodeQ3_K(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 256)
 	for ; len(src) > 0; dst, src = dst[110:], src[256:] {
-		kindQ3_K.encode(g, c, src[:256], v.next(256))
+		kindQ3_K.encode(g, c, src[:256], w)
 		b := (*[110]byte)(dst)
 		h := (*[32]byte)(b[:])
 		*h = [32]byte{}
@@ -196,10 +191,10 @@ func encodeQ3_K(g *grid, dst []byte, src, w []float32) {
 }
 
 func encodeQ6_K(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 256)
 	for ; len(src) > 0; dst, src = dst[210:], src[256:] {
-		kindQ6_K.encode(g, c, src[:256], v.next(256))
+		kindQ6_K.encode(g, c, src[:256], w)
 		b := (*[210]byte)(dst)
 		for half := range 2 {
 			z := (*[128]byte)(c.codes[128*half:])
@@ -216,20 +211,20 @@ func encodeQ6_K(g *grid, dst []byte, src, w []float32) {
 }
 
 func encodeIQ4_NL(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 32)
 	for ; len(src) > 0; dst, src = dst[18:], src[32:] {
-		kindIQ4_NL.encode(g, c, src[:32], v.next(32))
+		kindIQ4_NL.encode(g, c, src[:32], w)
 		binary.LittleEndian.PutUint16(dst, c.d)
 		putNibbles((*[16]byte)(dst[2:]), (*[32]byte)(c.codes[:]))
 	}
 }
 
 func encodeIQ4_XS(g *grid, dst []byte, src, w []float32) {
-	v, c := &g.weights, &g.coded
-	v.start(w)
+	c := &g.coded
+	w = g.weigh(w, 256)
 	for ; len(src) > 0; dst, src = dst[136:], src[256:] {
-		kindIQ4_XS.encode(g, c, src[:256], v.next(256))
+		kindIQ4_XS.encode(g, c, src[:256], w)
 		b := (*[136]byte)(dst)
 		binary.LittleEndian.PutUint16(b[:], c.d)
 		var high uint16

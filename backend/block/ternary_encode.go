@@ -32,19 +32,16 @@ func putDigits(q []byte, x []float32, id float32) {
 }
 
 // encodeTQ2_0 writes codes 0, 1 and 2.
-func encodeTQ2_0(_ *grid, dst []byte, src, _ []float32) {
+func encodeTQ2_0(g *grid, dst []byte, src, _ []float32) {
 	for ; len(src) > 0; dst, src = dst[66:], src[256:] {
 		x, b := (*[256]float32)(src), (*[66]byte)(dst)
 		d := largest(x[:])
 		id := inverse(d)
 		putF16(b[64:], d)
-		for half := range 2 {
-			z, q := (*[128]float32)(x[128*half:]), (*[32]byte)(b[32*half:])
-			for j := range q {
-				a, c := roundAway(z[j], id), roundAway(z[j+32], id)
-				e, f := roundAway(z[j+64], id), roundAway(z[j+96], id)
-				q[j] = byte((a + 1) | (c+1)<<2 | (e+1)<<4 | (f+1)<<6)
-			}
+		codes := &g.coded.codes
+		for i, v := range x {
+			codes[i] = byte(roundAway(v, id) + 1)
 		}
+		putPairs((*[64]byte)(b[:]), codes)
 	}
 }
