@@ -1,5 +1,7 @@
 package kernel
 
+import "sync"
+
 const (
 	// Panel is the number of outputs of a panel.
 	Panel = 16
@@ -80,7 +82,10 @@ func Find(name string) (v Variant, ok bool) {
 }
 
 // Best returns the fastest variant that runs here, of those that are known to work.
-func Best() *Set {
+func Best() *Set { return best() }
+
+// best builds a set once: it has tables of formats and of codebooks.
+var best = sync.OnceValue(func() *Set {
 	best := Generic()
 	for _, b := range builders() {
 		if b.proven {
@@ -90,7 +95,7 @@ func Best() *Set {
 		}
 	}
 	return best
-}
+})
 
 // A Peak is the arithmetic that one core does at most, with operands that never
 // leave the registers: in a round of run, Ops operations (two for a product).
