@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/herd-ml/herd/internal/lockfile"
 )
@@ -25,6 +26,7 @@ type Partial struct {
 	data   *os.File
 	notes  *os.File
 	lock   *lockfile.Lock
+	kept   int64  // bytes of the notes that say what is there
 	sum    uint32 // of what is written after the last piece
 	end    int64  // of that
 }
@@ -45,6 +47,8 @@ const (
 	partialNotes = "pieces.jsonl"
 	partialLock  = "lock"
 )
+
+var partialFiles = []string{partialData, partialNotes, partialLock}
 
 // maxNotes bounds the bytes of notes that are read.
 const maxNotes = 256 << 20
@@ -91,7 +95,7 @@ func (p *Partial) open(dir, key string) (err error) {
 	if err := p.read(key); err != nil {
 		return err
 	}
-	return p.rewrite(key)
+	return p.cut(key)
 }
 
 // ours refuses a folder that holds anything but what a Partial does.
@@ -101,9 +105,7 @@ func ours(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		switch e.Name() {
-		case partialData, partialNotes, partialLock:
-		default:
+		if !slices.Contains(partialFiles, e.Name()) {
 			return fmt.Errorf("%s: is in the way, and holds %q: move it away", dir, Clip(e.Name()))
 		}
 	}
@@ -116,6 +118,7 @@ func (p *Partial) read(key string) error {
 	if line, err := lines.ReadString('\n'); err != nil || line != key+"\n" {
 		return nil
 	}
+	p.kept = int64(len(key) + 1)
 	for {
 		line, err := lines.ReadBytes('\n')
 		var piece Piece
@@ -130,28 +133,23 @@ func (p *Partial) read(key string) error {
 		if n != piece.End-p.end || sum.Sum32() != piece.Sum {
 			return nil
 		}
-		p.Pieces, p.end = append(p.Pieces, piece), piece.End
+		p.Pieces, p.end, p.kept = append(p.Pieces, piece), piece.End, p.kept+int64(len(line))
 	}
 }
 
-// rewrite cuts both files after the pieces that are there.
-func (p *Partial) rewrite(key string) error {
-	lines := []byte(key + "\n")
-	for _, piece := range p.Pieces {
-		line, err := json.Marshal(piece)
-		if err != nil {
+// cut cuts both files after the pieces that are there, and writes the key where there is
+// none.
+func (p *Partial) cut(key string) error {
+	if err := p.notes.Truncate(p.kept); err != nil {
+		return err
+	}
+	if _, err := p.notes.Seek(p.kept, io.SeekStart); err != nil {
+		return err
+	}
+	if p.kept == 0 {
+		if _, err := p.notes.WriteString(key + "\n"); err != nil {
 			return err
 		}
-		lines = append(append(lines, line...), '\n')
-	}
-	if err := p.notes.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := p.notes.WriteAt(lines, 0); err != nil {
-		return err
-	}
-	if _, err := p.notes.Seek(0, io.SeekEnd); err != nil {
-		return err
 	}
 	if err := p.data.Truncate(p.end); err != nil {
 		return err
@@ -222,7 +220,7 @@ func (p *Partial) Close() error {
 func (p *Partial) Remove() error {
 	errs := []error{p.Close()}
 	dir := p.path + PartialSuffix
-	for _, name := range []string{partialData, partialNotes, partialLock} {
+	for _, name := range partialFiles {
 		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
