@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // A File is one that Find found.
@@ -134,7 +136,7 @@ func find(pattern string) ([]File, error) {
 		info, err := os.Stat(p)
 		switch {
 		case err != nil:
-			errs = append(errs, &Error{File: p, Reason: "cannot be read", Err: pathless(err)})
+			errs = append(errs, &Error{File: p, Reason: "cannot be read", Err: vfs.Pathless(err)})
 		case info.IsDir():
 			below, err := findBelow(p)
 			files, errs = append(files, below...), append(errs, err)
@@ -163,7 +165,7 @@ func newFile(path string, info fs.FileInfo) (File, error) {
 func findBelow(dir string) (files []File, err error) {
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
-			return &Error{File: path, Reason: "cannot be read", Err: pathless(err)}
+			return &Error{File: path, Reason: "cannot be read", Err: vfs.Pathless(err)}
 		}
 		if path != dir && strings.HasPrefix(e.Name(), ".") {
 			if e.IsDir() {
@@ -176,7 +178,7 @@ func findBelow(dir string) (files []File, err error) {
 		}
 		info, err := os.Stat(path) // what a link leads to
 		if err != nil {
-			return &Error{File: path, Reason: "cannot be read", Err: pathless(err)}
+			return &Error{File: path, Reason: "cannot be read", Err: vfs.Pathless(err)}
 		}
 		if info.IsDir() {
 			return nil
@@ -189,15 +191,6 @@ func findBelow(dir string) (files []File, err error) {
 		err = &Error{File: dir, Reason: "the folder holds no file that ends in " + accepted}
 	}
 	return files, err
-}
-
-// pathless takes the path off an error of package os; Error has it already.
-func pathless(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }
 
 // Error is what reading a corpus returns.

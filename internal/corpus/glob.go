@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/herd-ml/herd/internal/vfs"
 )
 
 // anyFolders is the part of a pattern that stands for any number of folders.
@@ -57,7 +59,7 @@ func globBelow(root string, parts []string) (found []string, err error) {
 	all := parts[len(parts)-1] == anyFolders
 	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
-			return &Error{File: path, Reason: "cannot be read", Err: pathless(err)}
+			return &Error{File: path, Reason: "cannot be read", Err: vfs.Pathless(err)}
 		}
 		if path == root {
 			return nil

@@ -68,7 +68,7 @@ type source interface {
 // errNoText marks rows that SkipEmpty leaves out.
 var errNoText = errors.New("no text")
 
-// watch reads a file until the context of the call ends that is under way.
+// watch reads a file until its context ends. Each call of the Reader sets the context.
 type watch struct {
 	io.ReaderAt
 	ctx context.Context
@@ -76,10 +76,7 @@ type watch struct {
 
 // ReadAt implements io.ReaderAt.
 func (w *watch) ReadAt(p []byte, off int64) (int, error) {
-	if err := ctxerr.Of(w.ctx); err != nil {
-		return 0, err
-	}
-	return w.ReaderAt.ReadAt(p, off)
+	return ctxerr.Reader(w.ctx, w.ReaderAt).ReadAt(p, off)
 }
 
 // over makes a file that is read through w.
@@ -97,7 +94,7 @@ func Open(ctx context.Context, f File, o Options) (*Reader, error) {
 	fsys, name := vfs.Split(f.Path)
 	file, err := vfs.Open(fsys, name)
 	if err != nil {
-		return nil, &Error{File: f.Path, Reason: "cannot be opened", Err: pathless(err)}
+		return nil, &Error{File: f.Path, Reason: "cannot be opened", Err: vfs.Pathless(err)}
 	}
 	r := &Reader{file: f, o: o, whole: true, watch: watch{ctx: ctx}}
 	file = r.watch.over(file)

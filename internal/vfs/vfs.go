@@ -144,6 +144,14 @@ func unwritten(path string, err error) error {
 	return err
 }
 
+// Pathless takes the path off an error of a file system, for errors that give it in full.
+func Pathless(err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
 // notEmpty is the error of what would be written over, a fs.ErrExist.
 type notEmpty string
 

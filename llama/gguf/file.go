@@ -60,10 +60,7 @@ func openPart(fsys fs.FS, name string, shown func(string) string) (*File, error)
 	}
 	src, err := vfs.Open(fsys, name)
 	if err != nil {
-		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
-			err = pe.Err // without the path, which Error gives in full
-		}
-		return nil, &Error{File: shown(name), Reason: "the file cannot be opened", Err: err}
+		return nil, &Error{File: shown(name), Reason: "the file cannot be opened", Err: vfs.Pathless(err)}
 	}
 	src.Name = shown(name)
 	f, err := parse(src)

@@ -105,10 +105,7 @@ func OpenBase(path string) (*BaseReader, error) {
 	fsys, name := vfs.Split(path)
 	f, err := vfs.Open(fsys, name)
 	if err != nil {
-		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
-			err = pe.Err // without the path, which is given in full
-		}
-		return nil, &FileError{File: path, Reason: "cannot be opened", Err: err}
+		return nil, &FileError{File: path, Reason: "cannot be opened", Err: vfs.Pathless(err)}
 	}
 	r := &BaseReader{path: path, f: f}
 	if err := r.head(); err != nil {

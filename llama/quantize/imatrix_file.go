@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"strings"
 
@@ -48,10 +47,7 @@ func OpenImatrix(path string) (*Imatrix, error) {
 	fsys, name := vfs.Split(path)
 	f, err := vfs.Open(fsys, name)
 	if err != nil {
-		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
-			err = pe.Err // without the path, which is given in full
-		}
-		return nil, &FileError{File: path, Reason: "cannot be opened", Err: err}
+		return nil, &FileError{File: path, Reason: "cannot be opened", Err: vfs.Pathless(err)}
 	}
 	defer f.Close()
 	return ReadImatrix(f, f.Size, path)

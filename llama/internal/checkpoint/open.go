@@ -49,10 +49,7 @@ func openFS(ctx context.Context, fsys fs.FS, name, shown string) (*Checkpoint, e
 	}
 	info, err := fs.Stat(fsys, name)
 	if err != nil {
-		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
-			err = pe.Err // without the path, which is given in full
-		}
-		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: err}
+		return nil, &FileError{File: shown, Reason: "cannot be opened", Err: vfs.Pathless(err)}
 	}
 	if !info.IsDir() {
 		return openFile(fsys, name, shown)
