@@ -67,6 +67,7 @@ func (r *run) open(ctx context.Context) (more bool, err error) {
 	if r.report.Plan, err = r.t.plan(ctx, r.c.Batch.Rows, r.c.Batch.SeqLen); err != nil {
 		return false, err
 	}
+	r.t.c.Reserve(r.report.Plan.Activations) // so that the first step's arena does not grow
 	if r.c.Sample.Every > 0 {
 		m := r.m.Memory()
 		r.report.Plan.Sampling = m.Session + m.Scratch + m.Snapshots

@@ -36,7 +36,7 @@ func (p Plan) String() string {
 }
 
 // plan is the memory of a trainer whose micro-batches have so many sequences of seqLen
-// tokens. It also reserves the activations, so that the first step's arena does not grow.
+// tokens.
 func (t *Trainer) plan(ctx context.Context, rows, seqLen int) (Plan, error) {
 	p := Plan{Weights: t.model.Memory().Weights, Moments: t.adam.Bytes(), Parameters: t.model.Config().Params()}
 	for _, n := range t.params {
@@ -48,7 +48,6 @@ func (t *Trainer) plan(ctx context.Context, rows, seqLen int) (Plan, error) {
 	}
 	var err error
 	p.Activations, err = t.activations(ctx, rows, seqLen)
-	t.c.Reserve(p.Activations)
 	return p, err
 }
 

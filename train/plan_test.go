@@ -37,6 +37,7 @@ func TestPlan(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
+					tr.c.Reserve(plan.Activations) // as a run does
 					b := Batch{IDs: make([]int32, rows*seqLen), Targets: make([]int32, rows*seqLen), Docs: slices.Repeat([]int{seqLen}, rows)}
 					if _, err := tr.Step(t.Context(), []Batch{b}, 1e-3); err != nil {
 						t.Fatal(err)
