@@ -114,9 +114,6 @@ func (g *generation) run(ctx context.Context, prompt func() ([]int32, error), yi
 		}
 		defer g.endGuessing()
 		rows += g.guess.max
-		if o.now != nil {
-			g.now = o.now
-		}
 		g.logits = make([]float32, rows*g.s.m.config.Vocab)
 	}
 	if g.o.Logprobs || g.o.TopLogprobs > 0 {
@@ -225,7 +222,7 @@ func (g *generation) next(ctx context.Context) (Token, error) {
 	g.sampler.Accept(id)
 	g.count++
 	t := Token{ID: id}
-	if g.o.Logprobs || g.o.TopLogprobs > 0 {
+	if g.states != nil {
 		if err := g.logprobs(ctx, &t, logits); err != nil {
 			return Token{}, err
 		}

@@ -47,8 +47,9 @@ type scheduler struct {
 }
 
 const (
-	// shortRows is the most rows of a request that a step takes whole.
-	shortRows = 16
+	// shortRows is the most rows of a request that a step takes whole: a token and as many
+	// guesses as there are if the caller does not say.
+	shortRows = 1 + defaultGuesses
 	// turnEvery is the share of the steps that begin with who waits longest.
 	turnEvery = 8
 	// A step waits for the calls of the step before a patience-th of its time, and no
