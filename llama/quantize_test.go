@@ -228,15 +228,23 @@ type resumable struct {
 func newResumable(t *testing.T) *resumable {
 	t.Helper()
 	tmp := t.TempDir()
-	r := &resumable{in: filepath.Join(tmp, "in.gguf"), out: filepath.Join(tmp, "out.gguf"), o: llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0}}}
+	in := filepath.Join(tmp, "in.gguf")
 	b, err := os.ReadFile(golden.Glob(t, "models/*/model.gguf")[0])
 	if err == nil {
-		err = os.WriteFile(r.in, b, 0o644)
+		err = os.WriteFile(in, b, 0o644)
 	}
-	if err == nil {
-		r.report, err = llama.Quantize(context.Background(), r.in, r.out, r.o)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err == nil {
+	return resumableOf(t, in, filepath.Join(tmp, "out.gguf"))
+}
+
+// resumableOf makes the whole file once, to know it.
+func resumableOf(t *testing.T, in, out string) *resumable {
+	t.Helper()
+	r := &resumable{in: in, out: out, o: llama.QuantizeOptions{Rules: quantize.Rules{Mix: quantize.Q8_0}}}
+	var err error
+	if r.report, err = llama.Quantize(context.Background(), r.in, r.out, r.o); err == nil {
 		r.want, err = os.ReadFile(r.out)
 	}
 	if err = errors.Join(err, os.Remove(r.out)); err != nil {
@@ -323,6 +331,17 @@ func TestQuantizeResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.finish(t, "damaged pieces", r.o, true)
+}
+
+// TestQuantizeResumesInFolder: a run goes on where the file is made in the folder that is
+// read.
+func TestQuantizeResumesInFolder(t *testing.T) {
+	eachFolder(t, "hf", func(t *testing.T, base string) {
+		dir := copyFolder(t, base)
+		r := resumableOf(t, dir, filepath.Join(dir, "out.gguf"))
+		r.interrupt(t, 0.6)
+		r.finish(t, "again", r.o, true)
+	})
 }
 
 // TestQuantizeRefuses leaves nothing behind, and says which tensor is wrong.

@@ -34,14 +34,20 @@ func (e *Errors) Row(x, y, importance []float32) {
 	y = y[:len(x)]
 	e.N += int64(len(x))
 	if importance == nil {
-		var square, norm [2]float64 // sums that do not wait for each other
-		for i, v := range x {
-			d, v := float64(v)-float64(y[i]), float64(v)
-			square[i&1] += d * d
-			norm[i&1] += v * v
+		var s0, s1, n0, n1 float64 // sums that do not wait for each other
+		for ; len(x) >= 2; x, y = x[2:], y[2:] {
+			u, v := float64(x[0]), float64(x[1])
+			d, f := u-float64(y[0]), v-float64(y[1])
+			s0, n0 = s0+d*d, n0+u*u
+			s1, n1 = s1+f*f, n1+v*v
 		}
-		e.Square += square[0] + square[1]
-		e.Norm += norm[0] + norm[1]
+		if len(x) > 0 {
+			v := float64(x[0])
+			d := v - float64(y[0])
+			s0, n0 = s0+d*d, n0+v*v
+		}
+		e.Square += s0 + s1
+		e.Norm += n0 + n1
 		return
 	}
 	importance = importance[:len(x)]

@@ -94,6 +94,7 @@ type converter struct {
 	c        *Checkpoint
 	o        ConvertOptions
 	plan     *plan // of Quantize, or nil
+	block    convertBlock
 	progress Meter
 	report   ConvertReport
 }

@@ -3,7 +3,9 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/backend/block"
@@ -26,12 +28,16 @@ type converted struct {
 	measured   *quantize.Errors
 	importance []float32 // of the columns, or nil
 
-	buf     []byte // rows [from, from+rows) of the output
-	from    int
-	rows    int
-	work    []convertWork     // of each goroutine
-	sums    []quantize.Errors // of each piece of a block
-	rowsSum int               // rows that measured has
+	from, rows int // of the output, that the converter's block holds if it is this tensor's
+	rowsSum    int // rows that measured has
+}
+
+// convertBlock is memory that the tensors of a converter use one after the other.
+type convertBlock struct {
+	of   *converted        // whose rows buf holds, or nil
+	buf  []byte            // of the output
+	work []convertWork     // of each goroutine
+	sums []quantize.Errors // of each piece
 }
 
 // convertWork is one goroutine's memory.
@@ -44,7 +50,7 @@ type convertWork struct {
 // About how many bytes are converted before they are handed on, and how many numbers a
 // goroutine converts at once.
 const (
-	convertBlock = 1 << 21
+	blockBytes   = 1 << 21
 	convertPiece = 1 << 16
 )
 
@@ -60,41 +66,65 @@ func (r *converted) ReadAt(p []byte, off int64) (int, error) {
 		if row >= r.t.Rows() {
 			return done, fmt.Errorf("llama: read beyond tensor %s", r.t.Name)
 		}
-		if row < r.from || row >= r.from+r.rows {
+		if r.v.block.of != r || row < r.from || row >= r.from+r.rows {
 			if err := r.fill(row, int(size)); err != nil {
 				return done, err
 			}
 		}
-		done += copy(p[done:], r.buf[off+int64(done)-int64(r.from)*size:])
+		done += copy(p[done:], r.v.block.buf[off+int64(done)-int64(r.from)*size:])
 	}
 	return done, nil
 }
 
+// WriteTo implements io.WriterTo: blocks go to out as they are converted.
+func (r *converted) WriteTo(out io.Writer) (written int64, err error) {
+	size, err := r.out.RowBytes(int64(r.t.Cols()))
+	for row := 0; row < r.t.Rows() && err == nil; row += r.rows {
+		if err = r.fill(row, int(size)); err == nil {
+			var n int
+			n, err = out.Write(r.v.block.buf)
+			written += int64(n)
+		}
+	}
+	return written, err
+}
+
+// reader reads all of the tensor, which takes so many bytes. It is an io.WriterTo.
+func (r *converted) reader(size int64) io.Reader {
+	return struct {
+		io.Reader
+		io.WriterTo
+	}{io.NewSectionReader(r, 0, size), r}
+}
+
 // fill converts rows from row on.
 func (r *converted) fill(row, size int) error {
-	n := min(max(1, convertBlock/size), r.t.Rows()-row)
-	r.from, r.rows, r.buf = row, n, grow(r.buf, n*size)
-	if r.work == nil {
+	b := &r.v.block
+	n := min(max(1, blockBytes/size), r.t.Rows()-row)
+	r.from, r.rows = row, n
+	b.of, b.buf = nil, slices.Grow(b.buf[:0], n*size)[:n*size]
+	if b.work == nil {
 		workers := runtime.GOMAXPROCS(0)
 		if p := r.v.plan; p != nil && p.workers > 0 {
 			workers = p.workers
 		}
-		r.work = make([]convertWork, workers)
+		b.work = make([]convertWork, workers)
 	}
 	if r.merge != nil {
-		return r.fillMerged()
+		return r.fillMerged(b)
 	}
 	step := max(1, convertPiece/r.t.Cols())
-	r.sums = grow(r.sums, (n+step-1)/step)
-	err := parallel.Ranges(r.v.ctx, len(r.work), n, step, func(w, from, to int) error {
-		return r.piece(&r.work[w], row+from, to-from, r.buf[from*size:to*size], &r.sums[from/step])
+	pieces := (n + step - 1) / step
+	b.sums = slices.Grow(b.sums[:0], pieces)[:pieces]
+	err := parallel.Ranges(r.v.ctx, len(b.work), n, step, func(w, from, to int) error {
+		return r.piece(&b.work[w], row+from, to-from, b.buf[from*size:to*size], &b.sums[from/step])
 	})
 	if err != nil {
-		r.rows = 0
 		return err
 	}
+	b.of = r
 	if r.measured != nil && row == r.rowsSum { // else they are read again
-		for _, s := range r.sums { // in order, whoever did which piece
+		for _, s := range b.sums { // in order, whoever did which piece
 			r.measured.Add(s)
 		}
 		r.rowsSum += n
@@ -102,10 +132,10 @@ func (r *converted) fill(row, size int) error {
 	return nil
 }
 
-// read decodes rows from row on, as many as w.values holds.
+// read reads n rows from row on.
 func (r *converted) read(w *convertWork, row, n int) error {
 	in := r.t.RowBytes()
-	w.raw = grow(w.raw, n*in)
+	w.raw = slices.Grow(w.raw[:0], n*in)[:n*in]
 	read := r.t.Read
 	if r.order != nil {
 		read = permutedRows(read, in, r.order)
@@ -114,9 +144,14 @@ func (r *converted) read(w *convertWork, row, n int) error {
 		return &FileError{File: r.t.File, Tensor: r.t.Name, Reason: "cannot be read", Err: err}
 	}
 	r.v.progress.Add(int64(n * in))
-	w.values = grow(w.values, n*r.t.Cols())
-	block.DecodeRows(r.t.Type, w.values, w.raw, r.t.Cols())
 	return nil
+}
+
+// decode decodes the n rows that were read.
+func (r *converted) decode(w *convertWork, n int) {
+	size := n * r.t.Cols()
+	w.values = slices.Grow(w.values[:0], size)[:size]
+	block.DecodeRows(r.t.Type, w.values, w.raw, r.t.Cols())
 }
 
 // piece converts n rows from row on to dst.
@@ -124,14 +159,15 @@ func (r *converted) piece(w *convertWork, row, n int, dst []byte, sum *quantize.
 	if err := r.read(w, row, n); err != nil {
 		return err
 	}
-	switch same := r.out == r.t.Type; {
-	case r.measured != nil:
-		return r.quantize(w, row, n, dst, sum)
-	case same:
+	if r.measured == nil && r.out == r.t.Type {
 		copy(dst, w.raw)
-	default:
-		block.Encode(r.out, dst, w.values)
+		return nil
 	}
+	r.decode(w, n)
+	if r.measured != nil {
+		return r.quantize(w, row, n, dst, sum)
+	}
+	block.Encode(r.out, dst, w.values)
 	return nil
 }
 
@@ -145,7 +181,7 @@ func (r *converted) quantize(w *convertWork, row, n int, dst []byte, sum *quanti
 	fail := func(i int, err error) error {
 		return &FileError{File: r.t.File, Tensor: r.t.Name, Reason: fmt.Sprintf("row %d", row+i), Err: err}
 	}
-	w.decoded = grow(w.decoded, cols)
+	w.decoded = slices.Grow(w.decoded[:0], cols)[:cols]
 	if w.encoder == nil {
 		w.encoder = cpu.NewEncoder()
 	}
@@ -166,12 +202,12 @@ func (r *converted) quantize(w *convertWork, row, n int, dst []byte, sum *quanti
 }
 
 // fillMerged converts the rows of the block with adapters merged into them.
-func (r *converted) fillMerged() error {
-	w := &r.work[0]
+func (r *converted) fillMerged(b *convertBlock) error {
+	w := &b.work[0]
 	if err := r.read(w, r.from, r.rows); err != nil {
-		r.rows = 0
 		return err
 	}
+	r.decode(w, r.rows)
 	err := r.merge.apply(r.v.ctx, w.values, func(i int) int {
 		if r.order != nil {
 			return r.order(r.from + i)
@@ -179,14 +215,14 @@ func (r *converted) fillMerged() error {
 		return r.from + i
 	})
 	if err != nil {
-		r.rows = 0
 		return err
 	}
-	block.Encode(r.out, r.buf, w.values)
+	block.Encode(r.out, b.buf, w.values)
+	b.of = r
 	if r.from < r.merge.rows {
 		return nil // read again
 	}
-	block.Decode(r.out, w.values, r.buf)
+	block.Decode(r.out, w.values, b.buf)
 	if err := r.merge.compare(w.values, r.out); err != nil {
 		return err
 	}
@@ -195,11 +231,4 @@ func (r *converted) fillMerged() error {
 		r.merge.free()
 	}
 	return nil
-}
-
-func grow[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n)
-	}
-	return s[:n]
 }

@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -53,8 +52,7 @@ func (v *converter) ggufWriter() (*gguf.Writer, []output, error) {
 		return nil, nil, err
 	}
 	for _, t := range list {
-		size := v.report.size(t.name)
-		if err := w.Add(t.name, t.dtype, t.shape, io.NewSectionReader(t.data, 0, size)); err != nil {
+		if err := w.Add(t.name, t.dtype, t.shape, t.data.reader(v.report.size(t.name))); err != nil {
 			return nil, nil, err
 		}
 	}

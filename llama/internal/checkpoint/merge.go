@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 
 	"github.com/herd-ml/herd/backend"
 	"github.com/herd-ml/herd/internal/parallel"
@@ -164,7 +165,7 @@ func (g *merge) apply(ctx context.Context, values []float32, order func(int) int
 		}
 	}
 	n := len(values) / g.in
-	g.exact = grow(g.exact, len(values))
+	g.exact = slices.Grow(g.exact[:0], len(values))[:len(values)]
 	err := parallel.Ranges(ctx, len(g.scratch), n, 1, func(w, i, _ int) error {
 		g.row(g.exact[i*g.in:(i+1)*g.in], values[i*g.in:(i+1)*g.in], g.scratch[w], order(i))
 		return nil

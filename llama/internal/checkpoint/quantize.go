@@ -1,12 +1,11 @@
 package checkpoint
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -145,7 +144,7 @@ type quantizer struct {
 
 // write writes the file piece by piece, each a tensor.
 func (q *quantizer) write(in, out string) error {
-	key, err := q.key(in)
+	key, err := q.key(in, out)
 	if err != nil {
 		return err
 	}
@@ -199,20 +198,24 @@ func (q *quantizer) resume(p *vfs.Partial, before int) (n int, err error) {
 }
 
 // key is the digest of all that the file is made of, its content aside: the files that are
-// read are told apart by size and time.
-func (q *quantizer) key(in string) (string, error) {
+// read are told apart by size and time. out may lie in the folder that is read.
+func (q *quantizer) key(in, out string) (string, error) {
 	head, err := q.w.Header()
 	if err != nil {
 		return "", err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "herd quantize 1\n%d\n", len(head))
-	io.Copy(h, bytes.NewReader(head))
+	fmt.Fprintf(h, "herd quantize 2\n%d\n", len(head))
+	h.Write(head)
 	for file, info := range filesOf(in) {
+		if info.IsDir() || filepath.Base(filepath.Dir(file)) == filepath.Base(out)+vfs.PartialSuffix {
+			continue
+		}
 		fmt.Fprintf(h, "%q %d %d\n", file, info.Size(), info.ModTime().UnixNano())
 	}
 	for _, t := range q.list {
-		fmt.Fprintln(h, t.name, t.data.importance)
+		fmt.Fprintf(h, "%q %d\n", t.name, len(t.data.importance))
+		binary.Write(h, binary.LittleEndian, t.data.importance)
 	}
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
 }
